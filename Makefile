@@ -1,0 +1,29 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test
+
+# .venv with the package and its segtrain; again only when pyproject.toml changes
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/.installed-tests: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+# fit, eval and predict on the embedded demo data
+demo: install
+	$(BIN)/segtrain fit --config configs/demo.yaml
+	$(BIN)/segtrain eval
+	$(BIN)/segtrain predict demo --legend
+	@echo
+	@echo "report:     $$(readlink -f runs/latest)/eval/val/ (metrics.json, confusion.png, worst/)"
+	@echo "overlay:    $(CURDIR)/predictions/160_overlay.png"
+	@echo "checkpoint: $$(readlink -f runs/latest)/checkpoints/best.safetensors"
+
+test: .venv/.installed-tests
+	$(BIN)/python -m pytest -n 2

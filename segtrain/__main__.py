@@ -1,0 +1,3 @@
+from segtrain.cli import app
+
+app(prog_name="segtrain")

@@ -1,0 +1,36 @@
+"""Which images make a batch: a function of (seed, step), so resuming cannot get it wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def steps_per_pass(images: int, batch_size: int) -> int:
+    """Whole batches in one pass over the images; a short last one is dropped."""
+    return images // batch_size
+
+
+def batch_at(step: int, images: int, batch_size: int, seed: int) -> list[tuple[int, int]]:
+    """The (pass, image index) pairs of a step; each pass is a permutation of its own."""
+    pass_, place = divmod(step, steps_per_pass(images, batch_size))
+    order = np.random.default_rng([seed, pass_]).permutation(images)
+    return [(pass_, int(i)) for i in order[place * batch_size : (place + 1) * batch_size]]
+
+
+class BatchSampler:
+    """The batches of steps `start` to `stop` for one of `world` processes, for a DataLoader."""
+
+    def __init__(self, images: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.rank, self.world = rank, world
+        self.start = self.stop = 0
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.start, self.stop):
+            batch = batch_at(step, self.images, self.batch_size, self.seed)
+            yield batch[self.rank :: self.world]

@@ -1,0 +1,29 @@
+"""What is told to the user in one line, without a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SegtrainError(Exception):
+    """Something in the user's input: what was given, what is allowed, what to do."""
+
+    exit_code = 1  # found while running: inside the data or a checkpoint
+
+
+class UsageError(SegtrainError):
+    """A wrong command line or config; a path that does not exist is one."""
+
+    exit_code = 2
+
+
+def did_you_mean(given: str, known: Iterable[str], most: int = 3) -> str:
+    """'; did you mean a, b?' for the known names closest to the given one, else ''."""
+    near = get_close_matches(given, list(known), n=most, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def listing(items: Iterable[object], most: int = 3) -> str:
+    """The first few items and how many more there are: 'a, b, c (+4 more)'."""
+    items = [str(item) for item in items]
+    rest = len(items) - most
+    return ", ".join(items[:most]) + (f" (+{rest} more)" if rest > 0 else "")

@@ -1,0 +1,181 @@
+"""segtrain eval: one confusion matrix over a split, at the images' own resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from segtrain.checkpoint import Meta, load_model
+from segtrain.config import Config
+from segtrain.data.dataset import Pairs, checked, one_by_one, worker_count
+from segtrain.data.formats import find_pairs
+from segtrain.data.prepare import locate, mask_reader, root_of
+from segtrain.devices import make_fabric
+from segtrain.errors import SegtrainError, UsageError
+from segtrain.inference import predict_logits
+from segtrain.metrics import Confusion, Scores, score
+from segtrain.model import SegmentationModel
+from segtrain.render.overlay import blend, colour_table, error_map, panels, save_image, to_image
+from segtrain.render.plots import save_confusion
+from segtrain.runlog import find_checkpoint, run_of, write_csv, write_json
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One image of a split after prediction, on the device; H and W are its own."""
+
+    index: int
+    image: Tensor  # uint8 (3,H,W)
+    target: Tensor  # int64 (H,W)
+    prediction: Tensor  # int64 (H,W)
+
+
+def predict_split(
+    model: SegmentationModel, pairs: Pairs, indices: range, fabric: Fabric, workers: int
+) -> Iterator[Predicted]:
+    """Predicts the pairs of `indices`, one by one, each at its own size."""
+    model.eval()
+    for index, (images, targets) in zip(indices, checked(one_by_one(pairs, indices, workers))):
+        images = images.to(fabric.device, memory_format=torch.channels_last)
+        with fabric.autocast():
+            prediction = predict_logits(model, images).argmax(1)
+        yield Predicted(index, images[0], targets[0].to(fabric.device), prediction[0])
+
+
+def validate(
+    model: SegmentationModel, pairs: Pairs, names: list[str], fabric: Fabric, workers: int
+) -> Scores:
+    """Scores over all pairs, each counted once whatever the number of processes."""
+    confusion = Confusion(len(names), pairs.masks.lb_ignore, fabric.device)
+    mine = range(fabric.global_rank, len(pairs), fabric.world_size)
+    for predicted in predict_split(model, pairs, mine, fabric, workers):
+        confusion.update(predicted.prediction, predicted.target)
+    return score(fabric.all_reduce(confusion.matrix, reduce_op="sum"), names)
+
+
+def evaluate(
+    target: Path | None,
+    out: Path,
+    split: str,
+    sets: list[str] = [],
+    flags: dict[str, Any] = {},
+) -> Path:
+    """The verb: scores a split with a checkpoint, writes and prints the report; its folder."""
+    checkpoint = find_checkpoint(target, out)
+    model, meta = load_model(checkpoint)
+    config = meta.config_here(checkpoint, sets, flags)
+    fabric = make_fabric(config.train)
+    model = model.to(fabric.device, memory_format=torch.channels_last)
+    pairs = split_of(config, split)
+    workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
+
+    confusion = Confusion(len(meta.classes), config.data.lb_ignore, fabric.device)
+    per_image = []
+    predictions = predict_split(model, pairs, range(len(pairs)), fabric, workers)
+    shown = track(predictions, "evaluating", len(pairs), console=Console(stderr=True), transient=True)
+    for predicted in shown:
+        matrix = confusion.update(predicted.prediction, predicted.target)
+        per_image.append(image_row(pairs.samples[predicted.index].image, matrix, meta.classes))
+
+    scores = score(confusion.matrix, meta.classes)
+    if scores.miou is None:
+        raise SegtrainError(f"{config.data.path}: every pixel of {split} is ignored; no score")
+    folder = run_of(checkpoint) / "eval" / split
+    headline = f"mIoU {scores.miou:.4f} on {split}: {describe(scores, len(pairs), config)}"
+    write_report(folder, scores, confusion.matrix, per_image, headline)
+    worst = worst_indices(per_image, config.eval.worst)
+    for rank, index in enumerate(worst, 1):
+        chosen = predict_split(model, pairs, range(index, index + 1), fabric, 0)
+        name = f"{rank:02d}_{pairs.samples[index].name}.png"
+        title = f"{pairs.samples[index].name}: mIoU {per_image[index]['miou']:.3f}"
+        save_image(folder / "worst" / name, picture(next(chosen), meta, config, title))
+    print_scores(scores, headline, folder)
+    return folder
+
+
+def split_of(config: Config, split: str) -> Pairs:
+    """The untouched pairs of one split."""
+    data, _ = locate(config.data)
+    found = find_pairs(data, root_of(data))
+    if split not in found.splits:
+        raise UsageError(f"--split {split}: {data.path} has {', '.join(found.splits)}")
+    return Pairs(found.splits[split], mask_reader(data))
+
+
+def image_row(image: Path, matrix: Tensor, names: list[str]) -> dict[str, Any]:
+    scores = score(matrix, names)
+    row = {"image": image.name, "miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+    return row | {"pixels": int(matrix.sum())} | {f"iou/{c['name']}": c["iou"] for c in scores.classes}
+
+
+def worst_indices(per_image: list[dict[str, Any]], most: int) -> list[int]:
+    scored = [i for i, row in enumerate(per_image) if row["miou"] is not None]
+    return sorted(scored, key=lambda i: per_image[i]["miou"])[:most]
+
+
+def describe(scores: Scores, images: int, config: Config) -> str:
+    """What the number is of, in one line."""
+    present = len(scores.classes) - len(scores.absent)
+    absent = f" ({', '.join(scores.absent)} absent, in no mean)" if scores.absent else ""
+    return (
+        f"macro over {present} of {len(scores.classes)} classes{absent}, dataset level, "
+        f"{config.data.lb_ignore} ignored, native size, {images} images"
+    )
+
+
+def write_report(
+    folder: Path, scores: Scores, matrix: Tensor, per_image: list[dict[str, Any]], headline: str
+) -> None:
+    write_json(folder / "metrics.json", metrics(scores, len(per_image)))
+    write_csv(folder / "per_image.csv", per_image)
+    names = [c["name"] for c in scores.classes]
+    save_confusion(folder / "confusion.png", matrix, names, headline.partition(":")[0])
+
+
+def metrics(scores: Scores, images: int) -> dict[str, Any]:
+    """The content of metrics.json: fractions, null where undefined."""
+    return {key: value for key, value in asdict(scores).items() if key != "classes"} | {
+        "images": images, "classes": scores.classes}  # fmt: skip
+
+
+def picture(predicted: Predicted, meta: Meta, config: Config, title: str):
+    """Image, truth, prediction and errors side by side."""
+    colours = colour_table(meta.palette, predicted.image.device)
+    opacity = config.predict.opacity
+    truth = blend(predicted.image, predicted.target, colours, opacity)
+    shown = {
+        "image": predicted.image,
+        "truth": truth,
+        "prediction": blend(predicted.image, predicted.prediction, colours, opacity),
+        "errors (red)": error_map(predicted.prediction, predicted.target, config.data.lb_ignore),
+    }
+    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
+
+
+def print_scores(scores: Scores, headline: str, folder: Path) -> None:
+    console = Console()
+    columns = ("IoU", "Dice", "precision", "recall", "share")
+    table = Table("class", *columns, box=None, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for c in scores.classes:
+        table.add_row(c["name"], *(_cell(c[column.lower()]) for column in columns))
+    console.print(table)
+    means = ("mIoU", scores.miou), ("pixel accuracy", scores.pixel_accuracy), (
+        "mean accuracy", scores.mean_accuracy), ("frequency-weighted IoU", scores.fw_iou)  # fmt: skip
+    console.print("  ".join(f"{name} {_cell(value)}" for name, value in means), highlight=False)
+    console.print(headline, highlight=False, soft_wrap=True)
+    console.print(f"report: {folder}", highlight=False, soft_wrap=True)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

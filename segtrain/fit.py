@@ -1,0 +1,294 @@
+"""segtrain fit: the training loop, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from segtrain.checkpoint import Meta, load_state, save_model, save_state
+from segtrain.config import Config, differences, load_config, save_config
+from segtrain.data.augment import Augmentation
+from segtrain.data.dataset import Pairs, checked, train_loader, worker_count
+from segtrain.data.prepare import mask_reader
+from segtrain.data.sampling import BatchSampler
+from segtrain.devices import make_fabric
+from segtrain.errors import SegtrainError, UsageError
+from segtrain.evaluate import validate
+from segtrain.losses import build_loss
+from segtrain.metrics import Scores
+from segtrain.model import SegmentationModel, check_names
+from segtrain.optim import build_optimizer, lr_at
+from segtrain.plan import Plan, describe, make_plan, new_model
+from segtrain.pretrained import load_file_weights, load_imagenet
+from segtrain.runlog import (
+    BEST,
+    LAST,
+    LATEST,
+    STATE,
+    History,
+    Reporter,
+    Stopwatch,
+    create_run,
+    default_name,
+    environment,
+    latest_run,
+    point_latest,
+    write_json,
+)
+
+# what may differ from the run to resume: the schedule is a function of the step, so it follows
+MAY_CHANGE = {"train.epochs", "optim.lr", "train.device", "train.devices", "train.nodes",
+              "train.log_every", "eval.every", "eval.worst", "data.workers", "data.path"}  # fmt: skip
+
+
+@dataclass
+class TrainState:
+    """What the loop changes, and so exactly what is saved."""
+
+    epoch: int = 0  # epochs done
+    best: float | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+class TrainingModule(nn.Module):
+    """What Fabric wraps. The loss is inside: outputs would be copied to float32."""
+
+    def __init__(self, model: SegmentationModel, loss: nn.Module):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        return self.loss(self.model(images), target)
+
+
+def fit(
+    config: Config, out: Path, name: str | None, resume: Path | None = None, dry_run: bool = False
+) -> Path | None:
+    """The verb: trains, and returns the run's folder. With dry_run, says what it would do."""
+    check_names(config.model.arch, config.model.encoder)
+    build_loss(config.loss.expression, 2, thresh=config.loss.thresh)  # a typo costs no scan
+    fabric = make_fabric(config.train)
+    plan = None
+    if fabric.is_global_zero:
+        plan = make_plan(config, print)
+        if dry_run:
+            return describe(plan)
+        plan = open_run(plan, out, name, resume, fabric)
+    fabric.launch()
+    plan = fabric.broadcast(plan)
+    train(fabric, plan)
+    return plan.run
+
+
+def open_run(
+    plan: Plan, out: Path, name: str | None, resume: Path | None, fabric: Fabric
+) -> Plan:
+    """The plan with the folder that the run writes to: a new one, or the one to resume."""
+    config = plan.config
+    if resume:
+        refuse_changes(resume, config)
+        run = resume
+    else:
+        run = create_run(out, name or default_name(config.model.arch, config.loss.expression))
+        write_json(run / "environment.json", environment(fabric.device))
+    save_config(config, run / "config.yaml")
+    point_latest(run)
+    print(f"run: {run}")
+    return replace(plan, run=run, resume=resume is not None)
+
+
+def run_to_resume(asked: str, out: Path) -> Path:
+    """The folder of a run named by path, by its name in `out`, or as `latest`."""
+    if asked == LATEST:
+        return latest_run(out)
+    for run in (Path(asked), out / asked):
+        if (run / "config.yaml").is_file():
+            return run
+    raise UsageError(f"--resume {asked}: no such run, here or in {out}")
+
+
+def refuse_changes(run: Path, config: Config) -> None:
+    """Raises UsageError for options that would make another run of the one to resume."""
+    changed = differences(load_config(run / "config.yaml"), config)
+    refused = {key: pair for key, pair in changed.items() if key not in MAY_CHANGE}
+    if refused:
+        listed = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
+        raise UsageError(f"--resume {run}: {listed}; start a new run for that")
+
+
+def train(fabric: Fabric, plan: Plan) -> None:
+    """The loop over epochs."""
+    config, run = plan.config, plan.run
+    model, module, optimizer, state = start(fabric, plan)
+    masks = mask_reader(config.data)
+    augmentation = Augmentation(config.augment, config.data.lb_ignore, config.train.seed)
+    on_gpu = fabric.device.type == "cuda"
+    workers = worker_count(config.data.workers, on_gpu, config.train.devices)
+    sampler = BatchSampler(len(plan.splits["train"]), config.train.batch_size, config.train.seed,
+                           fabric.global_rank, fabric.world_size)  # fmt: skip
+    loader = train_loader(Pairs(plan.splits["train"], masks, augmentation), sampler, workers, on_gpu)
+    held_out = Pairs(plan.splits["val"], masks)
+
+    epochs, steps, loud = config.train.epochs, plan.steps_per_epoch, fabric.is_global_zero
+    history = History(run, state.rows) if loud else None
+    with Reporter(epochs, epochs * steps, state.epoch * steps, state.best, loud) as reporter:
+        for epoch in range(state.epoch, epochs):
+            clock = Stopwatch()
+            sampler.start, sampler.stop = epoch * steps, (epoch + 1) * steps
+            loss = train_epoch(fabric, plan, module, optimizer, loader, sampler, reporter)
+            seconds = clock.seconds
+            scores = None
+            if (epoch + 1) % config.eval.every == 0 or epoch + 1 == epochs:
+                reporter.validating(epoch)
+                scores = validate(model, held_out, config.data.classes, fabric, workers)
+            state.epoch = epoch + 1
+            improved = is_better(scores, state)
+            if loud:
+                row = make_row(plan, epoch, loss, seconds, clock.seconds, scores)
+                history.add(row)
+                save(fabric, plan, model, optimizer, state, scores, improved)
+                reporter.epoch(row, state.best)
+    if loud:
+        history.close()
+        print(f"best mIoU {state.best or 0:.4f}; checkpoint: {run / BEST}")
+
+
+def start(
+    fabric: Fabric, plan: Plan
+) -> tuple[SegmentationModel, nn.Module, torch.optim.Optimizer, TrainState]:
+    """Model, wrapped module, optimiser and state: new, or as the last epoch left them."""
+    config = plan.config
+    torch.manual_seed(config.train.seed)
+    model = new_model(config)
+    if not plan.resume and fabric.is_global_zero:  # the other ranks get rank 0's on wrapping
+        load_weights(model, config)
+    loss = build_loss(
+        config.loss.expression,
+        len(config.data.classes),
+        config.data.lb_ignore,
+        thresh=config.loss.thresh,
+        n_min_factor=config.loss.n_min_factor,
+    )
+    module = TrainingModule(model, loss)
+    if config.train.channels_last:
+        module = module.to(memory_format=torch.channels_last)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    saved = load_state(plan.run / STATE) if plan.resume else None
+    if saved:
+        model.load_state_dict(saved["model"])
+    wrapped, optimizer = fabric.setup(module, build_optimizer(module, config.optim))
+    if not saved:
+        return model, wrapped, optimizer, TrainState()
+    optimizer.load_state_dict(saved["optimizer"])
+    fabric.strategy.precision.load_state_dict(saved["precision"])
+    return model, wrapped, optimizer, TrainState(saved["epoch"], saved["best"], saved["rows"])
+
+
+def load_weights(model: SegmentationModel, config: Config) -> None:
+    weights = config.model.weights
+    if weights == "imagenet":
+        load_imagenet(model, config.model)
+        print(f"weights: ImageNet's, in the encoder {config.model.encoder}")
+    elif weights != "none":
+        print(load_file_weights(model, Path(weights)))
+
+
+def train_epoch(
+    fabric: Fabric, plan: Plan, module: nn.Module, optimizer, loader, sampler, reporter: Reporter
+) -> float:
+    """One epoch; the mean loss of its steps."""
+    config = plan.config
+    total_steps = config.train.epochs * plan.steps_per_epoch
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    loss_sum, clock = torch.zeros((), device=fabric.device), Stopwatch()
+    module.train()
+    for step, (images, target) in enumerate(checked(loader), sampler.start):
+        # dropout is a function of (seed, step, rank), so no random state needs to be kept
+        torch.manual_seed(step_seed(config.train.seed, step, fabric.global_rank))
+        lr = lr_at(step, total_steps, config.optim)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        images = images.to(fabric.device, non_blocking=True, memory_format=memory_format)
+        loss = module(images, target.to(fabric.device, non_blocking=True))
+        fabric.backward(loss)
+        if config.optim.clip_norm:
+            fabric.clip_gradients(module, optimizer, max_norm=config.optim.clip_norm,
+                                  error_if_nonfinite=False)  # fmt: skip
+        optimizer.step()
+        optimizer.zero_grad()
+        loss_sum += loss.detach()
+        done = step + 1 - sampler.start
+        if done % config.train.log_every == 0 or step + 1 == sampler.stop:
+            current = loss.item()  # waits for the device: every log_every steps only
+            refuse_non_finite(current, step)
+            speed = done * config.train.batch_size / clock.seconds
+            reporter.step(step // plan.steps_per_epoch, step + 1, current, lr, speed)
+    return loss_sum.item() / plan.steps_per_epoch
+
+
+def step_seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+def refuse_non_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise SegtrainError(f"the loss is {loss} at step {step + 1}; try a lower --lr, or "
+                            "--precision 32; the last checkpoint is as it was")  # fmt: skip
+
+
+def is_better(scores: Scores | None, state: TrainState) -> bool:
+    """Whether the validation beats state.best, which it then becomes."""
+    if scores is None or scores.miou is None or scores.miou <= (state.best or -1.0):
+        return False
+    state.best = scores.miou
+    return True
+
+
+def make_row(
+    plan: Plan, epoch: int, loss: float, seconds: float, all_seconds: float, scores: Scores | None
+) -> dict[str, Any]:
+    """A row of metrics.csv; seconds and images_per_second are of this machine, all else repeats."""
+    config, steps = plan.config, plan.steps_per_epoch
+    row = {
+        "epoch": epoch + 1,
+        "step": (epoch + 1) * steps,
+        "lr": lr_at((epoch + 1) * steps - 1, config.train.epochs * steps, config.optim),
+        "train_loss": loss,
+        "val_miou": scores and scores.miou,
+        "val_pixel_accuracy": scores and scores.pixel_accuracy,
+        "val_mean_accuracy": scores and scores.mean_accuracy,
+        "val_fw_iou": scores and scores.fw_iou,
+    }
+    for place, name in enumerate(config.data.classes):
+        row[f"val_iou/{name}"] = scores and scores.classes[place]["iou"]
+    speed = steps * config.train.batch_size / seconds
+    return row | {"images_per_second": speed, "train_seconds": seconds, "seconds": all_seconds}
+
+
+def save(
+    fabric: Fabric, plan: Plan, model: SegmentationModel, optimizer, state: TrainState,
+    scores: Scores | None, improved: bool,
+) -> None:  # fmt: skip
+    """last.safetensors, best.safetensors where it improved, and last.state.pt."""
+    miou = scores.miou if scores else None
+    meta = Meta.of(model, plan.config, epoch=state.epoch, miou=miou)
+    save_model(plan.run / LAST, model, meta)
+    if improved or not (plan.run / BEST).exists():
+        save_model(plan.run / BEST, model, meta)
+    # weights too: one file, so one rename, is a state that fits together
+    save_state(plan.run / STATE, {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "precision": fabric.strategy.precision.state_dict(),
+        "epoch": state.epoch,
+        "best": state.best,
+        "rows": state.rows,
+    })  # fmt: skip

@@ -1,0 +1,29 @@
+"""Sums over the pixels of all devices: the only file in losses/ that knows torch.distributed."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class _GlobalSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        # DDP averages gradients over the ranks, each of which holds only its own pixels' share
+        return gradient * dist.get_world_size()
+
+
+def global_sum(value: Tensor) -> Tensor:
+    """The sum of every rank's `value` (any shape), the same on all ranks; `value` itself under one.
+
+    A loss made of global sums has the value, and under DDP the gradient, that one process would
+    compute on the joined batch.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return _GlobalSum.apply(value)
+    return value

@@ -1,0 +1,89 @@
+"""One confusion matrix, and every score derived from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Confusion:
+    """Pixels by (true class, predicted class): an int64 (C,C) matrix on the device."""
+
+    def __init__(self, num_classes: int, lb_ignore: int, device: torch.device | str = "cpu"):
+        self.num_classes, self.lb_ignore = num_classes, lb_ignore
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Counts one batch: prediction and target of the same shape; returns its own matrix.
+
+        Pixels whose target is lb_ignore count nowhere.
+        """
+        c = self.num_classes
+        pairs = (target * c + prediction).where(target != self.lb_ignore, c * c)
+        counts = torch.zeros(c * c + 1, dtype=torch.int64, device=self.matrix.device)
+        counts.scatter_add_(0, pairs.flatten(), torch.ones_like(pairs).flatten())
+        batch = counts[:-1].view(c, c)
+        self.matrix += batch
+        return batch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one confusion matrix; fractions, None where undefined.
+
+    With tp, fp, fn of a class: iou = tp / (tp + fp + fn), dice = 2 tp / (2 tp + fp + fn),
+    precision = tp / (tp + fp), recall = tp / (tp + fn), share = (tp + fn) / all pixels.
+    A class absent from both truth and prediction has no iou and counts in no mean; `miou` is the
+    mean over the others, `mean_accuracy` the mean recall over classes in the truth, `fw_iou` the
+    mean of iou weighted by share (Long et al. 2015, arXiv:1411.4038).
+    """
+
+    miou: float | None
+    pixel_accuracy: float | None
+    mean_accuracy: float | None
+    fw_iou: float | None
+    classes: list[dict[str, Any]]  # name, iou, dice, precision, recall, share
+
+    @property
+    def absent(self) -> list[str]:
+        """Names of the classes absent from both truth and prediction."""
+        return [c["name"] for c in self.classes if c["iou"] is None]
+
+
+def score(matrix: Tensor, names: list[str]) -> Scores:
+    """Scores of an int64 (C,C) confusion matrix (rows true, columns predicted)."""
+    matrix = matrix.cpu()  # one transfer: the scores are a handful of numbers
+    tp, truth, predicted = (x.tolist() for x in (matrix.diag(), matrix.sum(1), matrix.sum(0)))
+    total = sum(truth)
+    classes = [
+        {
+            "name": name,
+            "iou": _ratio(hit, true + claimed - hit),
+            "dice": _ratio(2 * hit, true + claimed),
+            "precision": _ratio(hit, claimed),
+            "recall": _ratio(hit, true),
+            "share": _ratio(true, total),
+        }
+        for name, hit, true, claimed in zip(names, tp, truth, predicted)
+    ]
+    ious = [c["iou"] for c in classes]
+    weighted = [c["share"] * c["iou"] for c in classes if c["share"]]
+    return Scores(
+        miou=_mean(ious),
+        pixel_accuracy=_ratio(sum(tp), total),
+        mean_accuracy=_mean([c["recall"] for c in classes]),
+        fw_iou=sum(weighted) if weighted else None,
+        classes=classes,
+    )
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None

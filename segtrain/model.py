@@ -1,0 +1,90 @@
+"""A network of segmentation-models-pytorch that owns how it reads an image."""
+
+from __future__ import annotations
+
+import copy
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segtrain.config import Model
+from segtrain.errors import UsageError, did_you_mean
+
+ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of uint8 RGB
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class SegmentationModel(nn.Module):
+    """uint8 RGB images (N,3,H,W) -> logits (N,C,H,W), C >= 2, for any H and W.
+
+    Normalisation (mean and std of 0..255 values, persistent buffers) and the padding to the
+    encoder's stride are the model's own, so that training, evaluation and prediction share them.
+    """
+
+    def __init__(self, network: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        stride = self.network.encoder.output_stride
+        normalised = (images.float() - self.mean) / self.std
+        padded = F.pad(normalised, (0, -width % stride, 0, -height % stride))
+        return self.network(padded)[..., :height, :width]
+
+    def trains_on_one(self, size: tuple[int, int]) -> bool:
+        """Whether a batch of one image of that (height, width) can train it.
+
+        Batch norm after a global pooling (DeepLab, PSPNet) sees one value a channel and refuses.
+        """
+        probe = copy.deepcopy(self).train()  # a copy: batch norm would learn from the probe
+        try:
+            with torch.no_grad():
+                probe(torch.zeros(1, 3, *size, dtype=torch.uint8, device=self.mean.device))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            return False
+        return True
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+
+def check_names(arch: str, encoder: str) -> None:
+    """Raises UsageError where the library has no such architecture or encoder."""
+    if arch not in ARCHITECTURES:
+        raise UsageError(
+            f"model.arch: there is no {arch!r}{did_you_mean(arch, ARCHITECTURES)}; "
+            f"architectures are {', '.join(ARCHITECTURES)}"
+        )
+    own = smp.encoders.get_encoder_names()
+    if encoder in own or encoder.startswith("tu-") and timm.is_model(encoder[3:]):
+        return
+    known = [f"tu-{name}" for name in timm.list_models()] if encoder.startswith("tu-") else own
+    raise UsageError(
+        f"model.encoder: there is no {encoder!r}{did_you_mean(encoder, known)}; encoders are those "
+        "of segmentation-models-pytorch and, as tu-NAME, of timm"
+    )
+
+
+def build_model(config: Model, num_classes: int) -> SegmentationModel:
+    """The model with random weights; asks no network. Raises UsageError where parts don't fit."""
+    arch, encoder = config.arch, config.encoder
+    check_names(arch, encoder)
+    try:
+        network = smp.create_model(
+            arch, encoder, encoder_weights=None, classes=num_classes, **config.options
+        )
+    except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        options = f" with {config.options}" if config.options else ""
+        raise UsageError(f"model: {arch} cannot be built on {encoder}{options}: {reason}") from error
+    return SegmentationModel(network)

@@ -1,0 +1,92 @@
+"""All that is found out and refused before training starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from segtrain.config import Config, to_yaml
+from segtrain.data.formats import Sample
+from segtrain.data.prepare import prepare
+from segtrain.data.sampling import steps_per_pass
+from segtrain.errors import UsageError
+from segtrain.model import SegmentationModel, build_model
+from segtrain.pretrained import imagenet_at_hand
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that was found out before training; rank 0 makes it, every rank gets it."""
+
+    config: Config  # nothing left to find out: classes, crop and weights are filled in
+    splits: dict[str, list[Sample]]
+    steps_per_epoch: int
+    run: Path | None = None
+    resume: bool = False
+
+
+def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
+    """Reads the data set, fills in what the config leaves open, and refuses what can't work."""
+    prepared = prepare(config.data)
+    for line in prepared.summary:
+        say(line)
+    crop = config.augment.crop or tuple(
+        math.ceil(min(512, side) / 32) * 32 for side in prepared.median_size
+    )
+    config = config.model_copy(update={
+        "data": prepared.data,
+        "augment": config.augment.model_copy(update={"crop": crop}),
+        "model": config.model.model_copy(update={"weights": find_weights(config, say)}),
+    })  # fmt: skip
+    images, batch_size = len(prepared.splits["train"]), config.train.batch_size
+    refuse_batch_size(config, images)
+    if images % batch_size:
+        say(f"a pass over {images} training images leaves out {images % batch_size}, drawn anew "
+            f"each time: the batch size is {batch_size}")  # fmt: skip
+    steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
+    return Plan(config, prepared.splits, steps)
+
+
+def find_weights(config: Config, say: Callable[[str], None]) -> str:
+    """What `auto` becomes; anything else as it is."""
+    weights, encoder = config.model.weights, config.model.encoder
+    if weights != "auto":
+        return weights
+    if imagenet_at_hand(encoder):
+        return "imagenet"
+    say("=" * 80)
+    say(f"WARNING: no ImageNet weights for {encoder}: neither cached nor offered by the hub within "
+        "3 seconds.\nTraining starts from random weights and needs far more epochs; "
+        "--weights none says that you want this.")  # fmt: skip
+    say("=" * 80)
+    return "none"
+
+
+def refuse_batch_size(config: Config, images: int) -> None:
+    """Raises UsageError for a batch size that the images, devices or architecture don't allow."""
+    batch_size, world = config.train.batch_size, config.train.devices * config.train.nodes
+    if batch_size > images:
+        raise UsageError(f"train.batch_size: {batch_size} is more than the {images} training images")
+    if batch_size % world:
+        fits = batch_size + -batch_size % world
+        raise UsageError(f"train.batch_size: {batch_size} can't be shared by {world} devices; "
+                         f"the next that can is {fits}")  # fmt: skip
+    arch = config.model.arch
+    if batch_size == world and not new_model(config).trains_on_one(config.augment.crop):
+        raise UsageError(f"train.batch_size: {arch} cannot train on one image a device (its batch "
+                         f"norm needs two values a channel); use --batch-size {2 * world} or more")  # fmt: skip
+
+
+def new_model(config: Config) -> SegmentationModel:
+    return build_model(config.model, len(config.data.classes))
+
+
+def describe(plan: Plan) -> None:
+    """What --dry-run prints."""
+    print(to_yaml(plan.config))
+    for split, samples in plan.splits.items():
+        print(f"{split}: {len(samples)} images")
+    print(f"parameters: {new_model(plan.config).parameter_count:,}")
+    print(f"steps per epoch: {plan.steps_per_epoch}")

@@ -1,0 +1,99 @@
+"""Class ids and images -> pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from segtrain.atomic import whole_file
+
+Palette = Sequence[tuple[int, int, int]]
+IGNORED_COLOUR = (255, 255, 255)
+RIGHT, WRONG = (40, 160, 70), (220, 40, 40)
+
+
+def colour_table(palette: Palette, device: torch.device | str = "cpu") -> Tensor:
+    """(C+1,3) uint8: a colour a class, and last that of ignored pixels."""
+    return torch.tensor([*palette, IGNORED_COLOUR], dtype=torch.uint8, device=device)
+
+
+def paint(class_ids: Tensor, colours: Tensor) -> Tensor:
+    """Class ids (H,W), anything outside 0..C-1 being ignored, -> RGB uint8 (3,H,W)."""
+    last = len(colours) - 1
+    known = (class_ids >= 0) & (class_ids < last)
+    return colours[class_ids.where(known, last).long()].permute(2, 0, 1)
+
+
+def blend(image: Tensor, class_ids: Tensor, colours: Tensor, opacity: float) -> Tensor:
+    """image uint8 (3,H,W) with the classes' colours over it, on the image's device.
+
+    Ignored pixels show the image as it is.
+    """
+    ignored = (class_ids < 0) | (class_ids >= len(colours) - 1)
+    painted = torch.lerp(image.float(), paint(class_ids, colours).float(), opacity)
+    return painted.round().to(torch.uint8).where(~ignored, image)
+
+
+def error_map(prediction: Tensor, target: Tensor, lb_ignore: int) -> Tensor:
+    """RGB uint8 (3,H,W): green where right, red where wrong, white where ignored."""
+    kind = (prediction != target).long().where(target != lb_ignore, 2)
+    colours = torch.tensor([RIGHT, WRONG, IGNORED_COLOUR], dtype=torch.uint8, device=target.device)
+    return colours[kind].permute(2, 0, 1)
+
+
+def to_image(rgb: Tensor) -> Image.Image:
+    return Image.fromarray(rgb.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def save_image(path: Path, image: Image.Image) -> None:
+    with whole_file(path) as temporary:
+        image.save(temporary)
+
+
+def save_mask(path: Path, class_ids: np.ndarray, palette: Palette) -> None:
+    """An indexed PNG of class ids (H,W) with the classes' palette; grey 16-bit over 256 classes."""
+    if len(palette) > 256:
+        return save_image(path, Image.fromarray(class_ids.astype(np.uint16)))
+    image = Image.fromarray(class_ids.astype(np.uint8), mode="P")
+    image.putpalette([part for colour in palette for part in colour])
+    save_image(path, image)
+
+
+def with_legend(image: Image.Image, names: Sequence[str], palette: Palette) -> Image.Image:
+    """The image with a strip of the classes' names and colours below it."""
+    font = ImageFont.load_default(size=max(11, min(22, image.width // 40)))
+    line = round(font.size * 1.5)
+    cell = line + max(round(font.getlength(name)) for name in names) + line // 2
+    columns = max(1, min(len(names), image.width // cell))
+    rows = -(-len(names) // columns)
+    width = max(image.width, cell)
+    page = Image.new("RGB", (width, image.height + rows * line + line // 2), (255, 255, 255))
+    page.paste(image, (0, 0))
+    draw = ImageDraw.Draw(page)
+    for place, (name, colour) in enumerate(zip(names, palette)):
+        x = (place % columns) * (width // columns) + line // 4
+        y = image.height + line // 4 + (place // columns) * line
+        draw.rectangle((x, y + line // 6, x + line * 2 // 3, y + line * 5 // 6), tuple(colour))
+        draw.text((x + line, y), name, (20, 20, 20), font)
+    return page
+
+
+def panels(pictures: dict[str, Image.Image], title: str) -> Image.Image:
+    """Pictures of one size side by side, each under its name, with a title above."""
+    font = ImageFont.load_default(size=14)
+    first = next(iter(pictures.values()))
+    gap, top = 6, 44
+    width = len(pictures) * (first.width + gap) + gap
+    page = Image.new("RGB", (width, first.height + top + gap), (255, 255, 255))
+    draw = ImageDraw.Draw(page)
+    draw.text((gap, 4), title, (20, 20, 20), font)
+    for place, (name, picture) in enumerate(pictures.items()):
+        x = gap + place * (first.width + gap)
+        draw.text((x, 23), name, (90, 90, 90), font)
+        page.paste(picture, (x, top))
+    return page

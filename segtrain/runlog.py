@@ -1,0 +1,226 @@
+"""What a run leaves behind and shows: its folder, its history, its progress."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+import segtrain
+from segtrain.atomic import write_text
+from segtrain.errors import SegtrainError, UsageError
+
+LATEST = "latest"
+BEST = Path("checkpoints/best.safetensors")
+LAST = Path("checkpoints/last.safetensors")
+STATE = Path("checkpoints/last.state.pt")
+PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "albumentations",
+            "lightning-fabric", "timm", "numpy", "pillow", "safetensors")  # fmt: skip
+
+
+def default_name(arch: str, loss: str) -> str:
+    """Date, time, arch and loss, as a file name."""
+    safe = "".join(c if c.isalnum() or c in "+.-" else "_" for c in loss.replace(" ", ""))
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{arch}-{safe}"[:100]
+
+
+def create_run(out: Path, name: str) -> Path:
+    """Makes OUT/NAME. Raises UsageError where it exists."""
+    if not name or name in (".", "..", LATEST) or Path(name).name != name:
+        raise UsageError(f"--name {name}: expected a plain folder name other than {LATEST}")
+    run = out / name
+    try:
+        run.mkdir(parents=True)
+    except FileExistsError as error:
+        raise UsageError(f"--name: {run} exists; take another name or --resume {run}") from error
+    except OSError as error:
+        raise SegtrainError(f"cannot make {run}: {error.strerror}") from error
+    return run
+
+
+def point_latest(run: Path) -> None:
+    """OUT/latest becomes a link to the run; a file system without links is let be."""
+    link = run.parent / LATEST
+    temporary = run.parent / f".{LATEST}-{os.getpid()}"
+    try:
+        temporary.symlink_to(run.name)
+        os.replace(temporary, link)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def latest_run(out: Path) -> Path:
+    """The run that OUT/latest points at. Raises UsageError where there is none."""
+    if not (out / LATEST).is_dir():
+        raise UsageError(f"no run in {out}; train one with 'segtrain fit', or name a run "
+                         "or checkpoint")  # fmt: skip
+    return (out / LATEST).resolve()
+
+
+def find_checkpoint(target: Path | None, out: Path) -> Path:
+    """The checkpoint that a command means: a file, a run's best one, or the latest run's."""
+    run = target if target else latest_run(out)
+    if run.is_dir():
+        if not (run / BEST).is_file():
+            raise UsageError(f"{run}: no {BEST} in it; is it a run, and did its first epoch end?")
+        return run / BEST
+    if not run.exists():
+        raise UsageError(f"{run}: no such run or checkpoint")
+    return run
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in; its own folder where it was moved out of one."""
+    in_run = checkpoint.parent.name == BEST.parent.name
+    return checkpoint.parent.parent if in_run else checkpoint.parent
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, device and git commit: what a number needs beside it to be believed."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "segtrain": segtrain.__version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {package: _version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "device": device.type,
+        "device_name": name or platform.machine(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+        "started": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Of segtrain's own checkout; None for an installed package."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        tracked = subprocess.run([*command[:3], "ls-files", "--error-unmatch", __file__],
+                                 capture_output=True, timeout=10)  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == tracked.returncode == 0 else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A header and the rows, None as an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+class History:
+    """A row an epoch, in metrics.csv and as TensorBoard events."""
+
+    def __init__(self, run: Path, rows: list[dict[str, Any]]):
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import
+
+        self.run, self.rows = run, rows
+        self.events = SummaryWriter(str(run), purge_step=len(rows) + 1 if rows else None)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        write_csv(self.run / "metrics.csv", self.rows)
+        for key, value in row.items():
+            if key != "epoch" and value is not None:
+                self.events.add_scalar(key, value, row["epoch"])
+        self.events.flush()
+
+    def close(self) -> None:
+        self.events.close()
+
+
+class Reporter:
+    """Shows training: a live bar in a terminal, elsewhere a plain line an epoch.
+
+    Ranks other than 0 make one that is not `loud` and shows nothing.
+    """
+
+    COLUMNS = ("[bold]{task.fields[place]}", "step {task.completed}/{task.total}",
+               "loss {task.fields[loss]}", "lr {task.fields[lr]}", "{task.fields[speed]}",
+               "best mIoU {task.fields[best]}")  # fmt: skip
+
+    def __init__(self, epochs: int, steps: int, done: int, best: float | None, loud: bool):
+        self.epochs, self.loud = epochs, loud
+        self.console = Console()
+        live = loud and self.console.is_terminal
+        place, *others = (TextColumn(column) for column in self.COLUMNS)
+        left = TimeRemainingColumn(elapsed_when_finished=True)
+        self.bar = Progress(place, BarColumn(24), *others, left, console=self.console,
+                            disable=not live)  # fmt: skip
+        self.task = self.bar.add_task("", total=steps, completed=done, place="start", loss="-",
+                                      lr="-", speed="-", best=_number(best))  # fmt: skip
+
+    def __enter__(self) -> Reporter:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def step(self, epoch: int, step: int, loss: float, lr: float, speed: float) -> None:
+        self.bar.update(self.task, completed=step, place=f"epoch {epoch + 1}/{self.epochs}",
+                        loss=f"{loss:.4f}", lr=f"{lr:.2e}", speed=f"{speed:.1f} images/s")  # fmt: skip
+
+    def validating(self, epoch: int) -> None:
+        self.bar.update(self.task, place=f"epoch {epoch + 1}/{self.epochs} validating")
+
+    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+        self.bar.update(self.task, best=_number(best))
+        validated = f"val mIoU {_number(row['val_miou'])} (best {_number(best)})  " if (
+            row["val_miou"] is not None) else ""  # fmt: skip
+        self.say(
+            f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  "
+            f"lr {row['lr']:.2e}  {validated}{row['images_per_second']:.1f} images/s  "
+            f"{row['seconds']:.0f} s"
+        )
+
+    def say(self, line: str) -> None:
+        if self.loud:
+            self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _number(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}"
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
