@@ -48,13 +48,13 @@ class Meta:
     def config_here(self, path: Path, sets: list[str], flags: dict[str, Any]) -> Config:
         """The training's config with a command's changes, for one device of this machine.
 
-        A device or precision of the training that this machine has not is replaced; one that the
-        command asks for stands. Raises SegtrainError where the classes contradict the checkpoint.
+        The device is this machine's, and a precision that it has not becomes 32; what the command
+        asks for stands. Raises SegtrainError where the classes contradict the checkpoint.
         """
         trained = self.config.model_dump(mode="json")
-        if not torch.cuda.is_available():
-            trained["train"] |= {"device": "auto", "precision": "32"}
-        trained["train"] |= {"devices": 1, "nodes": 1}
+        trained["train"] |= {"device": "auto", "devices": 1, "nodes": 1}
+        if trained["train"]["precision"] == "fp16" and not torch.cuda.is_available():
+            trained["train"]["precision"] = "32"
         config = load_config(sets=sets, flags=flags, base=Config.model_validate(trained))
         asked = config.data.classes or []
         if len(asked) != len(self.classes):
