@@ -41,9 +41,9 @@ class Meta:
     version: str = segtrain.__version__
 
     @classmethod
-    def of(cls, model: SegmentationModel, config: Config, **place: Any) -> Meta:
+    def of(cls, model: SegmentationModel, config: Config, **more: Any) -> Meta:
         mean, std = (buffer.flatten().tolist() for buffer in (model.mean, model.std))
-        return cls(config, config.data.classes, config.data.palette, mean, std, **place)
+        return cls(config=config, classes=config.data.classes, mean=mean, std=std, **more)
 
     def config_here(self, path: Path, sets: list[str], flags: dict[str, Any]) -> Config:
         """The training's config with a command's changes, for one device of this machine.

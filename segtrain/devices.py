@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from lightning_fabric import Fabric
 
 from segtrain.config import Train
 from segtrain.errors import UsageError
 
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes are about itself
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 

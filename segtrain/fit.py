@@ -147,6 +147,7 @@ def train(fabric: Fabric, plan: Plan) -> None:
             scores = None
             if (epoch + 1) % config.eval.every == 0 or epoch + 1 == epochs:
                 reporter.validating(epoch)
+                share_buffers(fabric, model)
                 scores = validate(model, held_out, config.data.classes, fabric, workers)
             state.epoch = epoch + 1
             improved = is_better(scores, state)
@@ -234,6 +235,13 @@ def train_epoch(
     return loss_sum.item() / plan.steps_per_epoch
 
 
+def share_buffers(fabric: Fabric, model: SegmentationModel) -> None:
+    """Rank 0's batch norm statistics for all: those are what the checkpoint holds."""
+    if fabric.world_size > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
 def step_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
@@ -279,7 +287,7 @@ def save(
 ) -> None:  # fmt: skip
     """last.safetensors, best.safetensors where it improved, and last.state.pt."""
     miou = scores.miou if scores else None
-    meta = Meta.of(model, plan.config, epoch=state.epoch, miou=miou)
+    meta = Meta.of(model, plan.config, palette=plan.palette, epoch=state.epoch, miou=miou)
     save_model(plan.run / LAST, model, meta)
     if improved or not (plan.run / BEST).exists():
         save_model(plan.run / BEST, model, meta)

@@ -22,6 +22,7 @@ class Plan:
 
     config: Config  # nothing left to find out: classes, crop and weights are filled in
     splits: dict[str, list[Sample]]
+    palette: list[tuple[int, int, int]]  # a colour a class
     steps_per_epoch: int
     run: Path | None = None
     resume: bool = False
@@ -46,14 +47,14 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
         say(f"a pass over {images} training images leaves out {images % batch_size}, drawn anew "
             f"each time: the batch size is {batch_size}")  # fmt: skip
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
-    return Plan(config, prepared.splits, steps)
+    return Plan(config, prepared.splits, prepared.palette, steps)
 
 
 def find_weights(config: Config, say: Callable[[str], None]) -> str:
     """What `auto` becomes; anything else as it is."""
     weights, encoder = config.model.weights, config.model.encoder
     if weights != "auto":
-        return weights
+        return weights if weights in ("imagenet", "none") else str(Path(weights).resolve())
     if imagenet_at_hand(encoder):
         return "imagenet"
     say("=" * 80)

@@ -1,4 +1,4 @@
-"""The data section as given -> what is there: pairs, classes and palette, each said in a line."""
+"""The data section as given -> what is there: pairs, classes and colours, said in lines."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def demo_folder() -> Path:
 class Prepared:
     """A data set that training can use: every mask was read, every size compared."""
 
-    data: Data  # path, classes and palette filled in
+    data: Data  # path and classes filled in
     splits: dict[str, list[Sample]]
+    palette: list[tuple[int, int, int]]  # a colour a class
     median_size: tuple[int, int]  # (height, width) of the training images
     summary: list[str]
 
@@ -74,7 +75,6 @@ def mask_reader(data: Data) -> MaskReader:
 
 def prepare(data: Data) -> Prepared:
     """Finds, pairs and reads the masks of the training and validation data."""
-    given_palette = data.palette
     data, where = locate(data)
     found = find_pairs(data, root_of(data))
     if "train" not in found.splits:
@@ -91,10 +91,8 @@ def prepare(data: Data) -> Prepared:
     masks = mask_reader(data)
     pixels = {split: check_values(facts[split], masks) for split in facts}
     summary.append(_shares(data.classes, pixels["train"]))
-    if given_palette is None:
-        colours = class_palette(masks.num_classes, data.palette, data.label_map)
-        data = data.model_copy(update={"palette": colours})
-    return Prepared(data, found.splits, median_size(facts["train"]), summary)
+    palette = class_palette(masks.num_classes, data.palette, data.label_map)
+    return Prepared(data, found.splits, palette, median_size(facts["train"]), summary)
 
 
 def _shares(names: list[str], pixels) -> str:

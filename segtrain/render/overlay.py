@@ -59,7 +59,7 @@ def save_mask(path: Path, class_ids: np.ndarray, palette: Palette) -> None:
     """An indexed PNG of class ids (H,W) with the classes' palette; grey 16-bit over 256 classes."""
     if len(palette) > 256:
         return save_image(path, Image.fromarray(class_ids.astype(np.uint16)))
-    image = Image.fromarray(class_ids.astype(np.uint8), mode="P")
+    image = Image.fromarray(class_ids.astype(np.uint8))
     image.putpalette([part for colour in palette for part in colour])
     save_image(path, image)
 
@@ -84,8 +84,16 @@ def with_legend(image: Image.Image, names: Sequence[str], palette: Palette) -> I
 
 
 def panels(pictures: dict[str, Image.Image], title: str) -> Image.Image:
-    """Pictures of one size side by side, each under its name, with a title above."""
+    """Pictures of one size side by side, each under its name, with a title above.
+
+    Small ones are enlarged by a whole factor: their pixels are what is looked at.
+    """
     font = ImageFont.load_default(size=14)
+    factor = max(1, 240 // next(iter(pictures.values())).height)
+    pictures = {
+        name: picture.resize((picture.width * factor, picture.height * factor), Image.NEAREST)
+        for name, picture in pictures.items()
+    }
     first = next(iter(pictures.values()))
     gap, top = 6, 44
     width = len(pictures) * (first.width + gap) + gap

@@ -1,0 +1,72 @@
+"""ce against ohem on the embedded demo: same config, same budget, several seeds.
+
+    python benchmarks/demo_losses.py
+
+Writes benchmarks/results/demo_losses.json, which the README quotes: mIoU after the first epoch and
+at the end, and each class's IoU, by loss and seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks/results/demo_losses.json"
+LOSSES, SEEDS = ("ce", "ohem"), (0, 1, 2)
+
+
+def fit(loss: str, seed: int, out: Path) -> Path:
+    """Trains in a process of its own; the run's folder."""
+    name = f"{loss}-{seed}"
+    command = [sys.executable, "-m", "segtrain", "fit", "--config", str(ROOT / "configs/demo.yaml"),
+               "--loss", loss, "--seed", str(seed), "--out", str(out), "--name", name]  # fmt: skip
+    subprocess.run(command, check=True)
+    return out / name
+
+
+def read(run: Path) -> dict:
+    rows = list(csv.DictReader(open(run / "metrics.csv")))
+    scores = {key: float(value) for key, value in rows[-1].items() if key.startswith("val_")}
+    return {
+        "miou_after_epoch_1": float(rows[0]["val_miou"]),
+        "miou": scores["val_miou"],
+        "iou": {k.removeprefix("val_iou/"): v for k, v in scores.items() if "/" in k},
+        "seconds": sum(float(row["seconds"]) for row in rows),
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"mean": mean(values), "min": min(values), "max": max(values)}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {(loss, seed): fit(loss, seed, Path(folder)) for seed in SEEDS for loss in LOSSES}
+        results = {loss: {seed: read(runs[loss, seed]) for seed in SEEDS} for loss in LOSSES}
+        environment = json.loads((runs[LOSSES[0], SEEDS[0]] / "environment.json").read_text())
+    summary = {}
+    for loss, seeds in results.items():
+        found = list(seeds.values())
+        summary[loss] = {
+            key: spread([result[key] for result in found])
+            for key in ("miou_after_epoch_1", "miou", "seconds")
+        }
+        summary[loss]["iou"] = {
+            name: spread([result["iou"][name] for result in found]) for name in found[0]["iou"]
+        }
+    for key in ("command", "started"):
+        environment.pop(key)
+    content = {"command": "python benchmarks/demo_losses.py", "seeds": SEEDS,
+               "environment": environment, "summary": summary, "runs": results}  # fmt: skip
+    RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(summary, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Fixtures that all rooms share: tiny data sets, the command line in-process, one trained run."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    OMP_NUM_THREADS="1",  # one core for each of the test processes
+    HF_HUB_OFFLINE="1",  # the hub is never asked: --weights auto becomes none at once
+    NO_COLOR="1",
+    COLUMNS="200",
+)
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# 2 steps of a network that is as small as the library has them
+QUICK = ["--weights", "none", "--crop", "32x32", "--batch-size", "2", "--epochs", "1", "--workers",
+         "0", "--set", "train.steps_per_epoch=2", "--set", "model.options={decoder_channels: [8, 8, 8, 8, 8]}",
+         "--device", "cpu"]  # fmt: skip
+
+
+@dataclass
+class Answer:
+    """What a command did: exit code, and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a failed command prints; asserts that it is one, without traceback."""
+        lines = self.stderr.strip().splitlines()
+        assert "Traceback" not in self.stdout + self.stderr, self.stderr
+        assert lines and lines[-1].startswith("error: "), (self.stdout, self.stderr)
+        assert sum(line.startswith("error: ") for line in lines) == 1
+        return lines[-1]
+
+
+def run_cli(*args: object) -> Answer:
+    """Runs segtrain in this process."""
+    from segtrain.cli import app
+
+    result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    return Answer(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+    """segtrain, run in an empty folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return run_cli
+
+
+def scene(index: int, height: int = 48, width: int = 40, classes: int = 3) -> tuple:
+    """An image (H,W,3) of coloured stripes and its mask (H,W), which the colours give away."""
+    rng = np.random.default_rng(index)
+    mask = np.repeat(rng.integers(0, classes, (height // 8, 1)), width, axis=1).repeat(8, axis=0)
+    mask = mask.astype(np.uint8)
+    colours = np.array([(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30)])[:classes]
+    image = colours[mask] + rng.integers(-25, 25, (*mask.shape, 3))
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+def write_pairs(
+    root: Path, count: int = 6, images: str = "images", masks: str = "masks", first: int = 0, **kwargs
+) -> Path:
+    """Writes `count` pairs below root; image suffix .png, masks grey PNG of ids 0..2."""
+    for index in range(first, first + count):
+        image, mask = scene(index, **kwargs)
+        for folder, array in ((images, image), (masks, mask)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / folder / f"{index:03d}.png")
+    return root
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """A data set of six pairs of 48x40 with three classes: images/ + masks/, no splits."""
+    return write_pairs(tmp_path / "set")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one quick training, not to be written to: copy it first. Its data is ../set."""
+    home = tmp_path_factory.mktemp("trained")
+    write_pairs(home / "set")
+    done = run_cli("fit", "--data", home / "set", "--out", home / "runs", "--name", "quick", *QUICK)
+    assert done.code == 0, done.stderr
+    return home / "runs" / "quick"
+
+
+def shared_data(name: str) -> Path:
+    """A folder of real images; skips the test where it is absent."""
+    folder = SHARED_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the real images of {folder}")
+    return folder

@@ -1,0 +1,72 @@
+"""The embedded demo: deterministic, unbalanced, and well labelled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segtrain.data.demo import CLASSES, IGNORE, PALETTE, scene, write_demo
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default set on disk."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder)
+    return folder
+
+
+def masks_of(demo: Path, split: str) -> list[np.ndarray]:
+    return [np.asarray(Image.open(p)) for p in sorted((demo / "masks" / split).iterdir())]
+
+
+def test_a_scene_is_a_function_of_seed_and_index():
+    image, mask = scene(0, 3)
+    assert (image.shape, image.dtype) == ((128, 160, 3), np.uint8)
+    assert (mask.shape, mask.dtype) == ((128, 160), np.uint8)
+    same = scene(0, 3)
+    assert (same[0] == image).all() and (same[1] == mask).all()
+    for other in (scene(0, 4), scene(1, 3)):
+        assert (other[0] != image).any() and (other[1] != mask).any()
+
+
+def test_other_sizes_can_be_had():
+    image, mask = scene(0, 0, (96, 70))
+    assert image.shape == (96, 70, 3) and mask.shape == (96, 70)
+
+
+def test_the_default_set_is_160_and_40_pairs(demo: Path):
+    for split, first, count in (("train", 0, 160), ("val", 160, 40)):
+        expected = [f"{i:03d}.png" for i in range(first, first + count)]
+        for kind in ("images", "masks"):
+            assert sorted(p.name for p in (demo / kind / split).iterdir()) == expected
+    image = Image.open(demo / "images" / "val" / "167.png")
+    assert (image.mode, image.size) == ("RGB", (160, 128))
+    assert (np.asarray(image) == scene(0, 167)[0]).all()
+
+
+def test_masks_are_indexed_with_the_classes_colours(demo: Path):
+    for index in (0, 159):
+        mask = Image.open(demo / "masks" / "train" / f"{index:03d}.png")
+        assert mask.mode == "P"
+        colours = np.reshape(mask.getpalette(), (-1, 3))[: len(CLASSES)]
+        np.testing.assert_array_equal(colours, PALETTE)
+        assert (np.asarray(mask) == scene(0, index)[1]).all()
+    assert len(set(PALETTE)) == len(CLASSES) >= 5
+
+
+def test_classes_are_all_there_and_unbalanced(demo: Path):
+    for split in ("train", "val"):
+        counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks_of(demo, split))
+        assert set(np.flatnonzero(counts)) == {*range(len(CLASSES)), IGNORE}
+        assert IGNORE == 255 and counts[IGNORE] < 0.2 * counts.sum()
+        if split == "train":
+            assert counts[: len(CLASSES)].max() >= 50 * counts[: len(CLASSES)].min()
+
+
+def test_no_scene_comes_twice(demo: Path):
+    images = {path.read_bytes() for path in (demo / "images").rglob("*.png")}
+    assert len(images) == 200

@@ -1,0 +1,56 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segtrain.atomic import whole_file, write_bytes, write_text
+from segtrain.errors import SegtrainError
+
+
+def test_writes_a_file_and_its_folders(tmp_path: Path):
+    path = tmp_path / "a" / "b" / "note.txt"
+    write_text(path, "grüße\n")
+    assert path.read_text(encoding="utf-8") == "grüße\n"
+    write_bytes(path, b"\x00\x01")
+    assert path.read_bytes() == b"\x00\x01"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("old", [None, "what was there"])
+@pytest.mark.parametrize("error", [ValueError("in the block"), KeyboardInterrupt()], ids=repr)
+def test_a_failing_block_changes_nothing(tmp_path: Path, old, error):
+    path = tmp_path / "note.txt"
+    if old:
+        path.write_text(old)
+    with pytest.raises(type(error)):
+        with whole_file(path) as temporary:
+            temporary.write_text("half of")
+            raise error
+    assert list(tmp_path.iterdir()) == ([path] if old else [])
+    assert not old or path.read_text() == old
+
+
+def test_the_temporary_keeps_the_suffix_and_the_folder(tmp_path: Path):
+    with whole_file(tmp_path / "picture.png") as temporary:
+        assert (temporary.suffix, temporary.parent) == (".png", tmp_path)
+        assert temporary.name.startswith(".")
+        temporary.write_bytes(b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_an_unwritable_place_is_told_in_a_line(tmp_path: Path):
+    (tmp_path / "file").write_text("no folder")
+    path = tmp_path / "file" / "note.txt"
+    with pytest.raises(SegtrainError, match="cannot write .*note.txt"):
+        write_text(path, "text")
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_a_folder_in_the_place_is_told_and_stays(tmp_path: Path):
+    (tmp_path / "note.txt").mkdir()
+    with pytest.raises(SegtrainError, match="cannot write .*note.txt"):
+        write_text(tmp_path / "note.txt", "text")
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]

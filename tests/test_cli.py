@@ -1,0 +1,185 @@
+"""The command line itself: help, errors, where a value comes from, --dry-run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import yaml
+from conftest import Answer, run_cli
+
+import segtrain
+from segtrain.config import Config
+
+FIT_OPTIONS = """--config --data --arch --encoder --weights --loss --thresh --lb-ignore
+--n-min-factor --epochs --batch-size --lr --crop --device --devices --nodes --precision --workers
+--seed --out --name --resume --dry-run --set --help""".split()
+FIELDS = {
+    "--arch": "model.arch", "--encoder": "model.encoder", "--weights": "model.weights",
+    "--loss": "loss.expression", "--thresh": "loss.thresh", "--lb-ignore": "data.lb_ignore",
+    "--n-min-factor": "loss.n_min_factor", "--epochs": "train.epochs",
+    "--batch-size": "train.batch_size", "--lr": "optim.lr", "--device": "train.device",
+    "--devices": "train.devices", "--nodes": "train.nodes", "--precision": "train.precision",
+    "--workers": "data.workers", "--seed": "train.seed",
+}  # fmt: skip
+
+
+def options_of(command: str) -> dict[str, str]:
+    """Option: its help text in one line, as `COMMAND --help` prints them."""
+    answer = run_cli(command, "--help")
+    assert answer.code == 0
+    listed = answer.stdout.partition("Options:\n")[2]
+    parts = re.split(r"^  (--[\w-]+)", listed, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2])}
+
+
+def dry_config(answer: Answer) -> dict:
+    """The config that --dry-run printed."""
+    assert answer.code == 0, answer.stderr
+    found = re.search(r"^(data:\n.*?)^train: \d+ images$", answer.stdout, re.S | re.M)
+    return yaml.safe_load(found[1])
+
+
+def test_fit_has_exactly_these_options():
+    assert list(options_of("fit")) == FIT_OPTIONS
+
+
+@pytest.mark.parametrize("command", ["fit", "eval", "predict"])
+def test_every_option_quotes_its_default(command: str):
+    options = options_of(command)
+    assert len(options) > 4
+    silent = [name for name, text in options.items() if "[default: " not in text]
+    assert silent == ["--help"]
+
+
+@pytest.mark.parametrize("option", FIELDS)
+def test_quoted_defaults_are_the_configs(option: str):
+    section, _, key = FIELDS[option].partition(".")
+    quoted = re.search(r"\[default: ([^],]+)", options_of("fit")[option])[1]
+    assert yaml.safe_load(quoted) == getattr(getattr(Config(), section), key)
+
+
+def test_help_lists_the_commands():
+    answer = run_cli("--help")
+    assert answer.code == 0
+    listed = re.findall(r"^  (\w+) ", answer.stdout.partition("Commands:\n")[2], re.M)
+    assert listed == ["fit", "eval", "predict"]
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import sys
+from segtrain.cli import app
+for args in (['--help'], ['fit', '--help']):
+    try:
+        app(args, standalone_mode=False)
+    except SystemExit:
+        pass
+heavy = {'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--lb-ignore" in done.stdout
+
+
+def test_version():
+    answer = run_cli("--version")
+    assert (answer.code, answer.stdout) == (0, f"segtrain {segtrain.__version__}\n")
+
+
+@pytest.mark.parametrize("args", [["--debug", "predict", "no.png"], ["predict", "no.png", "--debug"]])
+def test_debug_shows_the_traceback(cli, args):
+    answer = cli(*args)
+    assert answer.code == 2
+    assert "Traceback (most recent call last)" in answer.stderr
+    assert answer.stderr.splitlines()[-1].startswith("error: no.png: no such file")
+
+
+def test_without_debug_an_error_is_one_line(cli):
+    answer = cli("predict", "no.png")
+    assert answer.code == 2
+    assert answer.stderr.splitlines() == [answer.error]
+
+
+def test_unexpected_exception_keeps_its_traceback_in_a_file(cli, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("the inside of a fault")
+
+    monkeypatch.setattr("segtrain.predict.predict", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    answer = cli("predict", "a.png")
+    assert answer.code == 1
+    assert "RuntimeError" in answer.error
+    log = Path(answer.error.split()[-1])
+    assert log.parent == tmp_path
+    kept = log.read_text()
+    assert "Traceback" in kept and "the inside of a fault" in kept and segtrain.__version__ in kept
+
+
+def test_interrupt_is_one_line_and_130(cli, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segtrain.predict.predict", interrupted)
+    answer = cli("predict", "a.png")
+    assert answer.code == 130
+    assert answer.stderr.splitlines() == [answer.error]
+    assert "interrupted" in answer.error
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["fti"], ["fti", "fit"]),
+        (["fit", "--epoch", "3"], ["--epoch", "--epochs"]),
+        (["fit", "--epochs", "many"], ["--epochs", "many"]),
+        (["fit", "--epochs"], ["--epochs"]),
+        (["fit", "stray"], ["stray"]),
+        (["--dbug", "fit"], ["--dbug", "--debug"]),
+        (["eval", "--splt", "val"], ["--splt", "--split"]),
+        (["predict"], ["PATH"]),
+        (["fit", "--set", "train.epochs"], ["train.epochs", "key.path=value"]),
+    ],
+    ids=" ".join,
+)
+def test_wrong_command_line_is_one_line(cli, args, words):
+    answer = cli(*args)
+    assert answer.code == 2
+    assert answer.stderr.splitlines() == [answer.error]
+    assert [word for word in words if word not in answer.error] == []
+
+
+def test_flag_beats_set_beats_file_beats_default(cli, pairs: Path, tmp_path: Path):
+    file = tmp_path / "my.yaml"
+    file.write_text("train: {epochs: 3, seed: 3, log_every: 3}\noptim: {lr: 0.3}\n")
+    sets = ["--set", "train.epochs=4", "--set", "train.seed=4", "--set", "loss.thresh=0.4"]
+    answer = cli("fit", "--config", file, "--data", pairs, "--weights", "none", "--batch-size", "2",
+                 *sets, "--epochs", "5", "--dry-run")  # fmt: skip
+    config = dry_config(answer)
+    got = {key: config["train"][key] for key in ("epochs", "seed", "log_every", "devices")}
+    assert got == {"epochs": 5, "seed": 4, "log_every": 3, "devices": 1}
+    assert (config["optim"]["lr"], config["loss"]["thresh"]) == (0.3, 0.4)
+
+
+def test_dry_run_tells_and_writes_nothing(cli, pairs: Path, tmp_path: Path):
+    before = sorted(tmp_path.rglob("*"))
+    channels = [8, 8, 8, 8, 8]
+    answer = cli("fit", "--data", pairs, "--weights", "none", "--batch-size", "2", "--device",
+                 "cpu", "--set", f"model.options={{decoder_channels: {channels}}}",
+                 "--dry-run")  # fmt: skip
+    config = dry_config(answer)
+    assert config["data"]["classes"] == ["0", "1", "2"]
+    assert config["augment"]["crop"] == [64, 64]  # 48x40 rounded up to 32
+    network = smp.create_model("unet", "resnet18", encoder_weights=None, classes=3,
+                               decoder_channels=channels)  # fmt: skip
+    parameters = sum(p.numel() for p in network.parameters())
+    last = answer.stdout.splitlines()[-4:]
+    assert last == ["train: 5 images", "val: 1 images", f"parameters: {parameters:,}",
+                    "steps per epoch: 2"]  # fmt: skip
+    assert sorted(tmp_path.rglob("*")) == before
