@@ -31,7 +31,7 @@ class OneLineErrors(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            _fail("interrupted; 'segtrain fit --resume' goes on after the last whole epoch")
+            _fail("interrupted; a training goes on after its last whole epoch with 'segtrain fit --resume'")
             raise typer.Exit(INTERRUPTED) from None
         except (SegtrainError, typer.TyperException) as error:
             if ctx.params["debug"]:

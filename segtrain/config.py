@@ -261,7 +261,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise UsageError(f"--config {file}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values or {}, dict):
         raise UsageError(f"--config {file}: expected sections such as 'data:', found {values!r:.40}")
-    return values or {}
+    return {section: fields or {} for section, fields in (values or {}).items()}
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:

@@ -1,0 +1,78 @@
+"""The map of negative log-likelihoods: its values, its gradient, and what an ignored pixel costs."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segtrain.losses.nll import pixel_nll
+
+
+def nll_twin(logits: np.ndarray, target: np.ndarray, ignore: int) -> np.ndarray:
+    """log(sum of exp(z)) - z[label], pixel by pixel, in double precision."""
+    nll = np.zeros(target.shape)
+    for n, y, x in np.ndindex(target.shape):
+        if (label := target[n, y, x]) != ignore:
+            z = [float(v) for v in logits[n, :, y, x]]
+            nll[n, y, x] = max(z) + math.log(sum(math.exp(v - max(z)) for v in z)) - z[label]
+    return nll
+
+
+def batch(classes: int = 4, ignore: int = 255, dtype=torch.float32) -> tuple:
+    """Logits (2,C,5,3) and a target (2,5,3) of which a fifth is ignored."""
+    generator = torch.Generator().manual_seed(classes)
+    logits = 4 * torch.randn(2, classes, 5, 3, generator=generator)
+    target = torch.randint(0, classes, (2, 5, 3), generator=generator)
+    target.view(-1)[::5] = ignore
+    return logits.to(dtype), target
+
+
+@pytest.mark.parametrize("classes", [2, 4, 19])
+@pytest.mark.parametrize("ignore", [255, -1])
+def test_equals_the_formula_and_torch(classes, ignore):
+    logits, target = batch(classes, ignore)
+    nll = pixel_nll(logits, target, ignore)
+    np.testing.assert_allclose(nll, nll_twin(logits.numpy(), target.numpy(), ignore), 1e-5, 1e-6)
+    expected = F.cross_entropy(logits, target, ignore_index=ignore, reduction="none")
+    torch.testing.assert_close(nll, expected)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_an_ignored_pixel_is_zero_whatever_its_logits(bad):
+    logits, target = batch()
+    ignored = target == 255
+    spoilt = torch.where(ignored.unsqueeze(1), bad, logits).requires_grad_()
+    nll = pixel_nll(spoilt, target)
+    nll.sum().backward()
+    assert nll[ignored].eq(0).all() and nll.isfinite().all()
+    per_pixel = spoilt.grad.movedim(1, -1)
+    assert per_pixel[ignored].eq(0).all() and per_pixel.isfinite().all()
+    assert per_pixel[~ignored].ne(0).all()
+
+
+@pytest.mark.parametrize(
+    "given, computed",
+    [(torch.float16, torch.float32), (torch.bfloat16, torch.float32),
+     (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)  # fmt: skip
+def test_computes_in_single_precision_at_least(given, computed):
+    logits, target = batch(dtype=given)
+    nll = pixel_nll(logits, target)
+    assert nll.dtype == computed
+    twin = nll_twin(logits.double().numpy(), target.numpy(), 255)
+    np.testing.assert_allclose(nll, twin, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_is_that_of_finite_differences():
+    logits, target = batch(3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(pixel_nll, (logits.requires_grad_(), target))
+
+
+def test_extreme_logits_stay_finite():
+    logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]]).view(2, 2, 1, 1).requires_grad_()
+    nll = pixel_nll(logits, torch.zeros(2, 1, 1, dtype=torch.int64))
+    nll.sum().backward()
+    assert nll.flatten().tolist() == [0, 2e4]
+    assert logits.grad.flatten().tolist() == [0, 0, -1, 1]
