@@ -24,8 +24,22 @@ LOSSES, SEEDS = ("ce", "ohem"), (0, 1, 2)
 def fit(loss: str, seed: int, out: Path) -> Path:
     """Trains in a process of its own; the run's folder."""
     name = f"{loss}-{seed}"
-    command = [sys.executable, "-m", "segtrain", "fit", "--config", str(ROOT / "configs/demo.yaml"),
-               "--loss", loss, "--seed", str(seed), "--out", str(out), "--name", name]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "segtrain",
+        "fit",
+        "--config",
+        str(ROOT / "configs/demo.yaml"),
+        "--loss",
+        loss,
+        "--seed",
+        str(seed),
+        "--out",
+        str(out),
+        "--name",
+        name,
+    ]
     subprocess.run(command, check=True)
     return out / name
 
@@ -62,8 +76,13 @@ def main() -> None:
         }
     for key in ("command", "started"):
         environment.pop(key)
-    content = {"command": "python benchmarks/demo_losses.py", "seeds": SEEDS,
-               "environment": environment, "summary": summary, "runs": results}  # fmt: skip
+    content = {
+        "command": "python benchmarks/demo_losses.py",
+        "seeds": SEEDS,
+        "environment": environment,
+        "summary": summary,
+        "runs": results,
+    }
     RESULT.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
 

@@ -19,7 +19,13 @@ def config_tables() -> str:
         default = field.default
         for name, info in type(default).model_fields.items():
             value = getattr(default, name)
-            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+            shown = (
+                "null"
+                if value is None
+                else str(value).lower()
+                if isinstance(value, bool)
+                else value
+            )
             parts.append(f"| `{section}.{name}` | `{shown}` | {info.description} |\n")
     return "".join(parts)
 

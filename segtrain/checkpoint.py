@@ -81,7 +81,9 @@ def load_model(
         model.load_state_dict(weights)
     except RuntimeError as error:
         lines = str(error).splitlines()
-        raise SegtrainError(f"{path}: its weights don't fit its config: {lines[1].strip()}") from error
+        raise SegtrainError(
+            f"{path}: its weights don't fit its config: {lines[1].strip()}"
+        ) from error
     return model.to(device).eval(), meta
 
 
@@ -123,7 +125,9 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; the run ended before its first epoch did") from error
+        raise UsageError(
+            f"{path}: no such file; the run ended before its first epoch did"
+        ) from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SegtrainError(f"{path}: not a resume state that can be read ({reason})") from error

@@ -36,8 +36,11 @@ def _height_width(value: Any) -> Any:
 
 Pixels = Annotated[int, Field(ge=1)]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_height_width)]
-Colour = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)],
-               Annotated[int, Field(ge=0, le=255)]]  # fmt: skip
+Colour = tuple[
+    Annotated[int, Field(ge=0, le=255)],
+    Annotated[int, Field(ge=0, le=255)],
+    Annotated[int, Field(ge=0, le=255)],
+]
 
 
 class Section(BaseModel):
@@ -58,7 +61,8 @@ class Split(Section):
 
 class Data(Section):
     path: str | None = Field(
-        None, description="folder of the data set, or demo; default data/ where it holds one"
+        None,
+        description="folder of the data set, or demo; default: data/ where it holds one, else demo",
     )
     splits: dict[str, Split] = Field(
         {}, description="splits by name (train, val, ...); default: found by the layout"
@@ -80,7 +84,9 @@ class Data(Section):
         255, gt=-32768, le=32767, description="class id of pixels that count nowhere"
     )
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="loader processes for each device; 0 loads in the training process"
+        "auto",
+        description="loader processes for each device; 0 loads in the training process, "
+        "auto is 1 on CPU and up to 8 on a GPU",
     )
 
     @model_validator(mode="after")
@@ -89,8 +95,10 @@ class Data(Section):
             return self
         count = len(self.classes)
         if 0 <= self.lb_ignore < count:
-            raise ValueError(f"lb_ignore {self.lb_ignore} is the id of class "
-                             f"{self.classes[self.lb_ignore]}; take one outside 0..{count - 1}")  # fmt: skip
+            raise ValueError(
+                f"lb_ignore {self.lb_ignore} is the id of class "
+                f"{self.classes[self.lb_ignore]}; take one outside 0..{count - 1}"
+            )
         if self.palette is not None and len(self.palette) < count:
             raise ValueError(f"palette has {len(self.palette)} colours for {count} classes")
         outside = [c for c in self.label_map.values() if c != "ignore" and not 0 <= c < count]
@@ -111,7 +119,10 @@ class Augment(Section):
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
     vflip: float = Field(0.0, ge=0, le=1, description="probability of an upside-down flip")
     jitter: float = Field(
-        0.3, ge=0, lt=1, description="brightness, contrast and saturation change by up to this share"
+        0.3,
+        ge=0,
+        lt=1,
+        description="brightness, contrast and saturation change by up to this share",
     )
 
     @field_validator("scale")
@@ -147,7 +158,7 @@ class Loss(Section):
 
 class Optim(Section):
     lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(0.01, ge=0, description="of weights; never of norms and biases")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay; never of norms and biases")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps that warm up linearly")
     power: float = Field(0.9, gt=0, description="power of the polynomial decay to 0")
     clip_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0 clips nothing")
@@ -161,14 +172,18 @@ class Train(Section):
     steps_per_epoch: int | None = Field(
         None, ge=1, description="steps that count as an epoch; default: one pass over the images"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto is cuda where it is")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto, cpu or cuda; auto is cuda where there is one"
+    )
     devices: int = Field(1, ge=1, description="processes on each host, one a device")
     nodes: int = Field(1, ge=1, description="hosts")
     precision: Literal["auto", "32", "bf16", "fp16"] = Field(
-        "auto", description="auto is bf16 on a GPU that has it, fp16 on one that has not, 32 on CPU"
+        "auto",
+        description="auto, 32, bf16 or fp16; auto is bf16 on a GPU that has it, fp16 on one that "
+        "has not, 32 on CPU",
     )
     channels_last: bool = Field(True, description="memory format of images and weights")
-    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     log_every: int = Field(10, ge=1, description="steps between readings of the loss")
 
 
@@ -181,7 +196,7 @@ class Predict(Section):
     save_probs: bool = Field(
         False, description="write STEM_probs.npy, float16 (classes, height, width), too"
     )
-    opacity: float = Field(0.5, ge=0, le=1, description="of the colours over the image")
+    opacity: float = Field(0.5, ge=0, le=1, description="opacity of the colours over the image")
 
 
 class Config(Section):
@@ -242,7 +257,9 @@ def to_yaml(config: Config) -> str:
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted key: (old value, new value), for all that differs."""
     flat_old, flat_new = _flat(old), _flat(new)
-    return {key: (flat_old[key], flat_new[key]) for key in flat_old if flat_old[key] != flat_new[key]}
+    return {
+        key: (flat_old[key], flat_new[key]) for key in flat_old if flat_old[key] != flat_new[key]
+    }
 
 
 def _flat(config: Config) -> dict[str, Any]:
@@ -260,7 +277,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"--config {file}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values or {}, dict):
-        raise UsageError(f"--config {file}: expected sections such as 'data:', found {values!r:.40}")
+        raise UsageError(
+            f"--config {file}: expected sections such as 'data:', found {values!r:.40}"
+        )
     return {section: fields or {} for section, fields in (values or {}).items()}
 
 
@@ -282,8 +301,11 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def known_keys() -> list[str]:
-    return [f"{name}.{key}" for name, section in Config.model_fields.items()
-            for key in section.annotation.model_fields]  # fmt: skip
+    return [
+        f"{name}.{key}"
+        for name, section in Config.model_fields.items()
+        for key in section.annotation.model_fields
+    ]
 
 
 def _explain(error: dict[str, Any]) -> str:

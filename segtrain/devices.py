@@ -18,8 +18,10 @@ def make_fabric(train: Train) -> Fabric:
     """The Fabric of a run. Raises UsageError for what this machine has not."""
     device = resolve_device(train.device)
     if device == "cuda" and train.devices > torch.cuda.device_count():
-        raise UsageError(f"train.devices: {train.devices} were asked for, this host has "
-                         f"{torch.cuda.device_count()} GPU(s)")  # fmt: skip
+        raise UsageError(
+            f"train.devices: {train.devices} were asked for, this host has "
+            f"{torch.cuda.device_count()} GPU(s)"
+        )
     world = train.devices * train.nodes
     return Fabric(
         accelerator=device,
@@ -33,7 +35,9 @@ def make_fabric(train: Train) -> Fabric:
 def resolve_device(asked: str) -> str:
     available = torch.cuda.is_available()
     if asked == "cuda" and not available:
-        raise UsageError("train.device: cuda was asked for, but torch sees no GPU; use --device cpu")
+        raise UsageError(
+            "train.device: cuda was asked for, but torch sees no GPU; use --device cpu"
+        )
     return "cuda" if available and asked != "cpu" else "cpu"
 
 

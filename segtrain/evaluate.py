@@ -81,7 +81,9 @@ def evaluate(
     confusion = Confusion(len(meta.classes), config.data.lb_ignore, fabric.device)
     per_image = []
     predictions = predict_split(model, pairs, range(len(pairs)), fabric, workers)
-    shown = track(predictions, "evaluating", len(pairs), console=Console(stderr=True), transient=True)
+    shown = track(
+        predictions, "evaluating", len(pairs), console=Console(stderr=True), transient=True
+    )
     for predicted in shown:
         matrix = confusion.update(predicted.prediction, predicted.target)
         per_image.append(image_row(pairs.samples[predicted.index].image, matrix, meta.classes))
@@ -114,7 +116,9 @@ def split_of(config: Config, split: str) -> Pairs:
 def image_row(image: Path, matrix: Tensor, names: list[str]) -> dict[str, Any]:
     scores = score(matrix, names)
     row = {"image": image.name, "miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-    return row | {"pixels": int(matrix.sum())} | {f"iou/{c['name']}": c["iou"] for c in scores.classes}
+    return (
+        row | {"pixels": int(matrix.sum())} | {f"iou/{c['name']}": c["iou"] for c in scores.classes}
+    )
 
 
 def worst_indices(per_image: list[dict[str, Any]], most: int) -> list[int]:
@@ -144,7 +148,9 @@ def write_report(
 def metrics(scores: Scores, images: int) -> dict[str, Any]:
     """The content of metrics.json: fractions, null where undefined."""
     return {key: value for key, value in asdict(scores).items() if key != "classes"} | {
-        "images": images, "classes": scores.classes}  # fmt: skip
+        "images": images,
+        "classes": scores.classes,
+    }
 
 
 def picture(predicted: Predicted, meta: Meta, config: Config, title: str):
@@ -170,8 +176,12 @@ def print_scores(scores: Scores, headline: str, folder: Path) -> None:
     for c in scores.classes:
         table.add_row(c["name"], *(_cell(c[column.lower()]) for column in columns))
     console.print(table)
-    means = ("mIoU", scores.miou), ("pixel accuracy", scores.pixel_accuracy), (
-        "mean accuracy", scores.mean_accuracy), ("frequency-weighted IoU", scores.fw_iou)  # fmt: skip
+    means = (
+        ("mIoU", scores.miou),
+        ("pixel accuracy", scores.pixel_accuracy),
+        ("mean accuracy", scores.mean_accuracy),
+        ("frequency-weighted IoU", scores.fw_iou),
+    )
     console.print("  ".join(f"{name} {_cell(value)}" for name, value in means), highlight=False)
     console.print(headline, highlight=False, soft_wrap=True)
     console.print(f"report: {folder}", highlight=False, soft_wrap=True)

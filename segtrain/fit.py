@@ -13,24 +13,23 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segtrain.checkpoint import Meta, load_state, save_model, save_state
-from segtrain.config import Config, differences, load_config, save_config
+from segtrain.config import Config, save_config
 from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import Pairs, checked, train_loader, worker_count
 from segtrain.data.prepare import mask_reader
 from segtrain.data.sampling import BatchSampler
 from segtrain.devices import make_fabric
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError
 from segtrain.evaluate import validate
 from segtrain.losses import build_loss
 from segtrain.metrics import Scores
 from segtrain.model import SegmentationModel, check_names
 from segtrain.optim import build_optimizer, lr_at
-from segtrain.plan import Plan, describe, make_plan, new_model
+from segtrain.plan import Plan, describe, make_plan, new_model, refuse_changes
 from segtrain.pretrained import load_file_weights, load_imagenet
 from segtrain.runlog import (
     BEST,
     LAST,
-    LATEST,
     STATE,
     History,
     Reporter,
@@ -38,14 +37,10 @@ from segtrain.runlog import (
     create_run,
     default_name,
     environment,
-    latest_run,
     point_latest,
+    refuse_name,
     write_json,
 )
-
-# what may differ from the run to resume: the schedule is a function of the step, so it follows
-MAY_CHANGE = {"train.epochs", "optim.lr", "train.device", "train.devices", "train.nodes",
-              "train.log_every", "eval.every", "eval.worst", "data.workers", "data.path"}  # fmt: skip
 
 
 @dataclass
@@ -75,21 +70,34 @@ def fit(
     check_names(config.model.arch, config.model.encoder)
     build_loss(config.loss.expression, 2, thresh=config.loss.thresh)  # a typo costs no scan
     fabric = make_fabric(config.train)
-    plan = None
+    plan = model = None
     if fabric.is_global_zero:
+        if name and not resume:
+            refuse_name(out, name)
         plan = make_plan(config, print)
         if dry_run:
             return describe(plan)
+        model = first_model(plan.config, load=not resume)  # refused weights leave no folder
         plan = open_run(plan, out, name, resume, fabric)
     fabric.launch()
     plan = fabric.broadcast(plan)
-    train(fabric, plan)
+    train(fabric, plan, model or new_model(plan.config))  # on wrapping all get rank 0's weights
     return plan.run
 
 
-def open_run(
-    plan: Plan, out: Path, name: str | None, resume: Path | None, fabric: Fabric
-) -> Plan:
+def first_model(config: Config, load: bool) -> SegmentationModel:
+    """The model with the weights that training starts from, where they are to be loaded."""
+    torch.manual_seed(config.train.seed)
+    model, weights = new_model(config), config.model.weights
+    if load and weights == "imagenet":
+        load_imagenet(model, config.model)
+        print(f"weights: ImageNet's, in the encoder {config.model.encoder}")
+    elif load and weights != "none":
+        print(load_file_weights(model, Path(weights)))
+    return model
+
+
+def open_run(plan: Plan, out: Path, name: str | None, resume: Path | None, fabric: Fabric) -> Plan:
     """The plan with the folder that the run writes to: a new one, or the one to resume."""
     config = plan.config
     if resume:
@@ -104,36 +112,24 @@ def open_run(
     return replace(plan, run=run, resume=resume is not None)
 
 
-def run_to_resume(asked: str, out: Path) -> Path:
-    """The folder of a run named by path, by its name in `out`, or as `latest`."""
-    if asked == LATEST:
-        return latest_run(out)
-    for run in (Path(asked), out / asked):
-        if (run / "config.yaml").is_file():
-            return run
-    raise UsageError(f"--resume {asked}: no such run, here or in {out}")
-
-
-def refuse_changes(run: Path, config: Config) -> None:
-    """Raises UsageError for options that would make another run of the one to resume."""
-    changed = differences(load_config(run / "config.yaml"), config)
-    refused = {key: pair for key, pair in changed.items() if key not in MAY_CHANGE}
-    if refused:
-        listed = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
-        raise UsageError(f"--resume {run}: {listed}; start a new run for that")
-
-
-def train(fabric: Fabric, plan: Plan) -> None:
+def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
     """The loop over epochs."""
     config, run = plan.config, plan.run
-    model, module, optimizer, state = start(fabric, plan)
+    module, optimizer, state = start(fabric, plan, model)
     masks = mask_reader(config.data)
     augmentation = Augmentation(config.augment, config.data.lb_ignore, config.train.seed)
     on_gpu = fabric.device.type == "cuda"
     workers = worker_count(config.data.workers, on_gpu, config.train.devices)
-    sampler = BatchSampler(len(plan.splits["train"]), config.train.batch_size, config.train.seed,
-                           fabric.global_rank, fabric.world_size)  # fmt: skip
-    loader = train_loader(Pairs(plan.splits["train"], masks, augmentation), sampler, workers, on_gpu)
+    sampler = BatchSampler(
+        len(plan.splits["train"]),
+        config.train.batch_size,
+        config.train.seed,
+        fabric.global_rank,
+        fabric.world_size,
+    )
+    loader = train_loader(
+        Pairs(plan.splits["train"], masks, augmentation), sampler, workers, on_gpu
+    )
     held_out = Pairs(plan.splits["val"], masks)
 
     epochs, steps, loud = config.train.epochs, plan.steps_per_epoch, fabric.is_global_zero
@@ -162,14 +158,10 @@ def train(fabric: Fabric, plan: Plan) -> None:
 
 
 def start(
-    fabric: Fabric, plan: Plan
-) -> tuple[SegmentationModel, nn.Module, torch.optim.Optimizer, TrainState]:
-    """Model, wrapped module, optimiser and state: new, or as the last epoch left them."""
+    fabric: Fabric, plan: Plan, model: SegmentationModel
+) -> tuple[nn.Module, torch.optim.Optimizer, TrainState]:
+    """Wrapped module, optimiser and state: new, or as the last epoch left them."""
     config = plan.config
-    torch.manual_seed(config.train.seed)
-    model = new_model(config)
-    if not plan.resume and fabric.is_global_zero:  # the other ranks get rank 0's on wrapping
-        load_weights(model, config)
     loss = build_loss(
         config.loss.expression,
         len(config.data.classes),
@@ -185,21 +177,12 @@ def start(
     saved = load_state(plan.run / STATE) if plan.resume else None
     if saved:
         model.load_state_dict(saved["model"])
-    wrapped, optimizer = fabric.setup(module, build_optimizer(module, config.optim))
+    module, optimizer = fabric.setup(module, build_optimizer(module, config.optim))
     if not saved:
-        return model, wrapped, optimizer, TrainState()
+        return module, optimizer, TrainState()
     optimizer.load_state_dict(saved["optimizer"])
     fabric.strategy.precision.load_state_dict(saved["precision"])
-    return model, wrapped, optimizer, TrainState(saved["epoch"], saved["best"], saved["rows"])
-
-
-def load_weights(model: SegmentationModel, config: Config) -> None:
-    weights = config.model.weights
-    if weights == "imagenet":
-        load_imagenet(model, config.model)
-        print(f"weights: ImageNet's, in the encoder {config.model.encoder}")
-    elif weights != "none":
-        print(load_file_weights(model, Path(weights)))
+    return module, optimizer, TrainState(saved["epoch"], saved["best"], saved["rows"])
 
 
 def train_epoch(
@@ -221,8 +204,9 @@ def train_epoch(
         loss = module(images, target.to(fabric.device, non_blocking=True))
         fabric.backward(loss)
         if config.optim.clip_norm:
-            fabric.clip_gradients(module, optimizer, max_norm=config.optim.clip_norm,
-                                  error_if_nonfinite=False)  # fmt: skip
+            fabric.clip_gradients(
+                module, optimizer, max_norm=config.optim.clip_norm, error_if_nonfinite=False
+            )
         optimizer.step()
         optimizer.zero_grad()
         loss_sum += loss.detach()
@@ -248,15 +232,18 @@ def step_seed(*key: int) -> int:
 
 def refuse_non_finite(loss: float, step: int) -> None:
     if not math.isfinite(loss):
-        raise SegtrainError(f"the loss is {loss} at step {step + 1}; try a lower --lr, or "
-                            "--precision 32; the last checkpoint is as it was")  # fmt: skip
+        raise SegtrainError(
+            f"the loss is {loss} at step {step + 1}; try a lower --lr, or "
+            "--precision 32; the last checkpoint is as it was"
+        )
 
 
 def is_better(scores: Scores | None, state: TrainState) -> bool:
     """Whether the validation beats state.best, which it then becomes."""
-    if scores is None or scores.miou is None or scores.miou <= (state.best or -1.0):
+    miou = scores and scores.miou
+    if miou is None or state.best is not None and miou <= state.best:
         return False
-    state.best = scores.miou
+    state.best = miou
     return True
 
 
@@ -282,9 +269,14 @@ def make_row(
 
 
 def save(
-    fabric: Fabric, plan: Plan, model: SegmentationModel, optimizer, state: TrainState,
-    scores: Scores | None, improved: bool,
-) -> None:  # fmt: skip
+    fabric: Fabric,
+    plan: Plan,
+    model: SegmentationModel,
+    optimizer,
+    state: TrainState,
+    scores: Scores | None,
+    improved: bool,
+) -> None:
     """last.safetensors, best.safetensors where it improved, and last.state.pt."""
     miou = scores.miou if scores else None
     meta = Meta.of(model, plan.config, palette=plan.palette, epoch=state.epoch, miou=miou)
@@ -292,11 +284,14 @@ def save(
     if improved or not (plan.run / BEST).exists():
         save_model(plan.run / BEST, model, meta)
     # weights too: one file, so one rename, is a state that fits together
-    save_state(plan.run / STATE, {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "precision": fabric.strategy.precision.state_dict(),
-        "epoch": state.epoch,
-        "best": state.best,
-        "rows": state.rows,
-    })  # fmt: skip
+    save_state(
+        plan.run / STATE,
+        {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "precision": fabric.strategy.precision.state_dict(),
+            "epoch": state.epoch,
+            "best": state.best,
+            "rows": state.rows,
+        },
+    )

@@ -86,5 +86,7 @@ def build_model(config: Model, num_classes: int) -> SegmentationModel:
     except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         options = f" with {config.options}" if config.options else ""
-        raise UsageError(f"model: {arch} cannot be built on {encoder}{options}: {reason}") from error
+        raise UsageError(
+            f"model: {arch} cannot be built on {encoder}{options}: {reason}"
+        ) from error
     return SegmentationModel(network)

@@ -7,13 +7,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtrain.config import Config, to_yaml
+from segtrain.config import Config, Loss, differences, load_config, to_yaml
 from segtrain.data.formats import Sample
 from segtrain.data.prepare import prepare
 from segtrain.data.sampling import steps_per_pass
 from segtrain.errors import UsageError
+from segtrain.lossexpr import parse_loss
 from segtrain.model import SegmentationModel, build_model
 from segtrain.pretrained import imagenet_at_hand
+from segtrain.runlog import LATEST, latest_run
+
+# what may differ from the run to resume: the schedule is a function of the step, so it follows
+MAY_CHANGE = {
+    "train.epochs",
+    "optim.lr",
+    "train.device",
+    "train.devices",
+    "train.nodes",
+    "train.log_every",
+    "eval.every",
+    "eval.worst",
+    "data.workers",
+    "data.path",
+}
 
 
 @dataclass(frozen=True)
@@ -31,23 +47,36 @@ class Plan:
 def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     """Reads the data set, fills in what the config leaves open, and refuses what can't work."""
     prepared = prepare(config.data)
-    for line in prepared.summary:
+    for line in prepared.summary + ignored_settings(config.loss):
         say(line)
     crop = config.augment.crop or tuple(
         math.ceil(min(512, side) / 32) * 32 for side in prepared.median_size
     )
-    config = config.model_copy(update={
-        "data": prepared.data,
-        "augment": config.augment.model_copy(update={"crop": crop}),
-        "model": config.model.model_copy(update={"weights": find_weights(config, say)}),
-    })  # fmt: skip
+    config = config.model_copy(
+        update={
+            "data": prepared.data,
+            "augment": config.augment.model_copy(update={"crop": crop}),
+            "model": config.model.model_copy(update={"weights": find_weights(config, say)}),
+        }
+    )
     images, batch_size = len(prepared.splits["train"]), config.train.batch_size
     refuse_batch_size(config, images)
     if images % batch_size:
-        say(f"a pass over {images} training images leaves out {images % batch_size}, drawn anew "
-            f"each time: the batch size is {batch_size}")  # fmt: skip
+        say(
+            f"a pass over {images} training images leaves out {images % batch_size}, drawn anew "
+            f"each time: the batch size is {batch_size}"
+        )
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     return Plan(config, prepared.splits, prepared.palette, steps)
+
+
+def ignored_settings(loss: Loss) -> list[str]:
+    """A line for each loss setting that was changed but that no term of the loss takes."""
+    mines = any(term.name == "ohem" for term in parse_loss(loss.expression))
+    changed = [
+        key for key in ("thresh", "n_min_factor") if getattr(loss, key) != getattr(Loss(), key)
+    ]
+    return [] if mines else [f"note: loss.{key} is ignored by {loss.expression}" for key in changed]
 
 
 def find_weights(config: Config, say: Callable[[str], None]) -> str:
@@ -58,9 +87,11 @@ def find_weights(config: Config, say: Callable[[str], None]) -> str:
     if imagenet_at_hand(encoder):
         return "imagenet"
     say("=" * 80)
-    say(f"WARNING: no ImageNet weights for {encoder}: neither cached nor offered by the hub within "
+    say(
+        f"WARNING: no ImageNet weights for {encoder}: neither cached nor offered by the hub within "
         "3 seconds.\nTraining starts from random weights and needs far more epochs; "
-        "--weights none says that you want this.")  # fmt: skip
+        "--weights none says that you want this."
+    )
     say("=" * 80)
     return "none"
 
@@ -69,15 +100,21 @@ def refuse_batch_size(config: Config, images: int) -> None:
     """Raises UsageError for a batch size that the images, devices or architecture don't allow."""
     batch_size, world = config.train.batch_size, config.train.devices * config.train.nodes
     if batch_size > images:
-        raise UsageError(f"train.batch_size: {batch_size} is more than the {images} training images")
+        raise UsageError(
+            f"train.batch_size: {batch_size} is more than the {images} training images"
+        )
     if batch_size % world:
         fits = batch_size + -batch_size % world
-        raise UsageError(f"train.batch_size: {batch_size} can't be shared by {world} devices; "
-                         f"the next that can is {fits}")  # fmt: skip
+        raise UsageError(
+            f"train.batch_size: {batch_size} can't be shared by {world} devices; "
+            f"the next that can is {fits}"
+        )
     arch = config.model.arch
     if batch_size == world and not new_model(config).trains_on_one(config.augment.crop):
-        raise UsageError(f"train.batch_size: {arch} cannot train on one image a device (its batch "
-                         f"norm needs two values a channel); use --batch-size {2 * world} or more")  # fmt: skip
+        raise UsageError(
+            f"train.batch_size: {arch} cannot train on one image a device (its batch "
+            f"norm needs two values a channel); use --batch-size {2 * world} or more"
+        )
 
 
 def new_model(config: Config) -> SegmentationModel:
@@ -91,3 +128,22 @@ def describe(plan: Plan) -> None:
         print(f"{split}: {len(samples)} images")
     print(f"parameters: {new_model(plan.config).parameter_count:,}")
     print(f"steps per epoch: {plan.steps_per_epoch}")
+
+
+def run_to_resume(asked: str, out: Path) -> Path:
+    """The folder of a run named by path, by its name in `out`, or as `latest`."""
+    if asked == LATEST:
+        return latest_run(out)
+    for run in (Path(asked), out / asked):
+        if (run / "config.yaml").is_file():
+            return run
+    raise UsageError(f"--resume {asked}: no such run, here or in {out}")
+
+
+def refuse_changes(run: Path, config: Config) -> None:
+    """Raises UsageError for options that would make another run of the one to resume."""
+    changed = differences(load_config(run / "config.yaml"), config)
+    refused = {key: pair for key, pair in changed.items() if key not in MAY_CHANGE}
+    if refused:
+        listed = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
+        raise UsageError(f"--resume {run}: {listed}; start a new run for that")

@@ -22,7 +22,14 @@ from segtrain.data.prepare import demo_folder
 from segtrain.devices import make_fabric
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.inference import predict_logits
-from segtrain.render.overlay import blend, colour_table, save_image, save_mask, to_image, with_legend
+from segtrain.render.overlay import (
+    blend,
+    colour_table,
+    save_image,
+    save_mask,
+    to_image,
+    with_legend,
+)
 from segtrain.runlog import find_checkpoint
 
 DEMO_IMAGES = 3
@@ -95,8 +102,10 @@ def refuse_same_stems(images: list[Path]) -> None:
     for image in images:
         other = by_stem.setdefault(image.stem, image)
         if other != image:
-            raise UsageError(f"{other} and {image} would both be written as {image.stem}_mask.png; "
-                             "predict them into different --out folders")  # fmt: skip
+            raise UsageError(
+                f"{other} and {image} would both be written as {image.stem}_mask.png; "
+                "predict them into different --out folders"
+            )
 
 
 def save_probs(path: Path, logits: Tensor) -> None:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segtrain.config import Model
 from segtrain.checkpoint import is_checkpoint, read_checkpoint
+from segtrain.config import Model
 from segtrain.errors import SegtrainError, UsageError, listing
 from segtrain.model import SegmentationModel
 
@@ -50,9 +50,7 @@ def load_imagenet(model: SegmentationModel, config: Model) -> None:
     if not imagenet_at_hand(encoder):  # asked here: the library tries again for most of a minute
         raise SegtrainError(offline)
     try:
-        donor = smp.create_model(
-            config.arch, encoder, encoder_weights="imagenet", **config.options
-        )
+        donor = smp.create_model(config.arch, encoder, encoder_weights="imagenet", **config.options)
         read = smp.encoders.get_preprocessing_params(encoder)
     except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
         raise SegtrainError(f"{offline} ({str(error).splitlines()[0]})") from error
@@ -122,8 +120,10 @@ def _check_fit(path: Path, own: dict, given: dict, may_miss: set[str] = frozense
     found = ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
     problems = [f"{len(keys)} {what} ({listing(keys)})" for keys, what in found if keys]
     if problems:
-        raise SegtrainError(f"{path}: its tensors don't fit the model: {'; '.join(problems)}; "
-                            "--arch and --encoder must be those it was made with")  # fmt: skip
+        raise SegtrainError(
+            f"{path}: its tensors don't fit the model: {'; '.join(problems)}; "
+            "--arch and --encoder must be those it was made with"
+        )
 
 
 def _shape(weights: dict[str, Tensor], key: str) -> torch.Size | None:

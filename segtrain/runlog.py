@@ -27,8 +27,17 @@ LATEST = "latest"
 BEST = Path("checkpoints/best.safetensors")
 LAST = Path("checkpoints/last.safetensors")
 STATE = Path("checkpoints/last.state.pt")
-PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "albumentations",
-            "lightning-fabric", "timm", "numpy", "pillow", "safetensors")  # fmt: skip
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "albumentations",
+    "lightning-fabric",
+    "timm",
+    "numpy",
+    "pillow",
+    "safetensors",
+)
 
 
 def default_name(arch: str, loss: str) -> str:
@@ -37,15 +46,20 @@ def default_name(arch: str, loss: str) -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{arch}-{safe}"[:100]
 
 
+def refuse_name(out: Path, name: str) -> None:
+    """Raises UsageError where OUT/NAME exists, or can't be a run's folder."""
+    if name in (".", "..", LATEST) or Path(name).name != name:
+        raise UsageError(f"--name {name}: expected a plain folder name other than {LATEST}")
+    if (out / name).exists():
+        raise UsageError(f"--name: {out / name} exists; take another name, or --resume {name}")
+
+
 def create_run(out: Path, name: str) -> Path:
     """Makes OUT/NAME. Raises UsageError where it exists."""
-    if not name or name in (".", "..", LATEST) or Path(name).name != name:
-        raise UsageError(f"--name {name}: expected a plain folder name other than {LATEST}")
+    refuse_name(out, name)
     run = out / name
     try:
         run.mkdir(parents=True)
-    except FileExistsError as error:
-        raise UsageError(f"--name: {run} exists; take another name or --resume {run}") from error
     except OSError as error:
         raise SegtrainError(f"cannot make {run}: {error.strerror}") from error
     return run
@@ -65,8 +79,9 @@ def point_latest(run: Path) -> None:
 def latest_run(out: Path) -> Path:
     """The run that OUT/latest points at. Raises UsageError where there is none."""
     if not (out / LATEST).is_dir():
-        raise UsageError(f"no run in {out}; train one with 'segtrain fit', or name a run "
-                         "or checkpoint")  # fmt: skip
+        raise UsageError(
+            f"no run in {out}; train one with 'segtrain fit', or name a run or checkpoint"
+        )
     return (out / LATEST).resolve()
 
 
@@ -120,8 +135,9 @@ def _git_commit() -> str | None:
     command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        tracked = subprocess.run([*command[:3], "ls-files", "--error-unmatch", __file__],
-                                 capture_output=True, timeout=10)  # fmt: skip
+        tracked = subprocess.run(
+            [*command[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == tracked.returncode == 0 else None
@@ -167,9 +183,14 @@ class Reporter:
     Ranks other than 0 make one that is not `loud` and shows nothing.
     """
 
-    COLUMNS = ("[bold]{task.fields[place]}", "step {task.completed}/{task.total}",
-               "loss {task.fields[loss]}", "lr {task.fields[lr]}", "{task.fields[speed]}",
-               "best mIoU {task.fields[best]}")  # fmt: skip
+    COLUMNS = (
+        "[bold]{task.fields[place]}",
+        "step {task.completed}/{task.total}",
+        "loss {task.fields[loss]}",
+        "lr {task.fields[lr]}",
+        "{task.fields[speed]}",
+        "best mIoU {task.fields[best]}",
+    )
 
     def __init__(self, epochs: int, steps: int, done: int, best: float | None, loud: bool):
         self.epochs, self.loud = epochs, loud
@@ -177,10 +198,19 @@ class Reporter:
         live = loud and self.console.is_terminal
         place, *others = (TextColumn(column) for column in self.COLUMNS)
         left = TimeRemainingColumn(elapsed_when_finished=True)
-        self.bar = Progress(place, BarColumn(24), *others, left, console=self.console,
-                            disable=not live)  # fmt: skip
-        self.task = self.bar.add_task("", total=steps, completed=done, place="start", loss="-",
-                                      lr="-", speed="-", best=_number(best))  # fmt: skip
+        self.bar = Progress(
+            place, BarColumn(24), *others, left, console=self.console, disable=not live
+        )
+        self.task = self.bar.add_task(
+            "",
+            total=steps,
+            completed=done,
+            place="start",
+            loss="-",
+            lr="-",
+            speed="-",
+            best=_number(best),
+        )
 
     def __enter__(self) -> Reporter:
         self.bar.start()
@@ -190,16 +220,25 @@ class Reporter:
         self.bar.stop()
 
     def step(self, epoch: int, step: int, loss: float, lr: float, speed: float) -> None:
-        self.bar.update(self.task, completed=step, place=f"epoch {epoch + 1}/{self.epochs}",
-                        loss=f"{loss:.4f}", lr=f"{lr:.2e}", speed=f"{speed:.1f} images/s")  # fmt: skip
+        self.bar.update(
+            self.task,
+            completed=step,
+            place=f"epoch {epoch + 1}/{self.epochs}",
+            loss=f"{loss:.4f}",
+            lr=f"{lr:.2e}",
+            speed=f"{speed:.1f} images/s",
+        )
 
     def validating(self, epoch: int) -> None:
         self.bar.update(self.task, place=f"epoch {epoch + 1}/{self.epochs} validating")
 
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
         self.bar.update(self.task, best=_number(best))
-        validated = f"val mIoU {_number(row['val_miou'])} (best {_number(best)})  " if (
-            row["val_miou"] is not None) else ""  # fmt: skip
+        validated = (
+            f"val mIoU {_number(row['val_miou'])} (best {_number(best)})  "
+            if (row["val_miou"] is not None)
+            else ""
+        )
         self.say(
             f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  "
             f"lr {row['lr']:.2e}  {validated}{row['images_per_second']:.1f} images/s  "

@@ -22,9 +22,24 @@ from typer.testing import CliRunner
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # 2 steps of a network that is as small as the library has them
-QUICK = ["--weights", "none", "--crop", "32x32", "--batch-size", "2", "--epochs", "1", "--workers",
-         "0", "--set", "train.steps_per_epoch=2", "--set", "model.options={decoder_channels: [8, 8, 8, 8, 8]}",
-         "--device", "cpu"]  # fmt: skip
+QUICK = [
+    "--weights",
+    "none",
+    "--crop",
+    "32x32",
+    "--batch-size",
+    "2",
+    "--epochs",
+    "1",
+    "--workers",
+    "0",
+    "--set",
+    "train.steps_per_epoch=2",
+    "--set",
+    "model.options={decoder_channels: [8, 8, 8, 8, 8]}",
+    "--device",
+    "cpu",
+]
 
 
 @dataclass
@@ -71,7 +86,12 @@ def scene(index: int, height: int = 48, width: int = 40, classes: int = 3) -> tu
 
 
 def write_pairs(
-    root: Path, count: int = 6, images: str = "images", masks: str = "masks", first: int = 0, **kwargs
+    root: Path,
+    count: int = 6,
+    images: str = "images",
+    masks: str = "masks",
+    first: int = 0,
+    **kwargs,
 ) -> Path:
     """Writes `count` pairs below root; image suffix .png, masks grey PNG of ids 0..2."""
     for index in range(first, first + count):

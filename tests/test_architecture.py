@@ -13,7 +13,8 @@ ROOT = Path(segtrain.__file__).parent
 
 def name_of(path: Path) -> str:
     """'data.masks' for segtrain/data/masks.py, 'losses' for its __init__, '' for segtrain's own."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
 FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}

@@ -138,7 +138,7 @@ def test_interrupt_is_one_line_and_130(cli, monkeypatch):
     [
         (["fti"], ["fti", "fit"]),
         (["fit", "--epoch", "3"], ["--epoch", "--epochs"]),
-        (["fit", "--epochs", "many"], ["--epochs", "many"]),
+        (["fit", "--epochs", "many"], ["--epochs", "integer"]),
         (["fit", "--epochs"], ["--epochs"]),
         (["fit", "stray"], ["stray"]),
         (["--dbug", "fit"], ["--dbug", "--debug"]),

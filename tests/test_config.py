@@ -70,7 +70,7 @@ def test_crop_is_height_by_width_or_one_number(written, crop):
         (["optim.lr=0"], ["optim.lr", "greater than 0"]),
         (["loss.thresh=1.5"], ["loss.thresh", "less than or equal to 1"]),
         (["augment.crop=256x"], ["augment.crop"]),
-        (["augment.crop=0x32"], ["augment.crop"]),
+        (["augment.crop=32x0"], ["augment.crop"]),
         (["augment.crop=true"], ["augment.crop"]),
         (["augment.scale=[2, 0.5]"], ["augment.scale", "the lower one first"]),
         (["augment.scale=[0, 1]"], ["augment.scale", "positive"]),
@@ -151,11 +151,10 @@ def fields_read(tree: ast.Module) -> set[str]:
             found.add(f"{node.value.attr}.{node.attr}")
         if isinstance(node, ast.FunctionDef):
             kinds = {a.arg: ast.unparse(a.annotation) for a in node.args.args if a.annotation}
-            found |= {
-                f"{sections.get(kinds[x.value.id], kinds[x.value.id])}.{x.attr}"
-                for x in ast.walk(node)
-                if isinstance(x, ast.Attribute) and isinstance(x.value, ast.Name) and x.value.id in kinds
-            }
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) in kinds:
+                    kind = kinds[ast.unparse(inner.value)]
+                    found.add(f"{sections.get(kind, kind)}.{inner.attr}")
     return found
 
 

@@ -44,9 +44,13 @@ def test_a_run_leaves_all_its_files(trained: Path):
     events = {file for file in files if file.startswith("events.out.tfevents.")}
     assert len(events) == 1
     assert files - events == {
-        "config.yaml", "environment.json", "metrics.csv", "checkpoints/best.safetensors",
-        "checkpoints/last.safetensors", "checkpoints/last.state.pt",
-    }  # fmt: skip
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "checkpoints/best.safetensors",
+        "checkpoints/last.safetensors",
+        "checkpoints/last.state.pt",
+    }
     assert (trained.parent / "latest").resolve() == trained.resolve()
     environment = json.loads((trained / "environment.json").read_text())
     assert environment["device"] == "cpu" and environment["packages"]["torch"]
@@ -124,8 +128,20 @@ def test_a_dropped_short_batch_is_said_once(cli, pairs: Path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(cli, pairs: Path):
-    failed = cli("fit", "--data", pairs, *QUICK, "--lr", "1e30", "--set", "optim.clip_norm=0",
-                 "--set", "train.log_every=1", "--set", "train.steps_per_epoch=9")  # fmt: skip
+    failed = cli(
+        "fit",
+        "--data",
+        pairs,
+        *QUICK,
+        "--lr",
+        "1e30",
+        "--set",
+        "optim.clip_norm=0",
+        "--set",
+        "train.log_every=1",
+        "--set",
+        "train.steps_per_epoch=9",
+    )
     assert failed.code == 1
     assert "the loss is" in failed.error and "--lr" in failed.error
 
@@ -146,9 +162,25 @@ def test_without_data_it_says_what_it_took(cli, tmp_path: Path, layout: bool, sa
 def test_shipped_configs_train(cli, tmp_path: Path, config: Path):
     data = yaml.safe_load(config.read_text())["data"]
     source = data["path"] if "path" in data else write_toy(tmp_path / "toy", data)
-    done = cli("fit", "--config", config, "--data", source, "--weights", "none", "--crop", "32x32",
-               "--epochs", "1", "--workers", "0", "--set", "train.steps_per_epoch=2",
-               "--name", "r")  # fmt: skip
+    done = cli(
+        "fit",
+        "--config",
+        config,
+        "--data",
+        source,
+        "--weights",
+        "none",
+        "--crop",
+        "32x32",
+        "--epochs",
+        "1",
+        "--workers",
+        "0",
+        "--set",
+        "train.steps_per_epoch=2",
+        "--name",
+        "r",
+    )
     assert done.code == 0, done.stderr
     assert len(rows_of(Path("runs/r"))) == 1
 
@@ -159,7 +191,10 @@ def write_toy(root: Path, data: dict) -> Path:
     rng = np.random.default_rng(0)
     for folders in data["splits"].values():
         for index in range(6):
-            arrays = {"images": rng.integers(0, 256, (40, 48, 3)), "masks": rng.choice(values, (40, 48))}
+            arrays = {
+                "images": rng.integers(0, 256, (40, 48, 3)),
+                "masks": rng.choice(values, (40, 48)),
+            }
             for kind, array in arrays.items():
                 file = root / folders[kind] / f"{index}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -170,8 +205,19 @@ def write_toy(root: Path, data: dict) -> Path:
 def test_two_processes_make_one_run_and_count_each_image_once(cli, tmp_path: Path):
     """Real processes: Fabric's launcher runs the command line again for the second one."""
     write_pairs(tmp_path / "set", 10)
-    command = [sys.executable, "-m", "segtrain", "fit", "--data", "set", *QUICK, "--devices", "2",
-               "--set", "data.val_fraction=0.5"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "segtrain",
+        "fit",
+        "--data",
+        "set",
+        *QUICK,
+        "--devices",
+        "2",
+        "--set",
+        "data.val_fraction=0.5",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     runs = [path for path in Path("runs").iterdir() if not path.is_symlink()]

@@ -27,15 +27,24 @@ class Augmentation:
         self.transform = A.Compose(
             [
                 A.RandomScale((low - 1, high - 1), p=1, mask_interpolation=cv2.INTER_NEAREST),
-                A.PadIfNeeded(height, width, position="random", fill=MEAN_COLOUR,
-                              fill_mask=lb_ignore, border_mode=cv2.BORDER_CONSTANT),
+                A.PadIfNeeded(
+                    height,
+                    width,
+                    position="random",
+                    fill=MEAN_COLOUR,
+                    fill_mask=lb_ignore,
+                    border_mode=cv2.BORDER_CONSTANT,
+                ),
                 A.RandomCrop(height, width),
                 A.HorizontalFlip(p=config.hflip),
                 A.VerticalFlip(p=config.vflip),
-                A.ColorJitter(*[(1 - config.jitter, 1 + config.jitter)] * 3, hue=(0, 0),
-                              p=1 if config.jitter else 0),
+                A.ColorJitter(
+                    *[(1 - config.jitter, 1 + config.jitter)] * 3,
+                    hue=(0, 0),
+                    p=1 if config.jitter else 0,
+                ),
             ]
-        )  # fmt: skip
+        )
 
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, pass_: int, index: int

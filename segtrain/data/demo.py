@@ -10,8 +10,16 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 CLASSES = ("sky", "grass", "road", "house", "tree", "car", "pole", "sign")
-PALETTE = ((120, 180, 230), (130, 190, 90), (105, 100, 115), (190, 95, 75),
-           (40, 110, 60), (60, 70, 190), (240, 200, 70), (225, 50, 140))
+PALETTE = (
+    (120, 180, 230),
+    (130, 190, 90),
+    (105, 100, 115),
+    (190, 95, 75),
+    (40, 110, 60),
+    (60, 70, 190),
+    (240, 200, 70),
+    (225, 50, 140),
+)
 IGNORE = 255
 SKY, GRASS, ROAD, HOUSE, TREE, CAR, POLE, SIGN = range(len(CLASSES))
 BRIGHT = ((200, 50, 45), (50, 80, 180), (230, 195, 60))  # signs, and flowers that are none
@@ -29,7 +37,7 @@ class Canvas:
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         self.rng = rng
         self.height, self.width = size
-        self.y, self.x = np.mgrid[:size[0], :size[1]].astype(np.float32)
+        self.y, self.x = np.mgrid[: size[0], : size[1]].astype(np.float32)
         self.image, self.mask = np.zeros((*size, 3), np.float32), np.zeros(size, np.uint8)
         self.fine, self.blotch, self.cloud = (noise(rng, size, cell) for cell in (1.5, 5, 24))
         self.horizon = size[0] * rng.uniform(0.36, 0.5)
@@ -45,8 +53,14 @@ class Canvas:
         """Signed distance (H, W), near enough, to an ellipse."""
         return (np.hypot((self.x - cx) / rx, (self.y - cy) / ry) - 1) * min(rx, ry)
 
-    def paint(self, distance: np.ndarray, colour: ArrayLike, label: int | None = None,
-              texture: ArrayLike = 0.0, border: float = 1.0) -> None:
+    def paint(
+        self,
+        distance: np.ndarray,
+        colour: ArrayLike,
+        label: int | None = None,
+        texture: ArrayLike = 0.0,
+        border: float = 1.0,
+    ) -> None:
         """Blend a colour, times 1 + texture, into a shape; a label also marks mask and border."""
         touched = np.nonzero(distance < 0.5)  # few pixels of most shapes: blend those alone
         cover = np.minimum(0.5 - distance[touched], 1)[:, None]
@@ -161,8 +175,11 @@ def paint_objects(c: Canvas) -> None:
         (paint_post, (2, 5), (0.12, 0.8), (0.05, 0.3)),
         (paint_car, (0, 3), (0.12, 0.8), None),
     )
-    jobs = [(c.rng.uniform(*depth), painter, beside)
-            for painter, count, depth, beside in cast for _ in range(c.rng.integers(*count))]
+    jobs = [
+        (c.rng.uniform(*depth), painter, beside)
+        for painter, count, depth, beside in cast
+        for _ in range(c.rng.integers(*count))
+    ]
     for near, painter, beside in sorted(jobs, key=lambda job: job[0]):
         base = c.horizon + near * (c.height - c.horizon)
         scale = c.height * (0.12 + 0.5 * near)

@@ -56,11 +56,11 @@ def find_pairs(data: Data, root: Path) -> Found:
         raise UsageError(f"data.path {root}: no such folder")
     folders = data.splits or find_layout(root)
     if not folders:
-        tried = [*(f"{i} + {m}" for i, m in (*LAYOUTS, UNSPLIT))]
+        tried = ", ".join(f"{i} + {m}" for i, m in (*LAYOUTS, UNSPLIT))
         raise SegtrainError(
-            f"{root}: no image and mask folders found; looked for {', '.join(tried)} with {{i}} any "
-            f"of {'/'.join(IMAGES)}, {{m}} any of {'/'.join(MASKS)}, {{split}} any of train/val/test"
-            f"; name them with data.splits"
+            f"{root}: no image and mask folders found; looked for {tried}, with {{i}} any of "
+            f"{'/'.join(IMAGES)}, {{m}} any of {'/'.join(MASKS)}, {{split}} any of "
+            f"{'/'.join(SPLITS)}; name them with data.splits"
         )
     pairs = {name: split_pairs(root, split, name) for name, split in folders.items()}
     layout = ", ".join(f"{s.images or s.list} + {s.masks or s.list}" for s in folders.values())
@@ -136,8 +136,9 @@ def _folder(folder: Path, split: str) -> dict[str, Path]:
     by_stem: dict[str, Path] = {}
     for file in image_files(folder):
         if file.stem in by_stem:
-            raise SegtrainError(f"{by_stem[file.stem]} and {file.name} have the same stem; "
-                                "remove or rename one")  # fmt: skip
+            raise SegtrainError(
+                f"{by_stem[file.stem]} and {file.name} have the same stem; remove or rename one"
+            )
         by_stem[file.stem] = file
     return by_stem
 
@@ -170,9 +171,7 @@ def _lines(file: Path) -> list[list[str]]:
     return [line.replace(",", " ").split() for line in lines if line.strip()]
 
 
-def hold_out(
-    pairs: list[Sample], fraction: float, seed: int
-) -> tuple[list[Sample], list[Sample]]:
+def hold_out(pairs: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """(train, val): `fraction` of the pairs, at least one, drawn by `seed` alone."""
     if len(pairs) < 2:
         raise SegtrainError(f"{pairs[0].image}: one pair is too few to hold one out for val")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import segtrain
-
 from segtrain.config import Data
 from segtrain.data.demo import CLASSES, PALETTE, write_demo
 from segtrain.data.formats import Sample, find_layout, find_pairs
@@ -56,8 +55,11 @@ def locate(data: Data) -> tuple[Data, str]:
     if data.path in (None, "demo"):
         why = "no --data and no data set in data/: " if data.path is None else ""
         root = demo_folder()
-        own = {"path": "demo", "classes": data.classes or list(CLASSES),
-               "palette": data.palette or list(PALETTE)}  # fmt: skip
+        own = {
+            "path": "demo",
+            "classes": data.classes or list(CLASSES),
+            "palette": data.palette or list(PALETTE),
+        }
         return data.model_copy(update=own), f"data: {why}the embedded demo, at {root}"
     root = Path(data.path).expanduser().resolve()
     return data.model_copy(update={"path": str(root)}), f"data: {root}"

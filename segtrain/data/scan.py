@@ -72,9 +72,11 @@ def _pair_facts(sample: Sample, palette: Palette | None) -> PairFacts | Segtrain
             f"sizes differ: {sample.image} is {size[1]}x{size[0]} (width x height), "
             f"{sample.mask} is {values.shape[1]}x{values.shape[0]}"
         )
-    found, counts = np.unique(values, return_counts=True) if values.dtype != np.uint16 else (
-        np.flatnonzero(histogram := np.bincount(values.ravel())), histogram[histogram > 0]
-    )  # fmt: skip
+    found, counts = (
+        np.unique(values, return_counts=True)
+        if values.dtype != np.uint16
+        else (np.flatnonzero(histogram := np.bincount(values.ravel())), histogram[histogram > 0])
+    )
     return PairFacts(sample, size, Counter(dict(zip(found.tolist(), counts.tolist()))))
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.errors import UsageError, did_you_mean
-from segtrain.lossexpr import parse_loss
 from segtrain.losses.nll import pixel_nll
 from segtrain.losses.region import Dice
 from segtrain.losses.weighting import CrossEntropy, OhemCE
+from segtrain.lossexpr import parse_loss
 
 # pixel families weight the map of pixel_nll, region families read logits and target themselves
 PIXEL_FAMILIES = {"ce": CrossEntropy, "ohem": OhemCE}
@@ -59,8 +59,10 @@ def build_loss(expression: str, num_classes: int, lb_ignore: int = 255, **defaul
 
 def _build_term(name: str, arguments: dict[str, Any], given: dict[str, Any]) -> nn.Module:
     if name not in FAMILIES:
-        raise UsageError(f"loss: there is no {name!r}; losses are {', '.join(FAMILIES)}"
-                         f"{did_you_mean(name, FAMILIES)}")  # fmt: skip
+        raise UsageError(
+            f"loss: there is no {name!r}; losses are {', '.join(FAMILIES)}"
+            f"{did_you_mean(name, FAMILIES)}"
+        )
     takes = inspect.signature(FAMILIES[name]).parameters
     own = [key for key in takes if key not in ("num_classes", "lb_ignore")]
     for key, value in arguments.items():

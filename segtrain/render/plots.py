@@ -30,8 +30,15 @@ def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> 
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
                 colour = "white" if share > 0.6 else "black"
-                axes.text(column, row, f"{share:.2f}".lstrip("0"), ha="center", va="center",
-                          fontsize=8, color=colour)  # fmt: skip
+                axes.text(
+                    column,
+                    row,
+                    f"{share:.2f}".lstrip("0"),
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=colour,
+                )
     figure.colorbar(picture, shrink=0.8, label="share of the true class")
     with whole_file(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)

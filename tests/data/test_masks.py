@@ -96,16 +96,24 @@ def test_label_map_and_lb_ignore(tmp_path: Path, values, label_map, lb_ignore, e
         (2, {}, 11, [0, 1, 11, 255], r"value 255 \(1 px\)"),
         (2, {1: 0}, 255, [0, 1, 3], r"value 3 \(1 px\)"),
         (2, {-1: "ignore"}, -1, [0, 1, 77, 77], r"value 77 \(2 px\)"),
-        (2, {-1: 0}, 255, [0, 1, 77, 255], "-1"),
+        (2, {-1: 0}, 255, [0, 1, 255, 300], r"value 300 \(1 px\)"),
     ],
 )
 def test_unknown_values_are_refused_with_their_counts(
     tmp_path: Path, num_classes, label_map, lb_ignore, values, words
 ):
     path = tmp_path / "mask.png"
-    Image.fromarray(np.array([values], np.uint8)).save(path)
+    Image.fromarray(np.array([values], np.uint16)).save(path)
     with pytest.raises(SegtrainError, match=words):
         MaskReader(num_classes, label_map, lb_ignore)(path)
+
+
+def test_a_negative_value_is_named_and_the_advice_for_it_works(tmp_path: Path):
+    path = tmp_path / "mask.tif"
+    Image.fromarray(np.array([[-1, 0, 1]], np.int32)).save(path)
+    with pytest.raises(SegtrainError, match=r"value -1 \(1 px\).*data.label_map: {-1: ignore}"):
+        MaskReader(2)(path)
+    assert MaskReader(2, {-1: "ignore"})(path).tolist() == [[255, 0, 1]]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_found_is_filled_in_and_said(tmp_path: Path):
     prepared = prepare(Data(path=str(write_pairs(tmp_path / "set"))))
     assert prepared.data.classes == ["0", "1", "2"]
-    assert len(set(prepared.data.palette)) == 3
+    assert len(set(prepared.palette)) == 3
     assert prepared.median_size == (48, 40)
     assert {split: len(pairs) for split, pairs in prepared.splits.items()} == {"train": 5, "val": 1}
     text = "\n".join(prepared.summary)
@@ -69,7 +69,7 @@ def test_a_data_set_in_data_comes_before_the_demo(cache: Path, tmp_path: Path):
 def test_the_demo_can_be_prepared(cache: Path):
     prepared = prepare(Data(path="demo"))
     assert prepared.data.classes == list(demo.CLASSES)
-    assert [tuple(c) for c in prepared.data.palette] == list(demo.PALETTE)
+    assert [tuple(c) for c in prepared.palette] == list(demo.PALETTE)
     assert {split: len(pairs) for split, pairs in prepared.splits.items()} == {"train": 3, "val": 2}
 
 
@@ -90,6 +90,15 @@ def test_ids_named_by_label_map_become_classes(tmp_path: Path):
     label_map = {0: "ignore", 1: 0, 2: 1}
     prepared = prepare(Data(path=str(root), label_map=label_map))
     assert prepared.data.classes == ["0", "1"]
+
+
+def test_a_class_has_its_mask_values_colour(tmp_path: Path):
+    root = write_pairs(tmp_path / "set")
+    palette = [(1, 1, 1), (200, 0, 0), (0, 0, 200)]
+    data = Data(path=str(root), label_map={0: "ignore", 1: 0, 2: 1}, palette=palette)
+    prepared = prepare(data)
+    assert [tuple(colour) for colour in prepared.palette] == palette[1:]
+    assert [tuple(colour) for colour in prepared.data.palette] == palette  # still reads masks
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The map of negative log-likelihoods: its values, its gradient, and what an ignored pixel costs."""
+"""The map of negative log-likelihoods: values, gradients, and what an ignored pixel costs."""
 
 import math
 

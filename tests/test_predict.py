@@ -1,0 +1,147 @@
+"""segtrain predict, from outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import scene
+from PIL import Image
+from safetensors import safe_open
+
+SIZE = (33, 47)  # odd, and no multiple of the encoder's stride
+
+
+def photo(path: Path, size: tuple[int, int] = SIZE, exif: Image.Exif | None = None) -> np.ndarray:
+    """Saves a picture of (height, width); its pixels."""
+    pixels = np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **({"exif": exif} if exif else {}))
+    return pixels
+
+
+def predict(cli, trained: Path, *args: object):
+    answer = cli("predict", *args, "--checkpoint", trained, "--device", "cpu")
+    assert answer.code == 0, answer.stderr
+    return answer
+
+
+def ids(name: str, out: str = "predictions") -> np.ndarray:
+    return np.asarray(Image.open(Path(out) / f"{name}_mask.png"))
+
+
+def palette_of(trained: Path) -> np.ndarray:
+    with safe_open(trained / "checkpoints/best.safetensors", "np") as file:
+        return np.array(json.loads(file.metadata()["segtrain"])["palette"])
+
+
+def test_mask_and_overlay_have_the_images_size(cli, trained: Path):
+    pixels = photo(Path("a.png"))
+    answer = predict(cli, trained, "a.png")
+    assert "a.png -> predictions/a_mask.png, predictions/a_overlay.png" in answer.stdout
+    assert sorted(p.name for p in Path("predictions").iterdir()) == ["a_mask.png", "a_overlay.png"]
+    mask = Image.open("predictions/a_mask.png")
+    palette = palette_of(trained)
+    assert (mask.mode, mask.size) == ("P", (47, 33))
+    np.testing.assert_array_equal(np.reshape(mask.getpalette(), (-1, 3))[:3], palette)
+    assert set(np.unique(mask)) <= {0, 1, 2}
+    overlay = np.asarray(Image.open("predictions/a_overlay.png")).astype(int)
+    half = (pixels + palette[np.asarray(mask)]) / 2
+    assert overlay.shape == pixels.shape
+    assert np.abs(overlay - half).max() <= 1
+
+
+@pytest.mark.parametrize("opacity", [0, 1])
+def test_opacity_of_the_overlay(cli, trained: Path, opacity: int):
+    pixels = photo(Path("a.png"))
+    predict(cli, trained, "a.png", "--set", f"predict.opacity={opacity}")
+    overlay = np.asarray(Image.open("predictions/a_overlay.png"))
+    expected = palette_of(trained)[ids("a")] if opacity else pixels
+    np.testing.assert_array_equal(overlay, expected)
+
+
+def test_a_legend_goes_below_the_overlay(cli, trained: Path):
+    photo(Path("a.png"), (60, 200))
+    predict(cli, trained, "a.png", "--out", "bare")
+    predict(cli, trained, "a.png", "--out", "named", "--legend")
+    bare, named = (np.asarray(Image.open(f"{out}/a_overlay.png")) for out in ("bare", "named"))
+    assert named.shape[0] > bare.shape[0]
+    np.testing.assert_array_equal(named[: bare.shape[0], : bare.shape[1]], bare)
+    legend = named[bare.shape[0] :].reshape(-1, 3)
+    for colour in palette_of(trained):
+        assert (legend == colour).all(1).any()
+    assert ids("a", "named").shape == (60, 200)
+
+
+@pytest.mark.parametrize("orientation, turns", [(3, 2), (6, -1), (8, 1)])
+def test_a_turned_photo_comes_out_upright(cli, trained: Path, orientation: int, turns: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = photo(Path("turned.png"), exif=exif)
+    Image.fromarray(np.rot90(pixels, turns)).save("upright.png")
+    predict(cli, trained, "turned.png", "upright.png")
+    np.testing.assert_array_equal(ids("turned"), ids("upright"))
+    assert ids("turned").shape == np.rot90(pixels, turns).shape[:2]
+    overlays = [np.asarray(Image.open(f"predictions/{n}_overlay.png")) for n in ("turned", "upright")]
+    np.testing.assert_array_equal(*overlays)
+
+
+def test_folders_globs_and_files_are_each_taken_once(cli, trained: Path):
+    for name in ("in/a.png", "in/b.jpg", "in/.hidden.png", "more/c1.png", "more/c2.png",
+                 "more/d.png"):  # fmt: skip
+        photo(Path(name), (16, 24))
+    Path("in/notes.txt").write_text("no image")
+    predict(cli, trained, "in", "more/c*.png", "in/a.png", "--out", "out/deep")
+    masks = sorted(path.name for path in Path("out/deep").glob("*_mask.png"))
+    assert masks == ["a_mask.png", "b_mask.png", "c1_mask.png", "c2_mask.png"]
+    assert len(list(Path("out/deep").iterdir())) == 8
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_other_kinds_of_images_are_predicted(cli, trained: Path, mode: str):
+    Image.fromarray(scene(1)[0]).convert(mode).save("a.png")
+    Image.open("a.png").convert("RGB").save("rgb.png")
+    predict(cli, trained, "a.png", "rgb.png")
+    np.testing.assert_array_equal(ids("a"), ids("rgb"))
+
+
+def test_probabilities_can_be_saved(cli, trained: Path):
+    photo(Path("a.png"))
+    predict(cli, trained, "a.png", "--set", "predict.save_probs=true")
+    probabilities = np.load("predictions/a_probs.npy")
+    assert (probabilities.dtype, probabilities.shape) == (np.float16, (3, *SIZE))
+    exact = probabilities.astype(float)
+    np.testing.assert_allclose(exact.sum(0), 1, atol=2e-3)
+    chosen = np.take_along_axis(exact, ids("a")[None].astype(int), 0)[0]
+    assert (chosen == exact.max(0)).all()
+
+
+def test_the_latest_runs_best_checkpoint_is_the_default(cli, trained: Path):
+    photo(Path("a.png"))
+    runs = Path("runs")
+    for name, kept in (("old", "last"), ("new", "best")):
+        (runs / name / "checkpoints").mkdir(parents=True)
+        shutil.copy(trained / "checkpoints/best.safetensors",
+                    runs / name / "checkpoints" / f"{kept}.safetensors")  # fmt: skip
+    (runs / "latest").symlink_to("new")
+    answer = cli("predict", "a.png", "--device", "cpu")
+    assert answer.code == 0, answer.stderr
+    as_default = ids("a")
+    for place, named in enumerate((trained, trained / "checkpoints/best.safetensors")):
+        predict(cli, named, "a.png", "--out", str(place))
+        np.testing.assert_array_equal(ids("a", str(place)), as_default)
+    (runs / "latest").unlink()
+    (runs / "latest").symlink_to("old")  # has a last one alone
+    answer = cli("predict", "a.png")
+    assert (answer.code, "best.safetensors" in answer.error) == (2, True)
+
+
+def test_the_other_images_of_a_damaged_one_are_kept(cli, trained: Path):
+    photo(Path("a.png"))
+    Path("b.png").write_bytes(Path("a.png").read_bytes()[:900])
+    answer = cli("predict", "a.png", "b.png", "--checkpoint", trained)
+    assert answer.code == 1 and "b.png" in answer.error
+    assert sorted(p.name for p in Path("predictions").iterdir()) == ["a_mask.png", "a_overlay.png"]
