@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from segtrain.errors import SegtrainError, UsageError
 from segtrain.inference import predict_logits
 from segtrain.metrics import Confusion, Scores, score
 from segtrain.model import SegmentationModel
+from segtrain.progress import bar
 from segtrain.render.overlay import blend, colour_table, error_map, panels, save_image, to_image
 from segtrain.render.plots import save_confusion
 from segtrain.runlog import find_checkpoint, run_of, write_csv, write_json
@@ -81,10 +81,7 @@ def evaluate(
     confusion = Confusion(len(meta.classes), config.data.lb_ignore, fabric.device)
     per_image = []
     predictions = predict_split(model, pairs, range(len(pairs)), fabric, workers)
-    shown = track(
-        predictions, "evaluating", len(pairs), console=Console(stderr=True), transient=True
-    )
-    for predicted in shown:
+    for predicted in bar(predictions, "evaluating", len(pairs)):
         matrix = confusion.update(predicted.prediction, predicted.target)
         per_image.append(image_row(pairs.samples[predicted.index].image, matrix, meta.classes))
 
@@ -105,11 +102,12 @@ def evaluate(
 
 
 def split_of(config: Config, split: str) -> Pairs:
-    """The untouched pairs of one split."""
-    data, _ = locate(config.data)
+    """The untouched pairs of one split; says where they are."""
+    data, where = locate(config.data)
     found = find_pairs(data, root_of(data))
     if split not in found.splits:
         raise UsageError(f"--split {split}: {data.path} has {', '.join(found.splits)}")
+    print(f"{where}; {split}: {len(found.splits[split])} pairs; {found.layout}")
     return Pairs(found.splits[split], mask_reader(data))
 
 

@@ -27,12 +27,12 @@ from segtrain.model import SegmentationModel, check_names
 from segtrain.optim import build_optimizer, lr_at
 from segtrain.plan import Plan, describe, make_plan, new_model, refuse_changes
 from segtrain.pretrained import load_file_weights, load_imagenet
+from segtrain.progress import Reporter
 from segtrain.runlog import (
     BEST,
     LAST,
     STATE,
     History,
-    Reporter,
     Stopwatch,
     create_run,
     default_name,
@@ -133,7 +133,7 @@ def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
     held_out = Pairs(plan.splits["val"], masks)
 
     epochs, steps, loud = config.train.epochs, plan.steps_per_epoch, fabric.is_global_zero
-    history = History(run, state.rows) if loud else None
+    history = History(run, state.rows) if loud else None  # adds its rows to the state's
     with Reporter(epochs, epochs * steps, state.epoch * steps, state.best, loud) as reporter:
         for epoch in range(state.epoch, epochs):
             clock = Stopwatch()

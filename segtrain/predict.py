@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from segtrain.atomic import whole_file
@@ -22,6 +21,7 @@ from segtrain.data.prepare import demo_folder
 from segtrain.devices import make_fabric
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.inference import predict_logits
+from segtrain.progress import bar
 from segtrain.render.overlay import (
     blend,
     colour_table,
@@ -55,7 +55,7 @@ def predict(
     colours = colour_table(meta.palette, fabric.device)
 
     console, written = Console(), []
-    for path in track(images, "predicting", console=Console(stderr=True), transient=True):
+    for path in bar(images, "predicting", len(images)):
         image = to_tensor(read_image(path)).to(fabric.device)
         with fabric.autocast():
             logits = predict_logits(model, image[None].to(memory_format=torch.channels_last))[0]

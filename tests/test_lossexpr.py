@@ -44,8 +44,8 @@ def test_reads_what_was_written(terms):
     [
         "", "ohem(", "ohem dice", "2", "2*3", "2*3*ce", "ce-dice", "-ce", "ce/2", "ce**2",
         "ce*dice", "0.5*(ce+dice)", "ohem(0.7)", "ohem(*x)", "ohem(**{'thresh': 1})",
-        "ohem(thresh=x)", "losses.ce", "losses.ce()", "ce()()", "'ce'", "[ce]", "ce if 1 else dice", "lambda: ce",
-        "ce\0", "(" * 300 + "ce" + ")" * 300,
+        "ohem(thresh=x)", "losses.ce", "losses.ce()", "ce()()", "'ce'", "[ce]",
+        "ce if 1 else dice", "lambda: ce", "ce\0", "(" * 300 + "ce" + ")" * 300,
     ],
 )  # fmt: skip
 def test_refuses_all_else_in_one_line(expression):

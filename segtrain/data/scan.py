@@ -14,6 +14,7 @@ from segtrain.data.formats import Sample
 from segtrain.data.images import upright_size
 from segtrain.data.masks import UNKNOWN, MaskReader, Palette, read_values
 from segtrain.errors import SegtrainError, listing
+from segtrain.progress import bar
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _pair_facts(sample: Sample, palette: Palette | None) -> PairFacts | Segtrain
 
 def _on_all_cores(function: Callable, items: list) -> list:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
-        return list(pool.map(function, items))
+        return list(bar(pool.map(function, items), "reading masks", len(items)))
 
 
 def _raise_first(problems: list[SegtrainError]) -> None:

@@ -1,0 +1,96 @@
+"""What long work shows while it runs: bars in a terminal, elsewhere plain lines or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
+
+Item = TypeVar("Item")
+
+
+def bar(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+    """The items, with a bar that goes away at the end where a terminal shows it."""
+    console = Console(stderr=True)
+    return track(
+        items, label, total, console=console, transient=True, disable=not console.is_terminal
+    )
+
+
+class Reporter:
+    """Shows training: a live bar in a terminal, elsewhere a plain line an epoch.
+
+    Ranks other than 0 make one that is not `loud` and shows nothing.
+    """
+
+    COLUMNS = (
+        "[bold]{task.fields[place]}",
+        "step {task.completed}/{task.total}",
+        "loss {task.fields[loss]}",
+        "lr {task.fields[lr]}",
+        "{task.fields[speed]}",
+        "best mIoU {task.fields[best]}",
+    )
+
+    def __init__(self, epochs: int, steps: int, done: int, best: float | None, loud: bool):
+        self.epochs, self.loud = epochs, loud
+        self.console = Console()
+        live = loud and self.console.is_terminal
+        place, *others = (TextColumn(column) for column in self.COLUMNS)
+        left = TimeRemainingColumn(elapsed_when_finished=True)
+        self.bar = Progress(
+            place, BarColumn(24), *others, left, console=self.console, disable=not live
+        )
+        self.task = self.bar.add_task(
+            "",
+            total=steps,
+            completed=done,
+            place="start",
+            loss="-",
+            lr="-",
+            speed="-",
+            best=_number(best),
+        )
+
+    def __enter__(self) -> Reporter:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def step(self, epoch: int, step: int, loss: float, lr: float, speed: float) -> None:
+        self.bar.update(
+            self.task,
+            completed=step,
+            place=f"epoch {epoch + 1}/{self.epochs}",
+            loss=f"{loss:.4f}",
+            lr=f"{lr:.2e}",
+            speed=f"{speed:.1f} images/s",
+        )
+
+    def validating(self, epoch: int) -> None:
+        self.bar.update(self.task, place=f"epoch {epoch + 1}/{self.epochs} validating")
+
+    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+        self.bar.update(self.task, best=_number(best))
+        validated = (
+            f"val mIoU {_number(row['val_miou'])} (best {_number(best)})  "
+            if (row["val_miou"] is not None)
+            else ""
+        )
+        self.say(
+            f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  "
+            f"lr {row['lr']:.2e}  {validated}{row['images_per_second']:.1f} images/s  "
+            f"{row['seconds']:.0f} s"
+        )
+
+    def say(self, line: str) -> None:
+        if self.loud:
+            self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _number(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}"
