@@ -21,9 +21,21 @@ from torch import Tensor
 import segtrain
 from segtrain.atomic import write_bytes
 from segtrain.config import Config, load_config, make_config
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError, UsageError, first_line
 from segtrain.model import SegmentationModel, build_model
 
+# what torch.load raises for a file that is none of its own
+UNREADABLE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    IndexError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 KEY = "segtrain"  # one key: with several the file's bytes would differ from save to save
 
 
@@ -108,10 +120,22 @@ def read_checkpoint(path: Path) -> tuple[Meta, dict[str, Tensor]]:
         raise SegtrainError(f"{path}: not a segtrain checkpoint ({error})") from error
     if text is None:
         raise SegtrainError(f"{path}: not a segtrain checkpoint (its metadata has no {KEY!r})")
-    fields = json.loads(text)
-    fields["config"] = make_config(fields["config"], origin=str(path))
-    fields["palette"] = [tuple(colour) for colour in fields["palette"]]
-    return Meta(**fields), weights
+    return parse_meta(path, text), weights
+
+
+def parse_meta(path: Path, text: str) -> Meta:
+    try:
+        fields = json.loads(text)
+        fields["config"] = make_config(fields["config"], origin=str(path))
+        fields["palette"] = [tuple(colour) for colour in fields["palette"]]
+        return Meta(**fields)
+    except UsageError as error:  # the config is not this command's but the file's
+        raise SegtrainError(str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SegtrainError(
+            f"{path}: not a checkpoint of this segtrain: its metadata can't be read "
+            f"({first_line(error)})"
+        ) from error
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -128,6 +152,7 @@ def load_state(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path}: no such file; the run ended before its first epoch did"
         ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SegtrainError(f"{path}: not a resume state that can be read ({reason})") from error
+    except UNREADABLE as error:
+        raise SegtrainError(
+            f"{path}: not a resume state that can be read ({first_line(error)})"
+        ) from error

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import segtrain
-from segtrain.config import Config, load_config
+from segtrain.config import Config
 from segtrain.errors import SegtrainError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -23,7 +23,11 @@ class OneLineErrors(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         # --debug may stand anywhere; it is the group's option, so it goes first
-        return super().parse_args(ctx, sorted(args, key=lambda arg: arg != "--debug"))
+        try:
+            return super().parse_args(ctx, sorted(args, key=lambda arg: arg != "--debug"))
+        except typer.TyperException as error:
+            _fail(error.format_message())
+            raise typer.Exit(error.exit_code) from None
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
@@ -31,7 +35,8 @@ class OneLineErrors(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            _fail("interrupted; 'segtrain fit --resume' goes on with a training's last whole epoch")
+            hint = "; 'segtrain fit --resume' goes on after the last whole epoch"
+            _fail("interrupted" + (hint if ctx.invoked_subcommand == "fit" else ""))
             raise typer.Exit(INTERRUPTED) from None
         except (SegtrainError, typer.TyperException) as error:
             if ctx.params["debug"]:
@@ -202,11 +207,8 @@ def fit(
         "train.seed": seed,
     }
     from segtrain.fit import fit as run_fit
-    from segtrain.plan import run_to_resume
 
-    old = run_to_resume(resume, out) if resume else None
-    base = load_config(old / "config.yaml") if old else None
-    run_fit(load_config(config, set_, flags, base), out, name, old, dry_run)
+    run_fit(config, set_, flags, out, name, resume, dry_run)
 
 
 @app.command("eval")

@@ -296,7 +296,7 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     for name in sections:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise UsageError(f"{dotted}: {name} is not a section")
+            raise UsageError(f"{dotted}: {name} is not a section but {values!r:.40}")
     values[last] = value
 
 

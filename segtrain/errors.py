@@ -22,6 +22,11 @@ def did_you_mean(given: str, known: Iterable[str], most: int = 3) -> str:
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, cut to its first line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def listing(items: Iterable[object], most: int = 3) -> str:
     """The first few items and how many more there are: 'a, b, c (+4 more)'."""
     items = [str(item) for item in items]

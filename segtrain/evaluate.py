@@ -130,7 +130,7 @@ def describe(scores: Scores, images: int, config: Config) -> str:
     absent = f" ({', '.join(scores.absent)} absent, in no mean)" if scores.absent else ""
     return (
         f"macro over {present} of {len(scores.classes)} classes{absent}, dataset level, "
-        f"{config.data.lb_ignore} ignored, native size, {images} images"
+        f"ignore id {config.data.lb_ignore}, native size, {images} images"
     )
 
 
@@ -178,7 +178,7 @@ def print_scores(scores: Scores, headline: str, folder: Path) -> None:
         ("mIoU", scores.miou),
         ("pixel accuracy", scores.pixel_accuracy),
         ("mean accuracy", scores.mean_accuracy),
-        ("frequency-weighted IoU", scores.fw_iou),
+        ("fw IoU", scores.fw_iou),
     )
     console.print("  ".join(f"{name} {_cell(value)}" for name, value in means), highlight=False)
     console.print(headline, highlight=False, soft_wrap=True)

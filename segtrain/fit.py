@@ -7,17 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segtrain.checkpoint import Meta, load_state, save_model, save_state
-from segtrain.config import Config, save_config
+from segtrain.config import Config, load_config, save_config
 from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import Pairs, checked, train_loader, worker_count
 from segtrain.data.prepare import mask_reader
-from segtrain.data.sampling import BatchSampler
+from segtrain.data.sampling import BatchSampler, seed_at
 from segtrain.devices import make_fabric
 from segtrain.errors import SegtrainError
 from segtrain.evaluate import validate
@@ -25,11 +24,12 @@ from segtrain.losses import build_loss
 from segtrain.metrics import Scores
 from segtrain.model import SegmentationModel, check_names
 from segtrain.optim import build_optimizer, lr_at
-from segtrain.plan import Plan, describe, make_plan, new_model, refuse_changes
-from segtrain.pretrained import load_file_weights, load_imagenet
+from segtrain.plan import Plan, describe, make_plan, new_model, refuse_changes, run_to_resume
+from segtrain.pretrained import load_weights
 from segtrain.progress import Reporter
 from segtrain.runlog import (
     BEST,
+    CONFIG,
     LAST,
     STATE,
     History,
@@ -64,21 +64,30 @@ class TrainingModule(nn.Module):
 
 
 def fit(
-    config: Config, out: Path, name: str | None, resume: Path | None = None, dry_run: bool = False
+    file: Path | None,
+    sets: list[str],
+    flags: dict[str, Any],
+    out: Path,
+    name: str | None = None,
+    resume: str | None = None,
+    dry_run: bool = False,
 ) -> Path | None:
     """The verb: trains, and returns the run's folder. With dry_run, says what it would do."""
+    old_run = run_to_resume(resume, out) if resume else None
+    base = load_config(old_run / CONFIG) if old_run else None
+    config = load_config(file, sets, flags, base)
     check_names(config.model.arch, config.model.encoder)
     build_loss(config.loss.expression, 2, thresh=config.loss.thresh)  # a typo costs no scan
     fabric = make_fabric(config.train)
     plan = model = None
     if fabric.is_global_zero:
-        if name and not resume:
+        if name and not old_run:
             refuse_name(out, name)
         plan = make_plan(config, print)
         if dry_run:
             return describe(plan)
-        model = first_model(plan.config, load=not resume)  # refused weights leave no folder
-        plan = open_run(plan, out, name, resume, fabric)
+        model = first_model(plan.config, load=not old_run)  # refused weights leave no folder
+        plan = open_run(plan, out, name, old_run, fabric)
     fabric.launch()
     plan = fabric.broadcast(plan)
     train(fabric, plan, model or new_model(plan.config))  # on wrapping all get rank 0's weights
@@ -86,30 +95,27 @@ def fit(
 
 
 def first_model(config: Config, load: bool) -> SegmentationModel:
-    """The model with the weights that training starts from, where they are to be loaded."""
+    """The model as training starts from it, its weights loaded where they are to be."""
     torch.manual_seed(config.train.seed)
-    model, weights = new_model(config), config.model.weights
-    if load and weights == "imagenet":
-        load_imagenet(model, config.model)
-        print(f"weights: ImageNet's, in the encoder {config.model.encoder}")
-    elif load and weights != "none":
-        print(load_file_weights(model, Path(weights)))
+    model = new_model(config)
+    if load:
+        print(load_weights(model, config.model))
     return model
 
 
-def open_run(plan: Plan, out: Path, name: str | None, resume: Path | None, fabric: Fabric) -> Plan:
+def open_run(plan: Plan, out: Path, name: str | None, old_run: Path | None, fabric: Fabric) -> Plan:
     """The plan with the folder that the run writes to: a new one, or the one to resume."""
     config = plan.config
-    if resume:
-        refuse_changes(resume, config)
-        run = resume
+    if old_run:
+        refuse_changes(old_run, config)
+        run = old_run
     else:
         run = create_run(out, name or default_name(config.model.arch, config.loss.expression))
         write_json(run / "environment.json", environment(fabric.device))
-    save_config(config, run / "config.yaml")
+    save_config(config, run / CONFIG)
     point_latest(run)
     print(f"run: {run}")
-    return replace(plan, run=run, resume=resume is not None)
+    return replace(plan, run=run, resume=old_run is not None)
 
 
 def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
@@ -196,7 +202,7 @@ def train_epoch(
     module.train()
     for step, (images, target) in enumerate(checked(loader), sampler.start):
         # dropout is a function of (seed, step, rank), so no random state needs to be kept
-        torch.manual_seed(step_seed(config.train.seed, step, fabric.global_rank))
+        torch.manual_seed(seed_at(config.train.seed, step, fabric.global_rank))
         lr = lr_at(step, total_steps, config.optim)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -224,10 +230,6 @@ def share_buffers(fabric: Fabric, model: SegmentationModel) -> None:
     if fabric.world_size > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
-
-
-def step_seed(*key: int) -> int:
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def refuse_non_finite(loss: float, step: int) -> None:

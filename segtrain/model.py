@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import segmentation_models_pytorch as smp
 import timm
@@ -11,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtrain.config import Model
-from segtrain.errors import UsageError, did_you_mean
+from segtrain.errors import UsageError, did_you_mean, first_line
 
 ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
+# a ViT takes one size of image unless asked
+OWN_OPTIONS = {"dpt": {"dynamic_img_size": True}}
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of uint8 RGB
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -37,6 +40,16 @@ class SegmentationModel(nn.Module):
         normalised = (images.float() - self.mean) / self.std
         padded = F.pad(normalised, (0, -width % stride, 0, -height % stride))
         return self.network(padded)[..., :height, :width]
+
+    def takes(self, size: tuple[int, int]) -> str | None:
+        """None where it takes images of that (height, width), else the network's reason."""
+        images = torch.zeros(1, 3, *size, dtype=torch.uint8, device=self.mean.device)
+        try:
+            with torch.no_grad():
+                copy.deepcopy(self).eval()(images)
+        except (RuntimeError, AssertionError) as error:  # too small for its poolings
+            return first_line(error)
+        return None
 
     def trains_on_one(self, size: tuple[int, int]) -> bool:
         """Whether a batch of one image of that (height, width) can train it.
@@ -75,13 +88,27 @@ def check_names(arch: str, encoder: str) -> None:
     )
 
 
+def refuse_unknown_options(arch: str, options: dict) -> None:
+    """Raises UsageError for options that the library would take and not use."""
+    takes = set(inspect.signature(ARCHITECTURES[arch]).parameters)
+    takes -= {"encoder_name", "encoder_weights", "in_channels", "classes", "kwargs"}
+    unknown = sorted(options.keys() - takes)
+    if unknown:
+        raise UsageError(
+            f"model.options: {arch} has no {unknown[0]!r}{did_you_mean(unknown[0], takes)}; "
+            f"it takes {', '.join(sorted(takes))}"
+        )
+
+
 def build_model(config: Model, num_classes: int) -> SegmentationModel:
     """The model with random weights; asks no network. Raises UsageError where parts don't fit."""
     arch, encoder = config.arch, config.encoder
     check_names(arch, encoder)
+    options = OWN_OPTIONS.get(arch, {}) | config.options
+    refuse_unknown_options(arch, config.options)
     try:
         network = smp.create_model(
-            arch, encoder, encoder_weights=None, classes=num_classes, **config.options
+            arch, encoder, encoder_weights=None, classes=num_classes, **options
         )
     except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
         reason = " ".join(str(error).split())

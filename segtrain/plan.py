@@ -15,7 +15,7 @@ from segtrain.errors import UsageError
 from segtrain.lossexpr import parse_loss
 from segtrain.model import SegmentationModel, build_model
 from segtrain.pretrained import imagenet_at_hand
-from segtrain.runlog import LATEST, latest_run
+from segtrain.runlog import CONFIG, LATEST, latest_run
 
 # what may differ from the run to resume: the schedule is a function of the step, so it follows
 MAY_CHANGE = {
@@ -61,6 +61,7 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     )
     images, batch_size = len(prepared.splits["train"]), config.train.batch_size
     refuse_batch_size(config, images)
+    refuse_crop(config)
     if images % batch_size:
         say(
             f"a pass over {images} training images leaves out {images % batch_size}, drawn anew "
@@ -97,7 +98,7 @@ def find_weights(config: Config, say: Callable[[str], None]) -> str:
 
 
 def refuse_batch_size(config: Config, images: int) -> None:
-    """Raises UsageError for a batch size that the images, devices or architecture don't allow."""
+    """Raises UsageError for a batch size that the images or devices don't allow."""
     batch_size, world = config.train.batch_size, config.train.devices * config.train.nodes
     if batch_size > images:
         raise UsageError(
@@ -109,11 +110,20 @@ def refuse_batch_size(config: Config, images: int) -> None:
             f"train.batch_size: {batch_size} can't be shared by {world} devices; "
             f"the next that can is {fits}"
         )
-    arch = config.model.arch
-    if batch_size == world and not new_model(config).trains_on_one(config.augment.crop):
+
+
+def refuse_crop(config: Config) -> None:
+    """Raises UsageError for a crop, or one image a device, that the architecture can't train on."""
+    model, arch, crop = new_model(config), config.model.arch, config.augment.crop
+    if reason := model.takes(crop):
         raise UsageError(
-            f"train.batch_size: {arch} cannot train on one image a device (its batch "
-            f"norm needs two values a channel); use --batch-size {2 * world} or more"
+            f"augment.crop: {arch} cannot take {crop[0]}x{crop[1]} ({reason}); use a larger --crop"
+        )
+    world = config.train.devices * config.train.nodes
+    if config.train.batch_size == world and not model.trains_on_one(crop):
+        raise UsageError(
+            f"train.batch_size: {arch} cannot train on one image a device (its batch norm needs "
+            f"two values a channel); use --batch-size {2 * world} or more"
         )
 
 
@@ -135,14 +145,14 @@ def run_to_resume(asked: str, out: Path) -> Path:
     if asked == LATEST:
         return latest_run(out)
     for run in (Path(asked), out / asked):
-        if (run / "config.yaml").is_file():
+        if (run / CONFIG).is_file():
             return run
     raise UsageError(f"--resume {asked}: no such run, here or in {out}")
 
 
 def refuse_changes(run: Path, config: Config) -> None:
     """Raises UsageError for options that would make another run of the one to resume."""
-    changed = differences(load_config(run / "config.yaml"), config)
+    changed = differences(load_config(run / CONFIG), config)
     refused = {key: pair for key, pair in changed.items() if key not in MAY_CHANGE}
     if refused:
         listed = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())

@@ -91,10 +91,10 @@ def _expand(text: str) -> Iterator[Path]:
     elif text == "demo":
         yield from image_files(demo_folder() / "images" / "val")[:DEMO_IMAGES]
     else:
-        found = sorted(glob.glob(str(path), recursive=True))
+        found = [f for f in map(Path, sorted(glob.glob(str(path), recursive=True))) if f.is_file()]
         if not found:
             raise UsageError(f"{text}: no such file or folder, and no file matches it as a glob")
-        yield from (Path(match) for match in found if Path(match).is_file())
+        yield from found
 
 
 def refuse_same_stems(images: list[Path]) -> None:

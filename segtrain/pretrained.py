@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import socket
 import threading
 from pathlib import Path
@@ -16,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segtrain.checkpoint import is_checkpoint, read_checkpoint
+from segtrain.checkpoint import UNREADABLE, is_checkpoint, read_checkpoint
 from segtrain.config import Model
-from segtrain.errors import SegtrainError, UsageError, listing
+from segtrain.errors import SegtrainError, UsageError, first_line, listing
 from segtrain.model import SegmentationModel
 
 HUB_SECONDS = 3.0
@@ -38,6 +37,16 @@ def imagenet_at_hand(encoder: str) -> bool:
     return has_imagenet(encoder) and (_is_cached(encoder) or _hub_answers())
 
 
+def load_weights(model: SegmentationModel, config: Model) -> str:
+    """Puts the weights that config.weights names into the model; one line that says which."""
+    if config.weights == "none":
+        return "weights: random"
+    if config.weights == "imagenet":
+        load_imagenet(model, config)
+        return f"weights: ImageNet's, in the encoder {config.encoder}"
+    return load_file_weights(model, Path(config.weights))
+
+
 def load_imagenet(model: SegmentationModel, config: Model) -> None:
     """Puts ImageNet weights into the model's encoder, and takes over their normalisation."""
     encoder = config.encoder
@@ -53,7 +62,7 @@ def load_imagenet(model: SegmentationModel, config: Model) -> None:
         donor = smp.create_model(config.arch, encoder, encoder_weights="imagenet", **config.options)
         read = smp.encoders.get_preprocessing_params(encoder)
     except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
-        raise SegtrainError(f"{offline} ({str(error).splitlines()[0]})") from error
+        raise SegtrainError(f"{offline} ({first_line(error)})") from error
     model.network.encoder.load_state_dict(donor.encoder.state_dict())
     if read["input_space"] != "RGB":
         raise SegtrainError(f"model.weights: {encoder} was trained on {read['input_space']} images")
@@ -104,9 +113,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SegtrainError(f"{path}: not a checkpoint that can be read ({reason})") from error
+    except (SafetensorError, *UNREADABLE) as error:
+        raise SegtrainError(
+            f"{path}: not a checkpoint that can be read ({first_line(error)})"
+        ) from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise SegtrainError(f"{path}: not a checkpoint (expected a dict of tensors)")

@@ -22,6 +22,7 @@ from segtrain.atomic import write_text
 from segtrain.errors import SegtrainError, UsageError
 
 LATEST = "latest"
+CONFIG = Path("config.yaml")
 BEST = Path("checkpoints/best.safetensors")
 LAST = Path("checkpoints/last.safetensors")
 STATE = Path("checkpoints/last.state.pt")

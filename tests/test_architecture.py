@@ -50,22 +50,22 @@ def allowed(name: str) -> set[str]:
 
 
 def imports(node: ast.AST) -> set[str]:
-    """Full names of the modules that the imports under a node name."""
+    """Full names of all that the imports under a node name: modules and what is in them."""
     found = set()
     for statement in ast.walk(node):
         if isinstance(statement, ast.Import):
             found |= {alias.name for alias in statement.names}
         elif isinstance(statement, ast.ImportFrom):
             assert not statement.level, "imports are absolute"
-            for alias in statement.names:  # from segtrain.data import masks names a module, too
-                inner = f"{statement.module}.{alias.name}".removeprefix("segtrain.")
-                found.add(f"segtrain.{inner}" if inner in FILES else statement.module)
+            found |= {f"{statement.module}.{alias.name}" for alias in statement.names}
     return found
 
 
 def inner_imports(node: ast.AST) -> set[str]:
+    """Our own files among them, by their names in FILES."""
     ours = {name for name in imports(node) if name.split(".")[0] == "segtrain"}
-    return {name.removeprefix("segtrain").removeprefix(".") for name in ours}
+    names = {name.removeprefix("segtrain").removeprefix(".") for name in ours}
+    return {name if name in FILES else name.rpartition(".")[0] for name in names}
 
 
 def outer_imports(node: ast.AST) -> set[str]:

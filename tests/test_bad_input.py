@@ -94,7 +94,8 @@ DATA = {
                                ["JPEG", "PNG"]),
     "fewer classes than ids": (lambda: None, ["--set", "data.classes=[a, b]"], 1,
                                ["masks/00", "value 2 (", "classes are 0..1", "label_map"]),
-    "another stem": (lambda: mask().rename(mask("x.png")), [], 1, ["images/002.png", "masks/x.png"]),
+    "another stem": (lambda: mask().rename(mask("x.png")), [], 1,
+                     ["images/002.png", "masks/x.png"]),
 }  # fmt: skip
 
 
@@ -179,13 +180,14 @@ OPTIONS = {
     "lb-ignore is a class": (["--lb-ignore", "1", *NAMED], ["lb_ignore 1", "class b", "outside"]),
     "two at once": (["--epochs", "0", "--thresh", "3"], ["train.epochs", "loss.thresh"]),
     "scale the wrong way": (["--set", "augment.scale=[2, 0.5]"], ["augment.scale", "lower one"]),
-    "batch above the images": (["--batch-size", "6"], ["train.batch_size", "6", "5 training images"]),
+    "batch above the images": (["--batch-size", "6"],
+                               ["train.batch_size", "6", "5 training images"]),
     "batch and devices": (["--devices", "2", "--batch-size", "3"],
                           ["train.batch_size", "3", "2 devices", "is 4"]),
     "batch of one": (["--batch-size", "1", "--arch", "deeplabv3plus", "--set", "model.options={}"],
                      ["deeplabv3plus", "--batch-size 2"]),
     "batch of one pixel": (["--batch-size", "1"], ["unet", "--batch-size 2"]),
-    "option of no arch": (["--set", "model.options={decoder_chanels: [8]}"],
+    "option of no arch": (["--set", "model.options={decoder_chanels: [8]}", "--dry-run"],
                           ["unet", "decoder_chanels"]),
     "no such weights": (["--weights", "gone.pth"], ["gone.pth", "no such file", "none"]),
     "existing name": (["--name", "old"], ["runs/old exists", "--resume"]),
@@ -315,7 +317,8 @@ NO_CHECKPOINTS = {
 def test_no_checkpoint(cli, trained: Path, name: str):
     NO_CHECKPOINTS[name](Path(name), trained)
     Image.new("RGB", (8, 8)).save("a.png")
-    refused(cli("eval", name, "--data", trained.parents[1] / "set"), 1, name, "not a segtrain check")
+    answer = cli("eval", name, "--data", trained.parents[1] / "set")
+    refused(answer, 1, name, "not a segtrain checkpoint")
     refused(cli("predict", "a.png", "--checkpoint", name), 1, name, "not a segtrain checkpoint")
     assert sorted(path.name for path in Path().iterdir()) == sorted(["a.png", name])
 

@@ -81,7 +81,7 @@ def test_metadata_is_json_that_anyone_can_read(saved: Path):
     with safe_open(saved, "np") as file:
         assert list(file.metadata()) == ["segtrain"]
         fields = json.loads(file.metadata()["segtrain"])
-    assert {"config", "classes", "palette", "mean", "std", "epoch", "miou", "version"} == set(fields)
+    assert set(fields) == set("config classes palette mean std epoch miou version".split())
     assert fields["classes"] == CLASSES
     assert fields["palette"] == [list(colour) for colour in PALETTE]
     assert (fields["mean"], fields["std"]) == (MEAN, STD)
@@ -107,7 +107,7 @@ def test_weights_that_do_not_fit_their_config_are_refused(saved: Path):
     with safe_open(saved, "pt") as file:
         metadata = file.metadata()
     weights = load_file(saved)
-    weights.pop(next(name for name in weights if "decoder" in name))
+    weights.pop("network.segmentation_head.0.weight")
     save_file(weights, saved, metadata)
     with pytest.raises(SegtrainError, match="best.safetensors: its weights don't fit its config"):
         load_model(saved)

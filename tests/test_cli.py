@@ -93,7 +93,9 @@ def test_version():
     assert (answer.code, answer.stdout) == (0, f"segtrain {segtrain.__version__}\n")
 
 
-@pytest.mark.parametrize("args", [["--debug", "predict", "no.png"], ["predict", "no.png", "--debug"]])
+@pytest.mark.parametrize(
+    "args", [["--debug", "predict", "no.png"], ["predict", "no.png", "--debug"]]
+)
 def test_debug_shows_the_traceback(cli, args):
     answer = cli(*args)
     assert answer.code == 2

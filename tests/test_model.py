@@ -9,7 +9,7 @@ from segtrain.config import Model
 from segtrain.errors import UsageError
 from segtrain.model import SegmentationModel, build_model
 
-SMALL = {"unet": {"decoder_channels": [8] * 5}, "fpn": {"decoder_segmentation_channels": 8},
+SMALL = {"unet": {"decoder_channels": [8] * 5}, "fpn": {"decoder_segmentation_channels": 32},
          "deeplabv3plus": {"decoder_channels": 8}}  # fmt: skip
 
 

@@ -85,7 +85,8 @@ def test_a_turned_photo_comes_out_upright(cli, trained: Path, orientation: int, 
     predict(cli, trained, "turned.png", "upright.png")
     np.testing.assert_array_equal(ids("turned"), ids("upright"))
     assert ids("turned").shape == np.rot90(pixels, turns).shape[:2]
-    overlays = [np.asarray(Image.open(f"predictions/{n}_overlay.png")) for n in ("turned", "upright")]
+    names = "turned", "upright"
+    overlays = [np.asarray(Image.open(f"predictions/{name}_overlay.png")) for name in names]
     np.testing.assert_array_equal(*overlays)
 
 

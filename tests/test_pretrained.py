@@ -89,13 +89,19 @@ def encoder_file(path: Path, weights: dict) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["encoder.pth", "encoder.safetensors"])
-@pytest.mark.parametrize("prefix, wrap", [("", False), ("encoder.", False), ("", True)])
+@pytest.mark.parametrize(
+    "name, prefix, wrap",
+    [
+        ("encoder.pth", "", False),
+        ("encoder.pth", "encoder.", False),
+        ("encoder.pth", "", True),
+        ("encoder.safetensors", "", False),
+        ("encoder.safetensors", "encoder.", False),
+    ],
+)
 def test_an_encoders_state_dict_is_loaded_strictly(tmp_path, encoder, name, prefix, wrap):
     weights = {prefix + key: value for key, value in state_of(encoder).items()}
     weights |= {"fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}
-    if wrap and name.endswith(".safetensors"):
-        pytest.skip("safetensors holds tensors only")
     path = encoder_file(tmp_path / name, {"state_dict": weights} if wrap else weights)
     model = fresh()
     before = state_of(model)
@@ -157,7 +163,7 @@ def hub_of(folder: Path, encoder: torch.nn.Module, monkeypatch, **settings) -> l
     "settings, mean, std",
     [
         ({}, [25.5, 51, 76.5], [127.5, 63.75, 31.875]),
-        ({"mean": [12, 34, 56], "std": [1, 2, 3], "input_range": [0, 255]}, [12, 34, 56], [1, 2, 3]),
+        ({"mean": [9, 8, 7], "std": [1, 2, 3], "input_range": [0, 255]}, [9, 8, 7], [1, 2, 3]),
     ],
 )
 def test_imagenets_weights_and_normalisation(tmp_path, encoder, monkeypatch, settings, mean, std):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from segtrain.config import Augment
+from segtrain.data.sampling import seed_at
 
 cv2.setNumThreads(0)  # loader workers are the parallelism
 
@@ -51,7 +52,6 @@ class Augmentation:
     ) -> tuple[np.ndarray, np.ndarray]:
         """image (H,W,3) uint8 and mask (H,W) int16 -> the same of the crop's size."""
         # reseeded for each sample: the same whatever the number of workers
-        key = np.random.SeedSequence([self.seed, pass_, index]).generate_state(1)[0]
-        self.transform.set_random_seed(int(key))
+        self.transform.set_random_seed(seed_at(self.seed, pass_, index))
         changed = self.transform(image=image, mask=mask)
         return changed["image"], changed["mask"]

@@ -36,10 +36,14 @@ def open_upright(path: Path) -> Image.Image:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the file's header, after its EXIF rotation."""
+    """(height, width) after the EXIF rotation, from the file's header (a TIFF is decoded)."""
     try:
         with Image.open(path) as image:
+            if image.format == "TIFF":  # Pillow turns it on decoding, and its size at times before
+                return open_upright(path).size[::-1]
             width, height = image.size
+            if image.format == "PNG" and "exif" not in image.info:  # getexif would decode it
+                return height, width
             turned = image.getexif().get(EXIF_ORIENTATION) in ROTATED_ORIENTATIONS
             return (width, height) if turned else (height, width)
     except (OSError, SyntaxError, ValueError) as error:

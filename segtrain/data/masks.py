@@ -14,6 +14,7 @@ from segtrain.errors import SegtrainError, listing
 
 Palette = Sequence[tuple[int, int, int]]
 UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
+MOST_CLASSES_GUESSED = 32  # beyond, a line that maps them all helps nobody
 GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B"}
 
 
@@ -38,15 +39,15 @@ def _colours_to_values(rgb: np.ndarray, palette: Palette | None, path: Path) -> 
         found = _colour_counts(codes)
         raise SegtrainError(
             f"{path}: an RGB mask needs data.palette, the colour of each class in id order; "
-            f"found {listing(found)}"
+            f"found {listing(found)}{lossy_hint(path)}"
         )
     known = _code(np.array(palette, dtype=np.uint8))
     order = known.argsort(kind="stable")
     place = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
     matched = known[order][place] == codes
     if not matched.all():
-        unknown = _colour_counts(codes[~matched])
-        raise SegtrainError(f"{path}: colours that data.palette lacks: {listing(unknown)}")
+        unknown = listing(_colour_counts(codes[~matched])) + lossy_hint(path)
+        raise SegtrainError(f"{path}: colours that data.palette lacks: {unknown}")
     return order[place].astype(np.uint16)
 
 
@@ -57,11 +58,16 @@ def _code(rgb: np.ndarray) -> np.ndarray:
 
 
 def _colour_counts(codes: np.ndarray) -> list[str]:
-    counts = Counter(dict(zip(*np.unique(codes, return_counts=True))))
+    found, counts = (part.tolist() for part in np.unique(codes, return_counts=True))
     return [
         f"{code >> 16, code >> 8 & 255, code & 255} ({count} px)"
-        for code, count in counts.most_common()
+        for code, count in Counter(dict(zip(found, counts))).most_common()
     ]
+
+
+def lossy_hint(path: Path) -> str:
+    lossy = path.suffix.lower() in (".jpg", ".jpeg")
+    return " (JPEG changes labels: save masks as PNG)" if lossy else ""
 
 
 class MaskReader:
@@ -81,13 +87,13 @@ class MaskReader:
         self.num_classes = num_classes
         self.lb_ignore = lb_ignore
         self.palette = palette
-        values = range(max([num_classes - 1, lb_ignore, *label_map]) + 1)
-        self.table = np.full(len(values) + 1, UNKNOWN, dtype=np.int16)  # last: beyond the table
-        self.table[:num_classes] = range(num_classes)
-        if lb_ignore >= 0:
-            self.table[lb_ignore] = lb_ignore
-        for value, label in label_map.items():
-            self.table[value] = lb_ignore if label == "ignore" else label
+        # a table of all values from the lowest to the highest that mean something
+        self.lowest = min(0, lb_ignore, *label_map)
+        highest = max(num_classes - 1, lb_ignore, *label_map)
+        self.table = np.full(highest - self.lowest + 2, UNKNOWN, dtype=np.int16)
+        meaning = {i: i for i in (*range(num_classes), lb_ignore)} | dict(label_map)
+        for value, label in meaning.items():
+            self.table[value - self.lowest] = lb_ignore if label == "ignore" else label
 
     def __call__(self, path: Path) -> np.ndarray:
         """The mask as (H,W) int16 of class ids and lb_ignore. Raises SegtrainError."""
@@ -100,17 +106,16 @@ class MaskReader:
 
     def ids(self, values: np.ndarray) -> np.ndarray:
         """Class ids of mask values (any shape), UNKNOWN where there is none."""
-        beyond = (values < 0) | (values >= len(self.table))
-        return self.table[np.where(beyond, len(self.table) - 1, values)]
+        places = values.astype(np.int64) - self.lowest
+        beyond = (places < 0) | (places >= len(self.table))
+        return self.table[np.where(beyond, -1, places)]  # the last place means nothing
 
     def explain(self, path: Path, unknown: Mapping[int, int]) -> str:
         """What to say of values that are neither a class nor ignored; value: pixels."""
         found = listing(f"{value} ({count} px)" for value, count in sorted(unknown.items()))
-        lossy = path.suffix.lower() in (".jpg", ".jpeg")
-        hint = " (JPEG changes labels: save masks as PNG)" if lossy else ""
         return (
             f"{path} has value {found}, but classes are 0..{self.num_classes - 1} and "
-            f"{self.lb_ignore} is ignored{hint}; mend the mask, or map the value: "
+            f"{self.lb_ignore} is ignored{lossy_hint(path)}; mend the mask, or map the value: "
             f"data.label_map: {{{min(unknown)}: ignore}}"
         )
 
@@ -125,6 +130,12 @@ def find_num_classes(values: set[int], label_map: Mapping[int, int | str], lb_ig
     if len(ids) >= 2 and ids == set(range(len(ids))):
         return len(ids)
     raw = sorted(values)
+    if len(raw) > MOST_CLASSES_GUESSED:
+        raise SegtrainError(
+            f"the training masks hold {len(raw)} values ({listing(raw, 8)}), which are not class "
+            "ids 0..max; masks drawn with smooth edges or saved as JPEG look so: save them as PNG "
+            "without, or name the classes with data.classes and data.label_map"
+        )
     renumbered = {value: place for place, value in enumerate(raw) if value != place}
     kept = [value for value in raw if value != lb_ignore and label_map.get(value) != "ignore"]
     ignored = {value: place for place, value in enumerate(kept) if value != place}

@@ -19,6 +19,11 @@ def batch_at(step: int, images: int, batch_size: int, seed: int) -> list[tuple[i
     return [(pass_, int(i)) for i in order[place * batch_size : (place + 1) * batch_size]]
 
 
+def seed_at(*key: int) -> int:
+    """32 bits that depend on the key alone, to seed what happens at one place of a run."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
 class BatchSampler:
     """The batches of steps `start` to `stop` for one of `world` processes, for a DataLoader."""
 

@@ -1,6 +1,7 @@
 """Losses by name. A loss is a weighted sum of terms; a term is a family of FAMILIES."""
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -63,12 +64,14 @@ def _build_term(name: str, arguments: dict[str, Any], given: dict[str, Any]) -> 
             f"loss: there is no {name!r}; losses are {', '.join(FAMILIES)}"
             f"{did_you_mean(name, FAMILIES)}"
         )
-    takes = inspect.signature(FAMILIES[name]).parameters
+    # a family without a constructor of its own has nn.Module's, which takes anything
+    takes = inspect.signature(FAMILIES[name].__init__).parameters
+    takes = [key for key in takes if key not in ("self", "args", "kwargs")]
     own = [key for key in takes if key not in ("num_classes", "lb_ignore")]
     for key, value in arguments.items():
         if key not in own:
             allowed = f"it takes {', '.join(own)}" if own else "it takes none"
             raise UsageError(f"loss: {name} has no argument {key!r}; {allowed}")
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if type(value) not in (int, float) or not math.isfinite(value):
             raise UsageError(f"loss: {name}'s {key} is a number, got {value!r}")
     return FAMILIES[name](**({k: v for k, v in given.items() if k in takes} | arguments))

@@ -30,10 +30,10 @@ class OhemCE(nn.Module):
         super().__init__()
         if not 0 < thresh <= 1:
             raise UsageError(f"loss: thresh is a probability in (0, 1], got {thresh}")
-        if n_min_factor < 1:
+        if n_min_factor < 1 or n_min_factor != int(n_min_factor):
             raise UsageError(f"loss: n_min_factor is a whole number from 1, got {n_min_factor}")
         self.floor = -math.log(thresh)
-        self.n_min_factor = n_min_factor
+        self.n_min_factor = int(n_min_factor)
 
     def forward(self, nll: Tensor, valid: Tensor) -> Tensor:
         """nll (N,H,W) with 0 at ignored pixels, valid (N,H,W) bool -> 0-d."""

@@ -160,7 +160,7 @@ def test_a_list_of_pairs_needs_no_equal_stems(free: Path, text: str):
 @pytest.mark.parametrize(
     "split, text, error, words",
     [
-        (Split(images="rgb", masks="ids", list="l.txt"), "a\nz\n", SegtrainError, "no pair named z"),
+        (Split(images="rgb", masks="ids", list="l.txt"), "a\nz", SegtrainError, "no pair named z"),
         (Split(list="l.txt"), "rgb/a.jpg\n", SegtrainError, "expected 'image mask' a line"),
         (Split(list="l.txt"), "rgb/a.jpg ids/z.png\n", SegtrainError, "no such file: .*z.png"),
         (Split(list="other.txt"), "", UsageError, "other.txt: no such list file"),

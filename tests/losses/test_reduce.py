@@ -1,5 +1,6 @@
 """Two processes with unequal shards have the loss and the gradient of one with the whole batch."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ def value_and_gradient(case: str, shard: slice) -> tuple:
 
 def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=len(SHARDS))
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", store, timedelta(minutes=2), len(SHARDS), rank)
     torch.save({case: value_and_gradient(case, SHARDS[rank]) for case in CASES}, f"{folder}/{rank}")
     dist.destroy_process_group()
 
