@@ -65,7 +65,7 @@ def kth_largest(values: Tensor, valid: Tensor, k: Tensor) -> Tensor:
 
     Values are >= 0, so the bits of float32 order as integers: three rounds of a histogram, on 11,
     11 and 10 bits, each narrow the k-th value down to one digit. Histograms add over devices.
-    `k` is a 0-d integer tensor; where fewer than k are valid, the result is the least value.
+    `k` is a 0-d integer tensor; with no valid value the result is 0.
     float64, which only tests use, has no 32-bit key and is sorted (one process).
     """
     if values.dtype == torch.float64:

@@ -49,7 +49,6 @@ def test_samples_differ_by_seed_pass_and_index():
 @pytest.mark.parametrize("lb_ignore", [255, -1])
 @pytest.mark.parametrize("height, width", [
     (60, 80), (20, 24), (20, 90), (32, 40), (2, 2),
-    pytest.param(1, 9, marks=pytest.mark.xfail(strict=True, reason="0.5 pixels: cv2.error")),
 ])  # fmt: skip
 def test_the_size_is_the_crops_and_padding_is_ignored(height, width, lb_ignore):
     image, mask = scene(height, width)
