@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
+from rich.table import Column
 
 Item = TypeVar("Item")
 
@@ -27,7 +28,7 @@ class Reporter:
 
     COLUMNS = (
         "[bold]{task.fields[place]}",
-        "step {task.completed}/{task.total}",
+        "{task.completed}/{task.total}",
         "loss {task.fields[loss]}",
         "lr {task.fields[lr]}",
         "{task.fields[speed]}",
@@ -38,10 +39,18 @@ class Reporter:
         self.epochs, self.loud = epochs, loud
         self.console = Console()
         live = loud and self.console.is_terminal
-        place, *others = (TextColumn(column) for column in self.COLUMNS)
-        left = TimeRemainingColumn(elapsed_when_finished=True)
+        place, *others = (
+            TextColumn(column, table_column=Column(no_wrap=True)) for column in self.COLUMNS
+        )
         self.bar = Progress(
-            place, BarColumn(24), *others, left, console=self.console, disable=not live
+            place,
+            BarColumn(None, table_column=Column(ratio=1)),  # takes what the numbers leave
+            *others,
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            console=self.console,
+            transient=True,  # the epochs' lines stay
+            expand=True,
+            disable=not live,
         )
         self.task = self.bar.add_task(
             "",
@@ -66,19 +75,19 @@ class Reporter:
             self.task,
             completed=step,
             place=f"epoch {epoch + 1}/{self.epochs}",
-            loss=f"{loss:.4f}",
-            lr=f"{lr:.2e}",
+            loss=f"{loss:.3f}",
+            lr=f"{lr:.1e}",
             speed=f"{speed:.1f} images/s",
         )
 
     def validating(self, epoch: int) -> None:
-        self.bar.update(self.task, place=f"epoch {epoch + 1}/{self.epochs} validating")
+        self.bar.update(self.task, place=f"scoring {epoch + 1}/{self.epochs}")
 
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
         self.bar.update(self.task, best=_number(best))
         validated = (
             f"val mIoU {_number(row['val_miou'])} (best {_number(best)})  "
-            if (row["val_miou"] is not None)
+            if row["val_miou"] is not None
             else ""
         )
         self.say(

@@ -104,7 +104,7 @@ def run_of(checkpoint: Path) -> Path:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device and git commit: what a number needs beside it to be believed."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    on_gpu = device.type == "cuda"
     return {
         "segtrain": segtrain.__version__,
         "git_commit": _git_commit(),
@@ -112,13 +112,22 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": {package: _version(package) for package in PACKAGES},
         "platform": platform.platform(),
         "device": device.type,
-        "device_name": name or platform.machine(),
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "device_name": torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
+        "cuda": torch.version.cuda if on_gpu else None,
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "command": sys.argv,
         "started": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
     }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _version(package: str) -> str | None:

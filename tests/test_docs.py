@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
@@ -11,3 +12,17 @@ ROOT = Path(__file__).parents[1]
 def test_config_manual_is_generated_from_the_config():
     tables = runpy.run_path(str(ROOT / "docs/generate.py"))["config_tables"]()
     assert (ROOT / "docs/config.md").read_text() == tables, "run python docs/generate.py"
+
+
+def test_the_readme_quotes_the_benchmark():
+    found = json.loads((ROOT / "benchmarks/results/demo_losses.json").read_text())["summary"]
+    readme = (ROOT / "README.md").read_text()
+    for loss, scores in found.items():
+        quoted = [
+            scores["miou_after_epoch_1"],
+            scores["miou"],
+            scores["iou"]["pole"],
+            scores["iou"]["sign"],
+        ]
+        cells = [f"{s['mean']:.3f} ({s['min']:.3f}-{s['max']:.3f})" for s in quoted]
+        assert f"| `{loss}` | {' | '.join(cells)} |" in readme
