@@ -93,8 +93,8 @@ def _folders(root: Path, layout: tuple[str, str], split: str) -> Split | None:
 def split_pairs(root: Path, split: Split, name: str) -> list[Sample]:
     """The pairs of one split, sorted by name. Raises SegtrainError where one has no partner."""
     if split.images and split.masks:
-        pairs = match_stems(_folder(root / split.images, name), _folder(root / split.masks, name))
-        pairs = _choose(pairs, root / split.list) if split.list else pairs
+        folders = [_folder(root / folder, name) for folder in (split.images, split.masks)]
+        pairs = match_stems(*(_choose(root / split.list, *folders) if split.list else folders))
     elif split.list and not (split.images or split.masks):
         pairs = _listed(root, root / split.list)
     else:
@@ -143,20 +143,30 @@ def _folder(folder: Path, split: str) -> dict[str, Path]:
     return by_stem
 
 
-def _choose(pairs: list[Sample], listing_file: Path) -> list[Sample]:
-    by_stem = {pair.name: pair for pair in pairs}
-    stems = [Path(words[0]).stem for words in _lines(listing_file)]
-    missing = [stem for stem in stems if stem not in by_stem]
+def _choose(listing_file: Path, *folders: dict[str, Path]) -> list[dict[str, Path]]:
+    """The files of each folder that a list names, with or without their extension."""
+    known = set().union(*folders)
+    stems = {line: _stem_of(line, known) for line in _lines(listing_file)}
+    missing = [line for line, stem in stems.items() if stem is None]
     if missing:
         raise SegtrainError(f"{listing_file}: no pair named {listing(missing)}")
-    return sorted((by_stem[stem] for stem in dict.fromkeys(stems)), key=lambda pair: pair.name)
+    chosen = set(stems.values())
+    return [{s: file for s, file in folder.items() if s in chosen} for folder in folders]
+
+
+def _stem_of(line: str, known: set[str]) -> str | None:
+    """The stem that a line means: all of it, or its first word where others follow."""
+    first = line.replace(",", " ").split()[0]
+    guesses = (line, Path(line).stem, first, Path(first).stem)
+    return next((guess for guess in guesses if guess in known), None)
 
 
 def _listed(root: Path, listing_file: Path) -> list[Sample]:
     pairs = []
-    for words in _lines(listing_file):
+    for line in _lines(listing_file):
+        words = line.replace(",", " ").split()
         if len(words) != 2:
-            raise SegtrainError(f"{listing_file}: expected 'image mask' a line, got {words}")
+            raise SegtrainError(f"{listing_file}: expected 'image mask' a line, got {line!r}")
         pairs.append(Sample(root / words[0], root / words[1]))
     missing = [path for pair in pairs for path in (pair.image, pair.mask) if not path.is_file()]
     if missing:
@@ -164,11 +174,11 @@ def _listed(root: Path, listing_file: Path) -> list[Sample]:
     return sorted(pairs, key=lambda pair: pair.name)
 
 
-def _lines(file: Path) -> list[list[str]]:
+def _lines(file: Path) -> list[str]:
     if not file.is_file():
         raise UsageError(f"data.splits: {file}: no such list file")
     lines = file.read_text(encoding="utf-8").splitlines()
-    return [line.replace(",", " ").split() for line in lines if line.strip()]
+    return [line.strip() for line in lines if line.strip(" ,\t")]
 
 
 def hold_out(pairs: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:

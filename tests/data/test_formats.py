@@ -147,6 +147,15 @@ def test_a_list_chooses_among_the_pairs_of_folders(free: Path, text: str, expect
     assert [pair.name for pair in found.splits["val"]] == list("abcd")
 
 
+def test_what_a_list_leaves_out_needs_no_partner(free: Path):
+    fill(free, "rgb", "my photo.v2.jpg", "unlabelled.jpg")
+    fill(free, "ids", "my photo.v2.png")
+    (free / "train.txt").write_text("my photo.v2\na\n")
+    splits = {name: Split(images="rgb", masks="ids", list="train.txt") for name in ("train", "val")}
+    found = find_pairs(Data(splits=splits), free)
+    assert [pair.name for pair in found.splits["train"]] == ["a", "my photo.v2"]
+
+
 @pytest.mark.parametrize("text", ["rgb/d.jpg ids/c.png\nrgb/a.jpg ids/a.png\n",
                                   "rgb/a.jpg,ids/a.png\nrgb/d.jpg, ids/c.png\n"])  # fmt: skip
 def test_a_list_of_pairs_needs_no_equal_stems(free: Path, text: str):
