@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,6 +92,7 @@ def evaluate(
     folder = run_of(checkpoint) / "eval" / split
     headline = f"mIoU {scores.miou:.4f} on {split}: {describe(scores, len(pairs), config)}"
     write_report(folder, scores, confusion.matrix, per_image, headline)
+    shutil.rmtree(folder / "worst", ignore_errors=True)  # those of an earlier evaluation
     worst = worst_indices(per_image, config.eval.worst)
     for rank, index in enumerate(worst, 1):
         chosen = predict_split(model, pairs, range(index, index + 1), fabric, 0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import socket
+import http.client
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import huggingface_hub
 import segmentation_models_pytorch as smp
@@ -156,21 +157,23 @@ def _is_cached(encoder: str) -> bool:
 
 
 def _hub_answers() -> bool:
+    """Whether the hub says anything at all in time, by way of the environment's proxies."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
-    url = urlsplit(huggingface_hub.constants.ENDPOINT)
-    address = (url.hostname, url.port or (443 if url.scheme == "https" else 80))
+    request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
     answered = threading.Event()
 
-    def connect() -> None:
+    def ask() -> None:
         try:
-            socket.create_connection(address, timeout=HUB_SECONDS).close()
+            urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
             answered.set()
-        except OSError:
+        except urllib.error.HTTPError:  # an answer, too
+            answered.set()
+        except (OSError, http.client.HTTPException):
             pass
 
     # in a thread: the timeout of a connection does not bound the look-up of its name
-    thread = threading.Thread(target=connect, daemon=True)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(HUB_SECONDS)
     return answered.is_set()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
+import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 from conftest import QUICK
 from safetensors.torch import load_file, save_file
 
+from segtrain import pretrained
 from segtrain.config import Model
 from segtrain.errors import SegtrainError
 from segtrain.model import SegmentationModel, build_model
@@ -204,3 +209,31 @@ def test_auto_is_imagenet_where_it_is_at_hand(cli, pairs: Path, tmp_path, encode
     assert "weights: ImageNet's, in the encoder resnet18" in answer.stdout
     mean = load_file("runs/a/checkpoints/last.safetensors")["mean"]
     assert mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5])
+
+
+@pytest.mark.parametrize("status", [200, 404, None, "silent"])
+def test_the_hub_is_asked_once_and_not_for_long(monkeypatch: pytest.MonkeyPatch, status):
+    """Any answer counts; none, or a connection that stays silent, does not (status None: refused)."""
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            if status == "silent":
+                time.sleep(1)
+            self.send_response(status if isinstance(status, int) else 200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.3 if status == "silent" else 5.0)
+    if status is None:
+        server.server_close()
+    else:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    assert pretrained._hub_answers() == (status in (200, 404))
+    if status is not None:
+        server.shutdown()
