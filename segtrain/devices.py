@@ -6,6 +6,7 @@ import logging
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from segtrain.config import Train
 from segtrain.errors import UsageError
@@ -27,7 +28,8 @@ def make_fabric(train: Train) -> Fabric:
         accelerator=device,
         devices=train.devices,
         num_nodes=train.nodes,
-        strategy="ddp" if world > 1 else "auto",
+        # every step runs the same graph; saying so lets DDP bear parameters that it doesn't reach
+        strategy=DDPStrategy(static_graph=True) if world > 1 else "auto",
         precision=PRECISIONS[resolve_precision(train.precision, device)],
     )
 

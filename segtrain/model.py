@@ -17,6 +17,7 @@ from segtrain.errors import UsageError, did_you_mean, first_line
 ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
 # a ViT takes one size of image unless asked
 OWN_OPTIONS = {"dpt": {"dynamic_img_size": True}}
+LEAST_STRIDE = 32  # decoders such as DPT's need it where their encoder needs less
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of uint8 RGB
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -36,7 +37,7 @@ class SegmentationModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        stride = self.network.encoder.output_stride
+        stride = max(LEAST_STRIDE, self.network.encoder.output_stride)
         normalised = (images.float() - self.mean) / self.std
         padded = F.pad(normalised, (0, -width % stride, 0, -height % stride))
         return self.network(padded)[..., :height, :width]

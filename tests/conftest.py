@@ -22,24 +22,10 @@ from typer.testing import CliRunner
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # 2 steps of a network that is as small as the library has them
-QUICK = [
-    "--weights",
-    "none",
-    "--crop",
-    "32x32",
-    "--batch-size",
-    "2",
-    "--epochs",
-    "1",
-    "--workers",
-    "0",
-    "--set",
-    "train.steps_per_epoch=2",
-    "--set",
-    "model.options={decoder_channels: [8, 8, 8, 8, 8]}",
-    "--device",
-    "cpu",
-]
+QUICK = (
+    "--weights none --device cpu --workers 0 --crop 32x32 --batch-size 2 --epochs 1"
+    " --set train.steps_per_epoch=2"
+).split() + ["--set", "model.options={decoder_channels: [8, 8, 8, 8, 8]}"]
 
 
 @dataclass
