@@ -94,6 +94,8 @@ class Data(Section):
         if self.classes is None:
             return self
         count = len(self.classes)
+        if twice := [name for name in self.classes if self.classes.count(name) > 1]:
+            raise ValueError(f"classes names {twice[0]} twice")
         if 0 <= self.lb_ignore < count:
             raise ValueError(
                 f"lb_ignore {self.lb_ignore} is the id of class "

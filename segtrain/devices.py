@@ -7,6 +7,7 @@ import logging
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from torch import nn
 
 from segtrain.config import Train
 from segtrain.errors import UsageError
@@ -32,6 +33,13 @@ def make_fabric(train: Train) -> Fabric:
         strategy=DDPStrategy(static_graph=True) if world > 1 else "auto",
         precision=PRECISIONS[resolve_precision(train.precision, device)],
     )
+
+
+def share_buffers(fabric: Fabric, module: nn.Module) -> None:
+    """Gives all ranks rank 0's batch norm statistics: those are what a checkpoint holds."""
+    if fabric.world_size > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def resolve_device(asked: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from segtrain.checkpoint import Meta, load_state, save_model, save_state
 from segtrain.config import Config, load_config, save_config
@@ -17,7 +18,7 @@ from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import Pairs, checked, train_loader, worker_count
 from segtrain.data.prepare import mask_reader
 from segtrain.data.sampling import BatchSampler, seed_at
-from segtrain.devices import make_fabric
+from segtrain.devices import make_fabric, share_buffers
 from segtrain.errors import SegtrainError
 from segtrain.evaluate import validate
 from segtrain.losses import build_loss
@@ -26,7 +27,7 @@ from segtrain.model import SegmentationModel, check_names
 from segtrain.optim import build_optimizer, lr_at
 from segtrain.plan import Plan, describe, make_plan, new_model, refuse_changes, run_to_resume
 from segtrain.pretrained import load_weights
-from segtrain.progress import Reporter
+from segtrain.progress import Reporter, number
 from segtrain.runlog import (
     BEST,
     CONFIG,
@@ -50,6 +51,14 @@ class TrainState:
     epoch: int = 0  # epochs done
     best: float | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def improve(self, scores: Scores | None) -> bool:
+        """Whether the validation beats the best so far, which it then becomes."""
+        miou = scores and scores.miou
+        if miou is None or self.best is not None and miou <= self.best:
+            return False
+        self.best = miou
+        return True
 
 
 class TrainingModule(nn.Module):
@@ -79,13 +88,13 @@ def fit(
     check_names(config.model.arch, config.model.encoder)
     build_loss(config.loss.expression, 2, thresh=config.loss.thresh)  # a typo costs no scan
     fabric = make_fabric(config.train)
+    if dry_run:
+        return describe(make_plan(config, print)) if fabric.is_global_zero else None
     plan = model = None
     if fabric.is_global_zero:
         if name and not old_run:
             refuse_name(out, name)
         plan = make_plan(config, print)
-        if dry_run:
-            return describe(plan)
         model = first_model(plan.config, load=not old_run)  # refused weights leave no folder
         plan = open_run(plan, out, name, old_run, fabric)
     fabric.launch()
@@ -152,7 +161,7 @@ def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
                 share_buffers(fabric, model)
                 scores = validate(model, held_out, config.data.classes, fabric, workers)
             state.epoch = epoch + 1
-            improved = is_better(scores, state)
+            improved = state.improve(scores)
             if loud:
                 row = make_row(plan, epoch, loss, seconds, clock.seconds, scores)
                 history.add(row)
@@ -160,7 +169,7 @@ def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
                 reporter.epoch(row, state.best)
     if loud:
         history.close()
-        print(f"best mIoU {state.best or 0:.4f}; checkpoint: {run / BEST}")
+        print(f"best mIoU {number(state.best)}; checkpoint: {run / BEST}")
 
 
 def start(
@@ -192,7 +201,13 @@ def start(
 
 
 def train_epoch(
-    fabric: Fabric, plan: Plan, module: nn.Module, optimizer, loader, sampler, reporter: Reporter
+    fabric: Fabric,
+    plan: Plan,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader,
+    sampler: BatchSampler,
+    reporter: Reporter,
 ) -> float:
     """One epoch; the mean loss of its steps."""
     config = plan.config
@@ -225,28 +240,12 @@ def train_epoch(
     return loss_sum.item() / plan.steps_per_epoch
 
 
-def share_buffers(fabric: Fabric, model: SegmentationModel) -> None:
-    """Rank 0's batch norm statistics for all: those are what the checkpoint holds."""
-    if fabric.world_size > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
-
-
 def refuse_non_finite(loss: float, step: int) -> None:
     if not math.isfinite(loss):
         raise SegtrainError(
             f"the loss is {loss} at step {step + 1}; try a lower --lr, or "
             "--precision 32; the last checkpoint is as it was"
         )
-
-
-def is_better(scores: Scores | None, state: TrainState) -> bool:
-    """Whether the validation beats state.best, which it then becomes."""
-    miou = scores and scores.miou
-    if miou is None or state.best is not None and miou <= state.best:
-        return False
-    state.best = miou
-    return True
 
 
 def make_row(
@@ -274,7 +273,7 @@ def save(
     fabric: Fabric,
     plan: Plan,
     model: SegmentationModel,
-    optimizer,
+    optimizer: torch.optim.Optimizer,
     state: TrainState,
     scores: Scores | None,
     improved: bool,

@@ -60,7 +60,7 @@ class Reporter:
             loss="-",
             lr="-",
             speed="-",
-            best=_number(best),
+            best=number(best),
         )
 
     def __enter__(self) -> Reporter:
@@ -84,9 +84,9 @@ class Reporter:
         self.bar.update(self.task, place=f"scoring {epoch + 1}/{self.epochs}")
 
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
-        self.bar.update(self.task, best=_number(best))
+        self.bar.update(self.task, best=number(best))
         validated = (
-            f"val mIoU {_number(row['val_miou'])} (best {_number(best)})  "
+            f"val mIoU {number(row['val_miou'])} (best {number(best)})  "
             if row["val_miou"] is not None
             else ""
         )
@@ -101,5 +101,5 @@ class Reporter:
             self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _number(score: float | None) -> str:
+def number(score: float | None) -> str:
     return "-" if score is None else f"{score:.4f}"

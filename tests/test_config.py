@@ -76,6 +76,7 @@ def test_crop_is_height_by_width_or_one_number(written, crop):
         (["augment.scale=[0, 1]"], ["augment.scale", "positive"]),
         (["data.classes=[a, b]", "data.lb_ignore=1"], ["lb_ignore 1 is the id of class b", "0..1"]),
         (["data.classes=[a, b]", "data.palette=[[0, 0, 0]]"], ["1 colours for 2 classes"]),
+        (["data.classes=[road, car, road]"], ["names road twice"]),
         (["data.classes=[a, b]", "data.label_map={7: 2}"], ["label_map names class 2", "0..1"]),
         (["data.classes=[a]"], ["data.classes"]),
         (["data.palette=[[0, 0, 256]]"], ["data.palette", "255"]),
