@@ -90,10 +90,10 @@ class MaskReader:
         # a table of all values from the lowest to the highest that mean something
         self.lowest = min(0, lb_ignore, *label_map)
         highest = max(num_classes - 1, lb_ignore, *label_map)
-        self.table = np.full(highest - self.lowest + 2, UNKNOWN, dtype=np.int16)
+        self.table = np.full(highest - self.lowest + 3, UNKNOWN, dtype=np.int16)
         meaning = {i: i for i in (*range(num_classes), lb_ignore)} | dict(label_map)
         for value, label in meaning.items():
-            self.table[value - self.lowest] = lb_ignore if label == "ignore" else label
+            self.table[value - self.lowest + 1] = lb_ignore if label == "ignore" else label
 
     def __call__(self, path: Path) -> np.ndarray:
         """The mask as (H,W) int16 of class ids and lb_ignore. Raises SegtrainError."""
@@ -106,9 +106,8 @@ class MaskReader:
 
     def ids(self, values: np.ndarray) -> np.ndarray:
         """Class ids of mask values (any shape), UNKNOWN where there is none."""
-        places = values.astype(np.int64) - self.lowest
-        beyond = (places < 0) | (places >= len(self.table))
-        return self.table[np.where(beyond, -1, places)]  # the last place means nothing
+        places = values.astype(np.int64) - self.lowest + 1
+        return self.table.take(places, mode="clip")  # both ends mean nothing
 
     def explain(self, path: Path, unknown: Mapping[int, int]) -> str:
         """What to say of values that are neither a class nor ignored; value: pixels."""
