@@ -298,7 +298,7 @@ class Payload:
 
 
 def hostile(path: Path, _: Path) -> None:
-    path.write_bytes(pickle.dumps(Payload()))
+    path.write_bytes(pickle.dumps(Payload(), protocol=2))
 
 
 def hostile_archive(path: Path, _: Path) -> None:

@@ -88,7 +88,10 @@ def prepare(data: Data) -> Prepared:
         values = values_found(facts["train"])
         num_classes = find_num_classes(values, data.label_map, data.lb_ignore)
         data = data.model_copy(update={"classes": [str(i) for i in range(num_classes)]})
-        ignored = f", {data.lb_ignore} ignored" if data.lb_ignore in values else ""
+        unread = (
+            v for v in sorted(values) if data.label_map.get(v, v) in ("ignore", data.lb_ignore)
+        )
+        ignored = "".join(f", {value} ignored" for value in unread)
         summary.append(f"classes: ids 0..{num_classes - 1} found in the training masks{ignored}")
     masks = mask_reader(data)
     pixels = {split: check_values(facts[split], masks) for split in facts}

@@ -37,6 +37,22 @@ def test_what_is_found_is_filled_in_and_said(tmp_path: Path):
         assert words in text
 
 
+@pytest.mark.parametrize(
+    "values, label_map, said",
+    [
+        ([0, 1, 255], {}, "ids 0..1 found in the training masks, 255 ignored"),
+        ([0, 255], {255: 1}, "ids 0..1 found in the training masks"),
+        ([0, 1, 7, 255], {7: "ignore"}, "ids 0..1 found in the training masks, 7 ignored, 255 ignored"),
+    ],
+)
+def test_the_ids_found_are_said_with_what_is_ignored(tmp_path: Path, values, label_map, said):
+    root = write_pairs(tmp_path / "set", 2)
+    for path in (root / "masks").iterdir():
+        Image.fromarray(np.resize(values, (48, 40)).astype(np.uint8)).save(path)
+    summary = prepare(Data(path=str(root), label_map=label_map)).summary
+    assert f"classes: {said}" in summary
+
+
 def test_shares_of_training_pixels_are_said(tmp_path: Path):
     for split, value in (("train", 1), ("val", 0)):
         root = tmp_path / "set"
