@@ -213,7 +213,7 @@ def test_auto_is_imagenet_where_it_is_at_hand(cli, pairs: Path, tmp_path, encode
 
 @pytest.mark.parametrize("status", [200, 404, None, "silent"])
 def test_the_hub_is_asked_once_and_not_for_long(monkeypatch: pytest.MonkeyPatch, status):
-    """Any answer counts; none, or a connection that stays silent, does not (status None: refused)."""
+    """Any answer counts; a refusal (None here) or a connection that stays silent does not."""
 
     class Hub(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):

@@ -42,7 +42,11 @@ def test_what_is_found_is_filled_in_and_said(tmp_path: Path):
     [
         ([0, 1, 255], {}, "ids 0..1 found in the training masks, 255 ignored"),
         ([0, 255], {255: 1}, "ids 0..1 found in the training masks"),
-        ([0, 1, 7, 255], {7: "ignore"}, "ids 0..1 found in the training masks, 7 ignored, 255 ignored"),
+        (
+            [0, 1, 7, 255],
+            {7: "ignore"},
+            "ids 0..1 found in the training masks, 7 ignored, 255 ignored",
+        ),
     ],
 )
 def test_the_ids_found_are_said_with_what_is_ignored(tmp_path: Path, values, label_map, said):
