@@ -171,3 +171,14 @@ def test_a_damaged_state_is_refused(tmp_path: Path, content: bytes):
 def test_a_missing_state_is_wrong_usage(tmp_path: Path):
     with pytest.raises(UsageError, match="state.pt: no such file"):
         load_state(tmp_path / "state.pt")
+
+
+def test_segtrain_load_is_the_way_in_from_python(trained: Path):
+    import segtrain
+
+    model, meta = segtrain.load(str(trained / "checkpoints/best.safetensors"))
+    logits = model(torch.zeros(1, 3, 33, 47, dtype=torch.uint8))
+    assert not model.training
+    assert logits.shape == (1, len(meta.classes), 33, 47)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        segtrain.lod  # noqa: B018
