@@ -54,6 +54,14 @@ def run_cli(*args: object) -> Answer:
     return Answer(result.exit_code, result.stdout, result.stderr)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The demo data is painted anew for each run of the tests, once for all their processes."""
+    base = tmp_path_factory.getbasetemp()
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["SEGTRAIN_CACHE"] = str(run / "segtrain-cache")
+
+
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
     """segtrain, run in an empty folder of the test's own."""
