@@ -151,7 +151,10 @@ class Model(Section):
 class Loss(Section):
     expression: str = Field("ohem", description="ce, ohem, dice, or a sum such as ohem+0.5*dice")
     thresh: float = Field(
-        0.7, gt=0, le=1, description="ohem keeps pixels whose true class has a lower probability"
+        0.7,
+        gt=0,
+        le=1,
+        description="ohem keeps pixels whose true class has a lower probability, in (0, 1]",
     )
     n_min_factor: int = Field(
         16, ge=1, description="ohem keeps at least one in so many of the valid pixels"

@@ -90,16 +90,16 @@ def evaluate(
     if scores.miou is None:
         raise SegtrainError(f"{config.data.path}: every pixel of {split} is ignored; no score")
     folder = run_of(checkpoint) / "eval" / split
-    headline = f"mIoU {scores.miou:.4f} on {split}: {describe(scores, len(pairs), config)}"
-    write_report(folder, scores, confusion.matrix, per_image, headline)
+    title = f"mIoU {scores.miou:.4f} on {split}"
+    write_report(folder, scores, confusion.matrix, per_image, title)
     shutil.rmtree(folder / "worst", ignore_errors=True)  # those of an earlier evaluation
     worst = worst_indices(per_image, config.eval.worst)
     for rank, index in enumerate(worst, 1):
         chosen = predict_split(model, pairs, range(index, index + 1), fabric, 0)
         name = f"{rank:02d}_{pairs.samples[index].name}.png"
-        title = f"{pairs.samples[index].name}: mIoU {per_image[index]['miou']:.3f}"
-        save_image(folder / "worst" / name, picture(next(chosen), meta, config, title))
-    print_scores(scores, headline, folder)
+        caption = f"{pairs.samples[index].name}: mIoU {per_image[index]['miou']:.3f}"
+        save_image(folder / "worst" / name, picture(next(chosen), meta, config, caption))
+    print_scores(scores, f"{title}: {describe(scores, len(pairs), config)}", folder)
     return folder
 
 
@@ -137,12 +137,12 @@ def describe(scores: Scores, images: int, config: Config) -> str:
 
 
 def write_report(
-    folder: Path, scores: Scores, matrix: Tensor, per_image: list[dict[str, Any]], headline: str
+    folder: Path, scores: Scores, matrix: Tensor, per_image: list[dict[str, Any]], title: str
 ) -> None:
     write_json(folder / "metrics.json", metrics(scores, len(per_image)))
     write_csv(folder / "per_image.csv", per_image)
     names = [c["name"] for c in scores.classes]
-    save_confusion(folder / "confusion.png", matrix, names, headline.partition(":")[0])
+    save_confusion(folder / "confusion.png", matrix, names, title)
 
 
 def metrics(scores: Scores, images: int) -> dict[str, Any]:

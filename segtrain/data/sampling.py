@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,10 +13,15 @@ def steps_per_pass(images: int, batch_size: int) -> int:
     return images // batch_size
 
 
+@lru_cache(maxsize=1)  # the steps of a pass follow each other, and share its order
+def pass_order(images: int, seed: int, pass_: int) -> np.ndarray:
+    return np.random.default_rng([seed, pass_]).permutation(images)
+
+
 def batch_at(step: int, images: int, batch_size: int, seed: int) -> list[tuple[int, int]]:
     """The (pass, image index) pairs of a step; each pass is a permutation of its own."""
     pass_, place = divmod(step, steps_per_pass(images, batch_size))
-    order = np.random.default_rng([seed, pass_]).permutation(images)
+    order = pass_order(images, seed, pass_)
     return [(pass_, int(i)) for i in order[place * batch_size : (place + 1) * batch_size]]
 
 
