@@ -88,10 +88,9 @@ def prepare(data: Data) -> Prepared:
         values = values_found(facts["train"])
         num_classes = find_num_classes(values, data.label_map, data.lb_ignore)
         data = data.model_copy(update={"classes": [str(i) for i in range(num_classes)]})
-        unread = (
-            v for v in sorted(values) if data.label_map.get(v, v) in ("ignore", data.lb_ignore)
-        )
-        ignored = "".join(f", {value} ignored" for value in unread)
+        nothing = ("ignore", data.lb_ignore)
+        unused = [value for value in sorted(values) if data.label_map.get(value, value) in nothing]
+        ignored = "".join(f", {value} ignored" for value in unused)
         summary.append(f"classes: ids 0..{num_classes - 1} found in the training masks{ignored}")
     masks = mask_reader(data)
     pixels = {split: check_values(facts[split], masks) for split in facts}
