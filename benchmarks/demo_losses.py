@@ -21,7 +21,7 @@ RESULT = ROOT / "benchmarks/results/demo_losses.json"
 LOSSES, SEEDS = ("ce", "ohem"), (0, 1, 2)
 
 
-def fit(loss: str, seed: int, out: Path) -> Path:
+def fit(config: Path, loss: str, seed: int, out: Path, *more: str) -> Path:
     """Trains in a process of its own; the run's folder."""
     name = f"{loss}-{seed}"
     command = [
@@ -30,7 +30,7 @@ def fit(loss: str, seed: int, out: Path) -> Path:
         "segtrain",
         "fit",
         "--config",
-        str(ROOT / "configs/demo.yaml"),
+        str(config),
         "--loss",
         loss,
         "--seed",
@@ -39,6 +39,7 @@ def fit(loss: str, seed: int, out: Path) -> Path:
         str(out),
         "--name",
         name,
+        *more,
     ]
     subprocess.run(command, check=True)
     return out / name
@@ -48,7 +49,7 @@ def read(run: Path) -> dict:
     rows = list(csv.DictReader(open(run / "metrics.csv")))
     scores = {key: float(value) for key, value in rows[-1].items() if key.startswith("val_")}
     return {
-        "miou_after_epoch_1": float(rows[0]["val_miou"]),
+        "miou_after_epoch_1": float(rows[0]["val_miou"]) if rows[0]["val_miou"] else None,
         "miou": scores["val_miou"],
         "iou": {k.removeprefix("val_iou/"): v for k, v in scores.items() if "/" in k},
         "seconds": sum(float(row["seconds"]) for row in rows),
@@ -59,17 +60,25 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"mean": mean(values), "min": min(values), "max": max(values)}
 
 
-def main() -> None:
+def compare(
+    command: str, result: Path, config: Path, losses: tuple, seeds: tuple, *more: str
+) -> dict:
+    """Trains every loss with every seed, one after the other; writes and returns the result."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = {(loss, seed): fit(loss, seed, Path(folder)) for seed in SEEDS for loss in LOSSES}
-        results = {loss: {seed: read(runs[loss, seed]) for seed in SEEDS} for loss in LOSSES}
-        environment = json.loads((runs[LOSSES[0], SEEDS[0]] / "environment.json").read_text())
+        runs = {
+            (loss, seed): fit(config, loss, seed, Path(folder), *more)
+            for seed in seeds
+            for loss in losses
+        }
+        results = {loss: {seed: read(runs[loss, seed]) for seed in seeds} for loss in losses}
+        environment = json.loads((runs[losses[0], seeds[0]] / "environment.json").read_text())
     summary = {}
-    for loss, seeds in results.items():
-        found = list(seeds.values())
+    for loss, by_seed in results.items():
+        found = list(by_seed.values())
         summary[loss] = {
             key: spread([result[key] for result in found])
             for key in ("miou_after_epoch_1", "miou", "seconds")
+            if found[0][key] is not None
         }
         summary[loss]["iou"] = {
             name: spread([result["iou"][name] for result in found]) for name in found[0]["iou"]
@@ -77,15 +86,16 @@ def main() -> None:
     for key in ("command", "started"):
         environment.pop(key)
     content = {
-        "command": "python benchmarks/demo_losses.py",
-        "seeds": SEEDS,
+        "command": command,
+        "seeds": seeds,
         "environment": environment,
         "summary": summary,
         "runs": results,
     }
-    RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    result.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
+    return content
 
 
 if __name__ == "__main__":
-    main()
+    compare("python benchmarks/demo_losses.py", RESULT, ROOT / "configs/demo.yaml", LOSSES, SEEDS)

@@ -149,7 +149,11 @@ class Model(Section):
 
 
 class Loss(Section):
-    expression: str = Field("ohem", description="ce, ohem, dice, or a sum such as ohem+0.5*dice")
+    expression: str = Field(
+        "ohem",
+        description="a loss of 'segtrain losses' such as ce, ohem(focal), or a sum such as "
+        "ohem+0.5*dice",
+    )
     thresh: float = Field(
         0.7,
         gt=0,
@@ -158,6 +162,9 @@ class Loss(Section):
     )
     n_min_factor: int = Field(
         16, ge=1, description="ohem keeps at least one in so many of the valid pixels"
+    )
+    sync: bool = Field(
+        True, description="the loss is that of all devices' pixels; false: each device's own"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from segtrain.checkpoint import Meta, load_state, save_model, save_state
@@ -21,11 +21,18 @@ from segtrain.data.sampling import BatchSampler, seed_at
 from segtrain.devices import make_fabric, share_buffers
 from segtrain.errors import SegtrainError
 from segtrain.evaluate import validate
-from segtrain.losses import build_loss
 from segtrain.metrics import Scores
 from segtrain.model import SegmentationModel, check_names
 from segtrain.optim import build_optimizer, lr_at
-from segtrain.plan import Plan, describe, make_plan, new_model, refuse_changes, run_to_resume
+from segtrain.plan import (
+    Plan,
+    describe,
+    loss_of,
+    make_plan,
+    new_model,
+    refuse_changes,
+    run_to_resume,
+)
 from segtrain.pretrained import load_weights
 from segtrain.progress import Reporter, number
 from segtrain.runlog import (
@@ -42,6 +49,7 @@ from segtrain.runlog import (
     refuse_name,
     write_json,
 )
+from segtrain.step import TrainingModule, describe_path
 
 
 @dataclass
@@ -61,17 +69,6 @@ class TrainState:
         return True
 
 
-class TrainingModule(nn.Module):
-    """What Fabric wraps. The loss is inside: outputs would be copied to float32."""
-
-    def __init__(self, model: SegmentationModel, loss: nn.Module):
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, images: Tensor, target: Tensor) -> Tensor:
-        return self.loss(self.model(images), target)
-
-
 def fit(
     file: Path | None,
     sets: list[str],
@@ -86,7 +83,7 @@ def fit(
     base = load_config(old_run / CONFIG) if old_run else None
     config = load_config(file, sets, flags, base)
     check_names(config.model.arch, config.model.encoder)
-    build_loss(config.loss.expression, 2, thresh=config.loss.thresh)  # a typo costs no scan
+    loss_of(config)  # a typo costs no scan
     fabric = make_fabric(config.train)
     if dry_run:
         return describe(make_plan(config, print)) if fabric.is_global_zero else None
@@ -96,6 +93,7 @@ def fit(
             refuse_name(out, name)
         plan = make_plan(config, print)
         model = first_model(plan.config, load=not old_run)  # refused weights leave no folder
+        name = name or default_name(config.model.arch, config.loss.expression)
         plan = open_run(plan, out, name, old_run, fabric)
     fabric.launch()
     plan = fabric.broadcast(plan)
@@ -112,14 +110,14 @@ def first_model(config: Config, load: bool) -> SegmentationModel:
     return model
 
 
-def open_run(plan: Plan, out: Path, name: str | None, old_run: Path | None, fabric: Fabric) -> Plan:
+def open_run(plan: Plan, out: Path, name: str, old_run: Path | None, fabric: Fabric) -> Plan:
     """The plan with the folder that the run writes to: a new one, or the one to resume."""
     config = plan.config
     if old_run:
         refuse_changes(old_run, config)
         run = old_run
     else:
-        run = create_run(out, name or default_name(config.model.arch, config.loss.expression))
+        run = create_run(out, name)
         write_json(run / "environment.json", environment(fabric.device))
     save_config(config, run / CONFIG)
     point_latest(run)
@@ -162,10 +160,11 @@ def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
                 scores = validate(model, held_out, config.data.classes, fabric, workers)
             state.epoch = epoch + 1
             improved = state.improve(scores)
+            terms = module.loss.report(config.data.classes)
             if loud:
-                row = make_row(plan, epoch, loss, seconds, clock.seconds, scores)
+                row = make_row(plan, epoch, loss, terms, seconds, clock.seconds, scores)
                 history.add(row)
-                save(fabric, plan, model, optimizer, state, scores, improved)
+                save(fabric, plan, module, optimizer, state, scores, improved)
                 reporter.epoch(row, state.best)
     if loud:
         history.close()
@@ -177,13 +176,9 @@ def start(
 ) -> tuple[nn.Module, torch.optim.Optimizer, TrainState]:
     """Wrapped module, optimiser and state: new, or as the last epoch left them."""
     config = plan.config
-    loss = build_loss(
-        config.loss.expression,
-        len(config.data.classes),
-        config.data.lb_ignore,
-        thresh=config.loss.thresh,
-        n_min_factor=config.loss.n_min_factor,
-    )
+    loss = loss_of(config, plan.palette)
+    if fabric.is_global_zero:
+        print(describe_path(model, loss, fabric.device))
     module = TrainingModule(model, loss)
     if config.train.channels_last:
         module = module.to(memory_format=torch.channels_last)
@@ -192,6 +187,7 @@ def start(
     saved = load_state(plan.run / STATE) if plan.resume else None
     if saved:
         model.load_state_dict(saved["model"])
+        loss.load_state_dict(saved["loss"], strict=False)  # what it learns; vgg's weights are fixed
     module, optimizer = fabric.setup(module, build_optimizer(module, config.optim))
     if not saved:
         return module, optimizer, TrainState()
@@ -222,7 +218,9 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = lr
         images = images.to(fabric.device, non_blocking=True, memory_format=memory_format)
-        loss = module(images, target.to(fabric.device, non_blocking=True))
+        done = step + 1 - sampler.start
+        reads = done % config.train.log_every == 0 or step + 1 == sampler.stop
+        loss = module(images, target.to(fabric.device, non_blocking=True), observe=reads)
         fabric.backward(loss)
         if config.optim.clip_norm:
             fabric.clip_gradients(
@@ -231,8 +229,7 @@ def train_epoch(
         optimizer.step()
         optimizer.zero_grad()
         loss_sum += loss.detach()
-        done = step + 1 - sampler.start
-        if done % config.train.log_every == 0 or step + 1 == sampler.stop:
+        if reads:
             current = loss.item()  # waits for the device: every log_every steps only
             refuse_non_finite(current, step)
             speed = done * config.train.batch_size / clock.seconds
@@ -249,7 +246,13 @@ def refuse_non_finite(loss: float, step: int) -> None:
 
 
 def make_row(
-    plan: Plan, epoch: int, loss: float, seconds: float, all_seconds: float, scores: Scores | None
+    plan: Plan,
+    epoch: int,
+    loss: float,
+    terms: dict[str, float | None],
+    seconds: float,
+    all_seconds: float,
+    scores: Scores | None,
 ) -> dict[str, Any]:
     """A row of metrics.csv; seconds and images_per_second are of this machine, all else repeats."""
     config, steps = plan.config, plan.steps_per_epoch
@@ -265,6 +268,7 @@ def make_row(
     }
     for place, name in enumerate(config.data.classes):
         row[f"val_iou/{name}"] = scores and scores.classes[place]["iou"]
+    row |= {f"loss/{key}": value for key, value in terms.items()}
     speed = steps * config.train.batch_size / seconds
     return row | {"images_per_second": speed, "train_seconds": seconds, "seconds": all_seconds}
 
@@ -272,14 +276,14 @@ def make_row(
 def save(
     fabric: Fabric,
     plan: Plan,
-    model: SegmentationModel,
+    module: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: TrainState,
     scores: Scores | None,
     improved: bool,
 ) -> None:
     """last.safetensors, best.safetensors where it improved, and last.state.pt."""
-    miou = scores.miou if scores else None
+    model, miou = module.model, scores.miou if scores else None
     meta = Meta.of(model, plan.config, palette=plan.palette, epoch=state.epoch, miou=miou)
     save_model(plan.run / LAST, model, meta)
     if improved or not (plan.run / BEST).exists():
@@ -289,6 +293,7 @@ def save(
         plan.run / STATE,
         {
             "model": model.state_dict(),
+            "loss": dict(module.loss.named_buffers()),
             "optimizer": optimizer.state_dict(),
             "precision": fabric.strategy.precision.state_dict(),
             "epoch": state.epoch,

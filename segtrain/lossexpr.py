@@ -1,5 +1,7 @@
 """Loss expressions: "ohem(thresh=0.7)+0.5*dice" to terms, by Python's own parser, never eval."""
 
+from __future__ import annotations
+
 import ast
 import math
 from dataclasses import dataclass, field
@@ -7,16 +9,23 @@ from typing import Any
 
 from segtrain.errors import UsageError
 
-EXAMPLE = "write for example ohem, ohem(thresh=0.7) or ohem+0.5*dice"
+EXAMPLE = "write for example ohem, ohem(thresh=0.7), ohem(focal) or ohem+0.5*dice"
 
 
 @dataclass(frozen=True)
 class Term:
-    """`weight` times the loss family `name`, built with `arguments`."""
+    """`weight` times the loss family `name`, built with `arguments` around the loss `inner`."""
 
     weight: float
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    inner: Term | None = None
+
+    def __str__(self) -> str:
+        inside = [str(self.inner)] if self.inner else []
+        inside += [f"{key}={value!r}" for key, value in self.arguments.items()]
+        weight = "" if self.weight == 1 else f"{self.weight:g}*"
+        return f"{weight}{self.name}" + (f"({', '.join(inside)})" if inside else "")
 
 
 def parse_loss(expression: str) -> list[Term]:
@@ -48,8 +57,18 @@ def _term(node: ast.expr, weight: float) -> Term:
     match node:
         case ast.Name(name):
             return Term(weight, name)
-        case ast.Call(ast.Name(name), [], keywords) if all(k.arg for k in keywords):
-            arguments = {k.arg: ast.literal_eval(k.value) for k in keywords}
-            if len(arguments) == len(keywords):  # none is given twice
-                return Term(weight, name, arguments)
+        case ast.Call(ast.Name(name), inner, keywords) if all(k.arg for k in keywords):
+            arguments = {k.arg: _value(k.value) for k in keywords}
+            if len(arguments) == len(keywords) and len(inner) <= 1:  # none is given twice
+                return Term(weight, name, arguments, _term(inner[0], 1.0) if inner else None)
     raise ValueError(ast.unparse(node))
+
+
+def _value(node: ast.expr) -> Any:
+    """A literal, or a word without quotes such as present or median-frequency."""
+    match node:
+        case ast.Name(word):
+            return word
+        case ast.BinOp(ast.Name(first), ast.Sub(), ast.Name(second)):
+            return f"{first}-{second}"
+    return ast.literal_eval(node)

@@ -32,15 +32,31 @@ class SegmentationModel(nn.Module):
     def __init__(self, network: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
         self.network = network
+        self.upsampling, self.align_corners = take_upsampling(network)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
+        logits = self.low_resolution(images)
+        if self.upsampling > 1:
+            logits = F.interpolate(
+                logits,
+                scale_factor=self.upsampling,
+                mode="bilinear",
+                align_corners=self.align_corners,
+            )
+        return logits[..., :height, :width]
+
+    def low_resolution(self, images: Tensor) -> Tensor:
+        """Logits (N,C,h,w) before the head upsamples them, of the images padded as `pad` does."""
+        return self.network(self.pad((images.float() - self.mean) / self.std))
+
+    def pad(self, maps: Tensor, value: float = 0) -> Tensor:
+        """Images (N,3,H,W) or targets (N,H,W), right and below, to what the network can take."""
+        height, width = maps.shape[-2:]
         stride = max(LEAST_STRIDE, self.network.encoder.output_stride)
-        normalised = (images.float() - self.mean) / self.std
-        padded = F.pad(normalised, (0, -width % stride, 0, -height % stride))
-        return self.network(padded)[..., :height, :width]
+        return F.pad(maps, (0, -width % stride, 0, -height % stride), value=value)
 
     def takes(self, size: tuple[int, int]) -> str | None:
         """None where it takes images of that (height, width), else the network's reason."""
@@ -70,6 +86,22 @@ class SegmentationModel(nn.Module):
     @property
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+
+def take_upsampling(network: nn.Module) -> tuple[int, bool]:
+    """Takes the last upsampling out of a network's head; its factor (1: none) and align_corners.
+
+    The model does it, or a loss that reads low-resolution logits. One before an activation stays.
+    """
+    head = network.segmentation_head
+    if not isinstance(head, nn.Sequential) or not isinstance(head[1], nn.Upsample):
+        return 1, False
+    last, scale = head[1], head[1].scale_factor
+    plain = isinstance(getattr(head[2], "activation", head[2]), nn.Identity)
+    if not plain or last.mode != "bilinear" or scale != int(scale):
+        return 1, False
+    head[1] = nn.Identity()
+    return int(scale), bool(last.align_corners)
 
 
 def check_names(arch: str, encoder: str) -> None:

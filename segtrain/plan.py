@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtrain.config import Config, Loss, differences, load_config, to_yaml
+from segtrain import config as configuration
+from segtrain.config import Config, differences, load_config, to_yaml
 from segtrain.data.formats import Sample
 from segtrain.data.prepare import prepare
 from segtrain.data.sampling import steps_per_pass
 from segtrain.errors import UsageError
+from segtrain.losses import Loss, balanced, build_loss
 from segtrain.lossexpr import parse_loss
 from segtrain.model import SegmentationModel, build_model
 from segtrain.pretrained import imagenet_at_hand
@@ -55,6 +57,9 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     config = config.model_copy(
         update={
             "data": prepared.data,
+            "loss": config.loss.model_copy(
+                update={"expression": balanced(config.loss.expression, *prepared.class_pixels)}
+            ),
             "augment": config.augment.model_copy(update={"crop": crop}),
             "model": config.model.model_copy(update={"weights": find_weights(config, say)}),
         }
@@ -71,11 +76,36 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     return Plan(config, prepared.splits, prepared.palette, steps)
 
 
-def ignored_settings(loss: Loss) -> list[str]:
+def loss_of(config: Config, palette: list[tuple[int, int, int]] | None = None) -> Loss:
+    """The loss of a config; of one whose classes aren't known yet, to find mistakes early.
+
+    Raises UsageError for a wrong expression, and for one that the devices can't compute.
+    """
+    given, data, devices = config.loss, config.data, config.train.devices * config.train.nodes
+    count = data.classes and len(data.classes)
+    even = [1] * (count or 2)  # stands in for weights that the masks will give
+    loss = build_loss(
+        balanced(given.expression, even, even),
+        count,
+        data.lb_ignore,
+        sync=given.sync,
+        palette=palette,
+        thresh=given.thresh,
+        n_min_factor=given.n_min_factor,
+    )
+    refused = [term.one_device for term in loss.terms if term.one_device]
+    if refused and devices > 1 and given.sync:
+        raise UsageError(f"loss: {refused[0]}: one device computes it, not {devices}")
+    return loss
+
+
+def ignored_settings(loss: configuration.Loss) -> list[str]:
     """A line for each loss setting that was changed but that no term of the loss takes."""
     mines = any(term.name == "ohem" for term in parse_loss(loss.expression))
     changed = [
-        key for key in ("thresh", "n_min_factor") if getattr(loss, key) != getattr(Loss(), key)
+        key
+        for key in ("thresh", "n_min_factor")
+        if getattr(loss, key) != getattr(configuration.Loss(), key)
     ]
     return [] if mines else [f"note: loss.{key} is ignored by {loss.expression}" for key in changed]
 

@@ -41,6 +41,8 @@ class Prepared:
     data: Data  # path and classes filled in
     splits: dict[str, list[Sample]]
     palette: list[tuple[int, int, int]]  # a colour a class
+    # of the training masks: each class's pixels, and all pixels of the masks that have the class
+    class_pixels: tuple[list[int], list[int]]
     median_size: tuple[int, int]  # (height, width) of the training images
     summary: list[str]
 
@@ -93,10 +95,12 @@ def prepare(data: Data) -> Prepared:
         ignored = "".join(f", {value} ignored" for value in unused)
         summary.append(f"classes: ids 0..{num_classes - 1} found in the training masks{ignored}")
     masks = mask_reader(data)
-    pixels = {split: check_values(facts[split], masks) for split in facts}
-    summary.append(_shares(data.classes, pixels["train"]))
+    counts = {split: check_values(facts[split], masks) for split in facts}
+    pixels, where_present = counts["train"]
+    summary.append(_shares(data.classes, pixels))
     palette = class_palette(masks.num_classes, data.palette, data.label_map)
-    return Prepared(data, found.splits, palette, median_size(facts["train"]), summary)
+    class_pixels = pixels.tolist(), where_present.tolist()
+    return Prepared(data, found.splits, palette, class_pixels, median_size(facts["train"]), summary)
 
 
 def _shares(names: list[str], pixels) -> str:

@@ -35,10 +35,13 @@ def scan_pairs(samples: list[Sample], palette: Palette | None) -> list[PairFacts
     return facts
 
 
-def check_values(facts: list[PairFacts], masks: MaskReader) -> np.ndarray:
-    """Pixels of each class (C,). Raises SegtrainError for values that are no class, by file."""
-    pixels, problems = np.zeros(masks.num_classes, dtype=np.int64), []
-    for fact in facts:
+def check_values(facts: list[PairFacts], masks: MaskReader) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of each class (C,), and valid pixels of the masks that have the class (C,).
+
+    Raises SegtrainError for values that are no class, by file.
+    """
+    by_mask, problems = np.zeros((len(facts), masks.num_classes), dtype=np.int64), []
+    for pixels, fact in zip(by_mask, facts):
         values = np.array(list(fact.values))
         ids = masks.ids(values)
         unknown = {int(v): fact.values[int(v)] for v in values[ids == UNKNOWN]}
@@ -48,7 +51,7 @@ def check_values(facts: list[PairFacts], masks: MaskReader) -> np.ndarray:
             if class_id not in (UNKNOWN, masks.lb_ignore):
                 pixels[class_id] += fact.values[value]
     _raise_first(problems)
-    return pixels
+    return by_mask.sum(0), ((by_mask > 0) * by_mask.sum(1, keepdims=True)).sum(0)
 
 
 def values_found(facts: list[PairFacts]) -> set[int]:

@@ -1,77 +1,214 @@
 """Losses by name. A loss is a weighted sum of terms; a term is a family of FAMILIES."""
 
+from __future__ import annotations
+
 import inspect
-import math
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segtrain.errors import UsageError, did_you_mean
-from segtrain.losses.nll import pixel_nll
-from segtrain.losses.region import Dice
-from segtrain.losses.weighting import CrossEntropy, OhemCE
+from segtrain.losses.nll import read_pixels
+from segtrain.losses.perceptual import VGG
+from segtrain.losses.region import Dice, Jaccard, Lovasz, Tversky
+from segtrain.losses.term import Term
+from segtrain.losses.weighting import (
+    BALANCING,
+    GHM,
+    CrossEntropy,
+    Focal,
+    Mining,
+    OhemCE,
+    TopK,
+    balancing_weights,
+)
+from segtrain.lossexpr import Term as Parsed
 from segtrain.lossexpr import parse_loss
 
-# pixel families weight the map of pixel_nll, region families read logits and target themselves
-PIXEL_FAMILIES = {"ce": CrossEntropy, "ohem": OhemCE}
-REGION_FAMILIES = {"dice": Dice}
-FAMILIES = PIXEL_FAMILIES | REGION_FAMILIES
+FAMILIES: dict[str, type[Term]] = {
+    "ce": CrossEntropy,
+    "ohem": OhemCE,
+    "topk": TopK,
+    "focal": Focal,
+    "ghm": GHM,
+    "dice": Dice,
+    "tversky": Tversky,
+    "jaccard": Jaccard,
+    "lovasz": Lovasz,
+    "vgg": VGG,
+}
+GIVEN = ("inner", "palette", "lb_ignore")  # not arguments of an expression
 
 
 class Loss(nn.Module):
     """sum of weight * term, in float32 whatever the precision around it (float64 stays)."""
 
-    def __init__(self, weights: list[float], terms: list[nn.Module], lb_ignore: int):
+    def __init__(
+        self, names: list[str], weights: list[float], terms: list[Term], lb_ignore: int, sync: bool
+    ):
         super().__init__()
-        self.weights = weights
+        self.names, self.weights = names, weights
         self.terms = nn.ModuleList(terms)
-        self.lb_ignore = lb_ignore
+        self.lb_ignore, self.sync = lb_ignore, sync
+        self.powers = tuple(sorted({power for term in terms for power in term.powers}))
+        self.observed: list[dict[str, Tensor]] = []  # of the steps that were asked to observe
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """logits (N,C,H,W) with C >= 2, target (N,H,W) int64 class ids or lb_ignore -> 0-d.
+    @property
+    def reads_logits(self) -> list[str]:
+        """Names of the terms that need full-resolution logits; with none, upsampling is fused."""
+        return [name for name, term in zip(self.names, self.terms) if term.reads_logits]
 
-        With no valid pixel the value and all gradients are 0.
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        upsample: int = 1,
+        align_corners: bool = False,
+        observe: bool = False,
+    ) -> Tensor:
+        """logits (N,C,h,w) with C >= 2, target (N,H,W) int64 class ids or lb_ignore -> 0-d.
+
+        H = h * upsample: logits are upsampled (bilinear) on the way. With no valid pixel the value
+        and all gradients are 0. With `observe`, what each term did is added to `observed`.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            weights_map = [type(term) in PIXEL_FAMILIES.values() for term in self.terms]
-            valid = target != self.lb_ignore
-            nll = pixel_nll(logits, target, self.lb_ignore) if any(weights_map) else None
-            values = [
-                term(nll, valid) if on_map else term(logits, target)
-                for term, on_map in zip(self.terms, weights_map)
-            ]
-            return sum(weight * value for weight, value in zip(self.weights, values))
+            pixels = read_pixels(
+                logits,
+                target,
+                self.lb_ignore,
+                upsample=upsample,
+                align_corners=align_corners,
+                powers=self.powers,
+                keep_logits=bool(self.reads_logits),
+                sync=self.sync,
+            )
+            values = [weight * term.value(pixels) for weight, term in zip(self.weights, self.terms)]
+            if observe:
+                with torch.no_grad():
+                    for value, term in zip(values, self.terms):
+                        self.observed.append({"value": value.detach()} | term.observe(pixels))
+            return sum(values)
+
+    def report(self, class_names: list[str]) -> dict[str, float | None]:
+        """Means over the observed steps, by "term/what", and an empty record for the next ones.
+
+        Per term: `value` (weight included) and its `share` of the total. Where it mines: `kept`,
+        the fraction of valid pixels; `kept/CLASS`; and `threshold`, the probability of the true
+        class under which pixels were kept. ghm: `bin/I`, its moving counts. None is undefined.
+        """
+        count = len(self.terms)
+        report: dict[str, float | None] = {}
+        total = sum(record["value"] for record in self.observed)
+        for place, name in enumerate(unique(self.names)):
+            records = self.observed[place::count]
+            value = sum(record["value"] for record in records)
+            found = {"value": value / len(records), "share": value / total}
+            if "kept" in records[0]:
+                kept = sum(record["kept"] for record in records)
+                valid = sum(record["valid"] for record in records)
+                found["kept"] = kept.sum() / valid.sum()
+                found["threshold"] = sum(r["threshold"] for r in records) / len(records)
+                found |= {f"kept/{c}": s for c, s in zip(class_names, (kept / valid).tolist())}
+            if "bin" in records[0]:
+                found |= {f"bin/{b}": n for b, n in enumerate(records[-1]["bin"].tolist())}
+            numbers = {f"{name}/{what}": float(number) for what, number in found.items()}
+            report |= {key: None if isnan(number) else number for key, number in numbers.items()}
+        self.observed = []
+        return report
 
 
-def build_loss(expression: str, num_classes: int, lb_ignore: int = 255, **defaults: Any) -> Loss:
+def unique(names: list[str]) -> list[str]:
+    """The names, numbered from the second on where one comes again: ohem, dice, ohem2."""
+    seen = [names[:i].count(name) + 1 for i, name in enumerate(names)]
+    return [name if n == 1 else f"{name}{n}" for name, n in zip(names, seen)]
+
+
+def build_loss(
+    expression: str,
+    num_classes: int | None,
+    lb_ignore: int = 255,
+    *,
+    sync: bool = True,
+    palette: Sequence[tuple[int, int, int]] | None = None,
+    **defaults: Any,
+) -> Loss:
     """The module of a loss expression such as "ohem(thresh=0.7)+0.5*dice".
 
-    `defaults` (thresh, n_min_factor) go to the terms that take them and don't say otherwise.
-    Raises UsageError for a name or an argument that no family has.
+    `defaults` (thresh, n_min_factor) go to the terms that take them and don't say otherwise;
+    `palette`, a colour a class, is what vgg paints with. Without `sync` each device has a loss of
+    its own. Raises UsageError for a name or an argument that no family has.
+    num_classes None, while it is not known, checks all else.
     """
-    if num_classes < 2:
-        raise UsageError(f"num_classes is {num_classes}; two classes and lb_ignore are the least")
+    given = {"lb_ignore": lb_ignore, "palette": palette, **defaults}
     parsed = parse_loss(expression)
-    given = {"num_classes": num_classes, "lb_ignore": lb_ignore, **defaults}
-    terms = [_build_term(term.name, term.arguments, given) for term in parsed]
-    return Loss([term.weight for term in parsed], terms, lb_ignore)
+    terms = [_build_term(term, given, num_classes) for term in parsed]
+    names, weights = [term.name for term in parsed], [term.weight for term in parsed]
+    return Loss(names, weights, terms, lb_ignore, sync)
 
 
-def _build_term(name: str, arguments: dict[str, Any], given: dict[str, Any]) -> nn.Module:
+def build_mining(
+    expression: str, num_classes: int, lb_ignore: int = 255, **defaults: Any
+) -> Mining | None:
+    """The first term of the expression that mines; None if none does."""
+    given = {"lb_ignore": lb_ignore, **defaults}
+    mining = [term for term in parse_loss(expression) if issubclass(FAMILIES[term.name], Mining)]
+    return _build_term(mining[0], given, num_classes) if mining else None
+
+
+def _build_term(term: Parsed, given: dict[str, Any], num_classes: int | None) -> Term:
+    if num_classes is not None and num_classes < 2:
+        raise UsageError(f"num_classes is {num_classes}; two classes and lb_ignore are the least")
+    name = term.name
     if name not in FAMILIES:
         raise UsageError(
             f"loss: there is no {name!r}; losses are {', '.join(FAMILIES)}"
             f"{did_you_mean(name, FAMILIES)}"
         )
-    # a family without a constructor of its own has nn.Module's, which takes anything
-    takes = inspect.signature(FAMILIES[name].__init__).parameters
-    takes = [key for key in takes if key not in ("self", "args", "kwargs")]
-    own = [key for key in takes if key not in ("num_classes", "lb_ignore")]
-    for key, value in arguments.items():
-        if key not in own:
-            allowed = f"it takes {', '.join(own)}" if own else "it takes none"
-            raise UsageError(f"loss: {name} has no argument {key!r}; {allowed}")
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise UsageError(f"loss: {name}'s {key} is a number, got {value!r}")
-    return FAMILIES[name](**({k: v for k, v in given.items() if k in takes} | arguments))
+    takes = arguments_of(FAMILIES[name])
+    for key in term.arguments:
+        if key not in takes:
+            raise UsageError(
+                f"loss: {name} has no argument {key!r}; it takes {', '.join(takes)}"
+                f"{did_you_mean(key, takes)}"
+            )
+    arguments = {key: value for key, value in given.items() if key in takes or key in GIVEN}
+    arguments |= term.arguments
+    if term.inner:
+        if not issubclass(FAMILIES[name], Mining):
+            mining = [key for key, family in FAMILIES.items() if issubclass(family, Mining)]
+            raise UsageError(f"loss: {name} takes no loss in it; {' and '.join(mining)} do")
+        arguments["inner"] = _build_term(term.inner, given, num_classes)
+    constructor = inspect.signature(FAMILIES[name]).parameters
+    built = FAMILIES[name](**{k: v for k, v in arguments.items() if k in constructor})
+    if num_classes:
+        built.check(num_classes)
+    return built
+
+
+def arguments_of(family: type[Term]) -> dict[str, Any]:
+    """The arguments that an expression may give, and their defaults."""
+    parameters = inspect.signature(family).parameters
+    return {key: p.default for key, p in parameters.items() if key not in GIVEN}
+
+
+def balanced(expression: str, pixels: list[int], where_present: list[int]) -> str:
+    """The expression with weight=median-frequency and inverse-sqrt made numbers.
+
+    `pixels` of each class in the training masks, and `where_present` those of all images that
+    have the class.
+    """
+
+    def numbers_in(term: Parsed) -> Parsed:
+        arguments = dict(term.arguments)
+        if arguments.get("weight") in BALANCING:
+            found = balancing_weights(arguments["weight"], pixels, where_present)
+            arguments["weight"] = [float(f"{weight:.4g}") for weight in found]
+        inner = term.inner and numbers_in(term.inner)
+        return replace(term, arguments=arguments, inner=inner)
+
+    terms = [numbers_in(term) for term in parse_loss(expression)]
+    return " + ".join(map(str, terms)) if terms != parse_loss(expression) else expression

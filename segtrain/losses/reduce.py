@@ -18,12 +18,14 @@ class _GlobalSum(torch.autograd.Function):
         return gradient * dist.get_world_size()
 
 
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def global_sum(value: Tensor) -> Tensor:
     """The sum of every rank's `value` (any shape), the same on all ranks; `value` itself under one.
 
     A loss made of global sums has the value, and under DDP the gradient, that one process would
     compute on the joined batch.
     """
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _GlobalSum.apply(value)
-    return value
+    return _GlobalSum.apply(value) if world_size() > 1 else value

@@ -1,36 +1,162 @@
-"""Losses over regions: sums per class over the whole batch."""
+"""Losses over regions: sums per class over many pixels."""
+
+from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segtrain.errors import UsageError
-from segtrain.losses.nll import masked_logits
-from segtrain.losses.reduce import global_sum
+from segtrain.losses.arguments import choice, number, switch
+from segtrain.losses.nll import Pixels
+from segtrain.losses.reduce import world_size
+from segtrain.losses.term import Term
+
+CLASSES = ("all", "present")
 
 
-class Dice(nn.Module):
-    """1 - mean over classes of (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth).
+class Tversky(Term):
+    """Overlap of prediction and truth, with prices for false positives and false negatives.
 
-    p is the softmax probability and t the one-hot truth; sums run over the valid pixels of the
-    whole batch and all devices (Milletari et al. 2016, arXiv:1606.04797, without squares).
-    A class that is nowhere counts as matched by smooth / (sum(p) + smooth).
+    p is the softmax probability and t the one-hot truth; ignored pixels are out of every sum.
+    alpha=beta=0.5 is dice, alpha=beta=1 is jaccard.
+
+    alpha: price of false positives.
+    beta: price of false negatives.
+    smooth: counts as a true positive's 2 p t in both parts of the fraction; half of it, here.
+    squared: sum p^2 in place of sum p.
+    classes: the mean is over all classes, or over those present in the truth.
+    per_image: sums over each image, and a mean over images; else over the whole batch.
     """
 
-    def __init__(self, num_classes: int, lb_ignore: int = 255, smooth: float = 1e-5):
-        super().__init__()
-        if not smooth > 0:
-            raise UsageError(f"loss: dice's smooth is a number above 0, got {smooth}")
-        self.register_buffer("class_ids", torch.arange(num_classes).view(1, -1, 1, 1), False)
-        self.lb_ignore = lb_ignore
-        self.smooth = smooth
+    formula = (
+        "1 - mean over classes of (I + s/2) / (I + alpha (P - I) + beta (T - I) + s/2), "
+        "I = sum(p t), P = sum(p), T = sum(t)"
+    )
+    source = "Salehi et al. 2017, arXiv:1706.05721"
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """logits (N,C,H,W), target (N,H,W) class ids or lb_ignore -> 0-d."""
-        valid, logits = masked_logits(logits, target, self.lb_ignore)
-        truth = target.unsqueeze(1) == self.class_ids
-        probs = logits.softmax(1).where(valid.unsqueeze(1), 0)
-        over_pixels = (0, 2, 3)
-        overlap = global_sum(probs.where(truth, 0).sum(over_pixels))
-        total = global_sum(probs.sum(over_pixels) + truth.sum(over_pixels))
-        dice = (2 * overlap + self.smooth) / (total + self.smooth)
-        return 1 - dice.mean()
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        smooth: float = 1e-5,
+        squared: bool = False,
+        classes: str = "all",
+        per_image: bool = False,
+        lb_ignore: int = 255,
+    ):
+        super().__init__(lb_ignore)
+        self.alpha, self.beta = number("alpha", alpha, 0), number("beta", beta, 0)
+        self.smooth = number("smooth", smooth, 0, open_low=True)
+        self.powers = (2,) if switch("squared", squared) else (1,)
+        self.present_only = choice("classes", classes, CLASSES) == "present"
+        self.per_image = switch("per_image", per_image)
+
+    def value(self, pixels: Pixels) -> Tensor:
+        true = pixels.by_class(pixels.valid.to(pixels.nll.dtype))  # (N,C), as all these sums
+        overlap = pixels.by_class(torch.exp(-pixels.nll))
+        predicted = pixels.mass[self.powers[0]]
+        if not self.per_image:
+            sums = pixels.total(torch.stack([overlap, predicted, true]).sum(1, keepdim=True))
+            overlap, predicted, true = sums
+        wrong = self.alpha * (predicted - overlap) + self.beta * (true - overlap)
+        hit = overlap + self.smooth / 2
+        price = 1 - hit / (hit + wrong)
+        counted = true > 0 if self.present_only else torch.ones_like(true, dtype=torch.bool)
+        by_image = price.where(counted, 0).sum(1) / counted.sum(1).clamp(min=1)
+        return mean_of_images(by_image, true, pixels) if self.per_image else by_image.sum()
+
+
+def mean_of_images(by_image: Tensor, true: Tensor, pixels: Pixels) -> Tensor:
+    """The mean of (N,) over the images, of all devices, that have a valid pixel: a true (N,C)."""
+    seen = true.sum(1) > 0
+    return pixels.total(by_image.where(seen, 0).sum()) / pixels.total(seen.sum()).clamp(min=1)
+
+
+class Dice(Tversky):
+    """1 - the Dice coefficient of softmax and one-hot truth; ignored pixels are out of every sum.
+
+    A class that is nowhere counts as matched by smooth / (sum(p) + smooth).
+
+    smooth: keeps the fraction defined where a class is nowhere.
+    squared: sum p^2 in place of sum p below.
+    classes: the mean is over all classes, or over those present in the truth.
+    per_image: sums over each image, and a mean over images; else over the whole batch.
+    """
+
+    formula = "1 - mean over classes of (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth)"
+    source = "Milletari et al. 2016, arXiv:1606.04797, without squares unless squared"
+
+    def __init__(
+        self,
+        smooth: float = 1e-5,
+        squared: bool = False,
+        classes: str = "all",
+        per_image: bool = False,
+        lb_ignore: int = 255,
+    ):
+        super().__init__(0.5, 0.5, smooth, squared, classes, per_image, lb_ignore)
+
+
+class Jaccard(Tversky):
+    """1 - the soft IoU of softmax and one-hot truth; ignored pixels are out of every sum.
+
+    smooth: keeps the fraction defined where a class is nowhere; half of it counts in each part.
+    squared: sum p^2 in place of sum p below.
+    classes: the mean is over all classes, or over those present in the truth.
+    per_image: sums over each image, and a mean over images; else over the whole batch.
+    """
+
+    formula = "1 - mean over classes of sum(p t) / (sum(p) + sum(t) - sum(p t)), smoothed"
+    source = "Rahman and Wang 2016, doi:10.1007/978-3-319-50835-1_22"
+
+    def __init__(
+        self,
+        smooth: float = 1e-5,
+        squared: bool = False,
+        classes: str = "all",
+        per_image: bool = False,
+        lb_ignore: int = 255,
+    ):
+        super().__init__(1, 1, smooth, squared, classes, per_image, lb_ignore)
+
+
+class Lovasz(Term):
+    """Lovász-softmax: the convex surrogate of the IoU that the errors' order gives.
+
+    classes: the mean is over the classes present in an image, or over all.
+    per_image: each image for itself, and a mean over images; else the batch as one image, on one
+    device only.
+    """
+
+    formula = "mean over classes of sum_i e_(i) (J_i - J_(i-1)), e = |t - p| in falling order"
+    source = "Berman et al. 2018, arXiv:1705.08790"
+    reads_logits = True
+
+    def __init__(self, classes: str = "present", per_image: bool = True, lb_ignore: int = 255):
+        super().__init__(lb_ignore)
+        self.present_only = choice("classes", classes, CLASSES) == "present"
+        self.per_image = switch("per_image", per_image)
+        if not self.per_image:
+            self.one_device = "lovasz(per_image=False) sorts all pixels of the batch"
+
+    def value(self, pixels: Pixels) -> Tensor:
+        if self.one_device and pixels.sync and world_size() > 1:
+            raise UsageError(f"loss: {self.one_device}; on several devices use per_image=True")
+        classes = torch.arange(pixels.num_classes, device=pixels.nll.device).view(1, -1, 1, 1)
+        truth = (pixels.target.unsqueeze(1) == classes) & pixels.valid.unsqueeze(1)
+        errors = (truth.to(pixels.nll.dtype) - pixels.logits.softmax(1)).abs()
+        errors = errors.where(pixels.valid.unsqueeze(1), -1)  # below all others: last in the order
+        errors, truth = errors.flatten(2), truth.flatten(2)
+        if not self.per_image:
+            errors, truth = (x.transpose(0, 1).flatten(1).unsqueeze(0) for x in (errors, truth))
+        errors, order = errors.sort(stable=True, dim=2, descending=True)
+        truth = truth.gather(2, order).long()
+        true = truth.sum(2)
+        # J after i pixels: the IoU lost when exactly those are wrong
+        union = true.unsqueeze(2) + (1 - truth).cumsum(2)
+        lost = 1 - (true.unsqueeze(2) - truth.cumsum(2)) / union.to(errors.dtype).clamp(min=1)
+        steps = lost.diff(dim=2, prepend=torch.zeros_like(lost[..., :1]))
+        by_class = (errors * steps).where(errors >= 0, 0).sum(2)
+        counted = true > 0 if self.present_only else torch.ones_like(true, dtype=torch.bool)
+        by_image = by_class.where(counted, 0).sum(1) / counted.sum(1).clamp(min=1)
+        return mean_of_images(by_image, true, pixels)

@@ -1,87 +1,315 @@
-"""Losses that weight the map of pixel_nll: sum(w * nll), with w from the map alone."""
+"""Losses that weight the map m of negative log-likelihoods: sum(cost) / sum(weight)."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 from segtrain.errors import UsageError
-from segtrain.losses.reduce import global_sum
+from segtrain.losses.arguments import number, numbers, whole_number
+from segtrain.losses.nll import Pixels, read_pixels
+from segtrain.losses.select import shares_of_largest
+from segtrain.losses.term import Term
+
+BALANCING = ("median-frequency", "inverse-sqrt")
 
 
-class CrossEntropy(nn.Module):
-    """Mean of the pixels' negative log-likelihood over the valid ones; 0 where there is none."""
+class PixelLoss(Term):
+    """A mean over pixels: `costs` says what each adds to its numerator and its denominator."""
 
-    def forward(self, nll: Tensor, valid: Tensor) -> Tensor:
-        """nll (N,H,W) with 0 at ignored pixels, valid (N,H,W) bool -> 0-d."""
-        return global_sum(nll.sum()) / global_sum(valid.sum()).clamp(min=1)
+    def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        """Cost and weight (N,H,W), 0 at ignored pixels; the weight has no gradient, may be bool."""
+        raise NotImplementedError
+
+    def value(self, pixels: Pixels) -> Tensor:
+        cost, weight = self.costs(pixels)
+        return mean(cost, weight, pixels)
 
 
-class OhemCE(nn.Module):
+def mean(cost: Tensor, weight: Tensor, pixels: Pixels) -> Tensor:
+    """sum(cost) / sum(weight) over all devices; 0 where nothing has a weight."""
+    total = pixels.total(weight.sum(dtype=cost.dtype))
+    return pixels.total(cost.sum()) / total.where(total > 0, 1)
+
+
+class ClassWeights(nn.Module):
+    """A weight a class, or none."""
+
+    def __init__(self, weight: Sequence[float] | None, name: str = "weight"):
+        super().__init__()
+        self.name = name
+        if isinstance(weight, str):
+            raise UsageError(
+                f"loss: {name} is a list of numbers, one a class, got {weight!r}; segtrain fit "
+                f"takes {' and '.join(BALANCING)}, too"
+            )
+        weight = None if weight is None else torch.tensor(numbers(name, weight, 0))
+        if weight is not None and not weight.any():
+            raise UsageError(f"loss: {name} is 0 for every class; one at least is above 0")
+        self.register_buffer("weight", weight, persistent=False)
+
+    def vector(self, pixels: Pixels) -> Tensor:
+        """(C,), on the pixels' device and in their precision."""
+        if self.weight is None:
+            return pixels.nll.new_ones(pixels.num_classes)
+        self.check(pixels.num_classes)
+        return self.weight.to(pixels.nll)
+
+    def check(self, num_classes: int) -> None:
+        if self.weight is not None and len(self.weight) != num_classes:
+            raise UsageError(
+                f"loss: {self.name} has {len(self.weight)} numbers for {num_classes} classes; "
+                "give one each"
+            )
+
+    def times(self, values: Tensor, pixels: Pixels) -> Tensor:
+        """A map (N,H,W) times the weight of each pixel's class."""
+        return values if self.weight is None else self.vector(pixels)[pixels.target] * values
+
+
+class CrossEntropy(PixelLoss):
+    """The mean over valid pixels; with class weights divided by the sum of the pixels' weights.
+
+    weight: a number a class, or median-frequency or inverse-sqrt, from the training masks.
+    label_smoothing: this share of the truth is spread evenly over all classes.
+    """
+
+    formula = "sum(w m) / sum(w), m = -log p_true"
+    source = "as torch.nn.functional.cross_entropy"
+
+    def __init__(
+        self,
+        weight: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        lb_ignore: int = 255,
+    ):
+        super().__init__(lb_ignore)
+        self.weights = ClassWeights(weight)
+        self.label_smoothing = number("label_smoothing", label_smoothing, 0, 1)
+        self.reads_logits = self.label_smoothing > 0
+
+    def check(self, num_classes: int) -> None:
+        self.weights.check(num_classes)
+
+    def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        cost = self.weights.times(pixels.nll, pixels)
+        if self.label_smoothing:
+            share = self.weights.vector(pixels) / pixels.num_classes
+            spread = torch.einsum("c,nchw->nhw", share, -pixels.logits.log_softmax(1))
+            cost = torch.lerp(cost, spread.where(pixels.valid, 0), self.label_smoothing)
+        return cost, self.weights.times(pixels.valid, pixels)
+
+
+class Focal(PixelLoss):
+    """Cross entropy that counts less the surer a pixel is of its class; a mean over valid pixels.
+
+    gamma: how fast it falls; 0 is ce.
+    alpha: with two classes the weight of class 1, class 0 having 1 - alpha; or one a class.
+    """
+
+    formula = "-alpha_true (1 - p_true)^gamma log p_true"
+    source = "Lin et al. 2017, arXiv:1708.02002, over softmax"
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        alpha: float | Sequence[float] | None = None,
+        lb_ignore: int = 255,
+    ):
+        super().__init__(lb_ignore)
+        self.gamma = number("gamma", gamma, 0)
+        if type(alpha) in (int, float):
+            alpha = [1 - number("alpha", alpha, 0, 1), alpha]
+        self.alpha = ClassWeights(alpha, "alpha")
+
+    def check(self, num_classes: int) -> None:
+        self.alpha.check(num_classes)
+
+    def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        cost = pixels.nll
+        if self.gamma:
+            # where p is 1 the factor is 0, and a power under 1 of it has no finite slope
+            wrong = -torch.expm1(-pixels.nll)
+            some = wrong > 0
+            cost = (wrong.where(some, 1) ** self.gamma * pixels.nll).where(some, 0)
+        return self.alpha.times(cost, pixels), pixels.valid
+
+
+class GHM(PixelLoss):
+    """Gradient harmonising: pixels count less the more others have as large a gradient.
+
+    g = 1 - p_true is the size of a pixel's gradient. Its bin's count is a moving one: it starts at
+    the first batch's and changes with each batch in training only. One bin is ce.
+
+    bins: equal parts of g's range 0..1.
+    momentum: what a batch leaves of the counts before it, in [0, 1).
+    """
+
+    formula = "sum(w m) / n_valid, w = total count / (count in g's bin * non-empty bins)"
+    source = "Li et al. 2019, arXiv:1811.05181"
+
+    def __init__(self, bins: int = 10, momentum: float = 0.75, lb_ignore: int = 255):
+        super().__init__(lb_ignore)
+        self.bins = whole_number("bins", bins, 1)
+        self.momentum = number("momentum", momentum, 0, 1, open_high=True)
+        self.register_buffer("counts", torch.zeros(self.bins))
+
+    def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            weights = self.weights(pixels)
+        return weights * pixels.nll, pixels.valid
+
+    def weights(self, pixels: Pixels) -> Tensor:
+        """(N,H,W), without gradient; in training the counts move on."""
+        gradient = -torch.expm1(-pixels.nll)
+        places = (gradient * self.bins).long().clamp(max=self.bins - 1)
+        batch = pixels.total(
+            torch.stack([((places == b) & pixels.valid).sum() for b in range(self.bins)])
+        )
+        stored = self.counts.to(pixels.nll.dtype)
+        if self.training:
+            moved = torch.lerp(batch.to(stored), stored, self.momentum)
+            moved = moved.where(stored.sum() > 0, batch)
+            stored = moved.where(batch.sum() > 0, stored)
+            self.counts.copy_(stored)
+        counts = stored.where(stored > 0, batch)
+        per_bin = counts.sum() / (counts * (batch > 0).sum()).clamp(min=1e-30)
+        return per_bin.where(batch > 0, 0)[places].where(pixels.valid, 0)
+
+    def observe(self, pixels: Pixels) -> dict[str, Tensor]:
+        return {"bin": self.counts.clone()}
+
+
+class Mining(PixelLoss):
+    """A mean over the hard pixels only. They are chosen by m, whatever the inner loss costs."""
+
+    def __init__(self, inner: PixelLoss | None, weight: Sequence[float] | None, lb_ignore: int):
+        super().__init__(lb_ignore)
+        if isinstance(inner, Mining) or not isinstance(inner, PixelLoss | None):
+            raise UsageError(
+                f"loss: {type(inner).__name__} can't be mined; a loss of pixels that mines nothing "
+                "itself can: ce, focal, ghm"
+            )
+        self.inner = inner or CrossEntropy(lb_ignore=lb_ignore)
+        self.weights = ClassWeights(weight)
+        self.reads_logits = self.inner.reads_logits
+
+    def check(self, num_classes: int) -> None:
+        self.weights.check(num_classes)
+        self.inner.check(num_classes)
+
+    def keep(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        """How far each pixel is kept, 0..1 (N,H,W), and the m above which they are (0-d)."""
+        raise NotImplementedError
+
+    def kept(self, logits: Tensor, target: Tensor) -> Tensor:
+        """How far each pixel of logits (N,C,H,W) and target (N,H,W) is kept, 0..1 (N,H,W)."""
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+            return self.keep(read_pixels(logits, target, self.lb_ignore))[0]
+
+    def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            kept = self.weights.times(self.keep(pixels)[0], pixels)
+        cost, weight = self.inner.costs(pixels)
+        return kept * cost, kept * weight
+
+    def observe(self, pixels: Pixels) -> dict[str, Tensor]:
+        kept, cut = self.keep(pixels)
+        return self.inner.observe(pixels) | {
+            "kept": pixels.total(pixels.by_class(kept).sum(0)),
+            "valid": pixels.total(pixels.by_class(pixels.valid.to(kept.dtype)).sum(0)),
+            "threshold": torch.exp(-cut),
+        }
+
+
+class OhemCE(Mining):
     """Online hard example mining: the mean over hard pixels only.
 
     Hard pixels are those whose loss exceeds -log(thresh), so whose true class has a probability
-    under `thresh`. Where they are fewer than n_min = max(1, n_valid // n_min_factor), the n_min
-    largest count instead. After Shrivastava et al. 2016 (arXiv:1604.03540), in the form that
-    BiSeNet's code made common; n_min there may be 0, which gives NaN.
+    under thresh. Where they are fewer than n_min = max(1, n_valid // n_min_factor), the n_min
+    largest count instead; those tied at the n_min-th value share what is left of n_min evenly.
+
+    thresh: a probability, in (0, 1].
+    n_min_factor: at least one in so many of the valid pixels is kept.
+    weight: as in ce; chooses nothing.
     """
 
-    def __init__(self, thresh: float = 0.7, n_min_factor: int = 16):
-        super().__init__()
-        if not 0 < thresh <= 1:
-            raise UsageError(f"loss: thresh is a probability in (0, 1], got {thresh}")
-        if n_min_factor < 1 or n_min_factor != int(n_min_factor):
-            raise UsageError(f"loss: n_min_factor is a whole number from 1, got {n_min_factor}")
-        self.floor = -math.log(thresh)
-        self.n_min_factor = int(n_min_factor)
+    formula = "sum(w m) / sum(w) over m > -log(thresh), at least the n_min largest"
+    source = (
+        "Shrivastava et al. 2016, arXiv:1604.03540, in the form that BiSeNet's code made common "
+        "(n_min there may be 0, which gives NaN)"
+    )
 
-    def forward(self, nll: Tensor, valid: Tensor) -> Tensor:
-        """nll (N,H,W) with 0 at ignored pixels, valid (N,H,W) bool -> 0-d."""
-        with torch.no_grad():
-            weights, kept = self.weights(nll.detach(), valid)
-        return global_sum((weights * nll).sum()) / kept.clamp(min=1)
+    def __init__(
+        self,
+        thresh: float = 0.7,
+        n_min_factor: int = 16,
+        weight: Sequence[float] | None = None,
+        inner: PixelLoss | None = None,
+        lb_ignore: int = 255,
+    ):
+        super().__init__(inner, weight, lb_ignore)
+        self.floor = -math.log(number("thresh", thresh, 0, 1, open_low=True))
+        self.n_min_factor = whole_number("n_min_factor", n_min_factor, 1)
 
-    def weights(self, nll: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """How far each pixel is kept (N,H,W), 0..1, and the number kept over all devices (0-d).
-
-        Pixels tied at the n_min-th value share what is left of n_min evenly, so that neither
-        value nor gradient depends on an order.
-        """
-        n_valid = global_sum(valid.sum())
-        n_min = (n_valid // self.n_min_factor).clamp(min=1)
-        n_hard = global_sum(((nll > self.floor) & valid).sum())
-        too_few = n_hard < n_min
-        cut = torch.where(too_few, kth_largest(nll, valid, n_min), self.floor)
-        above = (nll > cut) & valid
-        tied = (nll == cut) & valid & too_few
-        left = n_min - global_sum(above.sum())
-        share = left / global_sum(tied.sum()).clamp(min=1)
-        kept = torch.where(too_few, n_min, n_hard).minimum(n_valid)
-        return above + tied * share.to(nll.dtype), kept
+    def keep(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        nll, valid = pixels.nll.detach(), pixels.valid
+        n_min = (pixels.total(valid.sum()) // self.n_min_factor).clamp(min=1)
+        hard = (nll > self.floor) & valid
+        too_few = pixels.total(hard.sum()) < n_min
+        largest, cut = shares_of_largest(nll, valid, n_min, pixels.total)
+        return largest.where(too_few, hard), cut.where(too_few, self.floor)
 
 
-def kth_largest(values: Tensor, valid: Tensor, k: Tensor) -> Tensor:
-    """The k-th largest of the valid values over all devices, exactly, without a sort or a sync.
+class TopK(Mining):
+    """The mean over a fixed share of the valid pixels: those with the largest loss.
 
-    Values are >= 0, so the bits of float32 order as integers: three rounds of a histogram, on 11,
-    11 and 10 bits, each narrow the k-th value down to one digit. Histograms add over devices.
-    `k` is a 0-d integer tensor; with no valid value the result is 0.
-    float64, which only tests use, has no 32-bit key and is sorted (one process).
+    Pixels tied at the k-th value share what is left of k evenly.
+
+    keep: a share of the valid pixels, in (0, 1], or a whole number of pixels; at least one.
+    weight: as in ce; chooses nothing.
     """
-    if values.dtype == torch.float64:
-        descending = values.where(valid, 0).flatten().sort(descending=True).values
-        return descending.gather(0, k.reshape(1) - 1).squeeze(0)
-    # abs: a loss of -0.0 would have the sign bit set
-    bits = values.abs().flatten().view(torch.int32)
-    candidate = valid.flatten()
-    prefix = torch.zeros(1, dtype=torch.int64, device=values.device)
-    for shift, width in ((21, 11), (10, 11), (0, 10)):
-        digit = (bits >> shift) & ((1 << width) - 1)
-        counts = torch.zeros(1 << width, dtype=torch.int64, device=values.device)
-        counts = global_sum(counts.scatter_add_(0, digit.long(), candidate.long()))
-        at_least = counts.flip(0).cumsum(0).flip(0)  # how many have this digit or a larger one
-        chosen = ((at_least >= k).sum() - 1).clamp(min=0).reshape(1)
-        k = k - (at_least - counts).gather(0, chosen)  # gather: an index by tensor would sync
-        candidate = candidate & (digit == chosen)
-        prefix = (prefix << width) | chosen
-    return prefix.to(torch.int32).view(torch.float32).squeeze(0)
+
+    formula = "sum(w m) / sum(w) over the k largest m, k = keep * n_valid"
+    source = "Shrivastava et al. 2016, arXiv:1604.03540; Wu et al. 2016, arXiv:1605.06885"
+
+    def __init__(
+        self,
+        keep: float = 0.2,
+        weight: Sequence[float] | None = None,
+        inner: PixelLoss | None = None,
+        lb_ignore: int = 255,
+    ):
+        super().__init__(inner, weight, lb_ignore)
+        if type(keep) is int:
+            keep = whole_number("keep, as a count,", keep, 1)
+        else:
+            keep = number("keep, as a share,", keep, 0, 1, open_low=True)
+        self.k = keep
+
+    def keep(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        n_valid = pixels.total(pixels.valid.sum())
+        if isinstance(self.k, int):
+            k = n_valid.clamp(max=self.k)
+        else:
+            k = (n_valid.double() * self.k).round().long()
+        return shares_of_largest(pixels.nll.detach(), pixels.valid, k.clamp(min=1), pixels.total)
+
+
+def balancing_weights(name: str, pixels: list[int], where_present: list[int]) -> list[float]:
+    """A weight a class, from its pixels and those of the images that have it; 0 if it has none.
+
+    median-frequency: median(f) / f, f = pixels / where_present (Eigen and Fergus 2015,
+    arXiv:1411.4734); inverse-sqrt: 1 / sqrt(share of all pixels), scaled to a mean of 1.
+    """
+    if name == "median-frequency":
+        share = [count / total if count else 0 for count, total in zip(pixels, where_present)]
+        middle = median([f for f in share if f])
+        return [middle / f if f else 0.0 for f in share]
+    raw = [1 / math.sqrt(count) if count else 0.0 for count in pixels]
+    present = [w for w in raw if w]
+    return [w * len(present) / sum(present) for w in raw]

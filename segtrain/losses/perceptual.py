@@ -1,0 +1,123 @@
+"""The perceptual loss: how a network that knows pictures sees the painted masks."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import VGG19_Weights, vgg19
+
+from segtrain.errors import SegtrainError, UsageError, first_line
+from segtrain.losses.arguments import whole_number
+from segtrain.losses.nll import Pixels
+from segtrain.losses.term import Term
+
+LAYERS = (3, 8, 13, 22, 31)  # the second ReLU of each block
+LEAST_SIDE = 32  # pixels: smaller pictures vanish in five poolings
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class VGG(Term):
+    """Mean squared distance of VGG-19 features of the soft and the true mask, both painted.
+
+    A pixel of the soft mask has the mean of the classes' colours, weighted by their probabilities.
+    Ignored pixels are black in both. The network is fixed.
+
+    layers: indices in VGG-19's features; the loss is the mean over them.
+    weights: imagenet, none (random, for tests), or a file of VGG-19's state dict.
+    palette: an RGB colour 0..255 a class; else hues at equal distances.
+    """
+
+    formula = "mean over layers of mean((F(sum_c p_c colour_c) - F(colour_true))^2)"
+    source = "Johnson et al. 2016, arXiv:1603.08155; features: Simonyan and Zisserman 2014"
+    reads_logits = True
+
+    def __init__(
+        self,
+        layers: Sequence[int] = LAYERS,
+        weights: str = "imagenet",
+        palette: Sequence[tuple[int, int, int]] | None = None,
+        lb_ignore: int = 255,
+    ):
+        super().__init__(lb_ignore)
+        if not isinstance(layers, (list, tuple)) or not layers:
+            raise UsageError(f"loss: layers is a list of indices, got {layers!r}")
+        self.layers = sorted({whole_number("each of layers", each, 0) for each in layers})
+        network = vgg19(weights=None)
+        if self.layers[-1] >= len(network.features):
+            raise UsageError(
+                f"loss: layers are 0..{len(network.features) - 1}, got {self.layers[-1]}"
+            )
+        load_vgg(network, weights)
+        self.features = network.features[: self.layers[-1] + 1].eval().requires_grad_(False)
+        for layer in self.features:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False  # what was compared must not change after
+        self.palette = palette
+        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def train(self, mode: bool = True) -> VGG:
+        return super().train(False)  # the network is fixed
+
+    def value(self, pixels: Pixels) -> Tensor:
+        if min(pixels.target.shape[1:]) < LEAST_SIDE:
+            height, width = pixels.target.shape[1:]
+            raise UsageError(f"loss: vgg needs {LEAST_SIDE} pixels a side, got {height}x{width}")
+        palette = self.palette or [_hue(c / pixels.num_classes) for c in range(pixels.num_classes)]
+        probs = pixels.logits.softmax(1)
+        colours = probs.new_tensor(palette[: pixels.num_classes]) / 255
+        soft = torch.einsum("nchw,cr->nrhw", probs, colours)
+        true = colours[pixels.target].movedim(-1, 1)
+        soft, true = (x.where(pixels.valid.unsqueeze(1), 0) for x in (soft, true))
+        soft, true = ((x - self.mean.to(x)) / self.std.to(x) for x in (soft, true))
+        distances = []
+        for index, layer in enumerate(self.features.to(probs.dtype)):
+            soft, true = layer(soft), layer(true)
+            if index in self.layers:
+                count = torch.tensor(soft.numel(), device=soft.device)
+                squares = pixels.total((soft - true).square().sum())
+                distances.append(squares / pixels.total(count))
+        return torch.stack(distances).mean()
+
+
+def _hue(turn: float) -> tuple[float, float, float]:
+    return tuple(255 * part for part in colorsys.hsv_to_rgb(turn, 1, 1))
+
+
+def load_vgg(network: nn.Module, weights: str) -> None:
+    """Puts the named weights into a VGG-19. Raises SegtrainError where they can't be had."""
+    if weights == "none":
+        return
+    if weights == "imagenet":
+        enum = VGG19_Weights.IMAGENET1K_V1
+        try:
+            state = enum.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:  # no network; a download cut short
+            raise SegtrainError(
+                f"loss: vgg's ImageNet weights are neither cached nor can {enum.url} be reached "
+                f"({first_line(error)}); use vgg(weights='FILE') with a downloaded file"
+            ) from error
+    else:
+        if not isinstance(weights, str) or not Path(weights).is_file():
+            raise UsageError(f"loss: vgg's weights are imagenet, none or a file, got {weights!r}")
+        state = read_weights(Path(weights))
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:  # AttributeError: no dict at all
+        raise SegtrainError(
+            f"loss: {weights} holds no weights of VGG-19: {first_line(error)}"
+        ) from error
+
+
+def read_weights(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        raise SegtrainError(f"loss: {path} can't be read ({first_line(error)})") from error

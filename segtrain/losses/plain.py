@@ -1,0 +1,37 @@
+"""The pixel pass in plain torch: twin of the tiles and kernels, and what torch.compile sees."""
+
+import torch
+from torch import Tensor
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def masked_logits(logits: Tensor, valid: Tensor) -> Tensor:
+    """Logits (N,C,H,W) in float32 at least, with 0 where valid (N,H,W) is false.
+
+    The 0 is put in by selection: a product with 0 would pass on a NaN or an infinity.
+    """
+    return full_precision(logits).where(valid.unsqueeze(1), 0)
+
+
+def plain_pixels(
+    logits: Tensor, ids: Tensor, valid: Tensor, powers: tuple[int, ...]
+) -> tuple[Tensor, list[Tensor]]:
+    """The map of negative log-likelihoods (N,H,W) and, for each power k, sums of p ** k (N,C).
+
+    Logits (N,C,H,W) are masked already, ids (N,H,W) are 0 at ignored pixels. With
+    d = x - x_true and M = max(0, max d): nll = M + log1p(sum over others of exp(d - M) +
+    expm1(-M)), which keeps the digits of easy pixels, where log-sum-exp minus x_true loses them.
+    """
+    index = ids.unsqueeze(1)
+    margin = logits - logits.gather(1, index)
+    top = margin.detach().amax(1, keepdim=True)  # at least 0, the true class's own margin
+    others = (margin - top).exp().scatter(1, index, 0).sum(1, keepdim=True)
+    nll = top + torch.log1p(others + torch.expm1(-top))
+    mass = []
+    if powers:
+        probs = (margin - nll).exp().where(valid.unsqueeze(1), 0)
+        mass = [(probs if k == 1 else probs**k).sum((2, 3)) for k in powers]
+    return nll.squeeze(1).where(valid, 0), mass

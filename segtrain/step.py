@@ -1,0 +1,44 @@
+"""The training step's maths: images and target -> loss, in the shape that costs least memory."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from segtrain.losses import Loss
+from segtrain.losses.nll import choose_path
+from segtrain.model import SegmentationModel
+
+
+class TrainingModule(nn.Module):
+    """What Fabric wraps. The loss is inside: outputs would be copied to float32.
+
+    Where the head upsamples its logits and every term of the loss can read them as they are,
+    the loss upsamples them on the way, and full-resolution logits are never written.
+    """
+
+    def __init__(self, model: SegmentationModel, loss: Loss):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, images: Tensor, target: Tensor, observe: bool = False) -> Tensor:
+        """uint8 images (N,3,H,W) and target (N,H,W) -> 0-d."""
+        model, loss = self.model, self.loss
+        if model.upsampling == 1 or loss.reads_logits:
+            return loss(model(images), target, observe=observe)
+        return loss(
+            model.low_resolution(images),
+            model.pad(target, loss.lb_ignore),
+            model.upsampling,
+            model.align_corners,
+            observe,
+        )
+
+
+def describe_path(model: SegmentationModel, loss: Loss, device) -> str:
+    """Which way the loss will go on that device, and why, in a line."""
+    path, reason = choose_path(device, next(model.parameters()).dtype)
+    if loss.reads_logits:
+        path, reason = "plain", f"{', '.join(loss.reads_logits)} needs full-resolution logits"
+    fused = model.upsampling > 1 and not loss.reads_logits
+    upsampling = f", {model.upsampling}x upsampling of logits fused" if fused else ""
+    return f"loss: {path} path ({reason}){upsampling}"
