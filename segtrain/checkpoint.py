@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,9 @@ from torch import Tensor
 import segtrain
 from segtrain.atomic import write_bytes
 from segtrain.config import Config, load_config, make_config
-from segtrain.errors import SegtrainError, UsageError, first_line
+from segtrain.errors import UNREADABLE, SegtrainError, UsageError, first_line
 from segtrain.model import SegmentationModel, build_model
 
-# what torch.load raises for a file that is none of its own
-UNREADABLE = (
-    RuntimeError,
-    pickle.UnpicklingError,
-    EOFError,
-    OSError,
-    IndexError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
 KEY = "segtrain"  # one key: with several the file's bytes would differ from save to save
 
 

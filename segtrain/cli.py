@@ -258,3 +258,15 @@ def predict(
     from segtrain.predict import predict as run_predict
 
     run_predict(paths, checkpoint, runs, out, legend, set_, {"train.device": device})
+
+
+@app.command()
+def losses(
+    name: Annotated[
+        Text, typer.Argument(help="one loss [default: all]", metavar="[LOSS]", show_default=False)
+    ] = None,
+) -> None:
+    """List the losses, or explain one: formula, arguments, defaults, source."""
+    from segtrain.catalogue import show_losses
+
+    show_losses(name)

@@ -2,6 +2,20 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pickle import UnpicklingError
+
+# what torch.load raises for a file that is none of its own
+UNREADABLE = (
+    RuntimeError,
+    UnpicklingError,
+    EOFError,
+    OSError,
+    IndexError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 
 
 class SegtrainError(Exception):

@@ -22,10 +22,19 @@ from segtrain.data.prepare import locate, mask_reader, root_of
 from segtrain.devices import make_fabric
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.inference import predict_logits
+from segtrain.losses import Mining, build_mining
 from segtrain.metrics import Confusion, Scores, score
 from segtrain.model import SegmentationModel
 from segtrain.progress import bar
-from segtrain.render.overlay import blend, colour_table, error_map, panels, save_image, to_image
+from segtrain.render.overlay import (
+    blend,
+    colour_table,
+    error_map,
+    kept_map,
+    panels,
+    save_image,
+    to_image,
+)
 from segtrain.render.plots import save_confusion
 from segtrain.runlog import find_checkpoint, run_of, write_csv, write_json
 
@@ -38,18 +47,29 @@ class Predicted:
     image: Tensor  # uint8 (3,H,W)
     target: Tensor  # int64 (H,W)
     prediction: Tensor  # int64 (H,W)
+    kept: Tensor | None  # (H,W), 0..1: how far a loss that mines keeps each pixel
 
 
 def predict_split(
-    model: SegmentationModel, pairs: Pairs, indices: range, fabric: Fabric, workers: int
+    model: SegmentationModel,
+    pairs: Pairs,
+    indices: range,
+    fabric: Fabric,
+    workers: int,
+    mining: Mining | None = None,
 ) -> Iterator[Predicted]:
-    """Predicts the pairs of `indices`, one by one, each at its own size."""
+    """Predicts the pairs of `indices`, one by one, each at its own size.
+
+    `mining` chooses among each image's pixels as if it was a batch.
+    """
     model.eval()
     for index, (images, targets) in zip(indices, checked(one_by_one(pairs, indices, workers))):
         images = images.to(fabric.device, memory_format=torch.channels_last)
         with fabric.autocast():
-            prediction = predict_logits(model, images).argmax(1)
-        yield Predicted(index, images[0], targets[0].to(fabric.device), prediction[0])
+            logits = predict_logits(model, images)
+        targets = targets.to(fabric.device)
+        kept = mining.kept(logits, targets)[0] if mining else None
+        yield Predicted(index, images[0], targets[0], logits.argmax(1)[0], kept)
 
 
 def validate(
@@ -79,28 +99,56 @@ def evaluate(
     pairs = split_of(config, split)
     workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
 
+    mining = build_mining(
+        config.loss.expression,
+        len(meta.classes),
+        config.data.lb_ignore,
+        thresh=config.loss.thresh,
+        n_min_factor=config.loss.n_min_factor,
+    )
     confusion = Confusion(len(meta.classes), config.data.lb_ignore, fabric.device)
-    per_image = []
-    predictions = predict_split(model, pairs, range(len(pairs)), fabric, workers)
+    per_image, kept = [], torch.zeros(len(meta.classes), dtype=torch.float64)
+    predictions = predict_split(model, pairs, range(len(pairs)), fabric, workers, mining)
     for predicted in bar(predictions, "evaluating", len(pairs)):
         matrix = confusion.update(predicted.prediction, predicted.target)
         per_image.append(image_row(pairs.samples[predicted.index].image, matrix, meta.classes))
+        if mining:
+            kept += kept_by_class(predicted, len(meta.classes))
 
     scores = score(confusion.matrix, meta.classes)
+    if mining:
+        add_kept_shares(scores, kept, confusion.matrix)
     if scores.miou is None:
         raise SegtrainError(f"{config.data.path}: every pixel of {split} is ignored; no score")
     folder = run_of(checkpoint) / "eval" / split
     title = f"mIoU {scores.miou:.4f} on {split}"
     write_report(folder, scores, confusion.matrix, per_image, title)
-    shutil.rmtree(folder / "worst", ignore_errors=True)  # those of an earlier evaluation
+    for pictures in ("worst", "hard_pixels"):
+        shutil.rmtree(folder / pictures, ignore_errors=True)  # those of an earlier evaluation
     worst = worst_indices(per_image, config.eval.worst)
     for rank, index in enumerate(worst, 1):
-        chosen = predict_split(model, pairs, range(index, index + 1), fabric, 0)
+        predicted = next(predict_split(model, pairs, range(index, index + 1), fabric, 0, mining))
         name = f"{rank:02d}_{pairs.samples[index].name}.png"
         caption = f"{pairs.samples[index].name}: mIoU {per_image[index]['miou']:.3f}"
-        save_image(folder / "worst" / name, picture(next(chosen), meta, config, caption))
+        save_image(folder / "worst" / name, picture(predicted, meta, config, caption))
+        if mining:
+            page = hard_picture(predicted, meta, config, caption)
+            save_image(folder / "hard_pixels" / name, page)
     print_scores(scores, f"{title}: {describe(scores, len(pairs), config)}", folder)
     return folder
+
+
+def kept_by_class(predicted: Predicted, num_classes: int) -> Tensor:
+    """(C,) on the CPU: how many pixels of each true class a loss that mines kept."""
+    counted = predicted.kept > 0  # none of the ignored pixels is
+    weights = predicted.kept[counted].double()
+    return torch.bincount(predicted.target[counted], weights, num_classes).cpu()
+
+
+def add_kept_shares(scores: Scores, kept: Tensor, matrix: Tensor) -> None:
+    """Adds to each class the share of its pixels that a loss that mines kept; None without any."""
+    for row, sum_kept, pixels in zip(scores.classes, kept.tolist(), matrix.sum(1).tolist()):
+        row["kept"] = sum_kept / pixels if pixels else None
 
 
 def split_of(config: Config, split: str) -> Pairs:
@@ -167,9 +215,26 @@ def picture(predicted: Predicted, meta: Meta, config: Config, title: str):
     return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
 
 
+def hard_picture(predicted: Predicted, meta: Meta, config: Config, title: str):
+    """Image, truth, and what a loss that mines keeps, side by side."""
+    colours = colour_table(meta.palette, predicted.image.device)
+    ignored = predicted.target == config.data.lb_ignore
+    share = float(predicted.kept.sum() / (~ignored).sum().clamp(min=1))
+    shown = {
+        "image": predicted.image,
+        "truth": blend(predicted.image, predicted.target, colours, config.predict.opacity),
+        "kept (red), easy (blue), ignored (white)": kept_map(
+            predicted.image, predicted.kept, ignored
+        ),
+    }
+    title = f"{title}; {config.loss.expression} keeps {share:.1%} of its pixels"
+    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
+
+
 def print_scores(scores: Scores, headline: str, folder: Path) -> None:
     console = Console()
-    columns = ("IoU", "Dice", "precision", "recall", "share")
+    columns = ["IoU", "Dice", "precision", "recall", "share"]
+    columns += ["kept"] if "kept" in scores.classes[0] else []
     table = Table("class", *columns, box=None, header_style="bold")
     for column in table.columns[1:]:
         column.justify = "right"

@@ -24,7 +24,7 @@ class Term:
     def __str__(self) -> str:
         inside = [str(self.inner)] if self.inner else []
         inside += [f"{key}={value!r}" for key, value in self.arguments.items()]
-        weight = "" if self.weight == 1 else f"{self.weight:g}*"
+        weight = "" if self.weight == 1 else f"{self.weight!r}*"
         return f"{weight}{self.name}" + (f"({', '.join(inside)})" if inside else "")
 
 

@@ -81,20 +81,20 @@ def loss_of(config: Config, palette: list[tuple[int, int, int]] | None = None) -
 
     Raises UsageError for a wrong expression, and for one that the devices can't compute.
     """
-    given, data, devices = config.loss, config.data, config.train.devices * config.train.nodes
+    data, devices = config.data, config.train.devices * config.train.nodes
     count = data.classes and len(data.classes)
     even = [1] * (count or 2)  # stands in for weights that the masks will give
     loss = build_loss(
-        balanced(given.expression, even, even),
+        balanced(config.loss.expression, even, even),
         count,
         data.lb_ignore,
-        sync=given.sync,
+        sync=config.loss.sync,
         palette=palette,
-        thresh=given.thresh,
-        n_min_factor=given.n_min_factor,
+        thresh=config.loss.thresh,
+        n_min_factor=config.loss.n_min_factor,
     )
     refused = [term.one_device for term in loss.terms if term.one_device]
-    if refused and devices > 1 and given.sync:
+    if refused and devices > 1 and config.loss.sync:
         raise UsageError(f"loss: {refused[0]}: one device computes it, not {devices}")
     return loss
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segtrain.checkpoint import UNREADABLE, is_checkpoint, read_checkpoint
+from segtrain.checkpoint import is_checkpoint, read_checkpoint
 from segtrain.config import Model
-from segtrain.errors import SegtrainError, UsageError, first_line, listing
+from segtrain.errors import UNREADABLE, SegtrainError, UsageError, first_line, listing
 from segtrain.model import SegmentationModel
 
 HUB_SECONDS = 3.0

@@ -30,8 +30,9 @@ TOOLS = {
     "checkpoint": {"model"},
     "pretrained": {"model", "checkpoint"},
     "plan": LEAVES | {"pretrained"},
+    "step": {"losses", "losses.nll", "model"},
 }
-VERBS = {"fit", "evaluate", "predict"}
+VERBS = {"fit", "evaluate", "predict", "catalogue"}
 
 
 def allowed(name: str) -> set[str]:

@@ -151,7 +151,7 @@ def test_a_negative_value_in_the_label_map_hides_no_other(cli, pairs: Path, keye
 OPTIONS = {
     "unknown key": (["--set", "train.epoch=3"], ["unknown key train.epoch", "train.epochs"]),
     "unknown section": (["--set", "trains.epochs=3"], ["unknown key trains", "train"]),
-    "unknown loss": (["--loss", "ohen"], ["'ohen'", "ce, ohem, dice", "did you mean ohem"]),
+    "unknown loss": (["--loss", "ohen"], ["'ohen'", "ce, ohem, topk, focal", "did you mean ohem"]),
     "unknown argument of a loss": (["--loss", "ohem(tresh=0.7)"], ["tresh", "thresh"]),
     "no loss expression": (["--loss", "ohem+"], ["'ohem+'", "ohem+0.5*dice"]),
     "code as a loss": (["--loss", "__import__('os').getcwd()"], ["not a loss expression"]),

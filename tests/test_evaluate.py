@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Answer, run_cli, scene
 from PIL import Image
 
 from segtrain.checkpoint import load_model, save_model
 
-CLASS_KEYS = ["name", "iou", "dice", "precision", "recall", "share"]
+CLASS_KEYS = ["name", "iou", "dice", "precision", "recall", "share", "kept"]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,8 @@ def check_scores(scores: dict, pairs: list[tuple], classes: int) -> None:
         expected["dice"] = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None
         expected["precision"] = tp / (tp + fp) if tp + fp else None
         expected["recall"] = tp / (tp + fn) if tp + fn else None
-        assert {k: v for k, v in found.items() if k != "name"} == pytest.approx(expected, abs=1e-12)
+        counted = {k: v for k, v in found.items() if k not in ("name", "kept")}
+        assert counted == pytest.approx(expected, abs=1e-12)
     present = [row for row in counts if row[0] + row[1] + row[2]]
     in_truth = [row for row in counts if row[0] + row[2]]
     total = counts[0][3]
@@ -129,17 +131,48 @@ def test_pictures_of_the_report_open(run: Path, ignoring: Path):
     answer = evaluate(run, "--data", ignoring, "--split", "train", "--set", "eval.worst=3")
     folder = run / "eval/train"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "confusion.png", "metrics.json", "per_image.csv", "worst"]  # fmt: skip
+        "confusion.png", "hard_pixels", "metrics.json", "per_image.csv", "worst"]  # fmt: skip
     assert str(folder) in answer.stdout
     rows = list(csv.DictReader(open(folder / "per_image.csv")))
     by_score = sorted(rows, key=lambda row: float(row["miou"]))
     worst = sorted((folder / "worst").iterdir())
     expected = [f"{i:02d}_{Path(row['image']).stem}.png" for i, row in enumerate(by_score[:3], 1)]
     assert [path.name for path in worst] == expected
-    for path in [folder / "confusion.png", *worst]:
+    hard = sorted((folder / "hard_pixels").iterdir())
+    assert [path.name for path in hard] == expected
+    for path in [folder / "confusion.png", *worst, *hard]:
         with Image.open(path) as image:
             image.load()
             assert len(image.convert("RGB").getcolors(1 << 20)) > 3
+
+
+@pytest.mark.parametrize("thresh", [0.7, 0.05])
+def test_kept_shares_are_those_of_each_images_hard_pixels(run, ignoring: Path, thresh: float):
+    evaluate(run, "--data", ignoring, "--set", f"loss.thresh={thresh}")
+    model, _ = load_model(run / "checkpoints/best.safetensors")
+    kept, pixels = np.zeros(3), np.zeros(3)
+    for path in sorted((ignoring / "images/val").iterdir()):
+        image = np.array(Image.open(path).convert("RGB"))
+        truth = np.array(Image.open(ignoring / "masks/val" / path.name))
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(image).permute(2, 0, 1)[None])[0].double().numpy()
+        probs = np.exp(logits) / np.exp(logits).sum(0)
+        valid = truth != 255
+        sure = np.take_along_axis(probs, np.where(valid, truth, 0)[None], 0)[0]
+        n_min = max(1, valid.sum() // 16)
+        cut = max(thresh, np.sort(sure[valid])[n_min - 1] * (1 + 1e-9))
+        for c in range(3):
+            kept[c] += ((sure < cut) & (truth == c)).sum()
+            pixels[c] += (truth == c).sum()
+    shares = [c["kept"] for c in report(run)["classes"]]
+    assert shares[:2] == pytest.approx(kept[:2] / pixels[:2], abs=0.002)
+    assert shares[2] is None and 0 < sum(shares[:2]) <= 2
+
+
+def test_a_loss_that_mines_nothing_has_no_hard_pixels(run, ignoring: Path):
+    answer = evaluate(run, "--data", ignoring, "--set", "loss.expression=ce+dice")
+    assert not (run / "eval/val/hard_pixels").exists()
+    assert "kept" not in report(run)["classes"][0] and "kept" not in answer.stdout
 
 
 def test_an_absent_class_is_null_and_named(run: Path, ignoring: Path, tmp_path: Path):
@@ -148,7 +181,7 @@ def test_an_absent_class_is_null_and_named(run: Path, ignoring: Path, tmp_path: 
     save_model(tmp_path / "never.safetensors", model, meta)
     answer = evaluate(tmp_path / "never.safetensors", "--data", ignoring)
     scores = report(tmp_path)
-    absent = dict(zip(CLASS_KEYS, ["2", None, None, None, None, 0]))
+    absent = dict(zip(CLASS_KEYS, ["2", None, None, None, None, 0, None]))
     assert scores["classes"][2] == absent
     ious = [c["iou"] for c in scores["classes"][:2]]
     assert scores["miou"] == pytest.approx(sum(ious) / 2)

@@ -17,6 +17,8 @@ from conftest import QUICK, scene, write_pairs
 from PIL import Image
 from safetensors import safe_open
 
+from segtrain.losses.nll import PATHS_TAKEN
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 SEEDED_LOSS = 1.2170
 TIMES = {"images_per_second", "train_seconds", "seconds"}
@@ -92,10 +94,11 @@ def test_workers_change_nothing(cli, trained: Path):
     assert_same_run(trained, Path("runs/two"))
 
 
-def test_resuming_equals_the_straight_run(cli, pairs: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("loss", ["ohem", "ghm"])  # ghm's moving counts go on, too
+def test_resuming_equals_the_straight_run(cli, pairs: Path, monkeypatch, loss: str):
     import segtrain.fit
 
-    command = ["fit", "--data", pairs, *QUICK, "--epochs", "2"]
+    command = ["fit", "--data", pairs, *QUICK, "--epochs", "2", "--loss", loss]
     assert cli(*command, "--name", "straight").code == 0
     whole_save = segtrain.fit.save
 
@@ -110,6 +113,68 @@ def test_resuming_equals_the_straight_run(cli, pairs: Path, monkeypatch: pytest.
     resumed = cli("fit", "--resume")
     assert resumed.code == 0, resumed.stderr
     assert_same_run(Path("runs/straight"), Path("runs/stopped"))
+
+
+def test_what_each_term_does_is_in_the_history(cli, pairs: Path):
+    loss = "ohem(thresh=0.6)+0.5*dice+2*ghm(bins=4)+ohem(thresh=0.01)"
+    fitted = cli("fit", "--data", pairs, *QUICK, "--loss", loss, "--name", "terms")
+    assert fitted.code == 0, fitted.stderr
+    (row,) = rows_of(Path("runs/terms"))
+    found = {k.removeprefix("loss/"): v for k, v in row.items() if k.startswith("loss/")}
+    terms = ["ohem", "dice", "ghm", "ohem2"]
+    per_class = ["kept/0", "kept/1", "kept/2"]
+    mined = ["value", "share", "kept", "threshold", *per_class]
+    expected = [f"ohem/{what}" for what in mined] + ["dice/value", "dice/share"]
+    expected += [f"ghm/{what}" for what in ("value", "share", *(f"bin/{b}" for b in range(4)))]
+    assert list(found) == expected + [f"ohem2/{what}" for what in mined]
+    number = {key: float(value) for key, value in found.items() if value}
+    assert sum(number[f"{term}/share"] for term in terms) == pytest.approx(1)
+    assert number["ohem/threshold"] == pytest.approx(0.6) and number["ohem/kept"] > 0.5
+    # few are as hard as 0.01: the floor rules, one in 16 is kept, the threshold is that pixel's
+    assert number["ohem2/threshold"] > 0.01
+    assert number["ohem2/kept"] == pytest.approx(1 / 16, abs=1e-3)
+    assert sum(number[f"ghm/bin/{b}"] for b in range(4)) == pytest.approx(2 * 32 * 32, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["median-frequency", "inverse-sqrt"])
+def test_class_weights_come_from_the_training_masks(cli, tmp_path: Path, name: str):
+    write_pairs(tmp_path / "set", 4, "images/train", "masks/train")
+    write_pairs(tmp_path / "set", 2, "images/val", "masks/val", first=4)
+    fitted = cli("fit", "--data", "set", *QUICK, "--loss", f"ce(weight={name})")
+    assert fitted.code == 0, fitted.stderr
+    run = Path("runs/latest").resolve()
+    assert name in run.name
+    expression = yaml.safe_load((run / "config.yaml").read_text())["loss"]["expression"]
+    weights = [float(number) for number in re.findall(r"[\d.]+", expression)]
+    masks = [np.array(Image.open(path)) for path in Path("set/masks/train").iterdir()]
+    counts = np.array([np.bincount(mask.ravel(), minlength=3) for mask in masks])
+    if name == "inverse-sqrt":
+        raw = 1 / np.sqrt(counts.sum(0))
+        expected = raw / raw.mean()
+    else:
+        sizes = counts.sum(1, keepdims=True)
+        frequency = counts.sum(0) / ((counts > 0) * sizes).sum(0)
+        expected = np.median(frequency) / frequency
+    assert weights == pytest.approx(expected, rel=1e-3)
+    assert cli("eval").code == 0
+
+
+def test_lovasz_over_the_batch_refuses_several_devices(cli, pairs: Path):
+    loss = ["--loss", "ohem+lovasz(per_image=False)", "--devices", "2"]
+    refused = cli("fit", "--data", pairs, *QUICK, *loss)
+    assert refused.code == 2
+    assert "per_image=False" in refused.error and "not 2" in refused.error
+    assert not Path("runs").exists()
+
+
+def test_deeplab_fuses_the_upsampling_into_its_loss(cli, pairs: Path):
+    PATHS_TAKEN.clear()
+    options = [*QUICK[:-2], "--arch", "deeplabv3plus", "--loss", "ohem+0.5*dice"]
+    fitted = cli("fit", "--data", pairs, *options)
+    assert fitted.code == 0, fitted.stderr
+    assert "loss: tiles path (logits are on the CPU), 4x upsampling of logits fused" in fitted.stdout
+    # two steps; validation reads its logits at full resolution, and no loss
+    assert dict(PATHS_TAKEN) == {("tiles", 4): 2}
 
 
 def test_epochs_without_validation_have_empty_scores(cli, pairs: Path):

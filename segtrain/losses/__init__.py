@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtrain.errors import UsageError, did_you_mean
+from segtrain.errors import UsageError, did_you_mean, listing
 from segtrain.losses.nll import read_pixels
 from segtrain.losses.perceptual import VGG
 from segtrain.losses.region import Dice, Jaccard, Lovasz, Tversky
@@ -23,6 +23,7 @@ from segtrain.losses.weighting import (
     Focal,
     Mining,
     OhemCE,
+    PixelLoss,
     TopK,
     balancing_weights,
 )
@@ -41,6 +42,8 @@ FAMILIES: dict[str, type[Term]] = {
     "lovasz": Lovasz,
     "vgg": VGG,
 }
+MINING = [name for name, family in FAMILIES.items() if issubclass(family, Mining)]
+MINED = [n for n, family in FAMILIES.items() if issubclass(family, PixelLoss) and n not in MINING]
 GIVEN = ("inner", "palette", "lb_ignore")  # not arguments of an expression
 
 
@@ -179,8 +182,11 @@ def _build_term(term: Parsed, given: dict[str, Any], num_classes: int | None) ->
     arguments |= term.arguments
     if term.inner:
         if not issubclass(FAMILIES[name], Mining):
-            mining = [key for key, family in FAMILIES.items() if issubclass(family, Mining)]
-            raise UsageError(f"loss: {name} takes no loss in it; {' and '.join(mining)} do")
+            raise UsageError(f"loss: {name} takes no loss in it; {' and '.join(MINING)} do")
+        if term.inner.name in FAMILIES and term.inner.name not in MINED:
+            raise UsageError(
+                f"loss: {name} can't mine {term.inner.name}; it mines {listing(MINED)}"
+            )
         arguments["inner"] = _build_term(term.inner, given, num_classes)
     constructor = inspect.signature(FAMILIES[name]).parameters
     built = FAMILIES[name](**{k: v for k, v in arguments.items() if k in constructor})

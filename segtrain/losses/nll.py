@@ -62,7 +62,7 @@ def read_pixels(
     Computes in float32 at least, in float64 for float64.
     """
     valid = target != lb_ignore
-    ids = target.where(valid, 0)
+    ids = target.masked_fill(~valid, 0)
     if upsample > 1 and not logits.is_cuda:  # kernels leave out what no valid pixel reads
         logits = logits.where(seen_cells(valid, *logits.shape[2:], align_corners), 0)
     if keep_logits and upsample > 1:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import VGG19_Weights, vgg19
 
-from segtrain.errors import SegtrainError, UsageError, first_line
+from segtrain.errors import UNREADABLE, SegtrainError, UsageError, first_line
 from segtrain.losses.arguments import whole_number
 from segtrain.losses.nll import Pixels
 from segtrain.losses.term import Term
@@ -48,13 +46,7 @@ class VGG(Term):
         if not isinstance(layers, (list, tuple)) or not layers:
             raise UsageError(f"loss: layers is a list of indices, got {layers!r}")
         self.layers = sorted({whole_number("each of layers", each, 0) for each in layers})
-        network = vgg19(weights=None)
-        if self.layers[-1] >= len(network.features):
-            raise UsageError(
-                f"loss: layers are 0..{len(network.features) - 1}, got {self.layers[-1]}"
-            )
-        load_vgg(network, weights)
-        self.features = network.features[: self.layers[-1] + 1].eval().requires_grad_(False)
+        self.features = vgg_features(self.layers[-1], weights).eval().requires_grad_(False)
         for layer in self.features:
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False  # what was compared must not change after
@@ -65,6 +57,12 @@ class VGG(Term):
 
     def train(self, mode: bool = True) -> VGG:
         return super().train(False)  # the network is fixed
+
+    def check(self, num_classes: int) -> None:
+        if self.palette and len(self.palette) < num_classes:
+            raise UsageError(
+                f"loss: vgg's palette has {len(self.palette)} colours for {num_classes} classes"
+            )
 
     def value(self, pixels: Pixels) -> Tensor:
         if min(pixels.target.shape[1:]) < LEAST_SIDE:
@@ -91,33 +89,45 @@ def _hue(turn: float) -> tuple[float, float, float]:
     return tuple(255 * part for part in colorsys.hsv_to_rgb(turn, 1, 1))
 
 
-def load_vgg(network: nn.Module, weights: str) -> None:
-    """Puts the named weights into a VGG-19. Raises SegtrainError where they can't be had."""
+def vgg_features(last: int, weights: str) -> nn.Sequential:
+    """VGG-19's features up to the layer `last`. Raises SegtrainError where weights can't be had."""
+    with torch.device("meta"):  # the whole network would take 570 MB
+        features = vgg19().features
+    if last >= len(features):
+        raise UsageError(f"loss: layers are 0..{len(features) - 1}, got {last}")
+    features = features[: last + 1]
+    state = read_weights(weights)
+    features = features.to_empty(device="cpu")
+    if state is None:
+        for layer in features:
+            if isinstance(layer, nn.Conv2d):
+                layer.reset_parameters()
+        return features
+    try:
+        features.load_state_dict({key: state[f"features.{key}"] for key in features.state_dict()})
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise SegtrainError(
+            f"loss: {weights} holds no weights of VGG-19: {first_line(error)}"
+        ) from error
+    return features
+
+
+def read_weights(weights: str) -> dict[str, Tensor] | None:
+    """The state dict of VGG-19 that `weights` names; None for random ones."""
     if weights == "none":
-        return
+        return None
     if weights == "imagenet":
         enum = VGG19_Weights.IMAGENET1K_V1
         try:
-            state = enum.get_state_dict(progress=False, check_hash=True)
+            return enum.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:  # no network; a download cut short
             raise SegtrainError(
                 f"loss: vgg's ImageNet weights are neither cached nor can {enum.url} be reached "
                 f"({first_line(error)}); use vgg(weights='FILE') with a downloaded file"
             ) from error
-    else:
-        if not isinstance(weights, str) or not Path(weights).is_file():
-            raise UsageError(f"loss: vgg's weights are imagenet, none or a file, got {weights!r}")
-        state = read_weights(Path(weights))
+    if not isinstance(weights, str) or not Path(weights).is_file():
+        raise UsageError(f"loss: vgg's weights are imagenet, none or a file, got {weights!r}")
     try:
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:  # AttributeError: no dict at all
-        raise SegtrainError(
-            f"loss: {weights} holds no weights of VGG-19: {first_line(error)}"
-        ) from error
-
-
-def read_weights(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
-        raise SegtrainError(f"loss: {path} can't be read ({first_line(error)})") from error
+        return torch.load(weights, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise SegtrainError(f"loss: {weights} can't be read ({first_line(error)})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TILE = 1 << 19  # elements: 2 MiB of float32 stay in the cache
+BLOCK = 128  # pixels across
 
 
 class TiledPixels(torch.autograd.Function):
@@ -23,113 +25,141 @@ class TiledPixels(torch.autograd.Function):
         tiles = Tiles(logits, valid, upsample, align_corners)
         nll = torch.empty(ids.shape, dtype=tiles.dtype)
         mass = nll.new_zeros(len(powers), *logits.shape[:2])
+        finite = True
         for n, rows in tiles:
-            top, exps, others = _exponentials(tiles.read(n, rows), ids[n, None, rows])
+            index = ids[n, rows].unsqueeze(1)
+            top, exps, others = _exponentials(tiles.read(n, rows, masked=False), index)
+            if not math.isfinite(others.sum()):  # too large for exp, or garbage: with a maximum
+                top, exps, others = _exponentials(tiles.read(n, rows, True), index, stable=True)
+                finite = False
             torch.add(others, torch.expm1(-top), out=nll[n, rows]).log1p_().add_(top)
             if powers:
-                share = 1 / (others + torch.exp(-top))
-                probs = exps.mul_(share.where(valid[n, rows], 0))  # of the other classes
+                share = (1 / (others + torch.exp(-top))).where(valid[n, rows], 0)
+                probs = exps.mul_(share.unsqueeze(1))  # of the other classes
                 for place, k in enumerate(powers):
-                    mass[place, n] += (probs if k == 1 else probs**k).sum((1, 2))
+                    mass[place, n] += (probs if k == 1 else probs**k).sum((0, 2))
         nll.masked_fill_(~valid, 0)
         for place, k in enumerate(powers):  # of the true classes; row by row: short sums are exact
             true = torch.exp(-k * nll).where(valid, 0)
             by_row = nll.new_zeros(*ids.shape[:2], logits.shape[1])
             mass[place] += by_row.scatter_add_(2, ids, true).sum(1)
         ctx.save_for_backward(logits, ids, valid, nll)
-        ctx.upsample, ctx.align_corners, ctx.powers = upsample, align_corners, powers
+        ctx.tiling, ctx.powers, ctx.finite = (upsample, align_corners), powers, finite
         return nll, mass
 
     @staticmethod
     @once_differentiable
     def backward(ctx, nll_gradient, mass_gradient):
         logits, ids, valid, nll = ctx.saved_tensors
-        tiles = Tiles(logits, valid, ctx.upsample, ctx.align_corners)
-        nll_gradient = nll_gradient.where(valid, 0)
+        tiles = Tiles(logits, valid, *ctx.tiling)
+        gradient = torch.zeros_like(tiles.logits)
+        nll_gradient = nll_gradient.masked_fill(~valid, 0)
         for n, rows in tiles:
-            index, loss, weight = ids[n, None, rows], nll[n, rows], nll_gradient[n, rows]
+            index, loss, weight = ids[n, rows].unsqueeze(1), nll[n, rows], nll_gradient[n, rows]
             if not ctx.powers and not weight.any():  # no pixel of the tile was kept
                 continue
-            probs = tiles.read(n, rows)
-            probs.sub_(probs.gather(0, index).add_(loss)).exp_()
+            probs = tiles.read(n, rows, masked=not ctx.finite)
+            shift = probs.gather(1, index).squeeze(1).add_(loss)
+            shift.masked_fill_(~valid[n, rows], math.inf)  # makes p 0 at ignored pixels
+            probs.sub_(shift.unsqueeze(1)).exp_()
             at_true = weight * torch.expm1(-loss)  # p - 1 would lose the digits of easy pixels
+            weight = weight.unsqueeze(1)
             if ctx.powers:
                 slope = sum(
-                    k * each[n].view(-1, 1, 1) * (1 if k == 1 else probs ** (k - 1))
+                    k * each[n].view(-1, 1) * (1 if k == 1 else probs ** (k - 1))
                     for k, each in zip(ctx.powers, mass_gradient)
                 )
-                inner = (slope * probs).sum(0)
-                slope_at_true = slope.expand_as(probs).gather(0, index)[0]
-                at_true += torch.exp(-loss) * (slope_at_true - inner)
+                inner = (slope * probs).sum(1, keepdim=True)
+                slope_at_true = slope.expand_as(probs).gather(1, index)
+                from_mass = torch.exp(-loss) * (slope_at_true - inner).squeeze(1)
+                at_true += from_mass.where(valid[n, rows], 0)
                 weight = slope - inner + weight
-            probs.mul_(weight).scatter_(0, index, at_true.unsqueeze(0))
-            tiles.add_gradient(n, rows, probs)
-        return tiles.gradient.to(logits.dtype), None, None, None, None, None
+            probs.mul_(weight).scatter_(1, index, at_true.unsqueeze(1))
+            tiles.add(gradient, n, rows, probs)
+        return tiles.as_given(gradient, logits), None, None, None, None, None
 
 
-def _exponentials(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """top, exp(margin - top) with 0 at the true class, and its sum over the classes.
+def _exponentials(
+    logits: Tensor, index: Tensor, stable: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """top, exp(margin - top) with 0 at the true class, in place, and its sum over the classes.
 
-    The margin of a class is its logit (C,rows,W) less the true class's; top is 0 unless a margin
-    is too large for exp, so that most tiles are spared a maximum.
+    The margin of a class is its logit (rows,C,W) less the true class's. Few are too large for
+    exp: top is 0 unless `stable`, which spares a maximum.
     """
-    margin = logits.sub_(logits.gather(0, index))
-    top = torch.zeros((), dtype=margin.dtype)
-    exps = margin.exp().scatter_(0, index, 0)
-    others = exps.sum(0)
-    if not others.isfinite().all():  # on the CPU asking costs nothing
-        top = margin.amax(0)
-        exps = margin.sub_(top).exp_().scatter_(0, index, 0)
-        others = exps.sum(0)
-    return top, exps, others
+    margin = logits.sub_(logits.gather(1, index))
+    top = margin.amax(1) if stable else torch.zeros((), dtype=margin.dtype)
+    if stable:
+        margin -= top.unsqueeze(1)
+    exps = margin.exp_().scatter_(1, index, 0)
+    return top, exps, exps.sum(1)
 
 
 class Tiles:
-    """The tiles of a batch, each some rows of one image: reads logits, collects their gradient."""
+    """Walks over tiles, each some rows of one image, reads logits and collects their gradient.
+
+    A tile is (rows,C,W), so that upsampling is two products of whole matrices; low-resolution
+    logits are laid out as (N,h,C,w) for the same reason.
+    """
 
     def __init__(self, logits: Tensor, valid: Tensor, upsample: int, align_corners: bool):
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
-        self.logits, self.valid, self.upsample = logits, valid, upsample
-        self.all_valid = bool(valid.all())
+        self.valid, self.upsample = valid, upsample
+        self.logits = logits.transpose(1, 2)
+        _, height, width = valid.shape
+        self.count = max(1, min(height, TILE // (logits.shape[1] * width)))
+        self.buffer = torch.empty(self.count, logits.shape[1], width, dtype=self.dtype)
         if upsample > 1:
-            self.logits = logits.to(self.dtype, memory_format=torch.contiguous_format)
-            self.down, self.across = (
+            self.logits = self.logits.to(self.dtype).contiguous()
+            self.down, across = (
                 interpolation(cells, pixels, align_corners, self.dtype)
                 for cells, pixels in zip(logits.shape[2:], valid.shape[1:])
             )
-        self.gradient = torch.zeros_like(self.logits)
+            # in blocks: each reads a few cells only, so most of the whole product is zeros
+            blocks = [slice(first, first + BLOCK) for first in range(0, width, BLOCK)]
+            self.across = [(b, _cells(across[b]), across[b, _cells(across[b])]) for b in blocks]
 
     def __iter__(self) -> Iterator[tuple[int, slice]]:
-        images, height, width = self.valid.shape
-        count = max(1, TILE // (self.logits.shape[1] * width))
+        images, height, _ = self.valid.shape
         for n in range(images):
-            for first in range(0, height, count):
-                yield n, slice(first, min(height, first + count))
+            for first in range(0, height, self.count):
+                yield n, slice(first, min(height, first + self.count))
 
-    def read(self, n: int, rows: slice) -> Tensor:
-        """A fresh (C,rows,W) of logits at full resolution, 0 at ignored pixels."""
+    def read(self, n: int, rows: slice, masked: bool) -> Tensor:
+        """Logits of a tile at full resolution, in the one buffer; 0 at ignored pixels if asked."""
+        tile = self.buffer[: rows.stop - rows.start]
         if self.upsample > 1:
-            cells = self._cells(rows)
-            tile = self.down[rows, cells] @ (self.logits[n, :, cells] @ self.across.T)
+            cells = _cells(self.down[rows])
+            narrow = self.logits[n, cells]
+            wide = tile.new_empty(*narrow.shape[:2], tile.shape[2])
+            for block, columns, weights in self.across:
+                torch.mm(
+                    narrow.flatten(0, 1)[:, columns], weights.T, out=wide.flatten(0, 1)[:, block]
+                )
+            torch.mm(self.down[rows, cells], wide.flatten(1), out=tile.flatten(1))
         else:
-            tile = torch.empty(self.logits[n, :, rows].shape, dtype=self.dtype)
-            tile.copy_(self.logits[n, :, rows])
-        return tile if self.all_valid else tile.masked_fill_(~self.valid[n, rows], 0)
+            tile.copy_(self.logits[n, rows])
+        return tile.masked_fill_(~self.valid[n, rows].unsqueeze(1), 0) if masked else tile
 
-    def add_gradient(self, n: int, rows: slice, gradient: Tensor) -> None:
-        """gradient (C,rows,W) is that of the tile's logits; ignored pixels pass none on."""
-        if not self.all_valid:
-            gradient.masked_fill_(~self.valid[n, rows], 0)
+    def add(self, gradient: Tensor, n: int, rows: slice, of_tile: Tensor) -> None:
+        """Adds the gradient of a tile's logits to that of `self.logits`."""
         if self.upsample > 1:
-            cells = self._cells(rows)
-            self.gradient[n, :, cells] += self.down[rows, cells].T @ gradient @ self.across
+            cells = _cells(self.down[rows])
+            wide = (self.down[rows, cells].T @ of_tile.flatten(1)).view(-1, of_tile.shape[2])
+            narrow = gradient[n, cells].flatten(0, 1)
+            for block, columns, weights in self.across:
+                narrow[:, columns].addmm_(wide[:, block], weights)
         else:
-            self.gradient[n, :, rows] = gradient
+            gradient[n, rows] = of_tile
 
-    def _cells(self, rows: slice) -> slice:
-        """The rows of low resolution that some rows of pixels read."""
-        read = self.down[rows].amax(0).nonzero().flatten()
-        return slice(int(read[0]), int(read[-1]) + 1)
+    def as_given(self, gradient: Tensor, logits: Tensor) -> Tensor:
+        return gradient.transpose(1, 2).to(logits.dtype)
+
+
+def _cells(weights: Tensor) -> slice:
+    """The cells that some pixels read: the columns of their weights (pixels, cells) above 0."""
+    read = weights.amax(0).nonzero().flatten()
+    return slice(int(read[0]), int(read[-1]) + 1)
 
 
 def interpolation(

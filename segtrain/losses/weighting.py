@@ -99,7 +99,7 @@ class CrossEntropy(PixelLoss):
         cost = self.weights.times(pixels.nll, pixels)
         if self.label_smoothing:
             share = self.weights.vector(pixels) / pixels.num_classes
-            spread = torch.einsum("c,nchw->nhw", share, -pixels.logits.log_softmax(1))
+            spread = (share.view(-1, 1, 1) * -pixels.logits.log_softmax(1)).sum(1)
             cost = torch.lerp(cost, spread.where(pixels.valid, 0), self.label_smoothing)
         return cost, self.weights.times(pixels.valid, pixels)
 
@@ -132,9 +132,9 @@ class Focal(PixelLoss):
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         cost = pixels.nll
         if self.gamma:
-            # where p is 1 the factor is 0, and a power under 1 of it has no finite slope
+            # near p = 1 a power under 1 has no finite slope; there the cost is 0
             wrong = -torch.expm1(-pixels.nll)
-            some = wrong > 0
+            some = wrong > torch.finfo(wrong.dtype).tiny
             cost = (wrong.where(some, 1) ** self.gamma * pixels.nll).where(some, 0)
         return self.alpha.times(cost, pixels), pixels.valid
 
@@ -192,7 +192,7 @@ class Mining(PixelLoss):
         if isinstance(inner, Mining) or not isinstance(inner, PixelLoss | None):
             raise UsageError(
                 f"loss: {type(inner).__name__} can't be mined; a loss of pixels that mines nothing "
-                "itself can: ce, focal, ghm"
+                "itself can"
             )
         self.inner = inner or CrossEntropy(lb_ignore=lb_ignore)
         self.weights = ClassWeights(weight)
@@ -202,9 +202,14 @@ class Mining(PixelLoss):
         self.weights.check(num_classes)
         self.inner.check(num_classes)
 
-    def keep(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
-        """How far each pixel is kept, 0..1 (N,H,W), and the m above which they are (0-d)."""
+    def count(self, pixels: Pixels) -> Tensor:
+        """How many pixels to keep over all devices: 0-d, whole, at most the valid ones."""
         raise NotImplementedError
+
+    def keep(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        """How far each pixel is kept, 0..1 (N,H,W), and the m from which on they are (0-d)."""
+        count = self.count(pixels).clamp(min=1)
+        return shares_of_largest(pixels.nll.detach(), pixels.valid, count, pixels.total)
 
     def kept(self, logits: Tensor, target: Tensor) -> Tensor:
         """How far each pixel of logits (N,C,H,W) and target (N,H,W) is kept, 0..1 (N,H,W)."""
@@ -256,13 +261,13 @@ class OhemCE(Mining):
         self.floor = -math.log(number("thresh", thresh, 0, 1, open_low=True))
         self.n_min_factor = whole_number("n_min_factor", n_min_factor, 1)
 
+    def count(self, pixels: Pixels) -> Tensor:
+        hard = pixels.total(((pixels.nll > self.floor) & pixels.valid).sum())
+        return hard.maximum(pixels.total(pixels.valid.sum()) // self.n_min_factor)
+
     def keep(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
-        nll, valid = pixels.nll.detach(), pixels.valid
-        n_min = (pixels.total(valid.sum()) // self.n_min_factor).clamp(min=1)
-        hard = (nll > self.floor) & valid
-        too_few = pixels.total(hard.sum()) < n_min
-        largest, cut = shares_of_largest(nll, valid, n_min, pixels.total)
-        return largest.where(too_few, hard), cut.where(too_few, self.floor)
+        kept, smallest = super().keep(pixels)
+        return kept, smallest.clamp(max=self.floor)
 
 
 class TopK(Mining):
@@ -275,7 +280,7 @@ class TopK(Mining):
     """
 
     formula = "sum(w m) / sum(w) over the k largest m, k = keep * n_valid"
-    source = "Shrivastava et al. 2016, arXiv:1604.03540; Wu et al. 2016, arXiv:1605.06885"
+    source = "Shrivastava et al. 2016, arXiv:1604.03540; Wu et al. 2016, arXiv:1604.04339"
 
     def __init__(
         self,
@@ -291,13 +296,11 @@ class TopK(Mining):
             keep = number("keep, as a share,", keep, 0, 1, open_low=True)
         self.k = keep
 
-    def keep(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+    def count(self, pixels: Pixels) -> Tensor:
         n_valid = pixels.total(pixels.valid.sum())
         if isinstance(self.k, int):
-            k = n_valid.clamp(max=self.k)
-        else:
-            k = (n_valid.double() * self.k).round().long()
-        return shares_of_largest(pixels.nll.detach(), pixels.valid, k.clamp(min=1), pixels.total)
+            return n_valid.clamp(max=self.k)
+        return (n_valid.double() * self.k).round().long()
 
 
 def balancing_weights(name: str, pixels: list[int], where_present: list[int]) -> list[float]:

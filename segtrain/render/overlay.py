@@ -15,6 +15,7 @@ from segtrain.atomic import whole_file
 Palette = Sequence[tuple[int, int, int]]
 IGNORED_COLOUR = (255, 255, 255)
 RIGHT, WRONG = (40, 160, 70), (220, 40, 40)
+KEPT, EASY = (230, 30, 30), (40, 80, 200)
 
 
 def colour_table(palette: Palette, device: torch.device | str = "cpu") -> Tensor:
@@ -44,6 +45,15 @@ def error_map(prediction: Tensor, target: Tensor, lb_ignore: int) -> Tensor:
     kind = (prediction != target).long().where(target != lb_ignore, 2)
     colours = torch.tensor([RIGHT, WRONG, IGNORED_COLOUR], dtype=torch.uint8, device=target.device)
     return colours[kind].permute(2, 0, 1)
+
+
+def kept_map(image: Tensor, kept: Tensor, ignored: Tensor) -> Tensor:
+    """RGB uint8 (3,H,W): the image, red as far as kept (H,W) 0..1, else blue; ignored white."""
+    grey = image.float().mean(0, keepdim=True)
+    hard, easy = (image.new_tensor(colour).float().view(3, 1, 1) for colour in (KEPT, EASY))
+    tint = torch.lerp(easy, hard, kept.unsqueeze(0).float())
+    painted = torch.lerp(grey.expand_as(image), tint, 0.25 + 0.5 * kept.unsqueeze(0).float())
+    return painted.round().to(torch.uint8).masked_fill(ignored, 255)
 
 
 def to_image(rgb: Tensor) -> Image.Image:

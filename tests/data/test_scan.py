@@ -38,8 +38,9 @@ def test_facts_of_pairs(tmp_path: Path):
     assert [fact.values for fact in facts] == [{0: 3, 1: 2, 255: 1}, {2: 7, 300: 1}, {0: 63}]
     assert values_found(facts) == {0, 1, 2, 255, 300}
     assert median_size(facts) == (4, 3)
-    pixels = check_values(facts, MaskReader(3, {300: 1}))
+    pixels, where_present = check_values(facts, MaskReader(3, {300: 1}))
     assert pixels.tolist() == [66, 3, 7]
+    assert where_present.tolist() == [5 + 63, 5 + 8, 8]  # of the masks that have the class
 
 
 def test_every_bad_pair_is_counted_and_the_first_named(tmp_path: Path):
@@ -72,7 +73,7 @@ def test_a_turned_photo_is_compared_upright(tmp_path: Path):
 def test_counts_of_tiny_pairs_add_up(tmp_path: Path):
     found = find_pairs(Data(), write_pairs(tmp_path / "set"))
     facts = scan_pairs(found.splits["train"] + found.splits["val"], None)
-    assert sum(check_values(facts, MaskReader(3))) == 6 * 48 * 40
+    assert sum(check_values(facts, MaskReader(3))[0]) == 6 * 48 * 40
 
 
 def test_camvids_training_pixels_by_value():

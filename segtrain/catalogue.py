@@ -1,0 +1,44 @@
+"""segtrain losses: what there is, with formula, arguments, defaults and source."""
+
+from __future__ import annotations
+
+import inspect
+
+from rich.console import Console
+from rich.table import Table
+
+from segtrain.errors import UsageError, did_you_mean
+from segtrain.losses import FAMILIES, MINED, MINING, arguments_of
+
+
+def show_losses(name: str | None) -> None:
+    """The verb: all losses in a table, or one of them whole. Raises UsageError for none."""
+    if name is None:
+        return list_losses()
+    if name not in FAMILIES:
+        raise UsageError(
+            f"there is no loss {name!r}; losses are {', '.join(FAMILIES)}"
+            f"{did_you_mean(name, FAMILIES)}"
+        )
+    family = FAMILIES[name]
+    print(signature(name))
+    print(f"\n{inspect.getdoc(family)}\n")
+    print(f"formula: {family.formula}")
+    print(f"source: {family.source}")
+
+
+def list_losses() -> None:
+    table = Table("loss", "formula", "source", box=None, header_style="bold", pad_edge=False)
+    for name, family in FAMILIES.items():
+        table.add_row(signature(name), family.formula, family.source)
+    Console().print(table, highlight=False)
+    print(
+        f"\nA weighted sum is written as such: 'ohem(thresh=0.6)+0.5*dice'. {', '.join(MINING)} "
+        f"mine {', '.join(MINED)}: 'ohem(focal)'."
+    )
+
+
+def signature(name: str) -> str:
+    """The loss as an expression with all its arguments and their defaults."""
+    arguments = [f"{key}={value!r}" for key, value in arguments_of(FAMILIES[name]).items()]
+    return f"{name}({', '.join(arguments)})"

@@ -1,0 +1,30 @@
+"""segtrain losses: all of them, each whole, and no other."""
+
+import pytest
+
+from segtrain.losses import FAMILIES, arguments_of
+
+
+def test_lists_every_loss_with_its_formula(cli):
+    answer = cli("losses")
+    assert answer.code == 0
+    words = " ".join(answer.stdout.split())
+    for name, family in FAMILIES.items():
+        assert f"\n{name}(" in "\n" + answer.stdout
+        assert family.formula.split()[0] in words
+    assert "ohem, topk mine ce, focal, ghm" in words
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_explains_one_with_arguments_defaults_and_source(cli, name):
+    family, text = FAMILIES[name], cli("losses", name).stdout
+    assert family.formula in text and family.source in text
+    for key, default in arguments_of(family).items():
+        assert f"{key}={default!r}" in text.splitlines()[0]
+        assert f"\n{key}: " in text, f"{name} says nothing of {key}"
+
+
+def test_refuses_another_with_the_nearest(cli):
+    answer = cli("losses", "oehm")
+    assert answer.code == 2
+    assert "there is no loss 'oehm'" in answer.error and "did you mean ohem" in answer.error
