@@ -2,8 +2,8 @@
 
     python benchmarks/camvid_losses.py FOLDER_OF_CAMVID
 
-FOLDER has train/, trainannot/, val/ and valannot/. Trains configs/camvid.yaml for EPOCHS epochs with
-each loss and writes benchmarks/results/camvid_losses.json: val mIoU and each class's IoU.
+FOLDER has train/, trainannot/, val/ and valannot/. Trains configs/camvid.yaml for EPOCHS epochs
+with each loss and writes benchmarks/results/camvid_losses.json: val mIoU and each class's IoU.
 """
 
 from __future__ import annotations

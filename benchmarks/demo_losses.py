@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,14 +65,13 @@ def compare(
     command: str, result: Path, config: Path, losses: tuple, seeds: tuple, *more: str
 ) -> dict:
     """Trains every loss with every seed, one after the other; writes and returns the result."""
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {
-            (loss, seed): fit(config, loss, seed, Path(folder), *more)
-            for seed in seeds
-            for loss in losses
-        }
-        results = {loss: {seed: read(runs[loss, seed]) for seed in seeds} for loss in losses}
-        environment = json.loads((runs[losses[0], seeds[0]] / "environment.json").read_text())
+    folder = Path(tempfile.mkdtemp())  # left where it is if a run fails: hours may be in it
+    runs = {
+        (loss, seed): fit(config, loss, seed, folder, *more) for seed in seeds for loss in losses
+    }
+    results = {loss: {seed: read(runs[loss, seed]) for seed in seeds} for loss in losses}
+    environment = json.loads((runs[losses[0], seeds[0]] / "environment.json").read_text())
+    shutil.rmtree(folder)
     summary = {}
     for loss, by_seed in results.items():
         found = list(by_seed.values())

@@ -48,7 +48,8 @@ def test_reads_what_was_written(terms):
     [
         "", "ohem(", "ohem dice", "2", "2*3", "2*3*ce", "ce-dice", "-ce", "ce/2", "ce**2",
         "ce*dice", "0.5*(ce+dice)", "ohem(0.7)", "ohem(*x)", "ohem(**{'thresh': 1})",
-        "ohem(thresh=x.y)", "ohem(ce, dice)", "ohem(2*ce)", "ohem(ce+dice)", "losses.ce", "losses.ce()", "ce()()", "'ce'", "[ce]",
+        "ohem(thresh=x.y)", "ohem(ce, dice)", "ohem(2*ce)", "ohem(ce+dice)", "losses.ce",
+        "losses.ce()", "ce()()", "'ce'", "[ce]",
         "ce if 1 else dice", "lambda: ce", "ohem(thresh={[]: 1})",
         "True*ce", "1e999*ce", "ohem(thresh=0.1, thresh=0.2)", "ce\0",
         pytest.param("(" * 300 + "ce" + ")" * 300, id="deep"),

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +27,17 @@ class Pixels:
     """A batch as the losses see it; maps and their gradients are 0 at ignored pixels."""
 
     nll: Tensor  # (N,H,W): -log softmax(logits)[true class], differentiable
-    target: Tensor  # (N,H,W) int64 class ids, 0 at ignored pixels
+    target: Tensor  # (N,H,W) int64 class ids, anything at ignored pixels
     valid: Tensor  # (N,H,W) bool: not ignored
     num_classes: int
     mass: dict[int, Tensor]  # power k: (N,C), the sum of softmax(logits) ** k over valid pixels
     logits: Tensor | None  # (N,C,H,W) with 0 at ignored pixels, where a term reads them
     sync: bool = True
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """(N,H,W) int64 class ids, 0 at ignored pixels."""
+        return self.target.masked_fill(~self.valid, 0)
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of `value` over all devices, unless the loss is each device's own."""
@@ -40,7 +45,7 @@ class Pixels:
 
     def by_class(self, values: Tensor) -> Tensor:
         """(N,C): the sum of a map (N,H,W) over each class's valid pixels, differentiable."""
-        return class_sums(values, self.target, self.valid, self.num_classes)
+        return class_sums(values, self.ids, self.valid, self.num_classes)
 
 
 def read_pixels(
@@ -62,7 +67,6 @@ def read_pixels(
     Computes in float32 at least, in float64 for float64.
     """
     valid = target != lb_ignore
-    ids = target.masked_fill(~valid, 0)
     if upsample > 1 and not logits.is_cuda:  # kernels leave out what no valid pixel reads
         logits = logits.where(seen_cells(valid, *logits.shape[2:], align_corners), 0)
     if keep_logits and upsample > 1:
@@ -77,14 +81,14 @@ def read_pixels(
 
         nll, mass = TritonPixels.apply(logits, target, lb_ignore, upsample, align_corners, powers)
     elif path == "tiles":
-        nll, mass = TiledPixels.apply(logits, ids, valid, upsample, align_corners, powers)
+        nll, mass = TiledPixels.apply(logits, target, valid, upsample, align_corners, powers)
     else:
         if upsample > 1:
             logits = upsampled(full_precision(logits), upsample, align_corners)
         full = kept if keep_logits else masked_logits(logits, valid)
-        nll, mass = plain_pixels(full, ids, valid, powers)
+        nll, mass = plain_pixels(full, target.masked_fill(~valid, 0), valid, powers)
     sums = dict(zip(powers, mass))
-    return Pixels(nll, ids, valid, logits.shape[1], sums, kept, sync)
+    return Pixels(nll, target, valid, logits.shape[1], sums, kept, sync)
 
 
 def pixel_nll(

@@ -72,7 +72,7 @@ class VGG(Term):
         probs = pixels.logits.softmax(1)
         colours = probs.new_tensor(palette[: pixels.num_classes]) / 255
         soft = torch.einsum("nchw,cr->nrhw", probs, colours)
-        true = colours[pixels.target].movedim(-1, 1)
+        true = colours[pixels.ids].movedim(-1, 1)
         soft, true = (x.where(pixels.valid.unsqueeze(1), 0) for x in (soft, true))
         soft, true = ((x - self.mean.to(x)) / self.std.to(x) for x in (soft, true))
         distances = []

@@ -143,7 +143,7 @@ class Lovasz(Term):
         if self.one_device and pixels.sync and world_size() > 1:
             raise UsageError(f"loss: {self.one_device}; on several devices use per_image=True")
         classes = torch.arange(pixels.num_classes, device=pixels.nll.device).view(1, -1, 1, 1)
-        truth = (pixels.target.unsqueeze(1) == classes) & pixels.valid.unsqueeze(1)
+        truth = (pixels.ids.unsqueeze(1) == classes) & pixels.valid.unsqueeze(1)
         errors = (truth.to(pixels.nll.dtype) - pixels.logits.softmax(1)).abs()
         errors = errors.where(pixels.valid.unsqueeze(1), -1)  # below all others: last in the order
         errors, truth = errors.flatten(2), truth.flatten(2)

@@ -8,6 +8,8 @@ from torch import Tensor
 from segtrain.losses.nll import choose_path
 from segtrain.losses.reduce import global_sum
 
+CHUNK = 1 << 16
+
 
 def kth_largest(
     values: Tensor, valid: Tensor, k: Tensor, total: Callable[[Tensor], Tensor] = global_sum
@@ -41,14 +43,18 @@ def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, widt
         from segtrain.losses.kernels import digit_counts as on_gpu
 
         return on_gpu(values, valid, prefix, shift, width)
-    # abs: a loss of -0.0 would have the sign bit set
-    bits = values.abs().flatten().view(torch.int32)
-    counted = valid.flatten()
-    if shift + width < 32:
-        counted = counted & (bits >> (shift + width) == prefix)
-    digits = (bits >> shift) & ((1 << width) - 1)
     counts = torch.zeros(1 << width, dtype=torch.int64, device=values.device)
-    return counts.scatter_add_(0, digits.long(), counted.long())
+    prefix = prefix.to(torch.int32)
+    # on the CPU in chunks that stay in the cache
+    size = CHUNK if values.device.type == "cpu" and not torch.compiler.is_compiling() else -1
+    size = size if size > 0 else max(1, values.numel())
+    for part, counted in zip(values.flatten().split(size), valid.flatten().split(size)):
+        bits = part.abs().view(torch.int32)  # abs: a loss of -0.0 would have the sign bit set
+        if shift + width < 32:
+            counted = counted & (bits >> (shift + width) == prefix)
+        digits = (bits >> shift) & ((1 << width) - 1)
+        counts.scatter_add_(0, digits.long(), counted.long())
+    return counts
 
 
 def shares_of_largest(

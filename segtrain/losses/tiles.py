@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TILE = 1 << 19  # elements: 2 MiB of float32 stay in the cache
-BLOCK = 128  # pixels across
+BLOCK = 64  # rows or columns: so few read a narrow band of low-resolution cells only
 
 
 class TiledPixels(torch.autograd.Function):
@@ -21,62 +21,69 @@ class TiledPixels(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits, ids, valid, upsample, align_corners, powers):
-        tiles = Tiles(logits, valid, upsample, align_corners)
-        nll = torch.empty(ids.shape, dtype=tiles.dtype)
+    def forward(ctx, logits, target, valid, upsample, align_corners, powers):
+        tiles = Tiles(logits, target, valid, upsample, align_corners)
+        nll = torch.empty(target.shape, dtype=tiles.dtype)
         mass = nll.new_zeros(len(powers), *logits.shape[:2])
         finite = True
         for n, rows in tiles:
-            index = ids[n, rows].unsqueeze(1)
+            index, ignored = tiles.true_classes(n, rows), ~valid[n, rows]
             top, exps, others = _exponentials(tiles.read(n, rows, masked=False), index)
             if not math.isfinite(others.sum()):  # too large for exp, or garbage: with a maximum
                 top, exps, others = _exponentials(tiles.read(n, rows, True), index, stable=True)
                 finite = False
-            torch.add(others, torch.expm1(-top), out=nll[n, rows]).log1p_().add_(top)
+            loss = torch.add(others, torch.expm1(-top), out=nll[n, rows]).log1p_().add_(top)
+            loss.masked_fill_(ignored, 0)
             if powers:
-                share = (1 / (others + torch.exp(-top))).where(valid[n, rows], 0)
-                probs = exps.mul_(share.unsqueeze(1))  # of the other classes
+                at_true = torch.exp(-top)
+                exps.scatter_(1, index, at_true.expand_as(others).unsqueeze(1))
+                scale = others.add_(at_true).reciprocal_().masked_fill_(ignored, 0)  # to p
                 for place, k in enumerate(powers):
-                    mass[place, n] += (probs if k == 1 else probs**k).sum((0, 2))
-        nll.masked_fill_(~valid, 0)
-        for place, k in enumerate(powers):  # of the true classes; row by row: short sums are exact
-            true = torch.exp(-k * nll).where(valid, 0)
-            by_row = nll.new_zeros(*ids.shape[:2], logits.shape[1])
-            mass[place] += by_row.scatter_add_(2, ids, true).sum(1)
-        ctx.save_for_backward(logits, ids, valid, nll)
+                    mass[place, n] += _sum_of_powers(exps, scale, k)
+        ctx.save_for_backward(logits, target, valid, nll)
         ctx.tiling, ctx.powers, ctx.finite = (upsample, align_corners), powers, finite
         return nll, mass
 
     @staticmethod
     @once_differentiable
     def backward(ctx, nll_gradient, mass_gradient):
-        logits, ids, valid, nll = ctx.saved_tensors
-        tiles = Tiles(logits, valid, *ctx.tiling)
+        logits, target, valid, nll = ctx.saved_tensors
+        tiles = Tiles(logits, target, valid, *ctx.tiling)
         gradient = torch.zeros_like(tiles.logits)
-        nll_gradient = nll_gradient.masked_fill(~valid, 0)
         for n, rows in tiles:
-            index, loss, weight = ids[n, rows].unsqueeze(1), nll[n, rows], nll_gradient[n, rows]
+            loss, ignored = nll[n, rows], ~valid[n, rows]
+            weight = nll_gradient[n, rows].masked_fill(ignored, 0)
             if not ctx.powers and not weight.any():  # no pixel of the tile was kept
                 continue
-            probs = tiles.read(n, rows, masked=not ctx.finite)
+            index, probs = tiles.true_classes(n, rows), tiles.read(n, rows, not ctx.finite)
             shift = probs.gather(1, index).squeeze(1).add_(loss)
-            shift.masked_fill_(~valid[n, rows], math.inf)  # makes p 0 at ignored pixels
+            shift.masked_fill_(ignored, math.inf)  # makes p 0 at ignored pixels
             probs.sub_(shift.unsqueeze(1)).exp_()
             at_true = weight * torch.expm1(-loss)  # p - 1 would lose the digits of easy pixels
-            weight = weight.unsqueeze(1)
             if ctx.powers:
+                # of sum_c g_c p_c ** k: p_j (slope_j - sum_c slope_c p_c), slope = k g p ** (k - 1)
                 slope = sum(
                     k * each[n].view(-1, 1) * (1 if k == 1 else probs ** (k - 1))
                     for k, each in zip(ctx.powers, mass_gradient)
                 )
-                inner = (slope * probs).sum(1, keepdim=True)
+                constant = ctx.powers == (1,)
+                inner = slope.T @ probs if constant else (slope * probs).sum(1, keepdim=True)
                 slope_at_true = slope.expand_as(probs).gather(1, index)
                 from_mass = torch.exp(-loss) * (slope_at_true - inner).squeeze(1)
-                at_true += from_mass.where(valid[n, rows], 0)
-                weight = slope - inner + weight
-            probs.mul_(weight).scatter_(1, index, at_true.unsqueeze(1))
-            tiles.add(gradient, n, rows, probs)
-        return tiles.as_given(gradient, logits), None, None, None, None, None
+                at_true += from_mass.masked_fill_(ignored, 0)
+                probs *= torch.add(slope, weight.unsqueeze(1) - inner, out=tiles.spare(rows))
+            else:
+                probs *= weight.unsqueeze(1)
+            tiles.add(gradient, n, rows, probs.scatter_(1, index, at_true.unsqueeze(1)))
+        gradient = gradient.transpose(1, 2).to(logits.dtype)
+        return gradient, None, None, None, None, None
+
+
+def _sum_of_powers(exps: Tensor, scale: Tensor, k: int) -> Tensor:
+    """(C,): the sum over pixels of (exps * scale) ** k; exps (rows,C,W), scale (rows,W)."""
+    if k == 1:
+        return torch.bmm(exps, scale.unsqueeze(2)).sum((0, 2))
+    return ((exps * scale.unsqueeze(1)) ** k).sum((0, 2))
 
 
 def _exponentials(
@@ -102,13 +109,15 @@ class Tiles:
     logits are laid out as (N,h,C,w) for the same reason.
     """
 
-    def __init__(self, logits: Tensor, valid: Tensor, upsample: int, align_corners: bool):
+    def __init__(
+        self, logits: Tensor, target: Tensor, valid: Tensor, upsample: int, align_corners: bool
+    ):
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
-        self.valid, self.upsample = valid, upsample
+        self.target, self.valid, self.upsample = target, valid, upsample
         self.logits = logits.transpose(1, 2)
         _, height, width = valid.shape
-        self.count = max(1, min(height, TILE // (logits.shape[1] * width)))
-        self.buffer = torch.empty(self.count, logits.shape[1], width, dtype=self.dtype)
+        self.count = max(1, min(height, BLOCK, TILE // (logits.shape[1] * width)))
+        self.buffers = torch.empty(2, self.count, logits.shape[1], width, dtype=self.dtype)
         if upsample > 1:
             self.logits = self.logits.to(self.dtype).contiguous()
             self.down, across = (
@@ -127,7 +136,7 @@ class Tiles:
 
     def read(self, n: int, rows: slice, masked: bool) -> Tensor:
         """Logits of a tile at full resolution, in the one buffer; 0 at ignored pixels if asked."""
-        tile = self.buffer[: rows.stop - rows.start]
+        tile = self.buffers[0, : rows.stop - rows.start]
         if self.upsample > 1:
             cells = _cells(self.down[rows])
             narrow = self.logits[n, cells]
@@ -141,6 +150,14 @@ class Tiles:
             tile.copy_(self.logits[n, rows])
         return tile.masked_fill_(~self.valid[n, rows].unsqueeze(1), 0) if masked else tile
 
+    def spare(self, rows: slice) -> Tensor:
+        """The other buffer."""
+        return self.buffers[1, : rows.stop - rows.start]
+
+    def true_classes(self, n: int, rows: slice) -> Tensor:
+        """(rows,1,W) class ids, 0 at ignored pixels."""
+        return self.target[n, rows].masked_fill(~self.valid[n, rows], 0).unsqueeze(1)
+
     def add(self, gradient: Tensor, n: int, rows: slice, of_tile: Tensor) -> None:
         """Adds the gradient of a tile's logits to that of `self.logits`."""
         if self.upsample > 1:
@@ -151,9 +168,6 @@ class Tiles:
                 narrow[:, columns].addmm_(wide[:, block], weights)
         else:
             gradient[n, rows] = of_tile
-
-    def as_given(self, gradient: Tensor, logits: Tensor) -> Tensor:
-        return gradient.transpose(1, 2).to(logits.dtype)
 
 
 def _cells(weights: Tensor) -> slice:

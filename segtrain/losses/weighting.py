@@ -68,7 +68,7 @@ class ClassWeights(nn.Module):
 
     def times(self, values: Tensor, pixels: Pixels) -> Tensor:
         """A map (N,H,W) times the weight of each pixel's class."""
-        return values if self.weight is None else self.vector(pixels)[pixels.target] * values
+        return values if self.weight is None else self.vector(pixels)[pixels.ids] * values
 
 
 class CrossEntropy(PixelLoss):

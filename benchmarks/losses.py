@@ -1,0 +1,216 @@
+"""OHEM forward and backward, side by side: the formula that everyone copies, and ours.
+
+    python benchmarks/losses.py [--threads N] [--repeats N] [--out FILE]
+
+On a GPU where there is one, else on the CPU at smaller sizes. Prints and writes the median time and
+the peak of extra memory of
+
+    reference   upsample where asked, cross_entropy(reduction="none"), boolean index, topk, mean
+    plain       segtrain's ohem with SEGTRAIN_KERNELS=0
+    fused       segtrain's ohem as training takes it: tiles on the CPU, Triton on a GPU
+
+and of plain and fused ohem+0.5*dice, each against the floor: the bytes that must move (logits read
+twice, their gradient written, labels read twice, the map written and read) over the bandwidth of a
+copy, measured here. `untrained` logits are noise: the threshold rules OHEM. `trained` ones know most
+pixels but those at borders: the floor of OHEM rules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segtrain.losses import build_loss
+from segtrain.losses.nll import PATHS_TAKEN
+from segtrain.runlog import environment
+
+RESULTS = Path(__file__).parent / "results"
+THRESH, FACTOR, IGNORED, BLOB = 0.7, 16, 255, 64
+CPU_SIZES = [(2, 2, 512, 512), (2, 19, 512, 512), (1, 150, 256, 256)]
+GPU_SIZES = [(16, 2, 1024, 2048), (16, 19, 1024, 2048), (4, 19, 512, 512), (4, 150, 512, 512)]
+
+
+def reference(logits: Tensor, target: Tensor, upsample: int) -> Tensor:
+    if upsample > 1:
+        logits = F.interpolate(logits, scale_factor=upsample, mode="bilinear")
+    n_min = int((target != IGNORED).sum()) // FACTOR
+    loss = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none").flatten()
+    hard = loss[loss > -math.log(THRESH)]
+    if len(hard) < n_min:
+        hard = loss.topk(n_min).values
+    return hard.mean()
+
+
+def scene(kind: str, shape: tuple, upsample: int, dtype: torch.dtype, device: str) -> tuple:
+    """Logits (N,C,H/upsample,W/upsample) and labels (N,H,W): blobs, one pixel in 20 ignored."""
+    images, classes, height, width = shape
+    random = torch.Generator(device).manual_seed(0)
+    size = (images, 1, max(1, height // BLOB), max(1, width // BLOB))
+    blobs = torch.randint(0, classes, size, generator=random, device=device).float()
+    target = F.interpolate(blobs, size=(height, width)).long().squeeze(1)
+    logits = torch.empty(images, classes, height // upsample, width // upsample, device=device)
+    logits.normal_(generator=random)
+    if kind == "trained":
+        coarse = F.interpolate(blobs, size=(max(1, height // 4), max(1, width // 4)))
+        sure = F.one_hot(coarse.long().squeeze(1), classes).movedim(-1, 1).float()
+        logits = 0.5 * logits + 9 * F.interpolate(sure, size=logits.shape[2:], mode="bilinear")
+    ignored = torch.rand(target.shape, generator=random, device=device) < 0.05
+    return logits.to(dtype), target.masked_fill(ignored, IGNORED)
+
+
+def methods(classes: int, upsample: int, device: str) -> dict[str, Callable]:
+    """Name -> function of (logits, target)."""
+
+    def ours(expression: str, kernels: str) -> Callable:
+        loss = build_loss(expression, classes, IGNORED, thresh=THRESH, n_min_factor=FACTOR)
+        loss = loss.to(device)
+
+        def value(logits: Tensor, target: Tensor) -> Tensor:
+            os.environ["SEGTRAIN_KERNELS"] = kernels
+            return loss(logits, target, upsample)
+
+        return value
+
+    return {
+        "reference": lambda logits, target: reference(logits, target, upsample),
+        "plain": ours("ohem", "0"),
+        "fused": ours("ohem", "1"),
+        "plain, with dice": ours("ohem+0.5*dice", "0"),
+        "fused, with dice": ours("ohem+0.5*dice", "1"),
+    }
+
+
+def step(function: Callable, logits: Tensor, target: Tensor) -> float:
+    """Seconds of one forward and backward."""
+    logits = logits.detach().requires_grad_()
+    if logits.is_cuda:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function(logits, target).backward()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+    began = time.perf_counter()
+    function(logits, target).backward()
+    return time.perf_counter() - began
+
+
+def peak_mib(function: Callable, logits: Tensor, target: Tensor) -> float:
+    """MiB that one forward and backward take at most, above logits and labels."""
+    if logits.is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step(function, logits, target)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD, fixed: what is freed leaves the process
+    step(function, logits, target)
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    before = memory_kib("VmRSS")
+    step(function, logits, target)
+    return (memory_kib("VmHWM") - before) / 2**10
+
+
+def memory_kib(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second, read and written, of a copy far larger than any cache."""
+    source = torch.ones(1 << (29 if device == "cuda" else 26), device=device)
+    copy = torch.empty_like(source)
+    seconds = []
+    for _ in range(7):
+        began = time.perf_counter()
+        copy.copy_(source)
+        if device == "cuda":
+            torch.cuda.synchronize()  # timing only
+        seconds.append(time.perf_counter() - began)
+    return 2 * source.nbytes / statistics.median(seconds)
+
+
+def measure(
+    shape: tuple, upsample: int, kind: str, dtype: torch.dtype, device: str, repeats: int
+) -> dict:
+    """Times, interleaved, and then memory of every method on one scene."""
+    logits, target = scene(kind, shape, upsample, dtype, device)
+    functions = methods(shape[1], upsample, device)
+    for function in functions.values():
+        step(function, logits, target)
+    seconds = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            seconds[name].append(step(function, logits, target))
+    PATHS_TAKEN.clear()
+    found = {}
+    for name, function in functions.items():
+        found[name] = {
+            "ms": 1e3 * statistics.median(seconds[name]),
+            "ms_spread": [1e3 * min(seconds[name]), 1e3 * max(seconds[name])],
+            "peak_mib": peak_mib(function, logits, target),
+        }
+    moved = 3 * logits.nbytes + 2 * target.nbytes + 2 * 4 * target.numel()
+    return {
+        "shape": shape,
+        "upsample": upsample,
+        "logits": kind,
+        "dtype": str(dtype).removeprefix("torch."),
+        "floor_bytes": moved,
+        "paths": [f"{path} x{factor}" for path, factor in PATHS_TAKEN],
+        "methods": found,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=9)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--out", type=Path, default=RESULTS / f"losses_{device}.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    sizes = GPU_SIZES if device == "cuda" else CPU_SIZES
+    dtypes = [torch.float32, torch.bfloat16] if device == "cuda" else [torch.float32]
+    cases = []
+    for shape, upsample, dtype, kind in product(sizes, (1, 4), dtypes, ("untrained", "trained")):
+        case = measure(shape, upsample, kind, dtype, device, options.repeats)
+        case["floor_ms"] = 1e3 * case["floor_bytes"] / copy_bandwidth(device)
+        cases.append(case)
+        show(case)
+    found = environment(torch.device(device))
+    for key in ("command", "started"):
+        found.pop(key)
+    command = f"python benchmarks/losses.py --threads {options.threads} --repeats {options.repeats}"
+    content = {"command": command, "seed": 0, "environment": found, "cases": cases}
+    options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def show(case: dict) -> None:
+    size = "x".join(map(str, case["shape"]))
+    print(f"{size} {case['dtype']}, upsample {case['upsample']}, {case['logits']} logits; ", end="")
+    print(f"floor {case['floor_ms']:.2f} ms; {', '.join(case['paths'])}")
+    base = case["methods"]["reference"]
+    for name, found in case["methods"].items():
+        print(
+            f"  {name:17} {found['ms']:9.2f} ms {base['ms'] / found['ms']:6.2f}x "
+            f"{found['peak_mib']:9.1f} MiB {base['peak_mib'] / max(found['peak_mib'], 0.1):6.2f}x "
+            f"less {found['ms'] / case['floor_ms']:6.1f} floors"
+        )
+
+
+if __name__ == "__main__":
+    main()
