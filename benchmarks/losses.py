@@ -11,8 +11,8 @@ the peak of extra memory of
 
 and of plain and fused ohem+0.5*dice, each against the floor: the bytes that must move (logits read
 twice, their gradient written, labels read twice, the map written and read) over the bandwidth of a
-copy, measured here. `untrained` logits are noise: the threshold rules OHEM. `trained` ones know most
-pixels but those at borders: the floor of OHEM rules.
+copy, measured here. `untrained` logits are noise: the threshold rules OHEM. `trained` ones know
+most pixels but those at borders: the floor of OHEM rules.
 """
 
 from __future__ import annotations

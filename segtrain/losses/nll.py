@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class Pixels:
     logits: Tensor | None  # (N,C,H,W) with 0 at ignored pixels, where a term reads them
     sync: bool = True
 
-    @cached_property
+    @property
     def ids(self) -> Tensor:
         """(N,H,W) int64 class ids, 0 at ignored pixels."""
         return self.target.masked_fill(~self.valid, 0)
@@ -67,13 +67,15 @@ def read_pixels(
     Computes in float32 at least, in float64 for float64.
     """
     valid = target != lb_ignore
-    if upsample > 1 and not logits.is_cuda:  # kernels leave out what no valid pixel reads
-        logits = logits.where(seen_cells(valid, *logits.shape[2:], align_corners), 0)
+    path = "plain" if keep_logits else choose_path(logits.device, logits.dtype)[0]
+    if upsample > 1 and path != "triton":  # kernels read nothing but for valid pixels
+        seen = seen_cells(valid, *logits.shape[2:], align_corners)
+        if path == "plain" or not seen.all():  # the tiles are on the CPU: asking costs nothing
+            logits = logits.where(seen, 0)
     if keep_logits and upsample > 1:
         logits = upsampled(full_precision(logits), upsample, align_corners)
         upsample = 1
     kept = masked_logits(logits, valid) if keep_logits else None
-    path = "plain" if keep_logits else choose_path(logits.device, logits.dtype)[0]
     if not torch.compiler.is_compiling():
         PATHS_TAKEN[path, upsample] += 1
     if path == "triton":

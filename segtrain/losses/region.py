@@ -156,7 +156,7 @@ class Lovasz(Term):
         union = true.unsqueeze(2) + (1 - truth).cumsum(2)
         lost = 1 - (true.unsqueeze(2) - truth.cumsum(2)) / union.to(errors.dtype).clamp(min=1)
         steps = lost.diff(dim=2, prepend=torch.zeros_like(lost[..., :1]))
-        by_class = (errors * steps).where(errors >= 0, 0).sum(2)
+        by_class = (errors * steps).masked_fill(errors < 0, 0).sum(2)
         counted = true > 0 if self.present_only else torch.ones_like(true, dtype=torch.bool)
         by_image = by_class.where(counted, 0).sum(1) / counted.sum(1).clamp(min=1)
         return mean_of_images(by_image, true, pixels)

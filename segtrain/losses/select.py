@@ -68,4 +68,4 @@ def shares_of_largest(
     above, tied = (values > cut) & valid, (values == cut) & valid
     left = k - total(above.sum())
     share = left / total(tied.sum()).clamp(min=1)
-    return above + tied * share.to(values.dtype), cut
+    return tied.to(values.dtype).mul_(share).add_(above), cut

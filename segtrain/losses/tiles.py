@@ -29,7 +29,7 @@ class TiledPixels(torch.autograd.Function):
         for n, rows in tiles:
             index, ignored = tiles.true_classes(n, rows), ~valid[n, rows]
             top, exps, others = _exponentials(tiles.read(n, rows, masked=False), index)
-            if not math.isfinite(others.sum()):  # too large for exp, or garbage: with a maximum
+            if others is None:
                 top, exps, others = _exponentials(tiles.read(n, rows, True), index, stable=True)
                 finite = False
             loss = torch.add(others, torch.expm1(-top), out=nll[n, rows]).log1p_().add_(top)
@@ -49,7 +49,7 @@ class TiledPixels(torch.autograd.Function):
     def backward(ctx, nll_gradient, mass_gradient):
         logits, target, valid, nll = ctx.saved_tensors
         tiles = Tiles(logits, target, valid, *ctx.tiling)
-        gradient = torch.zeros_like(tiles.logits)
+        gradient = torch.zeros(logits.shape, dtype=tiles.dtype)
         for n, rows in tiles:
             loss, ignored = nll[n, rows], ~valid[n, rows]
             weight = nll_gradient[n, rows].masked_fill(ignored, 0)
@@ -75,8 +75,7 @@ class TiledPixels(torch.autograd.Function):
             else:
                 probs *= weight.unsqueeze(1)
             tiles.add(gradient, n, rows, probs.scatter_(1, index, at_true.unsqueeze(1)))
-        gradient = gradient.transpose(1, 2).to(logits.dtype)
-        return gradient, None, None, None, None, None
+        return gradient.to(logits.dtype), None, None, None, None, None
 
 
 def _sum_of_powers(exps: Tensor, scale: Tensor, k: int) -> Tensor:
@@ -88,25 +87,29 @@ def _sum_of_powers(exps: Tensor, scale: Tensor, k: int) -> Tensor:
 
 def _exponentials(
     logits: Tensor, index: Tensor, stable: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """top, exp(margin - top) with 0 at the true class, in place, and its sum over the classes.
 
     The margin of a class is its logit (rows,C,W) less the true class's. Few are too large for
-    exp: top is 0 unless `stable`, which spares a maximum.
+    exp: top is 0 unless `stable`, which spares a maximum. The sum is None where that was wrong, or
+    where an ignored pixel, not yet masked, holds garbage.
     """
-    margin = logits.sub_(logits.gather(1, index))
+    true = logits.gather(1, index)
+    margin = logits.sub_(true)
     top = margin.amax(1) if stable else torch.zeros((), dtype=margin.dtype)
     if stable:
         margin -= top.unsqueeze(1)
     exps = margin.exp_().scatter_(1, index, 0)
-    return top, exps, exps.sum(1)
+    others = exps.sum(1)
+    fine = stable or math.isfinite(others.sum() + true.sum())
+    return top, exps, others if fine else None
 
 
 class Tiles:
     """Walks over tiles, each some rows of one image, reads logits and collects their gradient.
 
-    A tile is (rows,C,W), so that upsampling is two products of whole matrices; low-resolution
-    logits are laid out as (N,h,C,w) for the same reason.
+    A tile is (rows,C,W), and (cells,C,w) at low resolution: so upsampling is two products of
+    whole matrices.
     """
 
     def __init__(
@@ -114,12 +117,11 @@ class Tiles:
     ):
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
         self.target, self.valid, self.upsample = target, valid, upsample
-        self.logits = logits.transpose(1, 2)
+        self.logits = logits.transpose(1, 2)  # (N,h,C,w)
         _, height, width = valid.shape
         self.count = max(1, min(height, BLOCK, TILE // (logits.shape[1] * width)))
         self.buffers = torch.empty(2, self.count, logits.shape[1], width, dtype=self.dtype)
         if upsample > 1:
-            self.logits = self.logits.to(self.dtype).contiguous()
             self.down, across = (
                 interpolation(cells, pixels, align_corners, self.dtype)
                 for cells, pixels in zip(logits.shape[2:], valid.shape[1:])
@@ -139,13 +141,11 @@ class Tiles:
         tile = self.buffers[0, : rows.stop - rows.start]
         if self.upsample > 1:
             cells = _cells(self.down[rows])
-            narrow = self.logits[n, cells]
-            wide = tile.new_empty(*narrow.shape[:2], tile.shape[2])
+            narrow = self.logits[n, cells].to(self.dtype).flatten(0, 1)
+            wide = tile.new_empty(len(narrow), tile.shape[2])
             for block, columns, weights in self.across:
-                torch.mm(
-                    narrow.flatten(0, 1)[:, columns], weights.T, out=wide.flatten(0, 1)[:, block]
-                )
-            torch.mm(self.down[rows, cells], wide.flatten(1), out=tile.flatten(1))
+                torch.mm(narrow[:, columns], weights.T, out=wide[:, block])
+            torch.mm(self.down[rows, cells], wide.view(-1, tile[0].numel()), out=tile.flatten(1))
         else:
             tile.copy_(self.logits[n, rows])
         return tile.masked_fill_(~self.valid[n, rows].unsqueeze(1), 0) if masked else tile
@@ -159,15 +159,17 @@ class Tiles:
         return self.target[n, rows].masked_fill(~self.valid[n, rows], 0).unsqueeze(1)
 
     def add(self, gradient: Tensor, n: int, rows: slice, of_tile: Tensor) -> None:
-        """Adds the gradient of a tile's logits to that of `self.logits`."""
+        """Adds the gradient of a tile's logits to that of all (N,C,h,w)."""
+        gradient = gradient[n].transpose(0, 1)
         if self.upsample > 1:
             cells = _cells(self.down[rows])
             wide = (self.down[rows, cells].T @ of_tile.flatten(1)).view(-1, of_tile.shape[2])
-            narrow = gradient[n, cells].flatten(0, 1)
+            narrow = wide.new_zeros(len(wide), gradient.shape[2])
             for block, columns, weights in self.across:
                 narrow[:, columns].addmm_(wide[:, block], weights)
+            gradient[cells] += narrow.view(-1, *gradient.shape[1:])
         else:
-            gradient[n, rows] = of_tile
+            gradient[rows] = of_tile
 
 
 def _cells(weights: Tensor) -> slice:

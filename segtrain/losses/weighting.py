@@ -134,8 +134,9 @@ class Focal(PixelLoss):
         if self.gamma:
             # near p = 1 a power under 1 has no finite slope; there the cost is 0
             wrong = -torch.expm1(-pixels.nll)
-            some = wrong > torch.finfo(wrong.dtype).tiny
-            cost = (wrong.where(some, 1) ** self.gamma * pixels.nll).where(some, 0)
+            sure = wrong <= torch.finfo(wrong.dtype).tiny  # false for NaN, which is to be seen
+            cost = wrong.masked_fill(sure, 1) ** self.gamma * pixels.nll
+            cost = cost.masked_fill(sure, 0)
         return self.alpha.times(cost, pixels), pixels.valid
 
 
@@ -166,7 +167,7 @@ class GHM(PixelLoss):
     def weights(self, pixels: Pixels) -> Tensor:
         """(N,H,W), without gradient; in training the counts move on."""
         gradient = -torch.expm1(-pixels.nll)
-        places = (gradient * self.bins).long().clamp(max=self.bins - 1)
+        places = (gradient * self.bins).long().clamp(0, self.bins - 1)
         batch = pixels.total(
             torch.stack([((places == b) & pixels.valid).sum() for b in range(self.bins)])
         )

@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from twins import valid_pixels
 
 from segtrain.losses.nll import pixel_nll
 
 
 def nll_twin(logits: np.ndarray, target: np.ndarray, ignore: int) -> np.ndarray:
-    """log(sum of exp(z)) - z[label], pixel by pixel, in double precision."""
     nll = np.zeros(target.shape)
-    for n, y, x in np.ndindex(target.shape):
-        if (label := target[n, y, x]) != ignore:
-            z = [float(v) for v in logits[n, :, y, x]]
-            nll[n, y, x] = max(z) + math.log(sum(math.exp(v - max(z)) for v in z)) - z[label]
+    for pixel in valid_pixels(logits, target, ignore):
+        nll[pixel.place] = pixel.nll
     return nll
 
 

@@ -1,61 +1,98 @@
-"""Dice against its sums, pixel by pixel."""
-
-import math
+"""Losses over regions: their relations, known ends, and what other libraries compute."""
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
+import torch.nn.functional as F
+from scenes import scene, some_ignored, value_and_gradient
 
 from segtrain.losses import build_loss
 
-
-def dice_twin(logits, target, smooth=1e-5, ignore=255):
-    """1 - mean over classes of (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth)."""
-    classes = logits.shape[1]
-    overlap, total = [0.0] * classes, [0.0] * classes
-    for n, y, x in np.ndindex(target.shape):
-        if target[n, y, x] == ignore:
-            continue
-        z = [math.exp(v) for v in logits[n, :, y, x]]
-        for c in range(classes):
-            p, t = z[c] / sum(z), float(target[n, y, x] == c)
-            overlap[c] += p * t
-            total[c] += p + t
-    return 1 - sum((2 * o + smooth) / (t + smooth) for o, t in zip(overlap, total)) / classes
+OPTIONS = ["", "squared=True", "classes=present", "per_image=True", "smooth=1"]
 
 
-def batch(classes: int, present: int, ignore: int = 255) -> tuple:
-    """Logits (2,C,4,3) in double precision, labels of the first `present` classes, some ignored."""
-    generator = torch.Generator().manual_seed(10 * classes + present)
-    logits = torch.randn(2, classes, 4, 3, generator=generator, dtype=torch.float64)
-    target = torch.randint(0, present, (2, 4, 3), generator=generator)
-    target.view(-1)[::4] = ignore
-    return logits, target
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    "name, as_tversky",
+    [("dice", "tversky(alpha=0.5, beta=0.5, "), ("jaccard", "tversky(alpha=1, beta=1, ")],
+)
+def test_dice_and_jaccard_are_tversky(name, as_tversky, options):
+    logits, target = some_ignored(classes=4, present=3)
+    value, gradient = value_and_gradient(build_loss(f"{name}({options})", 4), logits, target)
+    expected, slopes = value_and_gradient(build_loss(f"{as_tversky}{options})", 4), logits, target)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("classes, present", [(2, 2), (4, 4), (4, 2), (5, 1)])
-@pytest.mark.parametrize("smooth", [1e-5, 1.0])
-@pytest.mark.parametrize("ignore", [255, -1])
-def test_equals_the_formula(classes, present, smooth, ignore):
-    logits, target = batch(classes, present, ignore)
-    value = build_loss(f"dice(smooth={smooth})", classes, ignore)(logits, target)
-    expected = dice_twin(logits.numpy(), target.numpy(), smooth, ignore)
-    assert value.item() == pytest.approx(expected, rel=1e-9)
+def test_tversky_weighs_false_positives_by_alpha_and_misses_by_beta():
+    target = torch.tensor([[[1, 1, 0, 0]]])
+    guess = torch.tensor([[[1, 1, 1, 0]]])  # one false positive of class 1, a miss of class 0
+    logits = 100.0 * F.one_hot(guess, 2).movedim(-1, 1)
+    value = build_loss("tversky(alpha=0.2, beta=0.6)", 2)(logits, target).item()
+    assert value == pytest.approx(1 - (1 / (1 + 0.6) + 2 / (2 + 0.2)) / 2, abs=1e-5)
 
 
-def test_gradient_is_that_of_finite_differences_and_0_at_ignored_pixels():
-    logits, target = batch(3, 2)
-    loss = build_loss("dice", 3)
-    assert torch.autograd.gradcheck(lambda z: loss(z, target), (logits.requires_grad_(),))
-    spoilt = logits.detach().where((target != 255).unsqueeze(1), math.nan).requires_grad_()
-    loss(spoilt, target).backward()
-    assert spoilt.grad.movedim(1, -1)[target == 255].eq(0).all()
-    assert spoilt.grad.isfinite().all()
-
-
-def test_perfect_and_opposite_predictions():
+@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "lovasz"])
+def test_perfect_and_opposite_predictions(name):
     target = torch.tensor([[[0, 1], [1, 0]]])
-    truth = 100.0 * torch.nn.functional.one_hot(target, 2).movedim(-1, 1)
-    dice = build_loss("dice", 2)
-    assert dice(truth, target).item() == pytest.approx(0, abs=1e-6)
-    assert dice(-truth, target).item() == pytest.approx(1, abs=1e-5)
+    truth = 100.0 * F.one_hot(target, 2).movedim(-1, 1)
+    loss = build_loss(name, 2)
+    assert loss(truth, target).item() == pytest.approx(0, abs=1e-6)
+    assert loss(-truth, target).item() == pytest.approx(1, abs=2e-5)
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+def test_lovasz_of_a_decided_prediction_is_the_jaccard_loss(per_image):
+    _, target = some_ignored(seed=1, shape=(3, 6, 5), classes=4)
+    _, guess = scene(seed=2, shape=(3, 6, 5), classes=4)
+    logits = 1000.0 * F.one_hot(guess, 4).movedim(-1, 1)
+    ious = []
+    for t, g in zip(target, guess) if per_image else [(target, guess)]:
+        counts = [((t == c) & (g == c), (t == c) | ((g == c) & (t != 255))) for c in range(4)]
+        ious.append(np.mean([both.sum() / either.sum() for both, either in counts]))
+    value = build_loss(f"lovasz(per_image={per_image})", 4)(logits, target)
+    assert value.item() == pytest.approx(1 - np.mean(ious), rel=1e-6)
+
+
+# ---- against segmentation_models_pytorch
+
+
+@pytest.mark.parametrize(
+    "expression, theirs",
+    [
+        ("dice(smooth=2)", smp.losses.DiceLoss("multiclass", smooth=1, ignore_index=255)),
+        ("jaccard(smooth=2)", smp.losses.JaccardLoss("multiclass", smooth=1, ignore_index=255)),
+        ("tversky(smooth=2)", smp.losses.TverskyLoss(
+            "multiclass", smooth=1, alpha=0.3, beta=0.7, ignore_index=255)),
+        ("dice(smooth=1e-9)", smp.losses.DiceLoss("multiclass", ignore_index=255)),
+        ("jaccard(smooth=1e-9)", smp.losses.JaccardLoss("multiclass", ignore_index=255)),
+    ],
+)  # fmt: skip
+def test_regions_are_those_of_smp_where_every_class_is_present(expression, theirs):
+    logits, target = some_ignored(seed=7, shape=(2, 7, 6), classes=4)
+    value, gradient = value_and_gradient(build_loss(expression, 4), logits, target)
+    expected, slopes = value_and_gradient(theirs, logits, target)
+    torch.testing.assert_close(value, expected, rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+def test_lovasz_is_that_of_smp(per_image):
+    logits, target = scene(seed=3, shape=(3, 7, 6), classes=5, present=4)
+    theirs = smp.losses.LovaszLoss("multiclass", per_image=per_image)
+    value, gradient = value_and_gradient(
+        build_loss(f"lovasz(per_image={per_image})", 5), logits, target
+    )
+    expected, slopes = value_and_gradient(theirs, logits, target)
+    torch.testing.assert_close(value, expected, rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-4, atol=1e-7)
+
+
+def test_lovasz_is_that_of_smp_on_the_valid_pixels_of_each_image():
+    logits, target = some_ignored(seed=4, shape=(3, 7, 6))
+    target[1] = 255
+    theirs = smp.losses.LovaszLoss("multiclass", ignore_index=255)
+    expected = (theirs(logits[:1], target[:1]) + theirs(logits[2:], target[2:])) / 2
+    value = build_loss("lovasz", 3)(logits, target)
+    assert value.item() == pytest.approx(expected.item(), rel=2e-6)

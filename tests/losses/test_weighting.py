@@ -1,81 +1,51 @@
-"""Cross entropy and OHEM against slow twins, and the k-th largest value that OHEM stands on."""
+"""Losses over pixels: what each has of its own, and the k-th largest value behind mining."""
 
-import itertools
+import copy
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import (
+    CLOSE,
+    CLOSE_GRADIENT,
+    KINDS,
+    ignore_all_but,
+    scene,
+    some_ignored,
+    value_and_gradient,
+)  # fmt: skip
+from twins import TWINS
 
-from segtrain.losses import build_loss
-from segtrain.losses.weighting import OhemCE, kth_largest
+from segtrain import losses
+from segtrain.losses import build_loss, select
+from segtrain.losses.select import kth_largest
 
-
-def ohem_twin(logits, target, thresh=0.7, factor=16, ignore=255):
-    """Value and gradient of OHEM by a sort: the mean of the k largest losses.
-
-    k is the number of pixels whose true class has a probability under thresh, but at least
-    max(1, n_valid // factor). Those tied at the cut share its places. thresh=None keeps all.
-    """
-    pixels = []  # loss, its gradient, place
-    for n, y, x in np.ndindex(target.shape):
-        if (label := target[n, y, x]) != ignore:
-            z = logits[n, :, y, x].astype(np.float64)
-            others = sum(math.exp(v - z[label]) for c, v in enumerate(z) if c != label)
-            softmax = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
-            slope = softmax - (np.arange(len(z)) == label)
-            pixels.append((math.log1p(others), slope, (n, y, x)))
-    hard = sum(thresh is None or math.exp(-loss) < thresh for loss, *_ in pixels)
-    kept = left = min(len(pixels), max(1, len(pixels) // factor, hard))
-    value, gradient = 0.0, np.zeros(logits.shape)
-    ordered = sorted(pixels, key=lambda pixel: -pixel[0])
-    for loss, ties in itertools.groupby(ordered, key=lambda pixel: pixel[0]):
-        ties = list(ties)
-        share = min(1.0, left / len(ties))
-        left -= share * len(ties)
-        for _, slope, (n, y, x) in ties:
-            value += share * loss / kept
-            gradient[n, :, y, x] = share * slope / kept
-    return value, gradient
+# ---- ce
 
 
-def value_and_gradient(loss, logits, target):
-    logits = logits.clone().requires_grad_()
-    value = loss(logits, target)
-    value.backward()
-    return value.item(), logits.grad
+@pytest.mark.parametrize("weight", [None, [0.5, 1.0, 3.0], [0.0, 1.0, 0.0]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_ce_is_that_of_torch(weight, smoothing):
+    logits, target = some_ignored(seed=3)
+    loss = build_loss(f"ce(weight={weight}, label_smoothing={smoothing})", 3)
+    weights = None if weight is None else torch.tensor(weight)
 
+    def torchs(logits, target):
+        return F.cross_entropy(logits, target, weights, ignore_index=255, label_smoothing=smoothing)
 
-def assert_equal_twin(loss, logits, target, *args, **kwargs):
     value, gradient = value_and_gradient(loss, logits, target)
-    expected, slopes = ohem_twin(logits.numpy(), target.numpy(), *args, **kwargs)
-    assert math.isfinite(value)
-    assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-6)
+    expected, slopes = value_and_gradient(torchs, logits, target)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, slopes)
 
 
-# what is added to the logit of the truth: the probability of the true class follows
-KINDS = {"hard": -2.0, "mixed": 0.5, "easy": 5.0, "saturated": 60.0}
-
-
-def scene(kind: str, seed: int, shape=(2, 5, 4), classes: int = 3) -> tuple:
-    """Logits (N,C,H,W) and labels (N,H,W) of one kind; 'tied' repeats three easy pixels."""
-    generator = torch.Generator().manual_seed(seed)
-    target = torch.randint(0, classes, shape, generator=generator)
-    if kind == "tied":
-        boost = 3 + 0.5 * torch.randint(0, 3, shape, generator=generator)
-        return torch.zeros(shape[0], classes, *shape[1:]).scatter_(
-            1, target.unsqueeze(1), boost.unsqueeze(1)), target  # fmt: skip
-    logits = torch.randn(shape[0], classes, *shape[1:], generator=generator)
-    truth = torch.nn.functional.one_hot(target, classes).movedim(-1, 1)
-    return logits + KINDS[kind] * truth, target
-
-
-def ignore_all_but(target: torch.Tensor, n_valid: int, seed: int = 0) -> torch.Tensor:
-    order = torch.randperm(target.numel(), generator=torch.Generator().manual_seed(seed))
-    return target.flatten().index_fill(0, order[n_valid:], 255).view(target.shape)
+# ---- ohem and topk
 
 
 def test_ohem_known_answer():
@@ -86,64 +56,91 @@ def test_ohem_known_answer():
     assert value.item() == pytest.approx(1.3310734, abs=2e-7)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "tied"])
-@pytest.mark.parametrize("factor", [3, 16])
-def test_ohem_equals_twin_for_every_number_of_valid_pixels(kind, factor):
-    loss = build_loss("ohem", 3, thresh=0.7, n_min_factor=factor)
-    for n_valid in range(41):
-        logits, target = scene(kind, seed=n_valid)
-        assert_equal_twin(loss, logits, ignore_all_but(target, n_valid), 0.7, factor)
-
-
 @pytest.mark.parametrize("thresh, factor", [(0.7, 16), (0.2, 2), (0.95, 5), (1.0, 16), (1e-3, 1)])
 @pytest.mark.parametrize("classes", [2, 7])
-@pytest.mark.parametrize("ignore", [255, -1])
-def test_ohem_equals_twin_whatever_its_arguments(thresh, factor, classes, ignore):
-    loss = build_loss("ohem", classes, ignore, thresh=thresh, n_min_factor=factor)
-    logits, target = scene("mixed", seed=factor, classes=classes)
-    target.view(-1)[::7] = ignore
-    assert_equal_twin(loss, logits, target, thresh, factor, ignore)
+def test_ohem_equals_twin_whatever_its_arguments(thresh, factor, classes):
+    loss = build_loss("ohem", classes, thresh=thresh, n_min_factor=factor)
+    logits, target = some_ignored(seed=factor, classes=classes)
+    value, gradient = value_and_gradient(loss, logits, target)
+    expected, slopes = TWINS["ohem"](
+        logits.double().numpy(), target.numpy(), thresh=thresh, n_min_factor=factor
+    )
+    np.testing.assert_allclose(value, expected, **CLOSE)
+    np.testing.assert_allclose(gradient, slopes, **CLOSE_GRADIENT)
 
 
-@pytest.mark.parametrize("kind", ["hard", "mixed", "easy"])
-def test_ce_is_the_mean_over_valid_pixels(kind):
-    logits, target = scene(kind, seed=3)
-    assert_equal_twin(build_loss("ce", 3), logits, ignore_all_but(target, 29), thresh=None)
+@pytest.mark.parametrize("all_of_it", ["ohem(thresh=1)", "topk(keep=1.0)", "focal(gamma=0)"])
+@pytest.mark.parametrize("inner", ["ce", "ce(label_smoothing=0.1)", "focal", "ghm"])
+def test_keeping_every_pixel_is_the_inner_loss(all_of_it, inner):
+    if all_of_it.startswith("focal"):
+        all_of_it, inner = f"topk({all_of_it}, keep=1.0)", "ce"
+    logits, target = some_ignored(seed=4)
+    nested = all_of_it if "(f" in all_of_it else all_of_it.replace("(", f"({inner}, ")
+    kept, whole = (build_loss(e, 3)(logits, target) for e in (nested, inner))
+    assert kept.item() == pytest.approx(whole.item(), rel=1e-6)
 
 
-def test_thresh_1_keeps_every_pixel_that_has_a_loss():
-    logits, target = scene("mixed", seed=4)
-    ohem, ce = (build_loss(e, 3)(logits, target) for e in ("ohem(thresh=1)", "ce"))
-    assert ohem.item() == pytest.approx(ce.item(), rel=1e-6)
+def kept_pixels(expression: str, n_valid: int, defaults: dict = {}) -> list[int]:
+    """Which of 40 pixels count, whose losses rise from 0.01 to 0.3 and of which n_valid are."""
+    nll = torch.linspace(0.01, 0.3, 40)
+    against = nll.double().expm1().log().float().view(1, 1, 5, 8)  # log(1 + e^z) is nll
+    logits = torch.cat([torch.zeros_like(against), against], 1)
+    target = torch.zeros(1, 5, 8, dtype=torch.int64)
+    target.view(-1)[n_valid:] = 255
+    _, gradient = value_and_gradient(build_loss(expression, 2, **defaults), logits, target)
+    return gradient[0, 1].flatten().nonzero().flatten().tolist()
 
 
 @pytest.mark.parametrize(
-    "n_valid, factor, kept",
-    [(0, 16, 0), (1, 16, 1), (15, 16, 1), (31, 16, 1), (32, 16, 2), (10, 1, 10), (10, 3, 3)],
-)
-def test_ohem_keeps_at_least_one_in_factor_and_one(n_valid, factor, kept):
-    nll = torch.linspace(0.01, 0.3, 40).view(1, 5, 8)  # all under -log(0.7)
-    weights, count = OhemCE(0.7, factor).weights(nll, torch.arange(40).view(1, 5, 8) < n_valid)
-    assert count.item() == kept
-    assert weights.flatten().nonzero().flatten().tolist() == list(range(n_valid - kept, n_valid))
+    "expression, n_valid, kept",
+    [
+        *((f"ohem(n_min_factor={factor})", n_valid, kept)  # all are easy
+          for n_valid, factor, kept in (
+              (0, 16, 0), (1, 16, 1), (15, 16, 1), (31, 16, 1), (32, 16, 2), (10, 1, 10),
+              (10, 3, 3))),
+        *((f"topk(keep={keep})", n_valid, kept)
+          for n_valid, keep, kept in (
+              (0, 0.2, 0), (1, 0.2, 1), (7, 0.01, 1), (7, 1.0, 7), (7, 1, 1), (7, 3, 3), (7, 99, 7),
+              (5, 0.5, 2), (7, 0.5, 4), (5, 0.3, 2), (15, 0.3, 4), (25, 0.1, 2), (35, 0.1, 4))),
+    ],
+)  # fmt: skip
+def test_how_many_pixels_are_kept(expression, n_valid, kept):
+    assert kept_pixels(expression, n_valid) == list(range(n_valid - kept, n_valid))
+
+
+@pytest.mark.parametrize("mining", ["ohem", "topk"])
+def test_the_inner_loss_may_have_the_weights(mining):
+    outer, inner = (
+        build_loss(expression, 3)(*some_ignored(seed=5))
+        for expression in (f"{mining}(weight=[1, 2, 3])", f"{mining}(ce(weight=[1, 2, 3]))")
+    )
+    assert outer.item() == pytest.approx(inner.item(), rel=1e-6)
+
+
+def test_mining_chooses_by_the_plain_likelihood():
+    # weight and inner loss would choose otherwise: both favour class 0, which is easy
+    logits = torch.tensor([[5.0, 0.0], [0.0, 1.0]]).view(1, 2, 1, 2)
+    target = torch.tensor([[[0, 0]]])
+    for inner in ("", "focal(alpha=[9, 1]), ", "ce(label_smoothing=0.9), ", "ghm, "):
+        loss = build_loss(f"topk({inner}keep=1)", 2)
+        _, gradient = value_and_gradient(loss, logits, target)
+        assert gradient[0, :, 0, 0].eq(0).all() and gradient[0, :, 0, 1].ne(0).all()
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.permutations(range(40)), st.sampled_from([*KINDS, "tied"]), st.sampled_from([2, 16]))
-def test_ohem_does_not_depend_on_the_order_of_pixels(order, kind, factor):
-    loss = OhemCE(0.7, factor)
+@given(
+    st.permutations(range(40)),
+    st.sampled_from([*KINDS, "tied"]),
+    st.sampled_from(["ohem(n_min_factor=2)", "ohem", "topk", "topk(focal, keep=0.3)"]),
+)
+def test_mining_does_not_depend_on_the_order_of_pixels(order, kind, expression):
+    loss = build_loss(expression, 3)
     logits, target = scene(kind, seed=1, shape=(1, 40, 1))
-    nll = torch.nn.functional.cross_entropy(logits, target, reduction="none")
-    nll = nll.flatten().requires_grad_()
-    valid = torch.arange(40) < 37
-    for places in (list(range(40)), order):
-        nll.grad = None
-        value = loss(nll[places], valid[places])
-        value.backward()
-        if places == list(range(40)):
-            expected, slopes = value.item(), nll.grad
-    assert value.item() == pytest.approx(expected, rel=1e-6)
-    assert torch.equal(nll.grad, slopes)
+    target = ignore_all_but(target, 37)
+    expected, slopes = value_and_gradient(loss, logits, target)
+    value, gradient = value_and_gradient(loss, logits[:, :, order], target[:, order])
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, slopes[:, :, order], rtol=1e-6, atol=0)
 
 
 # ties, both zeros, a subnormal, the extremes, and anything between
@@ -155,11 +152,153 @@ FLOATS = st.one_of(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(FLOATS, st.booleans()), min_size=1, max_size=30), st.data())
-def test_kth_largest_is_that_of_a_sort(dtype, pairs, data):
+@given(
+    st.lists(st.tuples(FLOATS, st.booleans()), min_size=1, max_size=30),
+    st.sampled_from([4, 1 << 18]),
+    st.data(),
+)
+def test_kth_largest_is_that_of_a_sort(dtype, pairs, chunk, data):
     values, valid = (np.array(column) for column in zip(*pairs))
     valid[data.draw(st.integers(0, len(pairs) - 1))] = True
     k = data.draw(st.integers(1, int(valid.sum())))
     values = values.astype(np.float32)
-    found = kth_largest(torch.tensor(values).to(dtype), torch.tensor(valid), torch.tensor(k))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "CHUNK", chunk)
+        found = kth_largest(torch.tensor(values).to(dtype), torch.tensor(valid), torch.tensor(k))
     assert found.item() == np.sort(values[valid])[::-1][k - 1]
+
+
+# ---- focal
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_focal_of_two_classes_is_that_of_torchvision(gamma, alpha):
+    logits, target = scene(seed=6, classes=2, shape=(2, 7, 3))
+    logits[:, 0] = 0
+    value, gradient = value_and_gradient(
+        build_loss(f"focal(gamma={gamma}, alpha={alpha})", 2), logits, target
+    )
+
+    def torchvisions(logits, target):
+        return torchvision.ops.sigmoid_focal_loss(
+            logits[:, 1], target.float(), -1 if alpha is None else alpha, gamma, reduction="mean"
+        )
+
+    expected, slopes = value_and_gradient(torchvisions, logits, target)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient[:, 1], slopes[:, 1])
+
+
+@pytest.mark.parametrize("gamma", [0.01, 0.1, 0.5, 1, 2])
+@pytest.mark.parametrize("margin", [20.0, 60.0, 90.0, 95.0, 100.0, 102.5, 200.0])
+def test_focal_of_a_sure_pixel_has_a_finite_gradient(gamma, margin):
+    logits = torch.tensor([margin, 0.0, -5.0]).view(1, 3, 1, 1)  # float32 ends at exp(-103.3)
+    target = torch.zeros(1, 1, 1, dtype=torch.int64)
+    value, gradient = value_and_gradient(build_loss(f"focal(gamma={gamma})", 3), logits, target)
+    assert value.isfinite() and value < 1e-8 and gradient.abs().max() < 1e-8
+
+
+def test_focal_alpha_may_be_a_list_for_two_classes():
+    logits, target = some_ignored(classes=2)
+    one, both = (build_loss(f"focal(alpha={a})", 2)(logits, target) for a in (0.3, [0.7, 0.3]))
+    assert one.item() == pytest.approx(both.item(), rel=1e-6)
+
+
+# ---- ghm
+
+# kind, valid pixels, training: easy ones first, so that hard ones meet bins without a count
+SEQUENCE = [("easy", 40, True), ("hard", 33, False), ("hard", 0, True), ("mixed", 40, True),
+            ("saturated", 40, False), ("hard", 7, True)]  # fmt: skip
+
+
+def batches() -> list[tuple]:
+    scenes = (scene(kind, seed) for seed, (kind, *_) in enumerate(SEQUENCE))
+    return [(z, ignore_all_but(t, n)) for (z, t), (_, n, _) in zip(scenes, SEQUENCE)]
+
+
+@pytest.mark.parametrize("bins, momentum", [(10, 0.75), (3, 0.0), (30, 0.99)])
+def test_ghm_moves_its_counts_as_its_twin(bins, momentum):
+    arguments = {"bins": bins, "momentum": momentum}
+    loss = build_loss(f"ghm(bins={bins}, momentum={momentum})", 3)
+    nested = build_loss(f"topk(ghm(bins={bins}, momentum={momentum}), keep=0.5)", 3)
+    moving, nested_moving = [], []
+    for (logits, target), (*_, training) in zip(batches(), SEQUENCE):
+        ghm = {**arguments, "moving": moving, "training": training}
+        nested_ghm = {**arguments, "moving": nested_moving, "training": training}
+        for name, module, given_arguments in (
+            ("ghm", loss, ghm),
+            ("topk", nested, {"inner": ("ghm", nested_ghm), "keep": 0.5}),
+        ):
+            before = copy.deepcopy(module.state_dict())
+            value, gradient = value_and_gradient(module.train(training), logits, target)
+            expected, slopes = TWINS[name](logits.numpy(), target.numpy(), **given_arguments)
+            np.testing.assert_allclose(value, expected, **CLOSE)
+            np.testing.assert_allclose(gradient, slopes, **CLOSE_GRADIENT)
+            if not training or target.eq(255).all():
+                assert_same_state(before, module.state_dict())
+    assert any(torch.is_floating_point(v) and v.numel() >= bins for v in loss.buffers())
+
+
+def assert_same_state(one: dict, other: dict) -> None:
+    assert one and one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_ghm_of_a_batch_without_valid_pixels_starts_nothing():
+    loss = build_loss("ghm", 3)
+    logits, target = scene()
+    loss(logits, torch.full_like(target, 255))
+    assert_same_state(loss.state_dict(), build_loss("ghm", 3).state_dict())
+
+
+def test_ghm_never_trained_measures_by_the_batch():
+    logits, target = some_ignored()
+    fresh, trained = build_loss("ghm", 3).eval(), build_loss("ghm", 3)
+    assert torch.equal(fresh(logits, target), trained(logits, target))
+    assert_same_state(fresh.state_dict(), build_loss("ghm", 3).state_dict())
+
+
+@pytest.mark.parametrize("expression", ["ghm", "ce + 0.5*topk(ghm(bins=4), keep=0.5)"])
+def test_ghm_continues_from_a_checkpoint(expression):
+    first, file = build_loss(expression, 3), io.BytesIO()
+    for logits, target in batches()[:2]:
+        first(logits, target)
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = build_loss(expression, 3)
+    second.load_state_dict(torch.load(file))
+    for logits, target in batches()[2:]:
+        assert torch.equal(first(logits, target), second(logits, target))
+    assert_same_state(first.state_dict(), second.state_dict())
+
+
+def test_ghm_of_one_bin_is_ce():
+    ghm, ce = build_loss("ghm(bins=1)", 3), build_loss("ce", 3)
+    for logits, target in batches():
+        value, gradient = value_and_gradient(ghm, logits, target)
+        expected, slopes = value_and_gradient(ce, logits, target)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(gradient, slopes, rtol=1e-5, atol=1e-8)
+
+
+# ---- classes
+
+
+def test_each_loss_is_a_class_that_takes_the_same_arguments():
+    logits, target = some_ignored(seed=8)
+    target[target == 255] = 254
+    for module, expression in (
+        (losses.CrossEntropy(label_smoothing=0.1, lb_ignore=254), "ce(label_smoothing=0.1)"),
+        (losses.OhemCE(thresh=0.6, n_min_factor=4, lb_ignore=254),
+         "ohem(thresh=0.6, n_min_factor=4)"),
+        (losses.TopK(keep=0.4, weight=[1, 2, 3], lb_ignore=254), "topk(keep=0.4, weight=[1,2,3])"),
+        (losses.Focal(gamma=1, alpha=[1, 2, 3], lb_ignore=254), "focal(gamma=1, alpha=[1, 2, 3])"),
+        (losses.GHM(bins=5, lb_ignore=254), "ghm(bins=5)"),
+        (losses.Dice(squared=True, lb_ignore=254), "dice(squared=True)"),
+        (losses.Tversky(alpha=0.1, lb_ignore=254), "tversky(alpha=0.1)"),
+        (losses.Jaccard(classes="present", lb_ignore=254), "jaccard(classes=present)"),
+        (losses.Lovasz(per_image=False, lb_ignore=254), "lovasz(per_image=False)"),
+    ):  # fmt: skip
+        value = module(logits, target)
+        assert torch.equal(value, build_loss(expression, 3, 254)(logits, target))

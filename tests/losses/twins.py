@@ -1,0 +1,278 @@
+"""Slow twins of the losses: value and gradient from raw logits and labels, pixel by pixel.
+
+NumPy and Python in double precision, without segtrain and without torch. A twin takes logits
+(N,C,H,W) and labels (N,H,W); it returns the value and its gradient by the logits (N,C,H,W).
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class Pixel:
+    """A valid pixel: where it is, its label, log-probabilities and probabilities (C,)."""
+
+    place: tuple
+    label: int
+    log_p: np.ndarray
+    p: np.ndarray
+
+    @property
+    def nll(self) -> float:
+        return -self.log_p[self.label]
+
+
+def valid_pixels(logits: np.ndarray, target: np.ndarray, ignore: int) -> list[Pixel]:
+    found = []
+    for n, y, x in np.ndindex(target.shape):
+        if (label := int(target[n, y, x])) != ignore:
+            z = [float(v) for v in logits[n, :, y, x]]
+            log_p = np.array([log_probability(z, c) for c in range(len(z))])
+            found.append(Pixel((n, y, x), label, log_p, np.exp(log_p)))
+    return found
+
+
+def log_probability(z: list[float], c: int) -> float:
+    """log softmax(z)[c]; the same bits whatever the order of the others."""
+    others = [v - z[c] for o, v in enumerate(z) if o != c]
+    top = max(0.0, *others)
+    rest = math.fsum(math.exp(v - top) for v in others)
+    return -math.log1p(rest) if top == 0 else -(top + math.log(rest + math.exp(-top)))
+
+
+def gradient_by_logits(shape: tuple, slopes: list[tuple[Pixel, np.ndarray]]) -> np.ndarray:
+    """From the slopes by the log-probabilities: d log_p[c] / d z[o] = (c == o) - p[o]."""
+    gradient = np.zeros(shape)
+    for pixel, slope in slopes:
+        n, y, x = pixel.place
+        gradient[n, :, y, x] = slope - pixel.p * slope.sum()
+    return gradient
+
+
+# ---- costs of single pixels: for each pixel its cost and the slope by its log-probabilities
+
+
+def ce_costs(pixels: list, classes: int, weight=None, label_smoothing=0.0) -> list[tuple]:
+    weight = np.ones(classes) if weight is None else np.array(weight, float)
+    found = []
+    for pixel in pixels:
+        slope = -label_smoothing / classes * weight
+        slope[pixel.label] -= (1 - label_smoothing) * weight[pixel.label]
+        found.append((float(slope @ pixel.log_p), slope))
+    return found
+
+
+def focal_costs(pixels: list, classes: int, gamma=2.0, alpha=None) -> list[tuple]:
+    if alpha is None:
+        alpha = [1] * classes
+    elif not isinstance(alpha, list):
+        alpha = [1 - alpha, alpha]
+    found = []
+    for pixel in pixels:
+        miss = -math.expm1(-pixel.nll)  # 1 - p
+        factor = alpha[pixel.label] * miss**gamma
+        slope = np.zeros(classes)
+        ratio = pixel.nll / miss if miss else 1.0
+        slope[pixel.label] = -factor * (1 + gamma * pixel.p[pixel.label] * ratio)
+        found.append((factor * pixel.nll, slope))
+    return found
+
+
+def ghm_costs(
+    pixels: list, classes: int, bins=10, momentum=0.75, moving=None, training=True
+) -> list[tuple]:
+    """`moving` is a list that holds the moving counts between calls; empty at first."""
+    moving = [] if moving is None else moving
+    places = [min(int(-math.expm1(-pixel.nll) * bins), bins - 1) for pixel in pixels]
+    batch = [places.count(b) for b in range(bins)]
+    if training and pixels:
+        old = moving or batch
+        moving[:] = [momentum * o + (1 - momentum) * c for o, c in zip(old, batch)]
+    counts = [m or c for m, c in zip(moving or [0] * bins, batch)]
+    found = []
+    for pixel, place in zip(pixels, places):
+        weight = sum(counts) / (counts[place] * sum(c > 0 for c in batch))
+        slope = np.zeros(classes)
+        slope[pixel.label] = -weight
+        found.append((weight * pixel.nll, slope))
+    return found
+
+
+COSTS = {"ce": ce_costs, "focal": focal_costs, "ghm": ghm_costs}
+
+
+# ---- which pixels count, and how far
+
+
+def ohem_keep(pixels: list, thresh=0.7, n_min_factor=16) -> list[float]:
+    hard = [float(pixel.nll > -math.log(thresh)) for pixel in pixels]
+    n_min = max(1, len(pixels) // n_min_factor)
+    return hard if sum(hard) >= n_min else k_largest(pixels, n_min)
+
+
+def topk_keep(pixels: list, keep=0.2) -> list[float]:
+    k = round(keep * len(pixels)) if isinstance(keep, float) else keep
+    return k_largest(pixels, min(max(k, 1), len(pixels)))
+
+
+def k_largest(pixels: list, k: int) -> list[float]:
+    """1 for the k largest, 0 for the rest; those tied at the k-th place share what is left."""
+    keep, left = [0.0] * len(pixels), k
+    order = sorted(range(len(pixels)), key=lambda i: -pixels[i].nll)
+    for _, ties in itertools.groupby(order, key=lambda i: pixels[i].nll):
+        ties = list(ties)
+        share = min(1.0, left / len(ties))
+        left -= share * len(ties)
+        for i in ties:
+            keep[i] = share
+    return keep
+
+
+KEEP = {"ohem": ohem_keep, "topk": topk_keep}
+
+
+# ---- twins
+
+
+def pixel_twin(name: str):
+    """Twin of a pixel loss that keeps every pixel: ce divides by its weights, others by n."""
+
+    def twin(logits, target, ignore=255, **kwargs):
+        pixels = valid_pixels(logits, target, ignore)
+        costs = COSTS[name](pixels, logits.shape[1], **kwargs)
+        weight = kwargs.get("weight") or [1] * logits.shape[1]
+        total = sum(weight[pixel.label] for pixel in pixels)
+        return weighted_sum(logits.shape, pixels, costs, [1 / (total or 1)] * len(pixels))
+
+    return twin
+
+
+def mining_twin(name: str):
+    """Twin of a mining; `inner` is the name and the arguments of the loss that it averages."""
+
+    def twin(logits, target, ignore=255, weight=None, inner=("ce", {}), **kwargs):
+        pixels = valid_pixels(logits, target, ignore)
+        costs = COSTS[inner[0]](pixels, logits.shape[1], **inner[1])
+        weight = weight or [1] * logits.shape[1]
+        keep = [k * weight[p.label] for k, p in zip(KEEP[name](pixels, **kwargs), pixels)]
+        return weighted_sum(logits.shape, pixels, costs, [k / sum(keep) for k in keep])
+
+    return twin
+
+
+def weighted_sum(shape: tuple, pixels: list, costs: list[tuple], factors: list[float]) -> tuple:
+    value = sum(f * cost for f, (cost, _) in zip(factors, costs))
+    slopes = [(pixel, f * slope) for pixel, f, (_, slope) in zip(pixels, factors, costs)]
+    return value, gradient_by_logits(shape, slopes)
+
+
+def groups_of(pixels: list, per_image: bool) -> list[list[Pixel]]:
+    """All pixels together, or those of each image that has any."""
+    if not per_image:
+        return [pixels] if pixels else []
+    by_image = itertools.groupby(pixels, key=lambda pixel: pixel.place[0])
+    return [list(group) for _, group in by_image]
+
+
+def over_groups(of_class):
+    """Twin of a loss that is a mean over classes, then over groups of pixels.
+
+    `of_class(group, c, **kwargs)` is the loss of class c and, for each pixel, its slope by p[c].
+    """
+
+    def twin(logits, target, ignore=255, classes="all", per_image=False, **kwargs):
+        pixels = valid_pixels(logits, target, ignore)
+        groups = groups_of(pixels, per_image)
+        value, slopes = 0.0, []
+        for group in groups:
+            present = {pixel.label for pixel in group}
+            chosen = range(logits.shape[1]) if classes == "all" else present
+            share = 1 / (len(chosen) * len(groups))
+            by_log_p = [np.zeros(logits.shape[1]) for _ in group]
+            for c in chosen:
+                loss, by_p = of_class(group, c, **kwargs)
+                value += share * loss
+                for pixel, slope, s in zip(group, by_log_p, by_p):
+                    slope[c] += share * s * pixel.p[c]
+            slopes += zip(group, by_log_p)
+        return value, gradient_by_logits(logits.shape, slopes)
+
+    return twin
+
+
+def tversky_of_class(group, c, alpha=0.3, beta=0.7, smooth=1e-5, squared=False):
+    p = [pixel.p[c] for pixel in group]
+    t = [float(pixel.label == c) for pixel in group]
+    power = 2 if squared else 1
+    both = sum(a * b for a, b in zip(p, t))
+    only_p, only_t = sum(a**power for a in p) - both, sum(t) - both
+    upper = both + smooth / 2
+    lower = both + alpha * only_p + beta * only_t + smooth / 2
+    slopes = []
+    for a, b in zip(p, t):
+        by_lower = b + alpha * (power * a ** (power - 1) - b) - beta * b
+        slopes.append(-(b * lower - upper * by_lower) / lower**2)
+    return 1 - upper / lower, slopes
+
+
+def dice_of_class(group, c, smooth=1e-5, squared=False):
+    p = [pixel.p[c] for pixel in group]
+    t = [float(pixel.label == c) for pixel in group]
+    power = 2 if squared else 1
+    upper = 2 * sum(a * b for a, b in zip(p, t)) + smooth
+    lower = sum(a**power for a in p) + sum(t) + smooth
+    slopes = [(upper * power * a ** (power - 1) / lower - 2 * b) / lower for a, b in zip(p, t)]
+    return 1 - upper / lower, slopes
+
+
+def jaccard_of_class(group, c, smooth=1e-5, squared=False):
+    p = [pixel.p[c] for pixel in group]
+    t = [float(pixel.label == c) for pixel in group]
+    power = 2 if squared else 1
+    both = sum(a * b for a, b in zip(p, t))
+    union = sum(a**power for a in p) + sum(t) - both + smooth / 2
+    ratio = (both + smooth / 2) / union
+    slopes = [(ratio * (power * a ** (power - 1) - b) - b) / union for a, b in zip(p, t)]
+    return 1 - ratio, slopes
+
+
+def lovasz_of_class(group, c):
+    """Errors from the largest on, each times what it adds to the Jaccard loss of those before."""
+    signs = [-1 if pixel.label == c else 1 for pixel in group]
+    errors = [pixel.p[c] if s > 0 else 1 - pixel.p[c] for pixel, s in zip(group, signs)]
+    in_class = signs.count(-1)
+    loss, slopes, missed, added, before = 0.0, [0.0] * len(group), 0, 0, 0.0
+    for i in sorted(range(len(group)), key=lambda i: -errors[i]):
+        missed += signs[i] < 0
+        added += signs[i] > 0
+        jaccard = 1 - (in_class - missed) / (in_class + added)
+        loss += errors[i] * (jaccard - before)
+        slopes[i] = signs[i] * (jaccard - before)
+        before = jaccard
+    return loss, slopes
+
+
+def lovasz_twin(logits, target, ignore=255, classes="present", per_image=True):
+    return over_groups(lovasz_of_class)(logits, target, ignore, classes, per_image)
+
+
+TWINS = {
+    "ce": pixel_twin("ce"),
+    "focal": pixel_twin("focal"),
+    "ghm": pixel_twin("ghm"),
+    "ohem": mining_twin("ohem"),
+    "topk": mining_twin("topk"),
+    "dice": over_groups(dice_of_class),
+    "tversky": over_groups(tversky_of_class),
+    "jaccard": over_groups(jaccard_of_class),
+    "lovasz": lovasz_twin,
+}
+
+
+def sum_twin(parts: list[tuple], logits, target, ignore=255) -> tuple:
+    """The weighted sum of (weight, name, arguments)."""
+    found = [(w, TWINS[name](logits, target, ignore, **kwargs)) for w, name, kwargs in parts]
+    return sum(w * value for w, (value, _) in found), sum(w * slope for w, (_, slope) in found)
