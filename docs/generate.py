@@ -1,10 +1,13 @@
-"""Writes docs/config.md from segtrain/config.py, so that the manual can't go stale."""
+"""Writes docs/config.md and docs/losses.md from the code, so that the manual can't go stale."""
 
+import inspect
 from pathlib import Path
 
+from segtrain.catalogue import signature
 from segtrain.config import Config
+from segtrain.losses import FAMILIES
 
-HEADER = """# Every config field
+CONFIG_HEADER = """# Every config field
 
 Written by `python docs/generate.py` from `segtrain/config.py`. Any of them can stand in the YAML of
 `--config` or in `--set key=value`; a flag wins over `--set`, that over the file, that over the
@@ -12,8 +15,16 @@ default. The sections stand in the order in which a batch meets them.
 """
 
 
+LOSSES_HEADER = """# Every loss
+
+Written by `python docs/generate.py` from `segtrain/losses/`; `segtrain losses` prints the same. p is
+the softmax probability, t the one-hot truth, m = -log p of the true class; sums run over the valid
+pixels of the whole batch and all devices.
+"""
+
+
 def config_tables() -> str:
-    parts = [HEADER]
+    parts = [CONFIG_HEADER]
     for section, field in Config.model_fields.items():
         parts.append(f"\n## {section}\n\n| field | default | meaning |\n| --- | --- | --- |\n")
         default = field.default
@@ -30,5 +41,23 @@ def config_tables() -> str:
     return "".join(parts)
 
 
+def loss_pages() -> str:
+    parts = [LOSSES_HEADER]
+    for name, family in FAMILIES.items():
+        text, _, arguments = inspect.getdoc(family).rpartition("\n\n")
+        parts.append(f"\n## {name}\n\n`{signature(name)}`\n\n{text}\n\n")
+        parts.append(f"    {family.formula}\n\nSource: {family.source}.\n\n")
+        parts += [f"- {line}\n" if line[0] != " " else f"  {line}\n" for line in wrapped(arguments)]
+    return "".join(parts)
+
+
+def wrapped(arguments: str) -> list[str]:
+    """An argument a line, the lines that go on with one indented."""
+    lines = arguments.splitlines()
+    return [line if line.split(":")[0].isidentifier() else f" {line}" for line in lines]
+
+
 if __name__ == "__main__":
-    (Path(__file__).parent / "config.md").write_text(config_tables(), encoding="utf-8")
+    folder = Path(__file__).parent
+    (folder / "config.md").write_text(config_tables(), encoding="utf-8")
+    (folder / "losses.md").write_text(loss_pages(), encoding="utf-8")

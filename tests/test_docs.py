@@ -6,12 +6,15 @@ import json
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_config_manual_is_generated_from_the_config():
-    tables = runpy.run_path(str(ROOT / "docs/generate.py"))["config_tables"]()
-    assert (ROOT / "docs/config.md").read_text() == tables, "run python docs/generate.py"
+@pytest.mark.parametrize("page, write", [("config", "config_tables"), ("losses", "loss_pages")])
+def test_the_manual_is_generated_from_the_code(page, write):
+    text = runpy.run_path(str(ROOT / "docs/generate.py"))[write]()
+    assert (ROOT / f"docs/{page}.md").read_text() == text, "run python docs/generate.py"
 
 
 def test_the_readme_quotes_the_benchmark():

@@ -9,6 +9,7 @@ import torch
 from conftest import QUICK, write_pairs
 
 from segtrain.losses import build_loss
+from segtrain.losses.nll import PATHS_TAKEN
 
 pytestmark = [
     pytest.mark.gpu,
@@ -26,19 +27,90 @@ def test_the_three_commands_on_a_gpu(cli, tmp_path: Path, precision: str):
     assert len(list(Path("predictions").glob("*_mask.png"))) == 6
 
 
-@pytest.mark.parametrize("expression", ["ce", "ohem", "dice", "ohem+0.5*dice"])
-def test_losses_do_not_synchronise_and_equal_the_cpu(expression: str):
-    logits = torch.randn(2, 5, 32, 48, generator=torch.Generator().manual_seed(0))
-    target = torch.randint(0, 5, (2, 32, 48), generator=torch.Generator().manual_seed(1))
+EXPRESSIONS = [
+    "ce", "ohem", "topk", "focal", "ghm", "dice", "dice(squared=True)", "jaccard", "lovasz",
+    "ohem(focal)", "ohem+0.5*dice",
+]  # fmt: skip
+
+
+def batch(dtype: torch.dtype, upsample: int) -> tuple:
+    random = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 19, 32 // upsample, 48 // upsample, generator=random)
+    target = torch.randint(0, 19, (2, 32, 48), generator=random)
     target[:, :4] = 255
-    loss = build_loss(expression, 5)
-    on_cpu = loss(logits, target)
-    loss, logits, target = loss.cuda(), logits.cuda().requires_grad_(), target.cuda()
-    loss(logits, target).backward()  # once before: libraries synchronise when they start
+    return logits.to(dtype), target
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("upsample, align_corners", [(1, False), (4, False), (4, True)])
+def test_losses_do_not_synchronise_and_equal_the_cpu(expression, dtype, upsample, align_corners):
+    logits, target = batch(dtype, upsample)
+    logits.requires_grad_()
+    on_cpu = build_loss(expression, 19)(logits, target, upsample, align_corners)
+    on_cpu.backward()
+    loss = build_loss(expression, 19).cuda()
+    moved, target = logits.detach().cuda().requires_grad_(), target.cuda()
+    loss(moved, target, upsample, align_corners).backward()  # once before: kernels are built
+    loss, moved.grad = build_loss(expression, 19).cuda(), None
+    PATHS_TAKEN.clear()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        value = loss(logits, target)
+        value = loss(moved, target, upsample, align_corners)
         value.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    path = ("plain", 1) if expression == "lovasz" else ("triton", upsample)
+    assert dict(PATHS_TAKEN) == {path: 1}
     assert value.item() == pytest.approx(on_cpu.item(), rel=1e-5)
+    rtol, atol = (1e-4, 1e-7) if dtype == torch.float32 else (2e-2, 1e-5)
+    torch.testing.assert_close(moved.grad.cpu(), logits.grad, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("expression", ["ohem", "ohem+0.5*dice"])
+@pytest.mark.parametrize("upsample", [1, 4])
+def test_a_loss_can_be_captured_in_a_graph(expression: str, upsample: int):
+    logits, target = (x.cuda() for x in batch(torch.float32, upsample))
+    loss = build_loss(expression, 19).cuda()
+    logits.requires_grad_()
+
+    def step() -> torch.Tensor:
+        logits.grad = None
+        value = loss(logits, target, upsample)
+        value.backward()
+        return value
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            expected = step().item()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = step()
+    value.zero_()
+    graph.replay()
+    assert value.item() == expected
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_the_same_input_gives_the_same_bits(expression: str):
+    logits, target = (x.cuda() for x in batch(torch.float32, 1))
+    results = []
+    for _ in range(2):
+        again = logits.clone().requires_grad_()
+        value = build_loss(expression, 19).cuda()(again, target)
+        value.backward()
+        results.append((value.detach(), again.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3plus", "unet"])
+def test_training_on_a_gpu_takes_the_kernels(cli, tmp_path: Path, arch: str):
+    write_pairs(tmp_path / "set")
+    PATHS_TAKEN.clear()
+    options = ["--arch", arch, "--device", "cuda", "--loss", "ohem+0.5*dice"]
+    fitted = cli("fit", "--data", "set", *QUICK[:-2], *options)
+    assert fitted.code == 0, fitted.stderr
+    assert dict(PATHS_TAKEN) == {("triton", 4 if arch == "deeplabv3plus" else 1): 2}
