@@ -17,7 +17,7 @@ default. The sections stand in the order in which a batch meets them.
 
 LOSSES_HEADER = """# Every loss
 
-Written by `python docs/generate.py` from `segtrain/losses/`; `segtrain losses` prints the same. p is
+Written by `python docs/generate.py` from `segtrain/losses/`; `segtrain losses` prints it, too. p is
 the softmax probability, t the one-hot truth, m = -log p of the true class; sums run over the valid
 pixels of the whole batch and all devices.
 """

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segtrain.errors import first_line
+from segtrain.errors import UsageError, first_line
 from segtrain.losses.plain import full_precision, masked_logits, plain_pixels
 from segtrain.losses.reduce import global_sum
 from segtrain.losses.tiles import TiledPixels, seen_cells
@@ -64,8 +64,12 @@ def read_pixels(
     With `upsample` the logits are upsampled (bilinear) on the way, without ever being written at
     full resolution; only the plain path, and losses that ask for the logits themselves
     (`keep_logits`), do write them. `powers` are those of softmax whose sums are wanted.
-    Computes in float32 at least, in float64 for float64.
+    Computes in float32 at least, in float64 for float64. One channel z stands for two, [0, z].
+    Raises UsageError for shapes that don't fit.
     """
+    refuse_shapes(logits, target, upsample)
+    if logits.shape[1] == 1:
+        logits = F.pad(logits, (0, 0, 0, 0, 1, 0))
     valid = target != lb_ignore
     path = "plain" if keep_logits else choose_path(logits.device, logits.dtype)[0]
     if upsample > 1 and path != "triton":  # kernels read nothing but for valid pixels
@@ -91,6 +95,18 @@ def read_pixels(
         nll, mass = plain_pixels(full, target.masked_fill(~valid, 0), valid, powers)
     sums = dict(zip(powers, mass))
     return Pixels(nll, target, valid, logits.shape[1], sums, kept, sync)
+
+
+def refuse_shapes(logits: Tensor, target: Tensor, upsample: int) -> None:
+    given = f"logits {tuple(logits.shape)}, target {tuple(target.shape)}, upsample {upsample}"
+    if logits.ndim != 4 or target.ndim != 3 or target.dtype != torch.int64:
+        raise UsageError(
+            f"loss: expected logits (N,C,h,w) and an int64 target (N,H,W), got {given}, "
+            f"{target.dtype}"
+        )
+    images, _, height, width = logits.shape
+    if target.shape != (images, height * upsample, width * upsample):
+        raise UsageError(f"loss: sizes don't fit: {given}; target is upsample times the logits")
 
 
 def pixel_nll(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from twins import valid_pixels
 
+from segtrain.errors import UsageError
 from segtrain.losses.nll import pixel_nll
 
 
@@ -74,3 +75,57 @@ def test_extreme_logits_stay_finite():
     nll.sum().backward()
     assert nll.flatten().tolist() == [0, 2e4]
     assert logits.grad.flatten().tolist() == [0, 0, -1, 1]
+
+
+@pytest.mark.parametrize("upsample", [1, 2])
+def test_one_channel_is_the_logit_of_class_1_against_0(upsample):
+    z = torch.randn(2, 1, 3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = torch.randint(0, 2, (2, 3 * upsample, 4 * upsample))
+    pair = torch.cat([torch.zeros_like(z), z], 1)
+    one, two = (pixel_nll(logits, target, upsample=upsample) for logits in (z, pair))
+    torch.testing.assert_close(one, two)
+    gradients = [torch.autograd.grad(nll.sum(), z)[0] for nll in (one, two)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    "logits, target, upsample, told",
+    [
+        ((2, 3, 4, 5), (2, 4, 6), 1, "upsample times the logits"),
+        ((2, 3, 4, 5), (1, 4, 5), 1, "upsample times the logits"),
+        ((2, 3, 4, 5), (2, 8, 9), 2, "(2, 8, 9), upsample 2"),
+        ((3, 4, 5), (1, 4, 5), 1, "expected logits (N,C,h,w)"),
+        ((2, 3, 4, 5), (2, 1, 4, 5), 1, "target (N,H,W), got"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(logits, target, upsample, told):
+    with pytest.raises(UsageError) as refusal:
+        pixel_nll(torch.zeros(logits), torch.zeros(target, dtype=torch.int64), upsample=upsample)
+    assert told in str(refusal.value)
+
+
+def test_a_target_of_another_type_is_refused():
+    with pytest.raises(UsageError, match="int64"):
+        pixel_nll(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3))
+
+
+def test_without_a_compiler_the_plain_path_is_taken_and_said_once(monkeypatch, caplog):
+    from segtrain.losses import kernels, nll
+
+    def fails(device):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(kernels, "probe", fails)
+    nll._triton_fails.cache_clear()
+    gpu = torch.device("cuda", 0)
+    for _ in range(2):
+        path, reason = nll.choose_path(gpu, torch.bfloat16)
+        assert path == "plain"
+        assert reason == "Triton cannot build kernels (Failed to find C compiler.)"
+    said = [record.message for record in caplog.records]
+    assert said == [f"losses take the plain path: {reason}"]
+    monkeypatch.setattr(kernels, "probe", lambda device: None)
+    nll._triton_fails.cache_clear()
+    assert nll.choose_path(gpu, torch.bfloat16) == ("triton", "logits are on a GPU")
+    assert nll.choose_path(gpu, torch.float64)[0] == "plain"
+    nll._triton_fails.cache_clear()
