@@ -149,7 +149,7 @@ def choose_path(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
 
 def class_sums(values: Tensor, ids: Tensor, valid: Tensor, num_classes: int) -> Tensor:
     """(N,C): sums of a map (N,H,W) over the valid pixels of each class, differentiable."""
-    if values.is_cuda and choose_path(values.device, values.dtype)[0] == "triton":
+    if choose_path(values.device, values.dtype)[0] == "triton":
         return _TritonClassSums.apply(values, ids, valid, num_classes)
     if values.is_cuda:  # scatter_add of floats has no fixed order there
         classes = torch.arange(num_classes, device=values.device).view(1, -1, 1, 1)
@@ -162,7 +162,7 @@ def class_sums(values: Tensor, ids: Tensor, valid: Tensor, num_classes: int) -> 
 class _TritonClassSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, ids, valid, num_classes):
-        from segtrain.losses.kernels import class_sums
+        from segtrain.losses.map_kernels import class_sums
 
         ctx.save_for_backward(ids, valid)
         return class_sums(values, ids.where(valid, -1), num_classes, -1)

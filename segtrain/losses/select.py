@@ -39,8 +39,8 @@ def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, widt
 
     Only those count whose bits above the digit are `prefix` (1,).
     """
-    if values.is_cuda and choose_path(values.device, values.dtype)[0] == "triton":
-        from segtrain.losses.kernels import digit_counts as on_gpu
+    if choose_path(values.device, values.dtype)[0] == "triton":
+        from segtrain.losses.map_kernels import digit_counts as on_gpu
 
         return on_gpu(values, valid, prefix, shift, width)
     counts = torch.zeros(1 << width, dtype=torch.int64, device=values.device)

@@ -222,10 +222,26 @@ def test_extreme_logits_stay_finite(row, size):
 
 
 @all_rows
-def test_the_same_bits_twice(row):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_same_bits_twice_and_the_logits_untouched(row, dtype):
     logits, target = some_ignored(seed=10, shape=(2, 33, 31))
+    logits = logits.to(dtype)
+    given = logits.clone(), target.clone()
     first, second = (value_and_gradient(build_loss(row, 3), logits, target) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert torch.equal(logits, given[0]) and torch.equal(target, given[1])
+
+
+@all_rows
+def test_a_factor_goes_through_and_a_graph_may_be_walked_twice(row):
+    logits, target = some_ignored(seed=14)
+    _, gradient = value_and_gradient(build_loss(row, 3), logits, target)
+    leaf = logits.clone().requires_grad_()
+    value = 3 * build_loss(row, 3)(leaf, target)
+    value.backward(retain_graph=True)
+    torch.testing.assert_close(leaf.grad, 3 * gradient, rtol=1e-5, atol=1e-7)
+    value.backward()
+    torch.testing.assert_close(leaf.grad, 6 * gradient, rtol=1e-5, atol=1e-7)
 
 
 @all_rows
@@ -275,7 +291,15 @@ def test_a_batch_is_the_mean_of_its_parts(row):
 # ---- torch.compile
 
 
-@all_rows
+@pytest.mark.parametrize(
+    "row",
+    [
+        f"ce(weight={WEIGHT}, label_smoothing=0.2)", f"ohem(weight={WEIGHT})", "topk",
+        "topk(keep=7)", "focal(gamma=0.5)", "ghm", "dice", "jaccard(smooth=2, classes=present)",
+        "tversky(alpha=0.8, beta=0, squared=True, classes=present, per_image=True)",
+        "lovasz", "topk(ghm, keep=0.5)", "ohem(thresh=0.7)+0.5*dice+0.1*lovasz",
+    ],
+)  # fmt: skip
 def test_compiles_to_one_graph(row):
     logits, target = some_ignored(seed=13, shape=(2, 3, 4))
     torch._dynamo.reset()

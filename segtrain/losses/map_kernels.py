@@ -1,0 +1,76 @@
+"""Triton kernels of what weights the map: sums over classes, and counts of digits, for CUDA."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def class_sums_kernel(
+    values, target, partial, lb_ignore, pixels,
+    C: tl.constexpr, BC: tl.constexpr, BX: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(2).to(tl.int64)
+    k = tl.program_id(0) * BC + tl.arange(0, BC)
+    sums = tl.zeros((BC, BX), tl.float32)
+    for start in range(tl.program_id(1) * BX, pixels, tl.num_programs(1) * BX):
+        pixel = start + tl.arange(0, BX)
+        label = tl.load(target + n * pixels + pixel, pixel < pixels, lb_ignore)
+        value = tl.load(values + n * pixels + pixel, label != lb_ignore, 0.0)
+        sums += tl.where(k[:, None] == label, value, 0.0)
+    place = partial + (n * tl.num_programs(1) + tl.program_id(1)) * C + k
+    tl.store(place, tl.sum(sums, 1), k < C)
+
+
+def class_sums(values: Tensor, target: Tensor, num_classes: int, lb_ignore: int) -> Tensor:
+    """Sum of values over each class's pixels: (N, num_classes) float32, no autograd.
+
+    values (N,H,W) float32, target (N,H,W) int64; pixels of `lb_ignore` count nowhere.
+    """
+    N, H, W = target.shape
+    BC, BX = 32, 128
+    programs = min(triton.cdiv(H * W, BX), 128)
+    partial = values.new_empty((N, programs, num_classes))
+    with torch.cuda.device_of(values):
+        class_sums_kernel[triton.cdiv(num_classes, BC), programs, N](
+            values.contiguous(), target.contiguous(), partial, lb_ignore, H * W,
+            C=num_classes, BC=BC, BX=BX,
+        )  # fmt: skip
+    return partial.sum(1)
+
+
+@triton.jit
+def digit_counts_kernel(
+    values, valid, prefix, counts, pixels,
+    SHIFT: tl.constexpr, WIDTH: tl.constexpr, BX: tl.constexpr,
+):  # fmt: skip
+    found = tl.zeros((1 << WIDTH,), tl.int32)
+    wanted = tl.load(prefix).to(tl.int32)
+    stride = tl.num_programs(0).to(tl.int64) * BX
+    for start in range(tl.program_id(0).to(tl.int64) * BX, pixels, stride):
+        pixel = start + tl.arange(0, BX)
+        bits = tl.load(values + pixel, pixel < pixels, 0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+        counted = tl.load(valid + pixel, pixel < pixels, 0) != 0
+        if SHIFT + WIDTH < 32:  # the first round has no digits before its own
+            counted = counted & ((bits >> (SHIFT + WIDTH)) == wanted)
+        found += tl.histogram((bits >> SHIFT) & ((1 << WIDTH) - 1), 1 << WIDTH, counted)
+    # integers: the order of the additions does not matter
+    tl.atomic_add(counts + tl.arange(0, 1 << WIDTH), found.to(tl.int64), found > 0)
+
+
+def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, width: int) -> Tensor:
+    """How often each digit occurs among the valid values whose higher bits are `prefix`.
+
+    A value is the 32 bits of its float32 without the sign; its digit is the `width` bits from
+    `shift` on. values >= 0 of any shape, valid bool of the same; prefix (1,) int64 on the device,
+    which shift + width = 32 leaves aside. -> (1 << width,) int64.
+    """
+    counts = torch.zeros(1 << width, dtype=torch.int64, device=values.device)
+    BX = 2048
+    with torch.cuda.device_of(values):
+        digit_counts_kernel[(min(triton.cdiv(values.numel(), BX), 512),)](
+            values.contiguous(), valid.contiguous().view(torch.uint8), prefix, counts,
+            values.numel(), SHIFT=shift, WIDTH=width, BX=BX,
+        )  # fmt: skip
+    return counts
