@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 
 TILE = 1 << 19  # elements: 2 MiB of float32 stay in the cache
 BLOCK = 64  # rows or columns: so few read a narrow band of low-resolution cells only
+# masked, stable: few tiles hold garbage at ignored pixels, and fewer margins too large for exp
+ATTEMPTS = (False, False), (True, False), (True, True)
 
 
 class TiledPixels(torch.autograd.Function):
@@ -28,10 +30,11 @@ class TiledPixels(torch.autograd.Function):
         finite = True
         for n, rows in tiles:
             index, ignored = tiles.true_classes(n, rows), ~valid[n, rows]
-            top, exps, others = _exponentials(tiles.read(n, rows, masked=False), index)
-            if others is None:
-                top, exps, others = _exponentials(tiles.read(n, rows, True), index, stable=True)
-                finite = False
+            for masked, stable in ATTEMPTS:
+                top, exps, others = _exponentials(tiles.read(n, rows, masked), index, stable)
+                if others is not None:
+                    break
+            finite &= not masked
             loss = torch.add(others, torch.expm1(-top), out=nll[n, rows]).log1p_().add_(top)
             loss.masked_fill_(ignored, 0)
             if powers:
@@ -86,13 +89,12 @@ def _sum_of_powers(exps: Tensor, scale: Tensor, k: int) -> Tensor:
 
 
 def _exponentials(
-    logits: Tensor, index: Tensor, stable: bool = False
+    logits: Tensor, index: Tensor, stable: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """top, exp(margin - top) with 0 at the true class, in place, and its sum over the classes.
 
-    The margin of a class is its logit (rows,C,W) less the true class's. Few are too large for
-    exp: top is 0 unless `stable`, which spares a maximum. The sum is None where that was wrong, or
-    where an ignored pixel, not yet masked, holds garbage.
+    The margin of a class is its logit (rows,C,W) less the true class's. top is 0 unless `stable`,
+    which spares a maximum; the sum is None where that was wrong: something is not finite.
     """
     true = logits.gather(1, index)
     margin = logits.sub_(true)
