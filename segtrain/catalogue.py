@@ -7,30 +7,24 @@ import inspect
 from rich.console import Console
 from rich.table import Table
 
-from segtrain.errors import UsageError, did_you_mean
-from segtrain.losses import FAMILIES, MINED, MINING, arguments_of
+from segtrain.losses import FAMILIES, MINED, MINING, arguments_of, family
 
 
 def show_losses(name: str | None) -> None:
     """The verb: all losses in a table, or one of them whole. Raises UsageError for none."""
     if name is None:
         return list_losses()
-    if name not in FAMILIES:
-        raise UsageError(
-            f"there is no loss {name!r}; losses are {', '.join(FAMILIES)}"
-            f"{did_you_mean(name, FAMILIES)}"
-        )
-    family = FAMILIES[name]
+    chosen = family(name)
     print(signature(name))
-    print(f"\n{inspect.getdoc(family)}\n")
-    print(f"formula: {family.formula}")
-    print(f"source: {family.source}")
+    print(f"\n{inspect.getdoc(chosen)}\n")
+    print(f"formula: {chosen.formula}")
+    print(f"source: {chosen.source}")
 
 
 def list_losses() -> None:
     table = Table("loss", "formula", "source", box=None, header_style="bold", pad_edge=False)
-    for name, family in FAMILIES.items():
-        table.add_row(signature(name), family.formula, family.source)
+    for name, each in FAMILIES.items():
+        table.add_row(signature(name), each.formula, each.source)
     Console().print(table, highlight=False)
     print(
         f"\nA weighted sum is written as such: 'ohem(thresh=0.6)+0.5*dice'. {', '.join(MINING)} "

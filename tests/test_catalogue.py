@@ -27,4 +27,4 @@ def test_explains_one_with_arguments_defaults_and_source(cli, name):
 def test_refuses_another_with_the_nearest(cli):
     answer = cli("losses", "oehm")
     assert answer.code == 2
-    assert "there is no loss 'oehm'" in answer.error and "did you mean ohem" in answer.error
+    assert "there is no 'oehm'" in answer.error and "did you mean ohem" in answer.error

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtrain.errors import UsageError, did_you_mean, listing
+from segtrain.errors import UsageError, did_you_mean
 from segtrain.losses.nll import read_pixels
 from segtrain.losses.perceptual import VGG
 from segtrain.losses.region import Dice, Jaccard, Lovasz, Tversky
@@ -158,47 +158,55 @@ def build_mining(
 ) -> Mining | None:
     """The first term of the expression that mines; None if none does."""
     given = {"lb_ignore": lb_ignore, **defaults}
-    mining = [term for term in parse_loss(expression) if issubclass(FAMILIES[term.name], Mining)]
+    mining = [term for term in parse_loss(expression) if issubclass(family(term.name), Mining)]
     return _build_term(mining[0], given, num_classes) if mining else None
 
 
-def _build_term(term: Parsed, given: dict[str, Any], num_classes: int | None) -> Term:
-    if num_classes is not None and num_classes < 2:
-        raise UsageError(f"num_classes is {num_classes}; two classes and lb_ignore are the least")
-    name = term.name
+def family(name: str) -> type[Term]:
+    """The family of that name. Raises UsageError where there is none."""
     if name not in FAMILIES:
         raise UsageError(
             f"loss: there is no {name!r}; losses are {', '.join(FAMILIES)}"
             f"{did_you_mean(name, FAMILIES)}"
         )
-    takes = arguments_of(FAMILIES[name])
-    for key in term.arguments:
-        if key not in takes:
-            raise UsageError(
-                f"loss: {name} has no argument {key!r}; it takes {', '.join(takes)}"
-                f"{did_you_mean(key, takes)}"
-            )
-    arguments = {key: value for key, value in given.items() if key in takes or key in GIVEN}
-    arguments |= term.arguments
-    if term.inner:
-        if not issubclass(FAMILIES[name], Mining):
-            raise UsageError(f"loss: {name} takes no loss in it; {' and '.join(MINING)} do")
-        if term.inner.name in FAMILIES and term.inner.name not in MINED:
-            raise UsageError(
-                f"loss: {name} can't mine {term.inner.name}; it mines {listing(MINED)}"
-            )
-        arguments["inner"] = _build_term(term.inner, given, num_classes)
-    constructor = inspect.signature(FAMILIES[name]).parameters
-    built = FAMILIES[name](**{k: v for k, v in arguments.items() if k in constructor})
-    if num_classes:
-        built.check(num_classes)
-    return built
+    return FAMILIES[name]
 
 
 def arguments_of(family: type[Term]) -> dict[str, Any]:
     """The arguments that an expression may give, and their defaults."""
     parameters = inspect.signature(family).parameters
     return {key: p.default for key, p in parameters.items() if key not in GIVEN}
+
+
+def _build_term(term: Parsed, given: dict[str, Any], num_classes: int | None) -> Term:
+    if num_classes is not None and num_classes < 2:
+        raise UsageError(f"num_classes is {num_classes}; two classes and lb_ignore are the least")
+    kind = family(term.name)
+    takes = arguments_of(kind)
+    for key in term.arguments:
+        if key not in takes:
+            raise UsageError(
+                f"loss: {term.name} has no argument {key!r}; it takes {', '.join(takes)}"
+                f"{did_you_mean(key, takes)}"
+            )
+    arguments = given | term.arguments
+    if term.inner:
+        _refuse_inner(term.name, term.inner.name)
+        arguments["inner"] = _build_term(term.inner, given, num_classes)
+    constructor = inspect.signature(kind).parameters
+    built = kind(**{key: value for key, value in arguments.items() if key in constructor})
+    if num_classes:
+        built.check(num_classes)
+    return built
+
+
+def _refuse_inner(outer: str, inner: str) -> None:
+    """Raises UsageError unless the one mines and the other can be mined."""
+    if outer not in MINING:
+        raise UsageError(f"loss: {outer} takes no loss in it; {' and '.join(MINING)} do")
+    family(inner)
+    if inner not in MINED:
+        raise UsageError(f"loss: {outer} can't mine {inner}; it mines {', '.join(MINED)}")
 
 
 def balanced(expression: str, pixels: list[int], where_present: list[int]) -> str:
