@@ -47,9 +47,6 @@ class VGG(Term):
             raise UsageError(f"loss: layers is a list of indices, got {layers!r}")
         self.layers = sorted({whole_number("each of layers", each, 0) for each in layers})
         self.features = vgg_features(self.layers[-1], weights).eval().requires_grad_(False)
-        for layer in self.features:
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # what was compared must not change after
         self.palette = palette
         mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
         self.register_buffer("mean", mean, persistent=False)
