@@ -25,6 +25,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def peak_mib(function: Callable, logits: Tensor, target: Tensor) -> float:
         torch.cuda.reset_peak_memory_stats()
         step(function, logits, target)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    # from here on the allocator is slower: memory is measured after all times
     libc = ctypes.CDLL("libc.so.6")
     libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD, fixed: what is freed leaves the process
     step(function, logits, target)
@@ -143,36 +145,50 @@ def copy_bandwidth(device: str) -> float:
     return 2 * source.nbytes / statistics.median(seconds)
 
 
-def measure(
-    shape: tuple, upsample: int, kind: str, dtype: torch.dtype, device: str, repeats: int
-) -> dict:
-    """Times, interleaved, and then memory of every method on one scene."""
-    logits, target = scene(kind, shape, upsample, dtype, device)
-    functions = methods(shape[1], upsample, device)
+@dataclass(frozen=True)
+class Case:
+    shape: tuple
+    upsample: int
+    dtype: torch.dtype
+    kind: str
+
+    def parts(self, device: str) -> tuple[dict[str, Callable], tuple]:
+        inputs = scene(self.kind, self.shape, self.upsample, self.dtype, device)
+        return methods(self.shape[1], self.upsample, device), inputs
+
+
+def measure_times(case: Case, device: str, repeats: int) -> dict:
+    """All methods on one scene, interleaved."""
+    functions, (logits, target) = case.parts(device)
+    PATHS_TAKEN.clear()
     for function in functions.values():
         step(function, logits, target)
+    paths = [f"{path} x{factor}" for path, factor in PATHS_TAKEN]
     seconds = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             seconds[name].append(step(function, logits, target))
-    PATHS_TAKEN.clear()
-    found = {}
-    for name, function in functions.items():
-        found[name] = {
-            "ms": 1e3 * statistics.median(seconds[name]),
-            "ms_spread": [1e3 * min(seconds[name]), 1e3 * max(seconds[name])],
-            "peak_mib": peak_mib(function, logits, target),
-        }
     moved = 3 * logits.nbytes + 2 * target.nbytes + 2 * 4 * target.numel()
     return {
-        "shape": shape,
-        "upsample": upsample,
-        "logits": kind,
-        "dtype": str(dtype).removeprefix("torch."),
-        "floor_bytes": moved,
-        "paths": [f"{path} x{factor}" for path, factor in PATHS_TAKEN],
-        "methods": found,
+        "shape": case.shape,
+        "upsample": case.upsample,
+        "logits": case.kind,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "paths": paths,
+        "floor_ms": 1e3 * moved / copy_bandwidth(device),
+        "methods": {
+            name: {
+                "ms": 1e3 * statistics.median(times),
+                "ms_spread": [1e3 * min(times), 1e3 * max(times)],
+            }
+            for name, times in seconds.items()
+        },
     }
+
+
+def measure_memory(case: Case, device: str) -> dict[str, float]:
+    functions, inputs = case.parts(device)
+    return {name: peak_mib(function, *inputs) for name, function in functions.items()}
 
 
 def main() -> None:
@@ -185,17 +201,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     sizes = GPU_SIZES if device == "cuda" else CPU_SIZES
     dtypes = [torch.float32, torch.bfloat16] if device == "cuda" else [torch.float32]
-    cases = []
-    for shape, upsample, dtype, kind in product(sizes, (1, 4), dtypes, ("untrained", "trained")):
-        case = measure(shape, upsample, kind, dtype, device, options.repeats)
-        case["floor_ms"] = 1e3 * case["floor_bytes"] / copy_bandwidth(device)
-        cases.append(case)
-        show(case)
+    cases = [Case(*choice) for choice in product(sizes, (1, 4), dtypes, ("untrained", "trained"))]
+    results = [measure_times(case, device, options.repeats) for case in cases]
+    for case, result in zip(cases, results):
+        for name, peak in measure_memory(case, device).items():
+            result["methods"][name]["peak_mib"] = peak
+        show(result)
     found = environment(torch.device(device))
     for key in ("command", "started"):
         found.pop(key)
     command = f"python benchmarks/losses.py --threads {options.threads} --repeats {options.repeats}"
-    content = {"command": command, "seed": 0, "environment": found, "cases": cases}
+    content = {"command": command, "seed": 0, "environment": found, "cases": results}
     options.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
