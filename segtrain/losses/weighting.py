@@ -221,7 +221,7 @@ class Mining(PixelLoss):
         with torch.no_grad():
             kept = self.weights.times(self.keep(pixels)[0], pixels)
         cost, weight = self.inner.costs(pixels)
-        return kept * cost, kept * weight
+        return kept * cost, kept if weight is pixels.valid else kept * weight
 
     def observe(self, pixels: Pixels) -> dict[str, Tensor]:
         kept, cut = self.keep(pixels)
