@@ -21,11 +21,13 @@ import argparse
 import ctypes
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -115,7 +117,6 @@ def peak_mib(function: Callable, logits: Tensor, target: Tensor) -> float:
         torch.cuda.reset_peak_memory_stats()
         step(function, logits, target)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # from here on the allocator is slower: memory is measured after all times
     libc = ctypes.CDLL("libc.so.6")
     libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD, fixed: what is freed leaves the process
     step(function, logits, target)
@@ -189,9 +190,18 @@ def measure_times(case: Case, device: str, repeats: int) -> dict:
     }
 
 
-def measure_memory(case: Case, device: str) -> dict[str, float]:
+def measure_memory(case: Case, device: str, name: str, threads: int) -> float:
+    torch.set_num_threads(threads)
     functions, inputs = case.parts(device)
-    return {name: peak_mib(function, *inputs) for name, function in functions.items()}
+    return peak_mib(functions[name], *inputs)
+
+
+def in_fresh_process(function: Callable, *args) -> float:
+    """One that has imported and done nothing else: no heap of others counts."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["segtrain.losses", "segtrain.runlog"])
+    with context.Pool(1) as pool:
+        return pool.apply(function, args)
 
 
 def main() -> None:
@@ -207,8 +217,11 @@ def main() -> None:
     cases = [Case(*choice) for choice in product(sizes, (1, 4), dtypes, ("untrained", "trained"))]
     results = [measure_times(case, device, options.repeats) for case in cases]
     for case, result in zip(cases, results):
-        for name, peak in measure_memory(case, device).items():
-            result["methods"][name]["peak_mib"] = peak
+        for name, found in result["methods"].items():
+            measure = (
+                measure_memory if device == "cuda" else partial(in_fresh_process, measure_memory)
+            )
+            found["peak_mib"] = measure(case, device, name, options.threads)
         show(result)
     found = environment(torch.device(device))
     for key in ("command", "started"):
