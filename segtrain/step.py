@@ -37,8 +37,9 @@ class TrainingModule(nn.Module):
 def describe_path(model: SegmentationModel, loss: Loss, device) -> str:
     """Which way the loss will go on that device, and why, in a line."""
     path, reason = choose_path(device, next(model.parameters()).dtype)
-    if loss.reads_logits:
-        path, reason = "plain", f"{', '.join(loss.reads_logits)} needs full-resolution logits"
-    fused = model.upsampling > 1 and not loss.reads_logits
-    upsampling = f", {model.upsampling}x upsampling of logits fused" if fused else ""
-    return f"loss: {path} path ({reason}){upsampling}"
+    line = f"loss: {path} path ({reason})"
+    if model.upsampling > 1:
+        needy = " and ".join(loss.reads_logits)
+        fused = f"not fused: {needy} reads full-resolution logits" if needy else "fused"
+        line += f", {model.upsampling}x upsampling of logits {fused}"
+    return line

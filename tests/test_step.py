@@ -42,7 +42,7 @@ def test_loss_and_gradients_are_those_of_upsampled_logits(arch, factor, expressi
     value = module(images, target)
     value.backward()
     fused = "lovasz" not in expression
-    assert dict(PATHS_TAKEN) == {("tiles", factor) if fused else ("plain", 1): 1}
+    assert dict(PATHS_TAKEN) == {("tiles", factor if fused else 1): 1}
     weight = model.network.segmentation_head[0].weight
     gradient, weight.grad = weight.grad, None
     expected = interpolated_loss(model, expression, images, target)
@@ -67,7 +67,9 @@ def test_the_model_upsamples_where_nobody_else_does():
         ("deeplabv3plus", "ohem+0.5*dice",
          "loss: tiles path (logits are on the CPU), 4x upsampling of logits fused"),
         ("unet", "ohem", "loss: tiles path (logits are on the CPU)"),
-        ("fpn", "ce+lovasz", "loss: plain path (lovasz needs full-resolution logits)"),
+        ("fpn", "ce+lovasz",
+         "loss: tiles path (logits are on the CPU), 4x upsampling of logits not fused: "
+         "lovasz reads full-resolution logits"),
     ],
 )  # fmt: skip
 def test_the_path_is_said_with_its_reason(arch, expression, line):

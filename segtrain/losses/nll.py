@@ -71,15 +71,15 @@ def read_pixels(
     if logits.shape[1] == 1:
         logits = F.pad(logits, (0, 0, 0, 0, 1, 0))
     valid = target != lb_ignore
-    path = "plain" if keep_logits else choose_path(logits.device, logits.dtype)[0]
-    if upsample > 1 and path != "triton":  # kernels read nothing but for valid pixels
+    path = choose_path(logits.device, logits.dtype)[0]
+    if upsample > 1 and (keep_logits or path != "triton"):  # kernels read for valid pixels only
         seen = seen_cells(valid, *logits.shape[2:], align_corners)
-        if path == "plain" or not seen.all():  # the tiles are on the CPU: asking costs nothing
+        if path != "tiles" or not seen.all():  # those are on the CPU: asking costs nothing
             logits = logits.where(seen, 0)
-    if keep_logits and upsample > 1:
-        logits = upsampled(full_precision(logits), upsample, align_corners)
-        upsample = 1
-    kept = masked_logits(logits, valid) if keep_logits else None
+    if keep_logits:
+        if upsample > 1:
+            logits = upsampled(full_precision(logits), upsample, align_corners)
+        logits, upsample = masked_logits(logits, valid), 1
     if not torch.compiler.is_compiling():
         PATHS_TAKEN[path, upsample] += 1
     if path == "triton":
@@ -91,9 +91,9 @@ def read_pixels(
     else:
         if upsample > 1:
             logits = upsampled(full_precision(logits), upsample, align_corners)
-        full = kept if keep_logits else masked_logits(logits, valid)
+        full = logits if keep_logits else masked_logits(logits, valid)
         nll, mass = plain_pixels(full, target.masked_fill(~valid, 0), valid, powers)
-    sums = dict(zip(powers, mass))
+    sums, kept = dict(zip(powers, mass)), logits if keep_logits else None
     return Pixels(nll, target, valid, logits.shape[1], sums, kept, sync)
 
 
