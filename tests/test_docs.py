@@ -29,3 +29,30 @@ def test_the_readme_quotes_the_benchmark():
         ]
         cells = [f"{s['mean']:.3f} ({s['min']:.3f}-{s['max']:.3f})" for s in quoted]
         assert f"| `{loss}` | {' | '.join(cells)} |" in readme
+
+
+def test_the_benchmarks_page_quotes_camvid():
+    found = json.loads((ROOT / "benchmarks/results/camvid_losses.json").read_text())["summary"]
+    page = (ROOT / "benchmarks/README.md").read_text()
+    for loss, scores in found.items():
+        ious = [f"{iou['mean']:.3f}" for iou in scores["iou"].values()]
+        assert f"| `{loss}` | {scores['miou']['mean']:.3f} | {' | '.join(ious)} |" in page
+
+
+@pytest.mark.parametrize("threads, file", [(1, "cpu_1_thread"), (2, "cpu_2_threads")])
+def test_the_benchmarks_page_quotes_time_and_memory(threads, file):
+    cases = json.loads((ROOT / f"benchmarks/results/losses_{file}.json").read_text())["cases"]
+    page = (ROOT / "benchmarks/README.md").read_text()
+    for case in cases:
+        reference, fused = case["methods"]["reference"], case["methods"]["fused"]
+        cells = [
+            "x".join(map(str, case["shape"])),
+            case["upsample"],
+            case["logits"],
+            threads,
+            *(f"{each['ms']:.0f} ms, {each['peak_mib']:.0f} MiB" for each in (reference, fused)),
+            f"{reference['ms'] / fused['ms']:.2f}x, "
+            f"{reference['peak_mib'] / fused['peak_mib']:.1f}x less",
+            f"{fused['ms'] / case['floor_ms']:.0f}",
+        ]
+        assert f"| {' | '.join(map(str, cells))} |" in page
