@@ -85,6 +85,7 @@ class Dice(Tversky):
 
     formula = "1 - mean over classes of (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth)"
     source = "Milletari et al. 2016, arXiv:1606.04797, without squares unless squared"
+    prices = 0.5, 0.5  # of false positives and negatives
 
     def __init__(
         self,
@@ -94,10 +95,10 @@ class Dice(Tversky):
         per_image: bool = False,
         lb_ignore: int = 255,
     ):
-        super().__init__(0.5, 0.5, smooth, squared, classes, per_image, lb_ignore)
+        super().__init__(*self.prices, smooth, squared, classes, per_image, lb_ignore)
 
 
-class Jaccard(Tversky):
+class Jaccard(Dice):
     """1 - the soft IoU of softmax and one-hot truth; ignored pixels are out of every sum.
 
     smooth: keeps the fraction defined where a class is nowhere; half of it counts in each part.
@@ -108,16 +109,7 @@ class Jaccard(Tversky):
 
     formula = "1 - mean over classes of sum(p t) / (sum(p) + sum(t) - sum(p t)), smoothed"
     source = "Rahman and Wang 2016, doi:10.1007/978-3-319-50835-1_22"
-
-    def __init__(
-        self,
-        smooth: float = 1e-5,
-        squared: bool = False,
-        classes: str = "all",
-        per_image: bool = False,
-        lb_ignore: int = 255,
-    ):
-        super().__init__(1, 1, smooth, squared, classes, per_image, lb_ignore)
+    prices = 1, 1
 
 
 class Lovasz(Term):
