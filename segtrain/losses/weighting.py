@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segtrain.errors import UsageError
 from segtrain.losses.arguments import number, numbers, whole_number
-from segtrain.losses.nll import Pixels, read_pixels
+from segtrain.losses.nll import Pixels, class_sums, read_pixels
 from segtrain.losses.select import shares_of_largest
 from segtrain.losses.term import Term
 
@@ -168,9 +168,9 @@ class GHM(PixelLoss):
         """(N,H,W), without gradient; in training the counts move on."""
         gradient = -torch.expm1(-pixels.nll)
         places = (gradient * self.bins).long().clamp(0, self.bins - 1)
-        batch = pixels.total(
-            torch.stack([((places == b) & pixels.valid).sum() for b in range(self.bins)])
-        )
+        ones = pixels.valid.to(pixels.nll.dtype)
+        per_image = class_sums(ones, places, pixels.valid, self.bins).long()
+        batch = pixels.total(per_image.sum(0))
         stored = self.counts.to(pixels.nll.dtype)
         if self.training:
             moved = torch.lerp(batch.to(stored), stored, self.momentum)
