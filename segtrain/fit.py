@@ -38,6 +38,7 @@ from segtrain.progress import Reporter, number
 from segtrain.runlog import (
     BEST,
     CONFIG,
+    ENVIRONMENT,
     LAST,
     STATE,
     History,
@@ -118,7 +119,6 @@ def open_run(plan: Plan, out: Path, name: str, old_run: Path | None, fabric: Fab
         run = old_run
     else:
         run = create_run(out, name)
-        write_json(run / "environment.json", environment(fabric.device))
     save_config(config, run / CONFIG)
     point_latest(run)
     print(f"run: {run}")
@@ -178,7 +178,10 @@ def start(
     config = plan.config
     loss = loss_of(config, plan.palette)
     if fabric.is_global_zero:
-        print(describe_path(model, loss, fabric.device))
+        path = describe_path(model, loss, fabric.device)
+        print(f"loss: {path}")
+        if not plan.resume:
+            write_json(plan.run / ENVIRONMENT, environment(fabric.device) | {"loss_path": path})
     module = TrainingModule(model, loss)
     if config.train.channels_last:
         module = module.to(memory_format=torch.channels_last)

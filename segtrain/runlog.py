@@ -23,6 +23,7 @@ from segtrain.errors import SegtrainError, UsageError
 
 LATEST = "latest"
 CONFIG = Path("config.yaml")
+ENVIRONMENT = Path("environment.json")
 BEST = Path("checkpoints/best.safetensors")
 LAST = Path("checkpoints/last.safetensors")
 STATE = Path("checkpoints/last.state.pt")

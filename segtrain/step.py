@@ -37,7 +37,7 @@ class TrainingModule(nn.Module):
 def describe_path(model: SegmentationModel, loss: Loss, device) -> str:
     """Which way the loss will go on that device, and why, in a line."""
     path, reason = choose_path(device, next(model.parameters()).dtype)
-    line = f"loss: {path} path ({reason})"
+    line = f"{path} path ({reason})"
     if model.upsampling > 1:
         needy = " and ".join(loss.reads_logits)
         fused = f"not fused: {needy} reads full-resolution logits" if needy else "fused"

@@ -172,7 +172,9 @@ def test_deeplab_fuses_the_upsampling_into_its_loss(cli, pairs: Path):
     options = [*QUICK[:-2], "--arch", "deeplabv3plus", "--loss", "ohem+0.5*dice"]
     fitted = cli("fit", "--data", pairs, *options)
     assert fitted.code == 0, fitted.stderr
-    assert "logits are on the CPU), 4x upsampling of logits fused" in fitted.stdout
+    path = "tiles path (logits are on the CPU), 4x upsampling of logits fused"
+    assert f"loss: {path}\n" in fitted.stdout
+    assert json.loads(Path("runs/latest/environment.json").read_text())["loss_path"] == path
     # two steps; validation reads its logits at full resolution, and no loss
     assert dict(PATHS_TAKEN) == {("tiles", 4): 2}
 

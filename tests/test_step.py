@@ -65,10 +65,10 @@ def test_the_model_upsamples_where_nobody_else_does():
     "arch, expression, line",
     [
         ("deeplabv3plus", "ohem+0.5*dice",
-         "loss: tiles path (logits are on the CPU), 4x upsampling of logits fused"),
-        ("unet", "ohem", "loss: tiles path (logits are on the CPU)"),
+         "tiles path (logits are on the CPU), 4x upsampling of logits fused"),
+        ("unet", "ohem", "tiles path (logits are on the CPU)"),
         ("fpn", "ce+lovasz",
-         "loss: tiles path (logits are on the CPU), 4x upsampling of logits not fused: "
+         "tiles path (logits are on the CPU), 4x upsampling of logits not fused: "
          "lovasz reads full-resolution logits"),
     ],
 )  # fmt: skip
