@@ -227,6 +227,7 @@ def main() -> None:
     for key in ("command", "started"):
         found.pop(key)
     command = f"python benchmarks/losses.py --threads {options.threads} --repeats {options.repeats}"
+    command += f" --out benchmarks/results/{options.out.name}"
     content = {"command": command, "seed": 0, "environment": found, "cases": results}
     options.out.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -23,6 +23,8 @@ def show_losses(name: str | None) -> None:
 
 def list_losses() -> None:
     table = Table("loss", "formula", "source", box=None, header_style="bold", pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"  # whole names and links, however narrow the terminal
     for name, each in FAMILIES.items():
         table.add_row(signature(name), each.formula, each.source)
     Console().print(table, highlight=False)

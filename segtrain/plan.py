@@ -64,6 +64,7 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
             "model": config.model.model_copy(update={"weights": find_weights(config, say)}),
         }
     )
+    loss_of(config, prepared.palette)  # with the number of classes now known
     images, batch_size = len(prepared.splits["train"]), config.train.batch_size
     refuse_batch_size(config, images)
     refuse_crop(config)

@@ -12,8 +12,8 @@ from segtrain.model import SegmentationModel
 class TrainingModule(nn.Module):
     """What Fabric wraps. The loss is inside: outputs would be copied to float32.
 
-    Where the head upsamples its logits and every term of the loss can read them as they are,
-    the loss upsamples them on the way, and full-resolution logits are never written.
+    The loss gets the logits before the head upsamples them. Where every term can read them so,
+    it upsamples them on the way, and full-resolution logits are never written.
     """
 
     def __init__(self, model: SegmentationModel, loss: Loss):
@@ -23,8 +23,6 @@ class TrainingModule(nn.Module):
     def forward(self, images: Tensor, target: Tensor, observe: bool = False) -> Tensor:
         """uint8 images (N,3,H,W) and target (N,H,W) -> 0-d."""
         model, loss = self.model, self.loss
-        if model.upsampling == 1 or loss.reads_logits:
-            return loss(model(images), target, observe=observe)
         return loss(
             model.low_resolution(images),
             model.pad(target, loss.lb_ignore),

@@ -159,6 +159,15 @@ def test_class_weights_come_from_the_training_masks(cli, tmp_path: Path, name: s
     assert cli("eval").code == 0
 
 
+@pytest.mark.parametrize("loss", ["ce(weight=[1, 2])", "focal(alpha=0.25)"])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_list_of_another_length_leaves_no_run(cli, pairs: Path, loss: str, dry: list):
+    refused = cli("fit", "--data", pairs, *QUICK, "--loss", loss, *dry)
+    assert refused.code == 2
+    assert "has 2 numbers for 3 classes" in refused.error
+    assert not Path("runs").exists()
+
+
 def test_lovasz_over_the_batch_refuses_several_devices(cli, pairs: Path):
     loss = ["--loss", "ohem+lovasz(per_image=False)", "--devices", "2"]
     refused = cli("fit", "--data", pairs, *QUICK, *loss)

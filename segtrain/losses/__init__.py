@@ -114,7 +114,7 @@ class Loss(nn.Module):
                 kept = sum(record["kept"] for record in records)
                 valid = sum(record["valid"] for record in records)
                 found["kept"] = kept.sum() / valid.sum()
-                found["threshold"] = sum(r["threshold"] for r in records) / len(records)
+                found["threshold"] = torch.stack([r["threshold"] for r in records]).nanmean()
                 found |= {f"kept/{c}": s for c, s in zip(class_names, (kept / valid).tolist())}
             if "bin" in records[0]:
                 found |= {f"bin/{b}": n for b, n in enumerate(records[-1]["bin"].tolist())}
@@ -137,16 +137,18 @@ def build_loss(
     *,
     sync: bool = True,
     palette: Sequence[tuple[int, int, int]] | None = None,
-    **defaults: Any,
+    thresh: float = 0.7,
+    n_min_factor: int = 16,
 ) -> Loss:
     """The module of a loss expression such as "ohem(thresh=0.7)+0.5*dice".
 
-    `defaults` (thresh, n_min_factor) go to the terms that take them and don't say otherwise;
-    `palette`, a colour a class, is what vgg paints with. Without `sync` each device has a loss of
-    its own. Raises UsageError for a name or an argument that no family has.
-    num_classes None, while it is not known, checks all else.
+    `thresh` and `n_min_factor` go to the terms that take them and don't say otherwise; `palette`,
+    a colour a class, is what vgg paints with. Without `sync` each device has a loss of its own.
+    Raises UsageError for a name or an argument that no family has. num_classes None, while it is
+    not known, checks all else.
     """
-    given = {"lb_ignore": lb_ignore, "palette": palette, **defaults}
+    mining = {"thresh": thresh, "n_min_factor": n_min_factor}
+    given = {"lb_ignore": lb_ignore, "palette": palette} | mining
     parsed = parse_loss(expression)
     terms = [_build_term(term, given, num_classes) for term in parsed]
     names, weights = [term.name for term in parsed], [term.weight for term in parsed]
@@ -154,12 +156,21 @@ def build_loss(
 
 
 def build_mining(
-    expression: str, num_classes: int, lb_ignore: int = 255, **defaults: Any
+    expression: str,
+    num_classes: int,
+    lb_ignore: int = 255,
+    *,
+    thresh: float = 0.7,
+    n_min_factor: int = 16,
 ) -> Mining | None:
-    """The first term of the expression that mines; None if none does."""
-    given = {"lb_ignore": lb_ignore, **defaults}
+    """The first term of the expression that mines, to see what it keeps; None if none does."""
+    given = {"lb_ignore": lb_ignore, "thresh": thresh, "n_min_factor": n_min_factor}
     mining = [term for term in parse_loss(expression) if issubclass(family(term.name), Mining)]
-    return _build_term(mining[0], given, num_classes) if mining else None
+    if not mining:
+        return None
+    # neither class weights nor what a kept pixel pays chooses anything
+    arguments = {key: value for key, value in mining[0].arguments.items() if key != "weight"}
+    return _build_term(replace(mining[0], arguments=arguments, inner=None), given, num_classes)
 
 
 def family(name: str) -> type[Term]:

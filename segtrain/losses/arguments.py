@@ -6,6 +6,8 @@ from typing import Any
 
 from segtrain.errors import UsageError, did_you_mean
 
+LARGEST = 1e30  # products of larger ones leave float32
+
 
 def number(
     name: str, value: Any, low: float, high: float = math.inf, open_low=False, open_high=False
@@ -16,16 +18,16 @@ def number(
         if high == math.inf
         else f" in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
     )
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise UsageError(f"loss: {name} is {allowed}, got {value!r}")
+    if type(value) not in (int, float) or not abs(value) <= LARGEST:  # false for NaN, too
+        raise UsageError(f"loss: {name} is {allowed}, got {value!r:.40}")
     if not low <= value <= high or open_low and value == low or open_high and value == high:
         raise UsageError(f"loss: {name} is {allowed}, got {value:g}")
     return float(value)
 
 
-def whole_number(name: str, value: Any, low: int) -> int:
-    if type(value) not in (int, float) or value != value or value < low or value % 1:
-        raise UsageError(f"loss: {name} is a whole number from {low}, got {value!r}")
+def whole_number(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
+    if type(value) not in (int, float) or not low <= value <= high or value % 1:
+        raise UsageError(f"loss: {name} is a whole number from {low} to {high}, got {value!r:.40}")
     return int(value)
 
 

@@ -83,7 +83,8 @@ def neighbours(out, size, out_size, S: tl.constexpr, ALIGN: tl.constexpr):
 
 @triton.jit
 def lerp(a, b, share):
-    return a + (b - a) * share
+    # a neighbour with no share may be garbage: 0 times infinity would be NaN
+    return tl.where(share == 0, a, a + (b - a) * share)
 
 
 # ---- the pixel pass: a program has BX neighbouring pixels of one row, and loops over BC classes
@@ -380,7 +381,9 @@ class TritonPixels(torch.autograd.Function):
 
 
 def probe(device: torch.device | str) -> None:
-    """Builds and runs the smallest case; raises one of BUILD_ERRORS where Triton cannot."""
-    logits = torch.zeros((1, 2, 2, 2), device=device)
-    target = torch.zeros((1, 2, 2), dtype=torch.int64, device=device)
-    TritonPixels.apply(logits, target, 255, 1, False, ())
+    """Builds and runs small cases of all kernels; raises a BUILD_ERRORS where Triton cannot."""
+    for upsample in (1, 2):
+        logits = torch.zeros((1, 2, 2, 2), device=device, requires_grad=True)
+        target = torch.zeros((1, 2 * upsample, 2 * upsample), dtype=torch.int64, device=device)
+        nll, mass = TritonPixels.apply(logits, target, 255, upsample, False, (1,))
+        (nll.sum() + mass.sum()).backward()

@@ -74,3 +74,14 @@ def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, widt
             values.numel(), SHIFT=shift, WIDTH=width, BX=BX,
         )  # fmt: skip
     return counts
+
+
+def probe(device: torch.device | str) -> None:
+    """Builds and runs small cases of both kernels."""
+    values = torch.zeros((1, 2, 2), device=device)
+    target = torch.zeros((1, 2, 2), dtype=torch.int64, device=device)
+    class_sums(values, target, 2, 255)
+    for shift, width in ((21, 11), (10, 11), (0, 10)):
+        digit_counts(
+            values, target == 0, torch.zeros(1, dtype=torch.int64, device=device), shift, width
+        )

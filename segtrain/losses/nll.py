@@ -178,13 +178,17 @@ class _TritonClassSums(torch.autograd.Function):
 def _triton_fails(device: int) -> str | None:
     """None where the kernels build and run on that GPU, else the reason in one line; said once."""
     try:
-        from segtrain.losses import kernels
-
-        kernels.probe(torch.device("cuda", device))
-        return None
+        from segtrain.losses import kernels, map_kernels
     except ImportError as error:
         reason = f"no Triton ({first_line(error)})"
-    except kernels.BUILD_ERRORS as error:
-        reason = f"Triton cannot build kernels ({first_line(error)})"
+    else:
+        try:
+            kernels.probe(torch.device("cuda", device))
+            map_kernels.probe(torch.device("cuda", device))
+            return None
+        except torch.OutOfMemoryError:
+            raise
+        except kernels.BUILD_ERRORS as error:
+            reason = f"Triton cannot build kernels ({first_line(error)})"
     logger.warning("losses take the plain path: %s", reason)
     return reason

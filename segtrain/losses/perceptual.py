@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from copy import deepcopy
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +48,12 @@ class VGG(Term):
         if not isinstance(layers, (list, tuple)) or not layers:
             raise UsageError(f"loss: layers is a list of indices, got {layers!r}")
         self.layers = sorted({whole_number("each of layers", each, 0) for each in layers})
-        self.features = vgg_features(self.layers[-1], weights).eval().requires_grad_(False)
-        self.palette = palette
+        if not isinstance(weights, str):
+            raise UsageError(f"loss: vgg's weights are imagenet, none or a file, got {weights!r}")
+        self.features = (
+            deepcopy(vgg_features(self.layers[-1], weights)).eval().requires_grad_(False)
+        )
+        self.palette, self.painted = palette, None
         mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -61,13 +67,20 @@ class VGG(Term):
                 f"loss: vgg's palette has {len(self.palette)} colours for {num_classes} classes"
             )
 
+    def colours(self, num_classes: int, like: Tensor) -> Tensor:
+        """(C,3) in 0..1; moved to the device once, which would wait for it at every step."""
+        if self.painted is None or len(self.painted) != num_classes:
+            palette = self.palette or [_hue(c / num_classes) for c in range(num_classes)]
+            self.painted = torch.tensor(palette[:num_classes], dtype=torch.float64) / 255
+        self.painted = self.painted.to(like)
+        return self.painted
+
     def value(self, pixels: Pixels) -> Tensor:
         if min(pixels.target.shape[1:]) < LEAST_SIDE:
             height, width = pixels.target.shape[1:]
             raise UsageError(f"loss: vgg needs {LEAST_SIDE} pixels a side, got {height}x{width}")
-        palette = self.palette or [_hue(c / pixels.num_classes) for c in range(pixels.num_classes)]
         probs = pixels.logits.softmax(1)
-        colours = probs.new_tensor(palette[: pixels.num_classes]) / 255
+        colours = self.colours(pixels.num_classes, probs)
         soft = torch.einsum("nchw,cr->nrhw", probs, colours)
         true = colours[pixels.ids].movedim(-1, 1)
         soft, true = (x.where(pixels.valid.unsqueeze(1), 0) for x in (soft, true))
@@ -76,7 +89,7 @@ class VGG(Term):
         for index, layer in enumerate(self.features.to(probs.dtype)):
             soft, true = layer(soft), layer(true)
             if index in self.layers:
-                count = torch.tensor(soft.numel(), device=soft.device)
+                count = torch.full((), soft.numel(), device=soft.device)
                 squares = pixels.total((soft - true).square().sum())
                 distances.append(squares / pixels.total(count))
         return torch.stack(distances).mean()
@@ -86,6 +99,7 @@ def _hue(turn: float) -> tuple[float, float, float]:
     return tuple(255 * part for part in colorsys.hsv_to_rgb(turn, 1, 1))
 
 
+@lru_cache(1)  # a run builds its loss several times, to find mistakes early
 def vgg_features(last: int, weights: str) -> nn.Sequential:
     """VGG-19's features up to the layer `last`. Raises SegtrainError where weights can't be had."""
     with torch.device("meta"):  # the whole network would take 570 MB
@@ -122,7 +136,7 @@ def read_weights(weights: str) -> dict[str, Tensor] | None:
                 f"loss: vgg's ImageNet weights are neither cached nor can {enum.url} be reached "
                 f"({first_line(error)}); use vgg(weights='FILE') with a downloaded file"
             ) from error
-    if not isinstance(weights, str) or not Path(weights).is_file():
+    if not os.path.isfile(weights):
         raise UsageError(f"loss: vgg's weights are imagenet, none or a file, got {weights!r}")
     try:
         return torch.load(weights, map_location="cpu", weights_only=True)

@@ -155,7 +155,7 @@ class GHM(PixelLoss):
 
     def __init__(self, bins: int = 10, momentum: float = 0.75, lb_ignore: int = 255):
         super().__init__(lb_ignore)
-        self.bins = whole_number("bins", bins, 1)
+        self.bins = whole_number("bins", bins, 1, 10_000)
         self.momentum = number("momentum", momentum, 0, 1, open_high=True)
         self.register_buffer("counts", torch.zeros(self.bins))
 
@@ -228,7 +228,7 @@ class Mining(PixelLoss):
         return self.inner.observe(pixels) | {
             "kept": pixels.total(pixels.by_class(kept).sum(0)),
             "valid": pixels.total(pixels.by_class(pixels.valid.to(kept.dtype)).sum(0)),
-            "threshold": torch.exp(-cut),
+            "threshold": torch.exp(-cut).where(pixels.total(pixels.valid.sum()) > 0, torch.nan),
         }
 
 

@@ -245,9 +245,31 @@ def whole_losses(expression, upsample):
 
 
 def probed():
-    from segtrain.losses.kernels import probe
+    from segtrain.losses import kernels, map_kernels
 
-    return {"no reason": wrong_unless(probe("cpu") is None)}
+    return {"runs": wrong_unless(kernels.probe("cpu") is map_kernels.probe("cpu") is None)}
+
+
+def garbage_without_a_share(upsample, align):
+    """The last column is infinite, and no valid pixel has a share of it."""
+    from segtrain.losses.kernels import TritonPixels
+
+    logits, size = torch.randn(1, 3, 4, 4), 4 * upsample
+    clean, target = logits.clone(), torch.randint(0, 3, (1, size, size))
+    place = torch.arange(size) * 3 / (size - 1)
+    if not align:
+        place = (torch.arange(size) + 0.5) / upsample - 0.5
+    target[..., place > 2 + 1e-6] = 255
+    logits[..., 3] = math.inf
+    results = []
+    for each in (clean, logits):
+        leaf = each.clone().requires_grad_()
+        nll, mass = TritonPixels.apply(leaf, target, 255, upsample, align, (1,))
+        (nll.sum() + mass[..., 0].sum()).backward()
+        results.append((nll.detach(), leaf.grad))
+    (nll, grad), (spoilt_nll, spoilt_grad) = results
+    same = torch.equal(nll, spoilt_nll) and torch.equal(grad, spoilt_grad)
+    return {"same": wrong_unless(same and spoilt_grad[..., 3].eq(0).all())}
 
 
 def cases() -> dict[str, partial]:
@@ -291,6 +313,9 @@ def cases() -> dict[str, partial]:
     for classes in (2, 19, 150):
         found[f"easy {classes}"] = partial(easy, classes)
         found[f"class sums {classes}"] = partial(sums, classes)
+    for upsample, align in ((3, False), (4, True), (2, False)):
+        name = f"garbage without a share {upsample} {align}"
+        found[name] = partial(garbage_without_a_share, upsample, align)
     for expression in ("ohem+0.5*dice", "topk(focal)", "ghm", "dice(squared=True)+jaccard"):
         for upsample in (1, 2):
             name = f"loss {expression} {upsample}"

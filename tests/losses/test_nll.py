@@ -110,7 +110,7 @@ def test_a_target_of_another_type_is_refused():
 
 
 def test_without_a_compiler_the_plain_path_is_taken_and_said_once(monkeypatch, caplog):
-    from segtrain.losses import kernels, nll
+    from segtrain.losses import kernels, map_kernels, nll
 
     def fails(device):
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
@@ -124,7 +124,8 @@ def test_without_a_compiler_the_plain_path_is_taken_and_said_once(monkeypatch, c
         assert reason == "Triton cannot build kernels (Failed to find C compiler.)"
     said = [record.message for record in caplog.records]
     assert said == [f"losses take the plain path: {reason}"]
-    monkeypatch.setattr(kernels, "probe", lambda device: None)
+    for module in (kernels, map_kernels):
+        monkeypatch.setattr(module, "probe", lambda device: None)
     nll._triton_fails.cache_clear()
     assert nll.choose_path(gpu, torch.bfloat16) == ("triton", "logits are on a GPU")
     assert nll.choose_path(gpu, torch.float64)[0] == "plain"
