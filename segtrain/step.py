@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from segtrain.losses import Loss
@@ -32,7 +33,7 @@ class TrainingModule(nn.Module):
         )
 
 
-def describe_path(model: SegmentationModel, loss: Loss, device) -> str:
+def describe_path(model: SegmentationModel, loss: Loss, device: torch.device) -> str:
     """Which way the loss will go on that device, and why, in a line."""
     path, reason = choose_path(device, next(model.parameters()).dtype)
     line = f"{path} path ({reason})"
