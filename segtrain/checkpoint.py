@@ -19,7 +19,8 @@ from torch import Tensor
 
 import segtrain
 from segtrain.atomic import write_bytes
-from segtrain.config import Config, load_config, make_config
+from segtrain.config import Config
+from segtrain.configfile import load_config, make_config
 from segtrain.errors import UNREADABLE, SegtrainError, UsageError, first_line
 from segtrain.model import SegmentationModel, build_model
 

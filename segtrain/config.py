@@ -6,23 +6,18 @@ docs/config.md are generated from it.
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from segtrain.atomic import write_text
-from segtrain.errors import UsageError, did_you_mean
+from segtrain.errors import did_you_mean
 
 
 def _height_width(value: Any) -> Any:
@@ -55,7 +50,10 @@ class Split(Section):
     list: str | None = Field(
         None,
         description="text file: an image's name a line (a choice among the folders' pairs), "
-        "or an image's and a mask's path",
+        "or an image's and a mask's path, by tab, comma or space",
+    )
+    coco: str | None = Field(
+        None, description="COCO JSON, in place of masks, of the images in `images`"
     )
 
 
@@ -64,6 +62,17 @@ class Data(Section):
         None,
         description="folder of the data set, or demo; default: data/ where it holds one, else demo",
     )
+    format: Literal[
+        "auto",
+        "pairs",
+        "lists",
+        "voc",
+        "cityscapes",
+        "ade20k",
+        "camvid",
+        "camvid-rgb",
+        "coco",
+    ] = Field("auto", description="layout of the folder; auto finds it and says which it is")
     splits: dict[str, Split] = Field(
         {}, description="splits by name (train, val, ...); default: found by the layout"
     )
@@ -71,8 +80,18 @@ class Data(Section):
         0.2, gt=0, lt=1, description="share of the training pairs held out where there is no val"
     )
     split_seed: int = Field(0, description="seed of that choice")
+    exclude: list[str] = Field(
+        [],
+        description="files to leave out with their partners: paths below data.path, or patterns "
+        "such as '*/night_*'",
+    )
+    allow_outside: bool = Field(
+        False, description="lists and JSON may name files outside the data set's folder"
+    )
     classes: list[str] | None = Field(
-        None, min_length=2, description="class names in id order; default: found in the masks"
+        None,
+        min_length=2,
+        description="class names in id order; default: the layout's, or ids found in the masks",
     )
     palette: list[Colour] | None = Field(
         None, description="RGB of each mask value, to read RGB masks and to paint classes"
@@ -83,11 +102,58 @@ class Data(Section):
     lb_ignore: int = Field(
         255, gt=-32768, le=32767, description="class id of pixels that count nowhere"
     )
+    allow_lossy_masks: bool = Field(
+        False,
+        description="read JPEG masks and smooth edges: values that mean nothing become the nearest "
+        "that does",
+    )
+    value_range: tuple[float, float] | None = Field(
+        None,
+        description="image values that become 0 and 255, such as [0, 4095]; default: all of an "
+        "integer type's range, 0 to 1 for floats",
+    )
+    max_pixels: int = Field(
+        178_956_970, ge=1, description="larger images are refused unread (decompression bombs)"
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what a damaged file does: stop the run, or be skipped and counted (more than "
+        "1 % stops it all the same)",
+    )
+    sampler: Literal["uniform", "class-balanced", "rare-crop"] = Field(
+        "uniform",
+        description="uniform: each image once a pass; class-balanced: images drawn so that each "
+        "class comes equally often; rare-crop: a share of the crops is centred on a rare class",
+    )
+    rare_share: float = Field(
+        0.33, gt=0, le=1, description="share of the crops that rare-crop centres"
+    )
+    rare_classes: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="classes that rare-crop centres on, each as often; default: those with less "
+        "than a quarter of an even share of the training pixels",
+    )
+    cache: Literal["none", "ram", "disk"] = Field(
+        "none",
+        description="keep decoded pairs, in memory or below $SEGTRAIN_CACHE (~/.cache/segtrain); "
+        "changed files are read anew",
+    )
+    cache_gb: float = Field(
+        16, gt=0, description="most that the cache may take, in GB; the rest is decoded each time"
+    )
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="loader processes for each device; 0 loads in the training process, "
         "auto is 1 on CPU and up to 8 on a GPU",
     )
+
+    @field_validator("value_range")
+    @classmethod
+    def _range_rises(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values and not values[0] < values[1]:
+            raise ValueError("expected two values, the lower one first")
+        return values
 
     @model_validator(mode="after")
     def _classes_agree(self) -> Data:
@@ -106,6 +172,11 @@ class Data(Section):
         outside = [c for c in self.label_map.values() if c != "ignore" and not 0 <= c < count]
         if outside:
             raise ValueError(f"label_map names class {outside[0]}, but classes are 0..{count - 1}")
+        if rare := [name for name in self.rare_classes or [] if name not in self.classes]:
+            raise ValueError(
+                f"rare_classes names {rare[0]!r}{did_you_mean(rare[0], self.classes)}; "
+                f"classes are {', '.join(self.classes)}"
+            )
         return self
 
 
@@ -115,22 +186,37 @@ class Augment(Section):
         description="height x width in pixels that training sees; default: the training images' "
         "median size, at most 512, rounded up to 32",
     )
-    scale: tuple[float, float] = Field(
-        (0.5, 2.0), description="an image is resized by a factor drawn from this range"
+    preset: Literal["none", "light", "standard", "strong"] = Field(
+        "standard", description="how much training pairs are changed, where a field says no other"
     )
-    hflip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
-    vflip: float = Field(0.0, ge=0, le=1, description="probability of an upside-down flip")
-    jitter: float = Field(
-        0.3,
+    scale: tuple[float, float] | None = Field(
+        None,
+        description="an image is resized by a factor drawn from this range; default: the preset's, "
+        "[0.5, 2.0] for standard",
+    )
+    hflip: float | None = Field(
+        None, ge=0, le=1, description="probability of a left-right flip; default: the preset's, 0.5"
+    )
+    vflip: float | None = Field(
+        None, ge=0, le=1, description="probability of an upside-down flip; default: the preset's, 0"
+    )
+    jitter: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="brightness, contrast and saturation change by up to this share",
+        description="brightness, contrast and saturation change by up to this share; default: the "
+        "preset's, 0.3 for standard",
+    )
+    transforms: list[str | dict[str, dict[str, Any]]] | None = Field(
+        None,
+        description="albumentations that take the place of all but scale and crop, such as "
+        "[HorizontalFlip, RandomGamma: {p: 0.3}]; default: the preset's",
     )
 
     @field_validator("scale")
     @classmethod
-    def _low_to_high(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1]:
+    def _low_to_high(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scale and not 0 < scale[0] <= scale[1]:
             raise ValueError("expected two positive factors, the lower one first")
         return scale
 
@@ -143,9 +229,30 @@ class Model(Section):
         description="auto, imagenet, none, or a file: a segtrain checkpoint or an encoder's state "
         "dict; auto is imagenet where it can be had within 3 seconds, else none",
     )
+    in_channels: int = Field(
+        3,
+        ge=1,
+        description="channels of an image: 3 reads RGB, 1 grey, others as the file has them",
+    )
+    mean: list[float] | None = Field(
+        None,
+        description="mean of each channel, of 0..255 values; default: that of the pretrained "
+        "weights, of ImageNet for RGB, else 127.5",
+    )
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="standard deviation likewise; default as for mean, else 63.75"
+    )
     options: dict[str, Any] = Field(
         {}, description="further arguments of the architecture, such as decoder_channels"
     )
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Model:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.in_channels:
+                raise ValueError(f"{name} has {len(values)} values for {self.in_channels} channels")
+        return self
 
 
 class Loss(Section):
@@ -222,118 +329,3 @@ class Config(Section):
     train: Train = Train()
     eval: Eval = Eval()
     predict: Predict = Predict()
-
-
-def make_config(values: dict[str, Any], origin: str = "config") -> Config:
-    """A Config from nested dicts. Raises UsageError that names every wrong key at once."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        problems = list(dict.fromkeys(_explain(e) for e in error.errors()))
-        raise UsageError(f"{origin}: {'; '.join(problems)}") from error
-
-
-def load_config(
-    file: Path | None = None, sets: list[str] = [], flags: dict[str, Any] = {}, base: Any = None
-) -> Config:
-    """The config of a command: flag over --set over file over `base` over default.
-
-    `sets` are "key.path=value" with YAML values; `flags` maps dotted keys to values, where None
-    is an option not given; `base` is a Config to start from (a checkpoint's).
-    """
-    values = base.model_dump(mode="json") if base else {}
-    if file:
-        _merge(values, _read_yaml(file))
-    for entry in sets:
-        key, equals, text = entry.partition("=")
-        if not equals:
-            raise UsageError(f"--set {entry}: write key.path=value, for example train.epochs=20")
-        try:
-            _put(values, key.strip(), yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {entry}: the value is not YAML") from error
-    for key, value in flags.items():
-        if value is not None:
-            _put(values, key, value)
-    return make_config(values, origin=str(file) if file else "config")
-
-
-def save_config(config: Config, path: Path) -> None:
-    write_text(path, to_yaml(config))
-
-
-def to_yaml(config: Config) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted key: (old value, new value), for all that differs."""
-    flat_old, flat_new = _flat(old), _flat(new)
-    return {
-        key: (flat_old[key], flat_new[key]) for key in flat_old if flat_old[key] != flat_new[key]
-    }
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    sections = config.model_dump(mode="json")
-    return {f"{s}.{key}": value for s, fields in sections.items() for key, value in fields.items()}
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"--config {file}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {file}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"--config {file}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(values or {}, dict):
-        raise UsageError(
-            f"--config {file}: expected sections such as 'data:', found {values!r:.40}"
-        )
-    return {section: fields or {} for section, fields in (values or {}).items()}
-
-
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *sections, last = dotted.split(".")
-    for name in sections:
-        values = values.setdefault(name, {})
-        if not isinstance(values, dict):
-            raise UsageError(f"{dotted}: {name} is not a section but {values!r:.40}")
-    values[last] = value
-
-
-def known_keys() -> list[str]:
-    return [
-        f"{name}.{key}"
-        for name, section in Config.model_fields.items()
-        for key in section.annotation.model_fields
-    ]
-
-
-def _explain(error: dict[str, Any]) -> str:
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        near = did_you_mean(key, known_keys() + list(Config.model_fields))
-        return f"unknown key {key}{near}"
-    # pydantic adds the union member or tuple place that it tried: name the field itself
-    field = ".".join(location[:2]) if len(location) > 2 and location[1] != "splits" else key
-    if error["type"] == "value_error":
-        return f"{field}: {error['ctx']['error']}"
-    return f"{field}: {error['msg'].lower()}, got {_short(error['input'])}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:g}"
-    return f"{value!r:.60}"

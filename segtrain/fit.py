@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from segtrain.checkpoint import Meta, load_state, save_model, save_state
-from segtrain.config import Config, load_config, save_config
+from segtrain.config import Config
+from segtrain.configfile import load_config, save_config
 from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import Pairs, checked, train_loader, worker_count
 from segtrain.data.prepare import mask_reader

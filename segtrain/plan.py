@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segtrain import config as configuration
-from segtrain.config import Config, differences, load_config, to_yaml
+from segtrain.config import Config
+from segtrain.configfile import differences, load_config, to_yaml
 from segtrain.data.formats import Sample
 from segtrain.data.prepare import prepare
 from segtrain.data.sampling import steps_per_pass

@@ -20,7 +20,8 @@ def name_of(path: Path) -> str:
 FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
-GROUND = {"", "errors", "atomic", "config", "lossexpr", "progress"}  # '' is segtrain's version
+# '' is segtrain's version
+GROUND = {"", "errors", "atomic", "config", "configfile", "lossexpr", "progress"}
 LEAF_FOLDERS = ("data", "losses", "render")
 LEAVES = {name for name in FILES if name.split(".")[0] in LEAF_FOLDERS} | {
     "model", "metrics", "optim", "inference", "runlog", "devices"

@@ -21,7 +21,8 @@ from segtrain.checkpoint import (
     save_model,
     save_state,
 )
-from segtrain.config import Config, make_config
+from segtrain.config import Config
+from segtrain.configfile import make_config
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.model import SegmentationModel, build_model
 

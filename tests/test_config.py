@@ -8,7 +8,8 @@ import yaml
 
 import segtrain
 from segtrain import config as manual
-from segtrain.config import Config, differences, known_keys, load_config, make_config, to_yaml
+from segtrain.config import Config
+from segtrain.configfile import differences, known_keys, load_config, make_config, to_yaml
 from segtrain.errors import UsageError
 
 SOURCES = Path(segtrain.__file__).parent
