@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from demo_losses import ROOT, compare
+from trainings import RESULTS, ROOT, compare
 
 LOSSES, SEEDS, EPOCHS = ("ce", "ohem", "focal", "ghm", "ohem+dice"), (0,), 10
 
@@ -19,9 +19,9 @@ if __name__ == "__main__":
         raise SystemExit(__doc__)
     compare(
         "python benchmarks/camvid_losses.py FOLDER_OF_CAMVID",
-        ROOT / "benchmarks/results/camvid_losses.json",
+        RESULTS / "camvid_losses.json",
         ROOT / "configs/camvid.yaml",
-        LOSSES,
+        {loss: ["--loss", loss] for loss in LOSSES},
         SEEDS,
         "--data",
         sys.argv[1],
