@@ -261,6 +261,39 @@ def predict(
 
 
 @app.command()
+def check(
+    path: Annotated[
+        Text,
+        typer.Argument(
+            help="folder of the data set [default: data/, else the demo]",
+            metavar="PATH",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, _option("YAML file of config sections", "none", metavar="FILE")
+    ] = None,
+    preview: Annotated[
+        Path | None, _option("write a sheet of coloured masks over images", "none", metavar="FILE")
+    ] = None,
+    augment: Annotated[
+        Path | None, _option("write a sheet of augmented pairs", "none", metavar="FILE")
+    ] = None,
+    json: Annotated[bool, _option("print JSON in place of the page", "no", "--json")] = False,
+    write_config: Annotated[
+        Path | None,
+        _option("write a dataset YAML that works as it is", "none", metavar="FILE"),
+    ] = None,
+    set_: Sets = [],
+) -> None:
+    """Read a data set once and say what is there, what is wrong, and the line that mends it."""
+    from segtrain.check import check as run_check
+
+    if not run_check(path, config, set_, preview, augment, json, write_config):
+        raise typer.Exit(1)
+
+
+@app.command()
 def losses(
     name: Annotated[
         Text, typer.Argument(help="one loss [default: all]", metavar="[LOSS]", show_default=False)

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from segtrain.atomic import write_text
-from segtrain.config import Config
+from segtrain.config import Config, Section
 from segtrain.errors import UsageError, did_you_mean
 
 
@@ -18,6 +18,15 @@ def make_config(values: dict[str, Any], origin: str = "config") -> Config:
     """A Config from nested dicts. Raises UsageError that names every wrong key at once."""
     try:
         return Config.model_validate(values)
+    except ValidationError as error:
+        problems = list(dict.fromkeys(_explain(e) for e in error.errors()))
+        raise UsageError(f"{origin}: {'; '.join(problems)}") from error
+
+
+def revised(section: Section, fields: dict[str, Any], origin: str) -> Any:
+    """The section with some fields changed and all checked again. Raises UsageError."""
+    try:
+        return type(section).model_validate(section.model_dump() | fields)
     except ValidationError as error:
         problems = list(dict.fromkeys(_explain(e) for e in error.errors()))
         raise UsageError(f"{origin}: {'; '.join(problems)}") from error

@@ -17,8 +17,9 @@ from torch import Tensor
 from segtrain.checkpoint import Meta, load_model
 from segtrain.config import Config
 from segtrain.data.dataset import Pairs, checked, one_by_one, worker_count
+from segtrain.data.findings import raise_errors
 from segtrain.data.formats import find_pairs
-from segtrain.data.prepare import locate, mask_reader, root_of
+from segtrain.data.locate import image_reader, locate, mask_reader, root_of
 from segtrain.devices import make_fabric
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.inference import predict_logits
@@ -34,6 +35,7 @@ from segtrain.render.overlay import (
     panels,
     save_image,
     to_image,
+    visible,
 )
 from segtrain.render.plots import save_confusion
 from segtrain.runlog import find_checkpoint, run_of, write_csv, write_json
@@ -44,7 +46,7 @@ class Predicted:
     """One image of a split after prediction, on the device; H and W are its own."""
 
     index: int
-    image: Tensor  # uint8 (3,H,W)
+    image: Tensor  # uint8 (3,H,W), as it is looked at
     target: Tensor  # int64 (H,W)
     prediction: Tensor  # int64 (H,W)
     kept: Tensor | None  # (H,W), 0..1: how far a loss that mines keeps each pixel
@@ -63,13 +65,13 @@ def predict_split(
     `mining` chooses among each image's pixels as if it was a batch.
     """
     model.eval()
-    for index, (images, targets) in zip(indices, checked(one_by_one(pairs, indices, workers))):
-        images = images.to(fabric.device, memory_format=torch.channels_last)
+    for batch in checked(one_by_one(pairs, indices, workers)):
+        images = batch.images.to(fabric.device, memory_format=torch.channels_last)
         with fabric.autocast():
             logits = predict_logits(model, images)
-        targets = targets.to(fabric.device)
+        targets = batch.targets.to(fabric.device).long()
         kept = mining.kept(logits, targets)[0] if mining else None
-        yield Predicted(index, images[0], targets[0], logits.argmax(1)[0], kept)
+        yield Predicted(batch.indices[0], visible(images[0]), targets[0], logits.argmax(1)[0], kept)
 
 
 def validate(
@@ -107,11 +109,12 @@ def evaluate(
         n_min_factor=config.loss.n_min_factor,
     )
     confusion = Confusion(len(meta.classes), config.data.lb_ignore, fabric.device)
-    per_image, kept = [], torch.zeros(len(meta.classes), dtype=torch.float64)
+    per_image, kept = {}, torch.zeros(len(meta.classes), dtype=torch.float64)
     predictions = predict_split(model, pairs, range(len(pairs)), fabric, workers, mining)
     for predicted in bar(predictions, "evaluating", len(pairs)):
         matrix = confusion.update(predicted.prediction, predicted.target)
-        per_image.append(image_row(pairs.samples[predicted.index].image, matrix, meta.classes))
+        image = pairs.samples[predicted.index].image
+        per_image[predicted.index] = image_row(image, matrix, meta.classes)
         if mining:
             kept += kept_by_class(predicted, len(meta.classes))
 
@@ -122,7 +125,7 @@ def evaluate(
         raise SegtrainError(f"{config.data.path}: every pixel of {split} is ignored; no score")
     folder = run_of(checkpoint) / "eval" / split
     title = f"mIoU {scores.miou:.4f} on {split}"
-    write_report(folder, scores, confusion.matrix, per_image, title)
+    write_report(folder, scores, confusion.matrix, list(per_image.values()), title)
     for pictures in ("worst", "hard_pixels"):
         shutil.rmtree(folder / pictures, ignore_errors=True)  # those of an earlier evaluation
     worst = worst_indices(per_image, config.eval.worst)
@@ -134,7 +137,9 @@ def evaluate(
         if mining:
             page = hard_picture(predicted, meta, config, caption)
             save_image(folder / "hard_pixels" / name, page)
-    print_scores(scores, f"{title}: {describe(scores, len(pairs), config)}", folder)
+    print_scores(scores, f"{title}: {describe(scores, len(per_image), config)}", folder)
+    if pairs.skipped:
+        print(pairs.skipped)
     return folder
 
 
@@ -157,8 +162,10 @@ def split_of(config: Config, split: str) -> Pairs:
     found = find_pairs(data, root_of(data))
     if split not in found.splits:
         raise UsageError(f"--split {split}: {data.path} has {', '.join(found.splits)}")
+    raise_errors(found.findings)
     print(f"{where}; {split}: {len(found.splits[split])} pairs; {found.layout}")
-    return Pairs(found.splits[split], mask_reader(data))
+    images = image_reader(data, config.model.in_channels)
+    return Pairs(found.splits[split], images, mask_reader(data), on_error=data.on_error)
 
 
 def image_row(image: Path, matrix: Tensor, names: list[str]) -> dict[str, Any]:
@@ -169,8 +176,8 @@ def image_row(image: Path, matrix: Tensor, names: list[str]) -> dict[str, Any]:
     )
 
 
-def worst_indices(per_image: list[dict[str, Any]], most: int) -> list[int]:
-    scored = [i for i, row in enumerate(per_image) if row["miou"] is not None]
+def worst_indices(per_image: dict[int, dict[str, Any]], most: int) -> list[int]:
+    scored = [i for i, row in per_image.items() if row["miou"] is not None]
     return sorted(scored, key=lambda i: per_image[i]["miou"])[:most]
 
 

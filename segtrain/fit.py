@@ -15,13 +15,12 @@ from torch.utils.data import DataLoader
 from segtrain.checkpoint import Meta, load_state, save_model, save_state
 from segtrain.config import Config
 from segtrain.configfile import load_config, save_config
-from segtrain.data.augment import Augmentation
-from segtrain.data.dataset import Pairs, checked, train_loader, worker_count
-from segtrain.data.prepare import mask_reader
-from segtrain.data.sampling import BatchSampler, seed_at
+from segtrain.data.dataset import checked, worker_count
+from segtrain.data.sampling import seed_at
 from segtrain.devices import make_fabric, share_buffers
 from segtrain.errors import SegtrainError
 from segtrain.evaluate import validate
+from segtrain.feed import open_feed
 from segtrain.metrics import Scores
 from segtrain.model import SegmentationModel, check_names
 from segtrain.optim import build_optimizer, lr_at
@@ -130,29 +129,20 @@ def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
     """The loop over epochs."""
     config, run = plan.config, plan.run
     module, optimizer, state = start(fabric, plan, model)
-    masks = mask_reader(config.data)
-    augmentation = Augmentation(config.augment, config.data.lb_ignore, config.train.seed)
     on_gpu = fabric.device.type == "cuda"
     workers = worker_count(config.data.workers, on_gpu, config.train.devices)
-    sampler = BatchSampler(
-        len(plan.splits["train"]),
-        config.train.batch_size,
-        config.train.seed,
-        fabric.global_rank,
-        fabric.world_size,
-    )
-    loader = train_loader(
-        Pairs(plan.splits["train"], masks, augmentation), sampler, workers, on_gpu
-    )
-    held_out = Pairs(plan.splits["val"], masks)
+    loader, held_out, line = open_feed(plan, workers, on_gpu, fabric.global_rank, fabric.world_size)
+    if line and fabric.is_global_zero:
+        print(line)
 
     epochs, steps, loud = config.train.epochs, plan.steps_per_epoch, fabric.is_global_zero
     history = History(run, state.rows) if loud else None  # adds its rows to the state's
     with Reporter(epochs, epochs * steps, state.epoch * steps, state.best, loud) as reporter:
         for epoch in range(state.epoch, epochs):
             clock = Stopwatch()
+            sampler = loader.batch_sampler
             sampler.start, sampler.stop = epoch * steps, (epoch + 1) * steps
-            loss = train_epoch(fabric, plan, module, optimizer, loader, sampler, reporter)
+            loss = train_epoch(fabric, plan, module, optimizer, loader, reporter)
             seconds = clock.seconds
             scores = None
             if (epoch + 1) % config.eval.every == 0 or epoch + 1 == epochs:
@@ -169,6 +159,9 @@ def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
                 reporter.epoch(row, state.best)
     if loud:
         history.close()
+        for split, pairs in (("train", loader.dataset), ("val", held_out)):
+            if pairs.skipped:
+                print(f"{split}: {pairs.skipped}")
         print(f"best mIoU {number(state.best)}; checkpoint: {run / BEST}")
 
 
@@ -206,7 +199,6 @@ def train_epoch(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     loader: DataLoader,
-    sampler: BatchSampler,
     reporter: Reporter,
 ) -> float:
     """One epoch; the mean loss of its steps."""
@@ -215,16 +207,18 @@ def train_epoch(
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     loss_sum, clock = torch.zeros((), device=fabric.device), Stopwatch()
     module.train()
-    for step, (images, target) in enumerate(checked(loader), sampler.start):
+    sampler = loader.batch_sampler
+    for step, batch in enumerate(checked(loader), sampler.start):
         # dropout is a function of (seed, step, rank), so no random state needs to be kept
         torch.manual_seed(seed_at(config.train.seed, step, fabric.global_rank))
         lr = lr_at(step, total_steps, config.optim)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        images = images.to(fabric.device, non_blocking=True, memory_format=memory_format)
+        images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
+        target = batch.targets.to(fabric.device, non_blocking=True).long()
         done = step + 1 - sampler.start
         reads = done % config.train.log_every == 0 or step + 1 == sampler.stop
-        loss = module(images, target.to(fabric.device, non_blocking=True), observe=reads)
+        loss = module(images, target, observe=reads)
         fabric.backward(loss)
         if config.optim.clip_norm:
             fabric.clip_gradients(

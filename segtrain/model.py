@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 
 import segmentation_models_pytorch as smp
 import timm
@@ -20,10 +21,11 @@ OWN_OPTIONS = {"dpt": {"dynamic_img_size": True}}
 LEAST_STRIDE = 32  # decoders such as DPT's need it where their encoder needs less
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of uint8 RGB
 IMAGENET_STD = (58.395, 57.12, 57.375)
+ANY_MEAN, ANY_STD = 127.5, 63.75  # of channels that are no RGB, where nobody measured them
 
 
 class SegmentationModel(nn.Module):
-    """uint8 RGB images (N,3,H,W) -> logits (N,C,H,W), C >= 2, for any H and W.
+    """uint8 images (N,K,H,W) -> logits (N,C,H,W), C >= 2, for any H and W; 3 channels are RGB.
 
     Normalisation (mean and std of 0..255 values, persistent buffers) and the padding to the
     encoder's stride are the model's own, so that training, evaluation and prediction share them.
@@ -53,17 +55,16 @@ class SegmentationModel(nn.Module):
         return self.network(self.pad((images.float() - self.mean) / self.std))
 
     def pad(self, maps: Tensor, value: float = 0) -> Tensor:
-        """Images (N,3,H,W) or targets (N,H,W), right and below, to what the network can take."""
+        """Images (N,K,H,W) or targets (N,H,W), right and below, to what the network can take."""
         height, width = maps.shape[-2:]
         stride = max(LEAST_STRIDE, self.network.encoder.output_stride)
         return F.pad(maps, (0, -width % stride, 0, -height % stride), value=value)
 
     def takes(self, size: tuple[int, int]) -> str | None:
         """None where it takes images of that (height, width), else the network's reason."""
-        images = torch.zeros(1, 3, *size, dtype=torch.uint8, device=self.mean.device)
         try:
             with torch.no_grad():
-                copy.deepcopy(self).eval()(images)
+                copy.deepcopy(self).eval()(self._blank(size))
         except (RuntimeError, AssertionError) as error:  # too small for its poolings
             return first_line(error)
         return None
@@ -76,12 +77,16 @@ class SegmentationModel(nn.Module):
         probe = copy.deepcopy(self).train()  # a copy: batch norm would learn from the probe
         try:
             with torch.no_grad():
-                probe(torch.zeros(1, 3, *size, dtype=torch.uint8, device=self.mean.device))
+                probe(self._blank(size))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             return False
         return True
+
+    def _blank(self, size: tuple[int, int]) -> Tensor:
+        channels = self.mean.shape[1]
+        return torch.zeros(1, channels, *size, dtype=torch.uint8, device=self.mean.device)
 
     @property
     def parameter_count(self) -> int:
@@ -141,7 +146,12 @@ def build_model(config: Model, num_classes: int) -> SegmentationModel:
     refuse_unknown_options(arch, config.options)
     try:
         network = smp.create_model(
-            arch, encoder, encoder_weights=None, classes=num_classes, **options
+            arch,
+            encoder,
+            encoder_weights=None,
+            in_channels=config.in_channels,
+            classes=num_classes,
+            **options,
         )
     except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -149,4 +159,12 @@ def build_model(config: Model, num_classes: int) -> SegmentationModel:
         raise UsageError(
             f"model: {arch} cannot be built on {encoder}{options}: {reason}"
         ) from error
-    return SegmentationModel(network)
+    return SegmentationModel(network, *normalisation(config))
+
+
+def normalisation(config: Model) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of each channel, of 0..255 values."""
+    rgb = config.in_channels == 3
+    mean = config.mean or (IMAGENET_MEAN if rgb else [ANY_MEAN] * config.in_channels)
+    std = config.std or (IMAGENET_STD if rgb else [ANY_STD] * config.in_channels)
+    return mean, std

@@ -10,9 +10,11 @@ from pathlib import Path
 from segtrain import config as configuration
 from segtrain.config import Config
 from segtrain.configfile import differences, load_config, to_yaml
+from segtrain.data.augment import Augmentation
 from segtrain.data.formats import Sample
-from segtrain.data.prepare import prepare
-from segtrain.data.sampling import steps_per_pass
+from segtrain.data.locate import mask_reader
+from segtrain.data.sampling import ClassDraws, batch_at, class_draws, shares_seen, steps_per_pass
+from segtrain.data.survey import prepare
 from segtrain.errors import UsageError
 from segtrain.losses import Loss, balanced, build_loss
 from segtrain.lossexpr import parse_loss
@@ -20,6 +22,7 @@ from segtrain.model import SegmentationModel, build_model
 from segtrain.pretrained import imagenet_at_hand
 from segtrain.runlog import CONFIG, LATEST, latest_run
 
+CROPS_COUNTED = 256  # to tell what a sampler shows of each class
 # what may differ from the run to resume: the schedule is a function of the step, so it follows
 MAY_CHANGE = {
     "train.epochs",
@@ -32,6 +35,8 @@ MAY_CHANGE = {
     "eval.worst",
     "data.workers",
     "data.path",
+    "data.cache",
+    "data.cache_gb",
 }
 
 
@@ -43,25 +48,26 @@ class Plan:
     splits: dict[str, list[Sample]]
     palette: list[tuple[int, int, int]]  # a colour a class
     steps_per_epoch: int
+    sizes: dict[str, list[tuple[int, int]]]  # (height, width) of the images of train and val
+    by_class: ClassDraws | None = None  # what data.sampler draws by class
     run: Path | None = None
     resume: bool = False
 
 
 def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     """Reads the data set, fills in what the config leaves open, and refuses what can't work."""
-    prepared = prepare(config.data)
+    prepared = prepare(config.data, config.model.in_channels)
     for line in prepared.summary + ignored_settings(config.loss):
         say(line)
-    crop = config.augment.crop or tuple(
-        math.ceil(min(512, side) / 32) * 32 for side in prepared.median_size
-    )
     config = config.model_copy(
         update={
             "data": prepared.data,
             "loss": config.loss.model_copy(
                 update={"expression": balanced(config.loss.expression, *prepared.class_pixels)}
             ),
-            "augment": config.augment.model_copy(update={"crop": crop}),
+            "augment": config.augment.model_copy(
+                update={"crop": crop_of(config, prepared.median_size)}
+            ),
             "model": config.model.model_copy(update={"weights": find_weights(config, say)}),
         }
     )
@@ -75,7 +81,44 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
             f"each time: the batch size is {batch_size}"
         )
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
-    return Plan(config, prepared.splits, prepared.palette, steps)
+    by_class = class_draws(config.data, prepared.by_image["train"])
+    plan = Plan(config, prepared.splits, prepared.palette, steps, prepared.sizes, by_class)
+    if by_class:
+        say(describe_sampler(plan))
+    return plan
+
+
+def describe_sampler(plan: Plan) -> str:
+    """The share of pixels that each class gets under data.sampler, over the first steps' crops."""
+    config = plan.config
+    augmentation = Augmentation(
+        config.augment, config.data.lb_ignore, config.train.seed, config.model.in_channels
+    )
+    draws = [
+        draw
+        for step in range(math.ceil(CROPS_COUNTED / config.train.batch_size))
+        for draw in batch_at(
+            step,
+            len(plan.splits["train"]),
+            config.train.batch_size,
+            config.train.seed,
+            plan.by_class,
+        )
+    ]
+    masks = mask_reader(config.data)
+    shares = shares_seen(
+        lambda index: masks(plan.splits["train"][index].mask),
+        draws,
+        augmentation.crop_mask,
+        len(config.data.classes),
+    )
+    listed = ", ".join(f"{name} {share:.2%}" for name, share in zip(config.data.classes, shares))
+    return f"pixels under {config.data.sampler} ({len(draws)} crops counted): {listed}"
+
+
+def crop_of(config: Config, median_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the crop as named, else by the training images' median size."""
+    return config.augment.crop or tuple(math.ceil(min(512, s) / 32) * 32 for s in median_size)
 
 
 def loss_of(config: Config, palette: list[tuple[int, int, int]] | None = None) -> Loss:

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from segtrain.atomic import whole_file
 from segtrain.checkpoint import load_model
-from segtrain.data.dataset import to_tensor
+from segtrain.data.dataset import as_tensor
 from segtrain.data.formats import image_files
-from segtrain.data.images import read_image
-from segtrain.data.prepare import demo_folder
+from segtrain.data.locate import demo_folder, image_reader
 from segtrain.devices import make_fabric
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.inference import predict_logits
@@ -28,6 +27,7 @@ from segtrain.render.overlay import (
     save_image,
     save_mask,
     to_image,
+    visible,
     with_legend,
 )
 from segtrain.runlog import find_checkpoint
@@ -52,15 +52,16 @@ def predict(
     config = meta.config_here(file, sets, flags)
     fabric = make_fabric(config.train)
     model = model.to(fabric.device, memory_format=torch.channels_last)
+    read_image = image_reader(config.data, config.model.in_channels)
     colours = colour_table(meta.palette, fabric.device)
 
     console, written = Console(), []
     for path in bar(images, "predicting", len(images)):
-        image = to_tensor(read_image(path)).to(fabric.device)
+        image = as_tensor(read_image(path)).permute(2, 0, 1).to(fabric.device)
         with fabric.autocast():
             logits = predict_logits(model, image[None].to(memory_format=torch.channels_last))[0]
         class_ids = logits.argmax(0)
-        overlay = to_image(blend(image, class_ids, colours, config.predict.opacity))
+        overlay = to_image(blend(visible(image), class_ids, colours, config.predict.opacity))
         if legend:
             overlay = with_legend(overlay, meta.classes, meta.palette)
         files = [out / f"{path.stem}_mask.png", out / f"{path.stem}_overlay.png"]

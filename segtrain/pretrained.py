@@ -49,7 +49,10 @@ def load_weights(model: SegmentationModel, config: Model) -> str:
 
 
 def load_imagenet(model: SegmentationModel, config: Model) -> None:
-    """Puts ImageNet weights into the model's encoder, and takes over their normalisation."""
+    """Puts ImageNet weights into the model's encoder, and takes over their normalisation.
+
+    What model.mean and model.std say stays, and so does any of images that are not RGB.
+    """
     encoder = config.encoder
     if not has_imagenet(encoder):
         raise UsageError(f"model.weights: {encoder} has no ImageNet weights; use --weights none")
@@ -60,7 +63,13 @@ def load_imagenet(model: SegmentationModel, config: Model) -> None:
     if not imagenet_at_hand(encoder):  # asked here: the library tries again for most of a minute
         raise SegtrainError(offline)
     try:
-        donor = smp.create_model(config.arch, encoder, encoder_weights="imagenet", **config.options)
+        donor = smp.create_model(
+            config.arch,
+            encoder,
+            encoder_weights="imagenet",
+            in_channels=config.in_channels,  # other than 3: the library spreads the filters
+            **config.options,
+        )
         read = smp.encoders.get_preprocessing_params(encoder)
     except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
         raise SegtrainError(f"{offline} ({first_line(error)})") from error
@@ -68,8 +77,10 @@ def load_imagenet(model: SegmentationModel, config: Model) -> None:
     if read["input_space"] != "RGB":
         raise SegtrainError(f"model.weights: {encoder} was trained on {read['input_space']} images")
     scale = 255 / read["input_range"][1]
-    model.mean.copy_(torch.tensor(read["mean"]).view(1, -1, 1, 1) * scale)
-    model.std.copy_(torch.tensor(read["std"]).view(1, -1, 1, 1) * scale)
+    for name, own in (("mean", config.mean), ("std", config.std)):
+        if own is None and config.in_channels == 3:
+            values = torch.tensor(read[name]).view(1, -1, 1, 1) * scale
+            getattr(model, name).copy_(values)
 
 
 def load_file_weights(model: SegmentationModel, path: Path) -> str:

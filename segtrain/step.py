@@ -22,7 +22,7 @@ class TrainingModule(nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, images: Tensor, target: Tensor, observe: bool = False) -> Tensor:
-        """uint8 images (N,3,H,W) and target (N,H,W) -> 0-d."""
+        """uint8 images (N,K,H,W) and target int64 (N,H,W) -> 0-d."""
         model, loss = self.model, self.loss
         return loss(
             model.low_resolution(images),

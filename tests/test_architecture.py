@@ -21,7 +21,7 @@ FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # '' is segtrain's version
-GROUND = {"", "errors", "atomic", "config", "configfile", "lossexpr", "progress"}
+GROUND = {"", "errors", "atomic", "config", "configfile", "folders", "lossexpr", "progress"}
 LEAF_FOLDERS = ("data", "losses", "render")
 LEAVES = {name for name in FILES if name.split(".")[0] in LEAF_FOLDERS} | {
     "model", "metrics", "optim", "inference", "runlog", "devices"
@@ -31,9 +31,11 @@ TOOLS = {
     "checkpoint": {"model"},
     "pretrained": {"model", "checkpoint"},
     "plan": LEAVES | {"pretrained"},
+    "feed": LEAVES | {"plan"},
+    "sheets": LEAVES | {"plan"},
     "step": {"losses", "losses.nll", "model"},
 }
-VERBS = {"fit", "evaluate", "predict", "catalogue"}
+VERBS = {"fit", "evaluate", "predict", "check", "catalogue"}
 
 
 def allowed(name: str) -> set[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from segtrain.errors import SegtrainError, listing
 
@@ -12,18 +13,26 @@ from segtrain.errors import SegtrainError, listing
 class Finding:
     """One kind of fault, with all its places.
 
-    An error would crash training or train on wrong labels; anything else is a note.
+    An error would crash training or train on wrong labels; anything else is a note. `mend` holds
+    the fields of the data section that mend it; `fix` says what else does.
     """
 
     kind: str  # for machines: unpaired, unreadable, size, value, ...
     error: bool
     text: str  # what is wrong, in one clause with the count
     places: list[str] = field(default_factory=list)  # files, with what was found in them
-    fix: str = ""  # the config line that mends it, or what to do where no line can
+    fix: str = ""
+    mend: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def remedy(self) -> str:
+        """What to do, in one clause: the line for the config, or what no line can do."""
+        lines = [f"data.{key}: {yaml_line(value)}" for key, value in self.mend.items()]
+        return ", or ".join(lines + [self.fix] * bool(self.fix))
 
     def __str__(self) -> str:
         where = f": {listing(self.places)}" if self.places else ""
-        return f"{self.text}{where}" + (f"; {self.fix}" if self.fix else "")
+        return f"{self.text}{where}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 def raise_errors(findings: Iterable[Finding]) -> None:
@@ -32,3 +41,28 @@ def raise_errors(findings: Iterable[Finding]) -> None:
     if errors:
         more = f" ({len(errors)} kinds of fault; 'segtrain check' shows all)"
         raise SegtrainError("; ".join(errors) + (more if len(errors) > 1 else ""))
+
+
+def yaml_line(value: Any, most: int = 4) -> str:
+    """A config value in one line of YAML; long lists and maps show their first entries."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + listing((f"{key}: {entry}" for key, entry in value.items()), 32) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + listing(value, most) + "]"
+    return str(value)
+
+
+def merge_mends(findings: Iterable[Finding]) -> dict[str, Any]:
+    """The data fields that mend all errors which a line can mend."""
+    merged: dict[str, Any] = {}
+    for finding in findings:
+        for key, value in finding.mend.items() if finding.error else ():
+            if isinstance(value, dict):
+                merged[key] = merged.get(key, {}) | value
+            elif isinstance(value, list):
+                merged[key] = list(dict.fromkeys(merged.get(key, []) + value))
+            else:
+                merged[key] = value
+    return merged

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from segtrain.config import Data, Split
+from segtrain.data.coco import find_jsons
+from segtrain.data.findings import Finding
 from segtrain.data.images import SUFFIXES
-from segtrain.errors import SegtrainError, UsageError, listing
+from segtrain.data.lists import LIST_SUFFIXES, names_pairs
+from segtrain.data.pairing import Listing, Sample, find_excluded, judge
+from segtrain.data.published import (
+    find_ade20k,
+    find_camvid,
+    find_camvid_rgb,
+    find_cityscapes,
+    find_voc,
+)
+from segtrain.data.splits import find_splits, list_coco, named_format
+from segtrain.errors import SegtrainError, UsageError
 
 SPLITS = {
     "train": ("train", "training"),
@@ -18,7 +32,7 @@ SPLITS = {
 IMAGES = ("images", "image", "imgs", "img")
 MASKS = ("masks", "mask", "labels", "label", "annotations", "annot")
 # (where a split's images are, where its masks are); {i} and {m} are any of IMAGES and MASKS
-LAYOUTS = (
+FOLDERS = (
     ("{i}/{split}", "{m}/{split}"),
     ("{split}/{i}", "{split}/{m}"),
     ("{split}", "{split}annot"),
@@ -27,100 +41,79 @@ UNSPLIT = ("{i}", "{m}")
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image and its mask."""
-
-    image: Path
-    mask: Path
-
-    @property
-    def name(self) -> str:
-        return self.image.stem
-
-
-@dataclass(frozen=True)
 class Found:
-    """The pairs of each split, sorted by name, and how they were found, in one line."""
+    """The pairs of each split, sorted by name, what the layout says of them, and what is wrong.
+
+    Classes, colours and label map are None or empty where the layout has none of its own.
+    """
 
     splits: dict[str, list[Sample]]
-    layout: str
+    format: str
+    layout: str  # how they were found, in one line
+    classes: list[str] | None = None
+    palette: list[tuple[int, int, int]] | None = None
+    label_map: dict[int, int | str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
 
 
 def find_pairs(data: Data, root: Path) -> Found:
-    """The pairs below `root`, by data.splits or by the first layout that is there.
+    """The pairs below `root`, by data.splits, by data.format, or by the first layout that is there.
 
-    Where there is no val, a share of train is held out by data.split_seed. Raises UsageError for
-    a folder that does not exist, SegtrainError for what is wrong inside.
+    Root may be a list or a COCO JSON, too: its pairs are for training. What data.exclude names is
+    left out; what can't be a pair is left out and among the findings. Where there is no val, a
+    share of train is held out by data.split_seed. Raises UsageError for a folder that does not
+    exist and a config that contradicts itself, SegtrainError where no layout or no pair is found.
     """
+    if root.is_file():
+        data, root = data.model_copy(update={"splits": _only(root, data)}), root.parent
     if not root.is_dir():
         raise UsageError(f"data.path {root}: no such folder")
-    folders = data.splits or find_layout(root)
-    if not folders:
-        tried = ", ".join(f"{i} + {m}" for i, m in (*LAYOUTS, UNSPLIT))
-        raise SegtrainError(
-            f"{root}: no image and mask folders found; looked for {tried}, with {{i}} any of "
-            f"{'/'.join(IMAGES)}, {{m}} any of {'/'.join(MASKS)}, {{split}} any of "
-            f"{'/'.join(SPLITS)}; name them with data.splits"
+    found = (named_format(data), find_splits(data, root)) if data.splits else None
+    found = found or find_layout(root, data)
+    if found is None:
+        rows = [row for row in LAYOUTS if data.format in ("auto", row.name)]
+        tried = "; ".join(f"{row.name}: {row.looks_for}" for row in rows)
+        raise SegtrainError(f"{root}: no data set found; looked for {tried}")
+    name, listing = found
+    verdict = judge(listing, find_excluded(listing, data.exclude, root) if data.exclude else set())
+    findings = listing.findings + verdict.findings
+    faulty = any(finding.error for finding in findings)  # they say why a split is empty
+    splits = {}
+    for split, pairs in verdict.pairs.items():
+        if not pairs and not faulty:
+            where = listing.layout.replace(" + ", " and ")
+            raise SegtrainError(
+                f"{root}: no pairs found for {split} in {where}"
+                + (f", {verdict.left_out} excluded" if verdict.left_out else "")
+                + f"; looked for files of the same stem ending in {', '.join(sorted(SUFFIXES))}"
+            )
+        splits[split] = [
+            Sample(Path(root, image), Path(root, mask) if isinstance(mask, str) else mask)
+            for image, mask in pairs
+        ]
+    layout = listing.layout
+    if "train" in splits and "val" not in splits and (len(splits["train"]) > 1 or not faulty):
+        splits = hold_out(splits, data.val_fraction, data.split_seed)
+        layout += f" ({len(splits['val'])} held out for val by seed {data.split_seed})"
+    if verdict.left_out:
+        layout += f", {verdict.left_out} excluded"
+    return Found(
+        splits, name, layout, listing.classes, listing.palette, listing.label_map, findings
+    )
+
+
+def _only(file: Path, data: Data) -> dict[str, Split]:
+    if data.splits:
+        raise UsageError(f"data.path {file} is a file: give its folder, or leave out data.splits")
+    suffix = file.suffix.lower()
+    if suffix not in (*LIST_SUFFIXES, ".json"):
+        raise UsageError(
+            f"data.path {file}: expected a folder, a list ({', '.join(LIST_SUFFIXES)}) or a COCO "
+            "JSON"
         )
-    pairs = {name: split_pairs(root, split, name) for name, split in folders.items()}
-    layout = ", ".join(f"{s.images or s.list} + {s.masks or s.list}" for s in folders.values())
-    if "train" in pairs and "val" not in pairs:
-        pairs["train"], pairs["val"] = hold_out(pairs["train"], data.val_fraction, data.split_seed)
-        layout += f" ({len(pairs['val'])} held out for val by seed {data.split_seed})"
-    return Found(pairs, layout)
-
-
-def find_layout(root: Path) -> dict[str, Split]:
-    """The folders of each split by the first of LAYOUTS that has a train split, else {}."""
-    for layout in LAYOUTS:
-        splits = {name: _folders(root, layout, name) for name in SPLITS}
-        if splits["train"]:
-            return {name: split for name, split in splits.items() if split}
-    unsplit = _folders(root, UNSPLIT, "train")
-    return {"train": unsplit} if unsplit else {}
-
-
-def _folders(root: Path, layout: tuple[str, str], split: str) -> Split | None:
-    for alias in SPLITS[split]:
-        for i in IMAGES:
-            for m in MASKS:
-                images, masks = (part.format(i=i, m=m, split=alias) for part in layout)
-                if (root / images).is_dir() and (root / masks).is_dir():
-                    return Split(images=images, masks=masks)
-    return None
-
-
-def split_pairs(root: Path, split: Split, name: str) -> list[Sample]:
-    """The pairs of one split, sorted by name. Raises SegtrainError where one has no partner."""
-    if split.images and split.masks:
-        folders = [_folder(root / folder, name) for folder in (split.images, split.masks)]
-        pairs = match_stems(*(_choose(root / split.list, *folders) if split.list else folders))
-    elif split.list and not (split.images or split.masks):
-        pairs = _listed(root, root / split.list)
-    else:
-        raise UsageError(f"data.splits.{name}: give images and masks, or a list, or all three")
-    if not pairs:
-        where = f"{split.images} and {split.masks}" if split.images else split.list
-        raise SegtrainError(
-            f"{root}: no pairs found for {name} in {where}; looked for files of the same stem "
-            f"ending in {', '.join(sorted(SUFFIXES))}"
-        )
-    return pairs
-
-
-def match_stems(images: dict[str, Path], masks: dict[str, Path]) -> list[Sample]:
-    lonely = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
-    problems = [
-        f"{len(stems)} {kind} without {partner}: {listing(files[s] for s in stems)}"
-        for stems, files, kind, partner in (
-            (lonely[0], images, "image(s)", "a mask"),
-            (lonely[1], masks, "mask(s)", "an image"),
-        )
-        if stems
-    ]
-    if problems:
-        raise SegtrainError("; ".join(problems) + "; add the partner or remove the file")
-    return [Sample(images[stem], masks[stem]) for stem in sorted(images)]
+    if data.format not in ("auto", "coco" if suffix == ".json" else "lists"):
+        raise UsageError(f"data.format {data.format}: data.path {file} is no folder of it")
+    return {"train": Split(coco=file.name) if suffix == ".json" else Split(list=file.name)}
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -130,62 +123,115 @@ def image_files(folder: Path) -> list[Path]:
     )
 
 
-def _folder(folder: Path, split: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise UsageError(f"data.splits.{split}: {folder}: no such folder")
-    by_stem: dict[str, Path] = {}
-    for file in image_files(folder):
-        if file.stem in by_stem:
-            raise SegtrainError(
-                f"{by_stem[file.stem]} and {file.name} have the same stem; remove or rename one"
-            )
-        by_stem[file.stem] = file
-    return by_stem
+def find_split_folders(data: Data, root: Path) -> Listing | None:
+    """The first of FOLDERS that has a train split."""
+    for folders in FOLDERS:
+        splits = {name: _folders(root, folders, name) for name in SPLITS}
+        if splits["train"]:
+            named = {name: split for name, split in splits.items() if split}
+            return find_splits(data.model_copy(update={"splits": named}), root)
+    return None
 
 
-def _choose(listing_file: Path, *folders: dict[str, Path]) -> list[dict[str, Path]]:
-    """The files of each folder that a list names, with or without their extension."""
-    known = set().union(*folders)
-    stems = {line: _stem_of(line, known) for line in _lines(listing_file)}
-    missing = [line for line, stem in stems.items() if stem is None]
-    if missing:
-        raise SegtrainError(f"{listing_file}: no pair named {listing(missing)}")
-    chosen = set(stems.values())
-    return [{s: file for s, file in folder.items() if s in chosen} for folder in folders]
+def find_unsplit_folders(data: Data, root: Path) -> Listing | None:
+    """A folder of images and one of masks, without splits."""
+    unsplit = _folders(root, UNSPLIT, "train")
+    if unsplit is None:
+        return None
+    listing = find_splits(data.model_copy(update={"splits": {"train": unsplit}}), root)
+    if unread := [file.name for file in _list_files(root).values()]:
+        listing.layout += f" ({', '.join(unread)} not read: no 'image mask' lines)"
+    return listing
 
 
-def _stem_of(line: str, known: set[str]) -> str | None:
-    """The stem that a line means: all of it, or its first word where others follow."""
-    first = line.replace(",", " ").split()[0]
-    guesses = (line, Path(line).stem, first, Path(first).stem)
-    return next((guess for guess in guesses if guess in known), None)
+def _folders(root: Path, folders: tuple[str, str], split: str) -> Split | None:
+    for alias in SPLITS[split]:
+        for i in IMAGES:
+            for m in MASKS:
+                images, masks = (part.format(i=i, m=m, split=alias) for part in folders)
+                if (root / images).is_dir() and (root / masks).is_dir():
+                    return Split(images=images, masks=masks)
+    return None
 
 
-def _listed(root: Path, listing_file: Path) -> list[Sample]:
-    pairs = []
-    for line in _lines(listing_file):
-        words = line.replace(",", " ").split()
-        if len(words) != 2:
-            raise SegtrainError(f"{listing_file}: expected 'image mask' a line, got {line!r}")
-        pairs.append(Sample(root / words[0], root / words[1]))
-    missing = [path for pair in pairs for path in (pair.image, pair.mask) if not path.is_file()]
-    if missing:
-        raise SegtrainError(f"{listing_file}: no such file: {listing(missing)}")
-    return sorted(pairs, key=lambda pair: pair.name)
+def find_lists(data: Data, root: Path) -> Listing | None:
+    """train.txt, val.txt and test.txt (.csv, .tsv) with an image and a mask a line.
+
+    They come before folders without splits, whose splits they are, and after folders with splits.
+    """
+    files = _list_files(root)
+    if "train" not in files or not (data.format == "lists" or names_pairs(files["train"])):
+        return None
+    named = {name: Split(list=file.name) for name, file in files.items()}
+    return find_splits(data.model_copy(update={"splits": named}), root)
 
 
-def _lines(file: Path) -> list[str]:
-    if not file.is_file():
-        raise UsageError(f"data.splits: {file}: no such list file")
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip(" ,\t")]
+def _list_files(root: Path) -> dict[str, Path]:
+    names = {
+        split: [root / f"{alias}{suffix}" for alias in SPLITS[split] for suffix in LIST_SUFFIXES]
+        for split in SPLITS
+    }
+    there = {split: [file for file in files if file.is_file()] for split, files in names.items()}
+    return {split: files[0] for split, files in there.items() if files}
 
 
-def hold_out(pairs: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """(train, val): `fraction` of the pairs, at least one, drawn by `seed` alone."""
+def find_coco(data: Data, root: Path) -> Listing | None:
+    """annotations/*.json with image folders, or SPLIT/_annotations.coco.json beside its images."""
+    files = find_jsons(root)
+    return list_coco(data, root, files) if "train" in files else None
+
+
+class Layout(NamedTuple):
+    name: str  # of data.format
+    find: Callable[[Data, Path], Listing | None]
+    looks_for: str
+
+
+# the most telling first
+LAYOUTS = (
+    Layout("voc", find_voc, "JPEGImages + SegmentationClass + ImageSets/Segmentation/train.txt"),
+    Layout("cityscapes", find_cityscapes, "leftImg8bit/train + gtFine/train"),
+    Layout(
+        "ade20k",
+        find_ade20k,
+        "images/training + annotations/training with objectInfo150.txt or images named ADE_*",
+    ),
+    Layout("camvid", find_camvid, "train + trainannot with frames such as 0001TP_006690.png"),
+    Layout(
+        "camvid-rgb",
+        find_camvid_rgb,
+        "701_StillsRaw_full + LabeledApproved_full, or train + train_labels, masks named X_L.png",
+    ),
+    Layout("coco", find_coco, "annotations/*train*.json, or train/_annotations.coco.json"),
+    Layout(
+        "pairs",
+        find_split_folders,
+        f"{', '.join(f'{i} + {m}' for i, m in FOLDERS)}, with {{i}} any of {'/'.join(IMAGES)}, "
+        f"{{m}} any of {'/'.join(MASKS)}, {{split}} any of {'/'.join(SPLITS)}",
+    ),
+    Layout("lists", find_lists, "train.txt, .csv or .tsv with 'image mask' a line"),
+    Layout("pairs", find_unsplit_folders, "{i} + {m}; or name folders with data.splits"),
+)
+
+
+def find_layout(root: Path, data: Data | None = None) -> tuple[str, Listing] | None:
+    """Name and files of the first of LAYOUTS that is below root, or of data.format's alone."""
+    data = data or Data()
+    for row in LAYOUTS:
+        if data.format in ("auto", row.name) and (listing := row.find(data, root)):
+            return row.name, listing
+    return None
+
+
+def hold_out(
+    splits: dict[str, list[Sample]], fraction: float, seed: int
+) -> dict[str, list[Sample]]:
+    """The splits with a val: `fraction` of train, at least one pair, drawn by `seed` alone."""
+    pairs = splits["train"]
     if len(pairs) < 2:
         raise SegtrainError(f"{pairs[0].image}: one pair is too few to hold one out for val")
     count = min(max(1, round(fraction * len(pairs))), len(pairs) - 1)
     held = set(random.Random(seed).sample(range(len(pairs)), count))
     train = [pair for i, pair in enumerate(pairs) if i not in held]
-    return train, [pair for i, pair in enumerate(pairs) if i in held]
+    val = [pair for i, pair in enumerate(pairs) if i in held]
+    return {"train": train, "val": val} | {s: of for s, of in splits.items() if s != "train"}

@@ -1,59 +1,267 @@
-"""Image file -> upright RGB."""
+"""Image file -> upright uint8 pixels with the channels that the model takes."""
 
 from __future__ import annotations
 
+import io
+import math
+import struct
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image, ImageOps
 
-from segtrain.errors import SegtrainError
+from segtrain.config import Data
+from segtrain.errors import SegtrainError, first_line
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SUFFIXES = IMAGE_SUFFIXES | {".npy"}
 ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # of EXIF: width and height change places
 EXIF_ORIENTATION = 0x0112
+REDUCED_PAGE = 0x00FE  # TIFF's NewSubfileType: its lowest bit marks an overview or thumbnail
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+ALPHA_MODES = ("RGBA", "LA", "PA")
+MAX_PIXELS = Data.model_fields["max_pixels"].default
+# what decoders raise for damaged files, besides what they document
+DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow only warns at first; `refuse_bomb` has the config's limit
 
 
-def read_image(path: Path) -> np.ndarray:
-    """The image as (H,W,3) uint8 RGB, turned upright by its EXIF tag, without its alpha channel.
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads images as (H,W,channels) uint8, upright.
 
-    16-bit grey keeps its upper 8 bits. Raises SegtrainError for a file that is no whole image.
+    3 channels are RGB (grey repeated, alpha dropped, CMYK and palettes converted), 1 is grey; any
+    other number must be the file's own. `value_range` names the values that become 0 and 255: by
+    default all that an integer type holds (16 bits keep their upper 8), 0 to 1 for floats.
     """
-    image = open_upright(path)
-    if image.mode.startswith("I"):  # PIL's own conversion would clip at 255
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    return np.asarray(image.convert("RGB"))
+
+    channels: int = 3
+    value_range: tuple[float, float] | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Raises SegtrainError for a file that is no whole image, or not one of these channels."""
+        if self._is_array(path):
+            return to_uint8(self._as_channels(read_array(path, self.max_pixels), path), path, self)
+        image = open_upright(path, self.max_pixels)
+        if image.mode.startswith("I") or image.mode == "F":
+            values = np.asarray(image)
+            deep = values.astype(np.uint16) if fits_16_bits(values) else values
+            return to_uint8(self._as_channels(deep[..., None], path), path, self)
+        if self.value_range and ";16" in image.info.get("raw", ""):
+            raise SegtrainError(
+                f"{path}: 16-bit colour is read as 8-bit, so data.value_range has no meaning; "
+                "save it as TIFF or .npy"
+            )
+        pixels = np.asarray(self._convert(image, path))
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        return to_uint8(pixels, path, self) if self.value_range else pixels
+
+    def size(self, path: Path) -> tuple[int, int]:
+        """(height, width) after the EXIF rotation, from the file's header (a TIFF is decoded)."""
+        if self._is_array(path):
+            return self._as_channels(read_array(path, self.max_pixels), path).shape[:2]
+        return upright_size(path, self.max_pixels)
+
+    def _is_array(self, path: Path) -> bool:
+        tiff = path.suffix.lower() in (".tif", ".tiff")
+        return path.suffix.lower() == ".npy" or (
+            tiff and (self.channels not in (1, 3) or self.value_range or not is_photo(path))
+        )
+
+    def _convert(self, image: Image.Image, path: Path) -> Image.Image:
+        mode = {1: "L", 3: "RGB"}.get(self.channels, image.mode)
+        if self.channels not in (1, 3) and len(image.getbands()) != self.channels:
+            raise self._wrong_channels(path, len(image.getbands()))
+        return image if image.mode == mode else image.convert(mode)
+
+    def _as_channels(self, values: np.ndarray, path: Path) -> np.ndarray:
+        """(H,W,C) in the file's type; channels may come first in the file."""
+        if values.ndim == 2:
+            values = values[..., None]
+        if values.ndim == 3 and values.shape[2] not in (1, self.channels):
+            if values.shape[0] == self.channels:
+                values = values.transpose(1, 2, 0)
+        if values.ndim == 3 and values.shape[2] == 1 and self.channels == 3:
+            values = values.repeat(3, axis=2)
+        if values.ndim != 3 or values.shape[2] != self.channels:
+            raise self._wrong_channels(path, " x ".join(map(str, values.shape)))
+        return values
+
+    def _wrong_channels(self, path: Path, found: object) -> SegtrainError:
+        return SegtrainError(
+            f"{path}: {found} channels, but model.in_channels is {self.channels}; "
+            "set it to the images' own number (3 also reads grey, 1 also RGB)"
+        )
 
 
-def open_upright(path: Path) -> Image.Image:
-    """The decoded image, upright. Raises SegtrainError for a file that is no whole image."""
+def to_uint8(values: np.ndarray, path: Path, reader: ImageReader) -> np.ndarray:
+    """Values of any real type -> 0..255. Raises SegtrainError where their range is not known."""
+    if reader.value_range is None and values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    if reader.value_range is None and values.dtype == np.uint16:
+        return (values >> 8).astype(np.uint8)
+    if reader.value_range is None and values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    low, high = reader.value_range or (0.0, 1.0)
+    real = values.dtype.kind in "iuf" and values.size > 0
+    lowest, highest = (values.min(), values.max()) if real else (np.nan, np.nan)
+    guessed = reader.value_range is None and (values.dtype.kind != "f" or lowest < 0 or highest > 1)
+    if not np.isfinite([lowest, highest]).all() or guessed:
+        raise SegtrainError(
+            f"{path}: values of type {values.dtype} from {lowest:g} to {highest:g}; say which "
+            "become black and white: data.value_range: [LOWEST, HIGHEST]"
+        )
+    scaled = (values.astype(np.float32) - low) * (255 / (high - low))
+    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+
+
+def fits_16_bits(values: np.ndarray) -> bool:
+    return values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535
+
+
+def open_upright(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The decoded image, upright, in the file's own mode; info["raw"] is how its pixels are stored.
+
+    Raises SegtrainError for a file that is no whole image. A PNG's checksums are compared: Pillow
+    itself takes pixels from a damaged one.
+    """
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        refuse_damaged_png(content)
+        with Image.open(io.BytesIO(content)) as image:
+            refuse_bomb(image.size, max_pixels)
+            if (pages := count_pages(image)) > 1:
+                raise ValueError(f"{pages} pages; one image, or model.in_channels: {pages}")
+            raw, kind = str([tile[3] for tile in image.tile]), image.format
             image.load()
-            return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
-        raise SegtrainError(f"{path}: {_reason(error)}") from error
+            image = ImageOps.exif_transpose(image)
+            image.info["raw"], image.format = raw, kind
+            return image
+    except DECODING_ERRORS as error:
+        raise SegtrainError(f"{path}: {reason(error)}") from error
 
 
-def upright_size(path: Path) -> tuple[int, int]:
+def upright_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) after the EXIF rotation, from the file's header (a TIFF is decoded)."""
     try:
         with Image.open(path) as image:
+            refuse_bomb(image.size, max_pixels)
             if image.format == "TIFF":  # Pillow turns it on decoding, and its size at times before
-                return open_upright(path).size[::-1]
+                return open_upright(path, max_pixels).size[::-1]
             width, height = image.size
-            if image.format == "PNG" and "exif" not in image.info:  # getexif would decode it
-                return height, width
-            turned = image.getexif().get(EXIF_ORIENTATION) in ROTATED_ORIENTATIONS
-            return (width, height) if turned else (height, width)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SegtrainError(f"{path}: {_reason(error)}") from error
+            return (width, height) if is_turned(image) else (height, width)
+    except DECODING_ERRORS as error:
+        raise SegtrainError(f"{path}: {reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def header(path: Path) -> tuple[str, bool]:
+    """Pillow's mode of an image ("" of an array), and whether EXIF turns it on its side."""
+    try:
+        with Image.open(path) as image:
+            return image.mode, is_turned(image)
+    except DECODING_ERRORS:
+        return "", False
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether EXIF says that an undecoded image's width and height change places."""
+    if image.format == "PNG" and "exif" not in image.info:  # getexif would decode it
+        return False
+    return image.getexif().get(EXIF_ORIENTATION) in ROTATED_ORIENTATIONS
+
+
+def read_array(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The values of a .npy file or of a TIFF of any channels and type, as they are."""
+    try:
+        if path.suffix.lower() == ".npy":
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            refuse_bomb(values.shape, max_pixels)
+            return values
+        with tifffile.TiffFile(path) as file:
+            full = file.series[0]
+            refuse_bomb(full.shape, max_pixels)
+            return full.asarray()
+    except DECODING_ERRORS as error:
+        raise SegtrainError(f"{path}: {reason(error)}") from error
+
+
+def is_photo(path: Path) -> bool:
+    """Whether Pillow reads a TIFF as it is meant: one page, of a mode that it knows."""
+    try:
+        with Image.open(path) as image:
+            return count_pages(image) == 1
+    except DECODING_ERRORS:
+        return False
+
+
+def count_pages(image: Image.Image) -> int:
+    """Pages of a TIFF that are as large as the first; overviews and thumbnails are none."""
+    if image.format != "TIFF" or image.n_frames == 1:
+        return 1
+    size, pages = image.size, 0
+    for page in range(image.n_frames):
+        image.seek(page)
+        pages += image.size == size and not image.tag_v2.get(REDUCED_PAGE, 0) & 1
+    image.seek(0)
+    return pages
+
+
+def refuse_bomb(shape: tuple[int, ...], max_pixels: int) -> None:
+    """Raises ValueError for too many pixels; an array's channels are its shortest axis."""
+    sides = sorted(shape)[-2:]
+    if math.prod(sides) > max_pixels:
+        raise ValueError(
+            f"{' x '.join(map(str, sides))} pixels are more than data.max_pixels ({max_pixels}) "
+            "allows; raise it if the file is to be trusted"
+        )
+
+
+def refuse_damaged_png(content: bytes) -> None:
+    """Raises ValueError where a PNG's chunks don't have the checksums that they say."""
+    if not content.startswith(PNG_SIGNATURE):
+        return
+    place = len(PNG_SIGNATURE)
+    while place < len(content):
+        length = int.from_bytes(content[place : place + 4])
+        end = place + 8 + length
+        if end + 4 > len(content):
+            raise ValueError("truncated PNG")
+        checksum = zlib.crc32(memoryview(content)[place + 4 : end])
+        if checksum != int.from_bytes(content[end : end + 4]):
+            raise ValueError("broken PNG: a checksum differs")
+        if content[place + 4 : place + 8] == b"IEND":
+            return
+        place = end + 4
+    raise ValueError("truncated PNG: it has no end")
+
+
+def reason(error: BaseException) -> str:
+    """What to tell of a decoder's error."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    text = str(error)
-    if "truncated" in text.lower() or "broken" in text.lower() or isinstance(error, SyntaxError):
+    text = first_line(error)
+    if "data.max_pixels" in text or "model.in_channels" in text:
+        return text
+    damaged = any(word in text.lower() for word in ("truncated", "broken"))
+    if damaged or isinstance(error, SyntaxError):
         return f"the image is truncated or damaged ({text}); replace or remove it"
     return f"not an image that can be read ({text}); replace or remove it"

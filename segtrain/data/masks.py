@@ -9,72 +9,89 @@ from pathlib import Path
 
 import numpy as np
 
-from segtrain.data.images import open_upright
+from segtrain.data.coco import CocoMask
+from segtrain.data.images import MAX_PIXELS, open_upright, read_array
 from segtrain.errors import SegtrainError, listing
 
 Palette = Sequence[tuple[int, int, int]]
+MaskSource = Path | CocoMask
 UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
 MOST_CLASSES_GUESSED = 32  # beyond, a line that maps them all helps nobody
-GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B"}
+GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "LA", "PA"}
+LOSSY = (
+    "a JPEG mask: lossy compression changes labels along every edge; save masks as PNG, or take "
+    "the nearest class with data.allow_lossy_masks: true"
+)
 
 
-def read_values(path: Path, palette: Palette | None) -> np.ndarray:
-    """The mask's values (H,W): grey levels, palette indices, or for RGB places in `palette`.
+def read_raw(source: MaskSource, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, bool]:
+    """What the mask holds and whether it is lossy: (H,W) grey levels, palette indices or category
+    ids, or (H,W,3) colours.
 
-    Raises SegtrainError for a damaged file and for RGB colours that the palette lacks.
+    Raises SegtrainError for a damaged file and for one that can't be a mask.
     """
-    mask = open_upright(path)
+    if isinstance(source, CocoMask):
+        return source.values(), False
+    if source.suffix.lower() == ".npy":
+        return _whole_numbers(read_array(source, max_pixels), source), False
+    mask = open_upright(source, max_pixels)
+    lossy = mask.format in ("JPEG", "MPO") or mask.format == "WEBP" and not is_lossless(source)
     if mask.mode in GREY_MODES:
-        return np.asarray(mask).astype(np.int64 if mask.mode == "I" else np.uint16)
+        values = np.asarray(mask)
+        return values[..., 0] if values.ndim == 3 else values, lossy
     if mask.mode in ("RGB", "RGBA"):
-        return _colours_to_values(np.asarray(mask)[..., :3], palette, path)
-    if mask.mode == "LA":
-        return np.asarray(mask)[..., 0].astype(np.uint16)
-    raise SegtrainError(f"{path}: masks are grey, palette or RGB images, this one is {mask.mode}")
+        return np.asarray(mask)[..., :3], lossy
+    if mask.mode == "F":
+        return _whole_numbers(np.asarray(mask), source), lossy
+    raise SegtrainError(f"{source}: masks are grey, palette or RGB images, this one is {mask.mode}")
 
 
-def _colours_to_values(rgb: np.ndarray, palette: Palette | None, path: Path) -> np.ndarray:
-    codes = _code(rgb)
-    if not palette:
-        found = _colour_counts(codes)
-        raise SegtrainError(
-            f"{path}: an RGB mask needs data.palette, the colour of each class in id order; "
-            f"found {listing(found)}{lossy_hint(path)}"
-        )
-    known = _code(np.array(palette, dtype=np.uint8))
-    order = known.argsort(kind="stable")
-    place = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
-    matched = known[order][place] == codes
-    if not matched.all():
-        unknown = listing(_colour_counts(codes[~matched])) + lossy_hint(path)
-        raise SegtrainError(f"{path}: colours that data.palette lacks: {unknown}")
-    return order[place].astype(np.uint16)
+def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
+    flat = values.reshape([side for side in values.shape if side != 1] or [1, 1])
+    if flat.ndim != 2 and not (flat.ndim == 3 and flat.shape[2] == 3 and flat.dtype == np.uint8):
+        raise SegtrainError(f"{path}: expected a mask of height x width, got {values.shape}")
+    if flat.dtype.kind == "f" and (flat == np.rint(flat)).all():
+        flat = flat.astype(np.int64)
+    if flat.dtype.kind not in "iub":
+        raise SegtrainError(f"{path}: expected whole numbers as mask values, got {values.dtype}")
+    return flat
 
 
-def _code(rgb: np.ndarray) -> np.ndarray:
+def is_lossless(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return b"VP8L" in file.read(64)
+
+
+def grey_values(raw: np.ndarray) -> np.ndarray | None:
+    """(H,W) values of a raw mask; of colours only where all are grey, as some tools save ids."""
+    if raw.ndim == 2:
+        return raw
+    grey = (raw[..., :1] == raw[..., 1:]).all()
+    return raw[..., 0] if grey else None
+
+
+def code(rgb: np.ndarray) -> np.ndarray:
     """(...,3) uint8 -> (...) one integer a colour."""
     red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
     return (red << 16) | (green << 8) | blue
 
 
-def _colour_counts(codes: np.ndarray) -> list[str]:
-    found, counts = (part.tolist() for part in np.unique(codes, return_counts=True))
-    return [
-        f"{code >> 16, code >> 8 & 255, code & 255} ({count} px)"
-        for code, count in Counter(dict(zip(found, counts))).most_common()
-    ]
+def colour_of(code: int) -> tuple[int, int, int]:
+    return code >> 16, code >> 8 & 255, code & 255
 
 
-def lossy_hint(path: Path) -> str:
-    lossy = path.suffix.lower() in (".jpg", ".jpeg")
-    return " (JPEG changes labels: save masks as PNG)" if lossy else ""
+def colour_counts(codes: Mapping[int, int]) -> list[str]:
+    """'(r, g, b) (n px)' of each colour's code, the most frequent first."""
+    return [f"{colour_of(c)} ({count} px)" for c, count in Counter(codes).most_common()]
 
 
 class MaskReader:
     """Reads masks as class ids: the label map applied, anything unknown refused.
 
     A value that `label_map` names becomes what it says; any other stays as it is and must be a
-    class id or `lb_ignore`. Nothing is clipped.
+    class id or `lb_ignore`. Nothing is clipped. Colours mean their place in `palette`. With
+    `allow_lossy`, values and colours that mean nothing become the nearest that does: of grey
+    values, those that `label_map` names, and ids that it names no value for.
     """
 
     def __init__(
@@ -83,46 +100,131 @@ class MaskReader:
         label_map: Mapping[int, int | str] = {},
         lb_ignore: int = 255,
         palette: Palette | None = None,
+        allow_lossy: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ):
         self.num_classes = num_classes
         self.lb_ignore = lb_ignore
         self.palette = palette
+        self.allow_lossy, self.max_pixels = allow_lossy, max_pixels
+        small = 0 <= lb_ignore <= 255 and num_classes <= 256
+        self.dtype = np.dtype(np.uint8 if small else np.int16)
         # a table of all values from the lowest to the highest that mean something
         self.lowest = min(0, lb_ignore, *label_map)
         highest = max(num_classes - 1, lb_ignore, *label_map)
         self.table = np.full(highest - self.lowest + 3, UNKNOWN, dtype=np.int16)
         meaning = {i: i for i in (*range(num_classes), lb_ignore)} | dict(label_map)
         for value, label in meaning.items():
-            self.table[value - self.lowest + 1] = lb_ignore if label == "ignore" else label
+            self.table[value - self.lowest + 1] = self._label(label)
+        # the same for uint8 masks, which bytes.translate maps at the speed of memory
+        grey = self.ids(np.arange(256))
+        self.bytes_known = bytes(np.flatnonzero(grey != UNKNOWN).tolist())
+        self.bytes_table = (grey % 256).astype(np.uint8).tobytes()
+        named = {self._label(label) for label in label_map.values()}
+        own = {i for i in (*range(num_classes), lb_ignore) if i not in named and i not in label_map}
+        self.anchors = np.array(sorted({*label_map, *own}))
 
-    def __call__(self, path: Path) -> np.ndarray:
-        """The mask as (H,W) int16 of class ids and lb_ignore. Raises SegtrainError."""
-        values = read_values(path, self.palette)
+    def _label(self, label: int | str) -> int:
+        return self.lb_ignore if label == "ignore" else label
+
+    def __call__(self, source: MaskSource) -> np.ndarray:
+        """The mask as (H,W) of class ids and lb_ignore, in `dtype`. Raises SegtrainError."""
+        raw, lossy = read_raw(source, self.max_pixels)
+        if lossy and not self.allow_lossy:
+            raise SegtrainError(f"{source}: {LOSSY}")
+        if self.allow_lossy:
+            raw = self.snap(raw)
+        values = raw if raw.ndim == 2 else self._places(raw, source)
+        if values.dtype == np.uint8 == self.dtype:
+            ids = self._quick_ids(values)
+            if ids is not None:
+                return ids
         ids = self.ids(values)
         if (ids == UNKNOWN).any():
             found, counts = np.unique(values[ids == UNKNOWN], return_counts=True)
-            raise SegtrainError(self.explain(path, dict(zip(found.tolist(), counts.tolist()))))
-        return ids
+            unknown = dict(zip(found.tolist(), counts.tolist()))
+            raise SegtrainError(f"{source} has {self.explain(unknown)}")
+        return ids.astype(self.dtype, copy=False)
 
     def ids(self, values: np.ndarray) -> np.ndarray:
         """Class ids of mask values (any shape), UNKNOWN where there is none."""
         places = values.astype(np.int64) - self.lowest + 1
         return self.table.take(places, mode="clip")  # both ends mean nothing
 
-    def explain(self, path: Path, unknown: Mapping[int, int]) -> str:
+    def _quick_ids(self, values: np.ndarray) -> np.ndarray | None:
+        pixels = bytearray(values.tobytes())
+        if pixels.translate(None, self.bytes_known):  # what is left means nothing
+            return None
+        return np.frombuffer(pixels.translate(self.bytes_table), np.uint8).reshape(values.shape)
+
+    def _places(self, rgb: np.ndarray, source: MaskSource) -> np.ndarray:
+        """(H,W) places of the colours in the palette. Raises SegtrainError for others."""
+        if not self.palette and (grey := grey_values(rgb)) is not None:
+            return grey
+        codes = code(rgb)
+        places = self.places_of(codes)
+        if (places < 0).any():
+            found, counts = np.unique(codes[places < 0], return_counts=True)
+            unknown = dict(zip(found.tolist(), counts.tolist()))
+            raise SegtrainError(f"{source}: {self.explain_colours(unknown)}")
+        return places
+
+    def places_of(self, codes: np.ndarray) -> np.ndarray:
+        """Places of colour codes (any shape) in the palette, -1 where it lacks one."""
+        if not self.palette:
+            return np.full(codes.shape, -1, np.int16)
+        known = code(np.array(self.palette, dtype=np.uint8))
+        order = known.argsort(kind="stable")
+        place = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
+        return np.where(known[order][place] == codes, order[place], -1).astype(np.int16)
+
+    def snap(self, raw: np.ndarray) -> np.ndarray:
+        """The raw mask with each value or colour that means nothing made the nearest that does."""
+        if raw.ndim == 2:
+            middles = (self.anchors[1:] + self.anchors[:-1]) / 2
+            return self.anchors[np.searchsorted(middles, raw)]
+        if not self.palette:
+            return raw
+        codes, inverse = np.unique(code(raw), return_inverse=True)
+        found = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 1)
+        # one colour after another: all distances at once may be gigabytes
+        distances = [((found - colour) ** 2).sum(1) for colour in np.array(self.palette)]
+        nearest = np.array(self.palette, np.uint8)[np.argmin(distances, 0)]
+        return nearest[inverse].reshape(raw.shape)
+
+    def explain(self, unknown: Mapping[int, int]) -> str:
         """What to say of values that are neither a class nor ignored; value: pixels."""
         found = listing(f"{value} ({count} px)" for value, count in sorted(unknown.items()))
         return (
-            f"{path} has value {found}, but classes are 0..{self.num_classes - 1} and "
-            f"{self.lb_ignore} is ignored{lossy_hint(path)}; mend the mask, or map the value: "
-            f"data.label_map: {{{min(unknown)}: ignore}}"
+            f"value {found}, but classes are 0..{self.num_classes - 1} and {self.lb_ignore} is "
+            f"ignored; mend the mask, or map the value: {self.mend(unknown)}"
         )
+
+    def mend(self, unknown: Mapping[int, int]) -> str:
+        """The line that ignores values which mean nothing."""
+        values = sorted(unknown)[:MOST_CLASSES_GUESSED]
+        return "data.label_map: " + yaml_map({value: "ignore" for value in values})
+
+    def explain_colours(self, unknown: Mapping[int, int]) -> str:
+        """What to say of colours that the palette lacks; code: pixels."""
+        found = listing(colour_counts(unknown))
+        if not self.palette:
+            return f"an RGB mask needs data.palette, each class's colour in id order; found {found}"
+        return f"colours that data.palette lacks: {found}"
+
+
+class ClassesUnclear(SegtrainError):
+    """The masks' values could mean several things; `label_map` makes them the first of these."""
+
+    def __init__(self, text: str, ways: list[str], label_map: dict[int, int] | None = None):
+        super().__init__(f"{text}; say what they mean: {', or '.join(ways)}")
+        self.text, self.ways, self.label_map = text, ways, label_map
 
 
 def find_num_classes(values: set[int], label_map: Mapping[int, int | str], lb_ignore: int) -> int:
     """The number of classes where nobody named them: the ids found must be 0..max, two or more.
 
-    Raises SegtrainError with the lines that could be meant where that would be a guess.
+    Raises ClassesUnclear with the lines that could be meant where that would be a guess.
     """
     labels = {label_map.get(value, value) for value in values}
     ids = labels - {"ignore", lb_ignore}
@@ -130,31 +232,32 @@ def find_num_classes(values: set[int], label_map: Mapping[int, int | str], lb_ig
         return len(ids)
     raw = sorted(values)
     if len(raw) > MOST_CLASSES_GUESSED:
-        raise SegtrainError(
+        raise ClassesUnclear(
             f"the training masks hold {len(raw)} values ({listing(raw, 8)}), which are not class "
-            "ids 0..max; masks drawn with smooth edges or saved as JPEG look so: save them as PNG "
-            "without, or name the classes with data.classes and data.label_map"
+            "ids 0..max; masks drawn with smooth edges or saved as JPEG look so",
+            ["save them as PNG without", "name data.classes and data.label_map"],
         )
     renumbered = {value: place for place, value in enumerate(raw) if value != place}
     kept = [value for value in raw if value != lb_ignore and label_map.get(value) != "ignore"]
     ignored = {value: place for place, value in enumerate(kept) if value != place}
-    ways = [f"data.label_map: {_yaml_map(renumbered)} makes classes of all {len(raw)} values"]
+    ways = [f"data.label_map: {yaml_map(renumbered)} makes classes of all {len(raw)} values"]
     if lb_ignore in values:
         ways.append(
-            f"data.label_map: {_yaml_map(ignored | {lb_ignore: 'ignore'})} ignores {lb_ignore} and "
+            f"data.label_map: {yaml_map(ignored | {lb_ignore: 'ignore'})} ignores {lb_ignore} and "
             f"leaves {len(kept)} class{'es' if len(kept) != 1 else ''}"
             + (" (too few to train: two are the least)" if len(kept) < 2 else "")
         )
     elif len(ids) >= 2:
         ways.append(f"data.classes with {max(kept) + 1} names keeps the ids as they are")
-    raise SegtrainError(
+    raise ClassesUnclear(
         f"the training masks hold the values {listing(raw, 8)}, which are not class ids 0..max "
-        f"of two classes or more (data.lb_ignore is {lb_ignore}); say what they mean: "
-        + ", or ".join(ways)
+        f"of two classes or more (data.lb_ignore is {lb_ignore})",
+        ways,
+        renumbered if len(raw) >= 2 else None,
     )
 
 
-def _yaml_map(labels: Mapping[int, int | str]) -> str:
+def yaml_map(labels: Mapping[int, int | str]) -> str:
     return "{" + ", ".join(f"{value}: {label}" for value, label in labels.items()) + "}"
 
 

@@ -1,99 +1,231 @@
-"""Reads a data set's masks once before training: what is in them, and what is wrong."""
+"""Reads every pair once, on all cores: facts of each file, kept for the next time."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from segtrain.atomic import write_text
+from segtrain.data.coco import CocoMask
 from segtrain.data.formats import Sample
-from segtrain.data.images import upright_size
-from segtrain.data.masks import UNKNOWN, MaskReader, Palette, read_values
-from segtrain.errors import SegtrainError, listing
+from segtrain.data.images import ALPHA_MODES, ImageReader, header
+from segtrain.data.masks import MaskReader, MaskSource, code, grey_values, read_raw
+from segtrain.errors import SegtrainError
+from segtrain.folders import cache_folder
 from segtrain.progress import bar
+
+FACTS_VERSION = 1  # of what is kept on disk
+MOST_VALUES = 4096  # that are counted one by one in a mask; sane masks have far fewer
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """An image: from its header, and, once its pixels were read, what they are."""
+
+    size: tuple[int, int]  # (height, width), upright
+    turned: bool = False  # EXIF says that width and height change places
+    alpha: bool = False
+    deep: bool = False  # more than 8 bits a channel
+    digest: str = ""  # of shape and pixels; all below is of a full scan
+    dhash: int = 0
+    pixels: int = 0
+    sums: list[int] = field(default_factory=list)  # of each channel's 0..255 values
+    squares: list[int] = field(default_factory=list)
+    highest: int = 0
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """A mask: its pixels by grey value, or by colour code where it is coloured."""
+
+    size: tuple[int, int]
+    values: dict[int, int] = field(default_factory=dict)
+    colours: dict[int, int] = field(default_factory=dict)
+    distinct: int = 0  # values or colours; more than are counted one by one in a broken mask
+    lossy: bool = False
+    smooth: float = 0  # share of a row's edges that pass through a value in between
 
 
 @dataclass(frozen=True)
 class PairFacts:
-    """One pair: the upright image's (height, width), and the mask's pixels by value."""
+    """One pair; a str in place of facts says why the file can't be read."""
 
     sample: Sample
-    size: tuple[int, int]
-    values: dict[int, int]
+    image: ImageFacts | str
+    mask: MaskFacts | str
 
 
-def scan_pairs(samples: list[Sample], palette: Palette | None) -> list[PairFacts]:
-    """Facts of every pair, read on all cores. Raises SegtrainError that names what is wrong.
+class Scanner:
+    """Reads facts of pairs, or takes them from what an earlier scan kept of unchanged files.
 
-    Images are read up to their headers only, masks wholly.
+    A full scan decodes images, too; else their headers are read alone.
     """
-    facts = _on_all_cores(lambda sample: _pair_facts(sample, palette), samples)
-    _raise_first([fact for fact in facts if isinstance(fact, SegtrainError)])
-    return facts
+
+    def __init__(self, root: Path, images: ImageReader, masks: MaskReader | None, full: bool):
+        """`masks` snaps lossy masks where data.allow_lossy_masks is set, and else is None."""
+        self.images, self.masks, self.full = images, masks, full
+        settings = (str(root), repr(images), masks and (masks.anchors.tolist(), masks.palette))
+        name = hashlib.sha256(repr((FACTS_VERSION, settings)).encode()).hexdigest()[:24]
+        self.kept_at = cache_folder() / "scan" / f"{name}.json"
+        self.kept, self.new = read_kept(self.kept_at), {}
+
+    def __call__(self, samples: list[Sample]) -> list[PairFacts]:
+        """Facts of the pairs, in their order; what was read is kept for the next time."""
+        label = "reading images and masks" if self.full else "reading masks"
+        facts = on_all_cores(self._pair, samples, label)
+        if self.new:
+            self.kept |= self.new
+            self.new = {}
+            with suppress(SegtrainError):  # a full or read-only disk: read again the next time
+                write_text(self.kept_at, json.dumps(self.kept, separators=(",", ":")))
+        return facts
+
+    def _pair(self, sample: Sample) -> PairFacts:
+        return PairFacts(sample, self._image(sample.image), self._mask(sample.mask))
+
+    def _image(self, path: Path) -> ImageFacts | str:
+        kept = self._recall(path, f"image {path}", ImageFacts)
+        if isinstance(kept, ImageFacts) and (kept.digest or not self.full):
+            return kept
+        read = image_facts if self.full else header_facts
+        return self._keep(path, f"image {path}", lambda: read(path, self.images))
+
+    def _mask(self, source: MaskSource) -> MaskFacts | str:
+        path = source.file if isinstance(source, CocoMask) else source
+        kept = self._recall(path, f"mask {source}", MaskFacts)
+        if isinstance(kept, MaskFacts):
+            return kept
+        read = lambda: mask_facts(source, self.masks, self.images.max_pixels)  # noqa: E731
+        return self._keep(path, f"mask {source}", read)
+
+    def _recall(self, path: Path, key: str, kind: type) -> ImageFacts | MaskFacts | None:
+        kept = self.kept.get(key)
+        return from_json(kind, kept[1]) if kept and kept[0] == stamp(path) else None
+
+    def _keep(self, path: Path, key: str, read: Callable) -> ImageFacts | MaskFacts | str:
+        when = stamp(path)  # before reading: what changes meanwhile is read again
+        try:
+            facts = read()
+        except SegtrainError as error:
+            return str(error)
+        self.new[key] = [when, asdict(facts)]
+        return facts
 
 
-def check_values(facts: list[PairFacts], masks: MaskReader) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of each class (C,), and valid pixels of the masks that have the class (C,).
-
-    Raises SegtrainError for values that are no class, by file.
-    """
-    by_mask, problems = np.zeros((len(facts), masks.num_classes), dtype=np.int64), []
-    for pixels, fact in zip(by_mask, facts):
-        values = np.array(list(fact.values))
-        ids = masks.ids(values)
-        unknown = {int(v): fact.values[int(v)] for v in values[ids == UNKNOWN]}
-        if unknown:
-            problems.append(SegtrainError(masks.explain(fact.sample.mask, unknown)))
-        for value, class_id in zip(values.tolist(), ids.tolist()):
-            if class_id not in (UNKNOWN, masks.lb_ignore):
-                pixels[class_id] += fact.values[value]
-    _raise_first(problems)
-    return by_mask.sum(0), ((by_mask > 0) * by_mask.sum(1, keepdims=True)).sum(0)
-
-
-def values_found(facts: list[PairFacts]) -> set[int]:
-    return set().union(*(fact.values for fact in facts))
-
-
-def median_size(facts: list[PairFacts]) -> tuple[int, int]:
-    """(height, width): the median of each over the images."""
-    height, width = np.median([fact.size for fact in facts], axis=0)
-    return int(height), int(width)
-
-
-def _pair_facts(sample: Sample, palette: Palette | None) -> PairFacts | SegtrainError:
+def stamp(path: Path) -> list[int]:
+    """[size, time of the last change], by which a file counts as unchanged."""
     try:
-        size = upright_size(sample.image)
-        values = read_values(sample.mask, palette)
-    except SegtrainError as error:
-        return error
-    if values.shape != size:
-        return SegtrainError(
-            f"sizes differ: {sample.image} is {size[1]}x{size[0]} (width x height), "
-            f"{sample.mask} is {values.shape[1]}x{values.shape[0]}"
-        )
-    return PairFacts(sample, size, _pixels_by_value(values))
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
 
 
-def _pixels_by_value(values: np.ndarray) -> dict[int, int]:
-    if values.dtype == np.uint16:  # counting is far quicker than the sort of np.unique
+def read_kept(file: Path) -> dict[str, list]:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def from_json(kind: type, fields: dict) -> ImageFacts | MaskFacts:
+    """The facts that JSON turned into lists and text keys."""
+    numbered = {
+        key: {int(k): v for k, v in value.items()} if isinstance(value, dict) else value
+        for key, value in fields.items()
+    }
+    return kind(**numbered | {"size": tuple(fields["size"])})
+
+
+def header_facts(path: Path, images: ImageReader) -> ImageFacts:
+    size = images.size(path)
+    mode, turned = header(path)
+    deep = mode.startswith(("I", "F"))
+    return ImageFacts(size, turned, mode in ALPHA_MODES, deep)
+
+
+def image_facts(path: Path, images: ImageReader) -> ImageFacts:
+    """Facts of all pixels. Raises SegtrainError for an image that can't be read."""
+    known = header_facts(path, images)
+    pixels = images(path)
+    height, width, channels = pixels.shape
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels))
+    planes = [Image.fromarray(np.ascontiguousarray(pixels[..., c])) for c in range(channels)]
+    histograms = np.array([plane.histogram() for plane in planes])
+    levels = np.arange(256)
+    return ImageFacts(
+        (height, width),
+        known.turned,
+        known.alpha,
+        known.deep,
+        digest.hexdigest(),
+        difference_hash(planes[channels // 2]),  # green is most of what the eye sees
+        height * width,
+        (histograms @ levels).tolist(),
+        (histograms @ levels**2).tolist(),
+        int(np.flatnonzero(histograms.sum(0)).max()),
+    )
+
+
+def difference_hash(plane: Image.Image) -> int:
+    """64 bits that hold whether brightness rises from left to right in an 8x9 thumbnail.
+
+    Krawetz, "Kind of Like That" (2013): near-duplicates differ in few bits.
+    """
+    small = np.asarray(plane.resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes())
+
+
+def mask_facts(source: MaskSource, masks: MaskReader | None, max_pixels: int) -> MaskFacts:
+    """Facts of all pixels. Raises SegtrainError for a file that can't be a mask."""
+    raw, lossy = read_raw(source, max_pixels)
+    if masks:
+        raw = masks.snap(raw)
+    grey = grey_values(raw) if masks is None or not masks.palette else None
+    if raw.ndim == 2 or grey is not None:
+        values = raw if raw.ndim == 2 else grey
+        counts, distinct = count_values(values)
+        return MaskFacts(raw.shape[:2], counts, {}, distinct, lossy, smooth_share(values))
+    counts, distinct = count_values(code(raw))
+    return MaskFacts(raw.shape[:2], {}, counts, distinct, lossy)
+
+
+def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:
+    """Pixels by value, the most frequent at most, and how many values there are in all."""
+    if values.dtype in (np.uint8, np.uint16, bool):  # far quicker than the sort of np.unique
         histogram = np.bincount(values.ravel())
         found = np.flatnonzero(histogram)
-        return dict(zip(found.tolist(), histogram[found].tolist()))
-    found, counts = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist()))
+        counts = histogram[found]
+    else:
+        found, counts = np.unique(values, return_counts=True)
+    if len(found) > MOST_VALUES:
+        most = np.sort(np.argsort(-counts, kind="stable")[:MOST_VALUES])
+        return dict(zip(found[most].tolist(), counts[most].tolist())), len(found)
+    return dict(zip(found.tolist(), counts.tolist())), len(found)
 
 
-def _on_all_cores(function: Callable, items: list) -> list:
+def smooth_share(values: np.ndarray) -> float:
+    """Of the places in the rows where a value gives way to another, the share in between the two.
+
+    A hard edge has none, an anti-aliased one a third and more.
+    """
+    left, middle, right = values[:, :-2], values[:, 1:-1], values[:, 2:]
+    changes = int((left != right).sum())
+    between = (left < middle) & (middle < right) | (left > middle) & (middle > right)
+    return int(between.sum()) / changes if changes else 0.0
+
+
+def on_all_cores(function: Callable, items: list, label: str) -> list:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
-        return list(bar(pool.map(function, items), "reading masks", len(items)))
-
-
-def _raise_first(problems: list[SegtrainError]) -> None:
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise SegtrainError(f"{len(problems)} pairs cannot be used: {listing(problems)}")
+        return list(bar(pool.map(function, items), label, len(items)))

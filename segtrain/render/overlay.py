@@ -23,6 +23,11 @@ def colour_table(palette: Palette, device: torch.device | str = "cpu") -> Tensor
     return torch.tensor([*palette, IGNORED_COLOUR], dtype=torch.uint8, device=device)
 
 
+def visible(image: Tensor) -> Tensor:
+    """An image (C,H,W) as RGB (3,H,W): the first three of more channels, fewer as grey."""
+    return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+
+
 def paint(class_ids: Tensor, colours: Tensor) -> Tensor:
     """Class ids (H,W), anything outside 0..C-1 being ignored, -> RGB uint8 (3,H,W)."""
     last = len(colours) - 1
@@ -115,3 +120,37 @@ def panels(pictures: dict[str, Image.Image], title: str) -> Image.Image:
         draw.text((x, 23), name, (90, 90, 90), font)
         page.paste(picture, (x, top))
     return page
+
+
+def contact_sheet(
+    pictures: Sequence[tuple[str, Image.Image]], columns: int = 4, width: int = 320
+) -> Image.Image:
+    """Pictures of any size in rows, each scaled to `width` pixels, under its caption."""
+    font = ImageFont.load_default(size=12)
+    gap, line = 8, 18
+    small = [(caption, picture_of_width(picture, width)) for caption, picture in pictures]
+    columns = min(columns, len(small))
+    rows = [small[i : i + columns] for i in range(0, len(small), columns)]
+    heights = [max(picture.height for _, picture in row) + line + gap for row in rows]
+    page = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + gap), (255, 255, 255))
+    draw, y = ImageDraw.Draw(page), gap
+    for row, height in zip(rows, heights):
+        for place, (caption, picture) in enumerate(row):
+            x = gap + place * (width + gap)
+            draw.text((x, y), shortened(caption, font, width), (60, 60, 60), font)
+            page.paste(picture, (x, y + line))
+        y += height
+    return page
+
+
+def picture_of_width(picture: Image.Image, width: int) -> Image.Image:
+    """The picture, at most twice as high as wide; small ones by nearest, as pixels matter there."""
+    height = min(2 * width, max(1, round(picture.height * width / picture.width)))
+    kind = Image.Resampling.NEAREST if picture.width < width else Image.Resampling.BOX
+    return picture.resize((width, height), kind)
+
+
+def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    while font.getlength(text) > width and len(text) > 2:
+        text = "…" + text[2:]
+    return text

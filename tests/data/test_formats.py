@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from segtrain.config import Data, Split
-from segtrain.data.formats import find_pairs
+from segtrain.data.findings import raise_errors
+from segtrain.data.formats import LAYOUTS, Found, find_pairs
+from segtrain.data.pairing import Sample
 from segtrain.errors import SegtrainError, UsageError
 
 
@@ -19,12 +21,22 @@ def fill(root: Path, folder: str, *names: str) -> None:
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(root / folder / name)
 
 
-def names(found, split: str) -> list[tuple[str, str]]:
+def names(found: Found, split: str) -> list[tuple[str, str]]:
     return [(pair.image.name, pair.mask.name) for pair in found.splits[split]]
 
 
+def stems(found: Found, split: str = "train") -> list[str]:
+    return [pair.name for pair in found.splits[split]]
+
+
+def faults(found: Found) -> list[tuple[str, list[str]]]:
+    """(kind, places) of the findings, all of which must be errors."""
+    assert all(finding.error for finding in found.findings)
+    return [(finding.kind, finding.places) for finding in found.findings]
+
+
 # (folders of train, of val, of test): images and masks
-LAYOUTS = {
+FOLDERS = {
     "kind/split": (("images/train", "masks/train"), ("images/val", "masks/val"),
                    ("images/test", "masks/test")),
     "kind/split aliases": (("img/training", "labels/training"), ("img/valid", "labels/valid"),
@@ -38,7 +50,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("folders", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("folders", FOLDERS.values(), ids=FOLDERS)
 def test_a_layout_with_splits_is_found(tmp_path: Path, folders):
     for place, (images, masks) in enumerate(folders):
         own = [f"{place}{letter}" for letter in "cab"[: 3 - place]]
@@ -49,7 +61,9 @@ def test_a_layout_with_splits_is_found(tmp_path: Path, folders):
     assert names(found, "train") == [(f"0{x}.jpg", f"0{x}.png") for x in "abc"]
     assert names(found, "val") == [("1a.jpg", "1a.png"), ("1c.jpg", "1c.png")]
     assert names(found, "test") == [("2c.jpg", "2c.png")]
-    assert all((tmp_path / images).name in found.layout for images, _ in folders)
+    assert found.layout == ", ".join(f"{images} + {masks}" for images, masks in folders)
+    assert (found.format, found.findings) == ("pairs", [])
+    assert (found.classes, found.palette, found.label_map) == (None, None, {})
 
 
 @pytest.mark.parametrize("images", ["images", "image", "imgs", "img"])
@@ -113,11 +127,107 @@ def test_stems_match_whatever_the_extension_and_hidden_files_do_not(tmp_path: Pa
     assert names(found, "train") == [("a.JPG", "a.png"), ("b.bmp", "b.PNG"), ("c.d.tif", "c.d.png")]
 
 
-def test_two_images_of_one_stem_are_refused(tmp_path: Path):
-    fill(tmp_path, "train", "a.png", "a.jpg")
-    fill(tmp_path, "trainannot", "a.png")
-    with pytest.raises(SegtrainError, match="a.jpg and a.png have the same stem"):
-        find_pairs(Data(), tmp_path)
+def test_two_images_of_one_stem_are_found_and_left_out(tmp_path: Path):
+    fill(tmp_path, "train", "a.png", "a.jpg", "b.png", "c.png")
+    fill(tmp_path, "trainannot", "a.png", "b.png", "c.png")
+    found = find_pairs(Data(val_fraction=0.5), tmp_path)
+    assert sorted(stems(found) + stems(found, "val")) == ["b", "c"]
+    assert faults(found) == [("stem", ["train/a.jpg and train/a.png"])]
+    with pytest.raises(SegtrainError, match="a.jpg and train/a.png; remove .* data.exclude"):
+        raise_errors(found.findings)
+    mended = find_pairs(Data(**found.findings[0].mend), tmp_path)
+    assert mended.findings == []
+    assert sorted(names(mended, "train") + names(mended, "val"))[0] == ("a.jpg", "a.png")
+
+
+def test_orphans_of_both_kinds_are_found_and_left_out(tmp_path: Path):
+    fill(tmp_path, "images", *(f"{x}.png" for x in "abcdef"))
+    fill(tmp_path, "masks", *(f"{x}.png" for x in "cdefgh"))
+    found = find_pairs(Data(), tmp_path)
+    assert sorted(stems(found) + stems(found, "val")) == list("cdef")
+    assert faults(found) == [
+        ("unpaired", ["images/a.png", "images/b.png"]),
+        ("unpaired", ["masks/g.png", "masks/h.png"]),
+    ]
+    assert str(found.findings[0]) == (
+        "2 image(s) without a mask: images/a.png, images/b.png; add the partner or remove the "
+        "file, or data.exclude: [images/a.png, images/b.png]"
+    )
+    assert "2 mask(s) without an image: masks/g.png" in str(found.findings[1])
+    mended = find_pairs(Data(exclude=found.findings[0].mend["exclude"]), tmp_path)
+    assert faults(mended) == [("unpaired", ["masks/g.png", "masks/h.png"])]
+
+
+def test_where_all_is_wrong_the_findings_say_so(tmp_path: Path):
+    fill(tmp_path, "images", "a.png", "b.png")
+    fill(tmp_path, "masks", "c.png")
+    found = find_pairs(Data(), tmp_path)
+    assert found.splits == {"train": []}
+    assert [len(finding.places) for finding in found.findings] == [2, 1]
+
+
+def test_an_image_in_two_splits_stays_in_the_first(free: Path):
+    (free / "some.txt").write_text("a\nb\n")
+    splits = {"train": Split(images="rgb", masks="ids", list="some.txt"),
+              "val": Split(images="rgb", masks="ids")}  # fmt: skip
+    found = find_pairs(Data(splits=splits), free)
+    assert (stems(found), stems(found, "val")) == (["a", "b"], ["c", "d"])
+    assert faults(found) == [("split", ["rgb/a.jpg (train and val)", "rgb/b.jpg (train and val)"])]
+
+
+@pytest.mark.parametrize(
+    "entries, left, count",
+    [
+        (["images/b.png"], "acdef", 1),
+        (["masks/b.png", "./images/b.png"], "acdef", 1),
+        (["images/[a-c]*"], "def", 3),
+        (["*/a.png", "masks/f.*"], "bcde", 2),
+        (["images/b.png", "images/c.png", "masks/e.png"], "adf", 3),
+    ],
+)
+def test_excluded_pairs_are_left_out(tmp_path: Path, entries: list[str], left: str, count: int):
+    for folder in ("images", "masks"):
+        fill(tmp_path, folder, *(f"{x}.png" for x in "abcdef"))
+    found = find_pairs(Data(exclude=entries), tmp_path)
+    assert sorted(stems(found) + stems(found, "val")) == list(left)
+    assert found.findings == []
+    assert found.layout.endswith(f", {count} excluded")
+
+
+def test_excluding_an_orphan_mends_it(tmp_path: Path):
+    fill(tmp_path, "images", "a.png", "b.png", "c[1].png", "d.png")
+    fill(tmp_path, "masks", "a.png", "b.png", "d.png")
+    found = find_pairs(Data(exclude=["images/c[1].png"]), tmp_path)  # by its name, not as a pattern
+    assert sorted(stems(found) + stems(found, "val")) == ["a", "b", "d"]
+    assert found.findings == []
+
+
+@pytest.mark.parametrize("entry", ["images/z.png", "images/z*", "a.png", "../images/a.png"])
+def test_an_exclusion_of_nothing_is_refused(tmp_path: Path, entry: str):
+    for folder in ("images", "masks"):
+        fill(tmp_path, folder, "a.png", "b.png")
+    with pytest.raises(UsageError, match="data.exclude: .*matches no file.*images/a.png"):
+        find_pairs(Data(exclude=["images/b.png", entry]), tmp_path)
+
+
+def test_excluding_all_is_refused(tmp_path: Path):
+    for folder in ("images", "masks"):
+        fill(tmp_path, folder, "a.png", "b.png")
+    with pytest.raises(SegtrainError, match="no pairs found for train in .*2 excluded"):
+        find_pairs(Data(exclude=["*"]), tmp_path)
+
+
+def test_twenty_thousand_links_are_paired_and_split(tmp_path: Path):
+    fill(tmp_path, "", "a.png")
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for i in range(20_000):
+            (tmp_path / folder / f"{i:05d}.png").symlink_to(tmp_path / "a.png")
+    found = find_pairs(Data(exclude=["images/00007.png", "masks/1999*"]), tmp_path)
+    train, val = (stems(found, split) for split in ("train", "val"))
+    assert (len(train), len(val), len({*train, *val})) == (15_991, 3_998, 19_989)
+    assert train == sorted(train) and "00007" not in train + val
+    assert all(p.image.name == p.mask.name for split in found.splits.values() for p in split)
 
 
 @pytest.fixture
@@ -132,50 +242,49 @@ def free(tmp_path: Path) -> Path:
     "text, expected",
     [
         ("c\na\n", "ac"),
-        ("c.jpg\n\n  a.jpg\nc.jpg\n", "ac"),
+        ("c.jpg\n\n# the second\n  a.jpg\nc.jpg\n", "ac"),
         ("rgb/b.jpg ids/b.png\n", "b"),
     ],
 )
 def test_a_list_chooses_among_the_pairs_of_folders(free: Path, text: str, expected: str):
     (free / "train.txt").write_text(text)
-    splits = {
-        "train": Split(images="rgb", masks="ids", list="train.txt"),
-        "val": Split(images="rgb", masks="ids"),
-    }
+    (free / "val.txt").write_text("d\n")
+    splits = {s: Split(images="rgb", masks="ids", list=f"{s}.txt") for s in ("train", "val")}
     found = find_pairs(Data(splits=splits), free)
-    assert [pair.name for pair in found.splits["train"]] == list(expected)
-    assert [pair.name for pair in found.splits["val"]] == list("abcd")
+    assert (stems(found), stems(found, "val")) == (list(expected), ["d"])
+    assert found.findings == []
 
 
 def test_what_a_list_leaves_out_needs_no_partner(free: Path):
     fill(free, "rgb", "my photo.v2.jpg", "unlabelled.jpg")
     fill(free, "ids", "my photo.v2.png")
-    (free / "train.txt").write_text("my photo.v2\na\n")
-    splits = {name: Split(images="rgb", masks="ids", list="train.txt") for name in ("train", "val")}
+    (free / "train.txt").write_text("my photo.v2\na\nb\n")
+    splits = {"train": Split(images="rgb", masks="ids", list="train.txt")}
     found = find_pairs(Data(splits=splits), free)
-    assert [pair.name for pair in found.splits["train"]] == ["a", "my photo.v2"]
+    assert sorted(stems(found) + stems(found, "val")) == ["a", "b", "my photo.v2"]
+    assert found.findings == []
 
 
-@pytest.mark.parametrize("text", ["rgb/d.jpg ids/c.png\nrgb/a.jpg ids/a.png\n",
-                                  "rgb/a.jpg,ids/a.png\nrgb/d.jpg, ids/c.png\n"])  # fmt: skip
-def test_a_list_of_pairs_needs_no_equal_stems(free: Path, text: str):
-    (free / "all.txt").write_text(text)
-    splits = {"train": Split(list="all.txt"), "val": Split(list="all.txt")}
+def test_a_chosen_name_without_files_is_found(free: Path):
+    (free / "l.txt").write_text("a\nz\nb\n")
+    splits = {"train": Split(images="rgb", masks="ids", list="l.txt")}
     found = find_pairs(Data(splits=splits), free)
-    assert names(found, "train") == [("a.jpg", "a.png"), ("d.jpg", "c.png")]
-    assert found.splits["train"][0].image == free / "rgb" / "a.jpg"
+    assert sorted(stems(found) + stems(found, "val")) == ["a", "b"]
+    assert faults(found) == [("missing", ["z"])]
+    assert "l.txt names 1 pair(s) that are not there: z" in str(found.findings[0])
+    assert find_pairs(Data(splits=splits, exclude=["z"]), free).findings == []
 
 
 @pytest.mark.parametrize(
     "split, text, error, words",
     [
-        (Split(images="rgb", masks="ids", list="l.txt"), "a\nz", SegtrainError, "no pair named z"),
         (Split(list="l.txt"), "rgb/a.jpg\n", SegtrainError, "expected 'image mask' a line"),
-        (Split(list="l.txt"), "rgb/a.jpg ids/z.png\n", SegtrainError, "no such file: .*z.png"),
+        (Split(list="l.txt"), "a b c d\n", SegtrainError, "expected 'image mask' a line"),
         (Split(list="other.txt"), "", UsageError, "other.txt: no such list file"),
         (Split(list="l.txt"), "", SegtrainError, "no pairs found for train in l.txt"),
         (Split(images="rgb"), "", UsageError, "give images and masks, or a list"),
         (Split(images="rgb", list="l.txt"), "", UsageError, "give images and masks, or a list"),
+        (Split(masks="ids", coco="l.json"), "", UsageError, "give images and masks, or a list"),
         (Split(images="rgbb", masks="ids"), "", UsageError, "rgbb: no such folder"),
     ],
 )
@@ -184,3 +293,44 @@ def test_wrong_splits_are_refused(free: Path, split: Split, text: str, error: ty
     with pytest.raises(SegtrainError, match=words) as raised:
         find_pairs(Data(splits={"train": split}), free)
     assert type(raised.value) is error
+
+
+def test_a_list_that_is_no_text_is_refused(free: Path):
+    (free / "l.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SegtrainError, match="l.txt: not a list that can be read"):
+        find_pairs(Data(splits={"train": Split(list="l.txt")}), free)
+
+
+def test_splits_and_format_must_agree(free: Path):
+    splits = {"train": Split(images="rgb", masks="ids")}
+    assert find_pairs(Data(splits=splits, format="pairs"), free).format == "pairs"
+    with pytest.raises(UsageError, match="data.format voc and data.splits contradict"):
+        find_pairs(Data(splits=splits, format="voc"), free)
+    splits["val"] = Split(coco="a.json")
+    with pytest.raises(UsageError, match="coco in one split needs coco in all"):
+        find_pairs(Data(splits=splits), free)
+
+
+@pytest.mark.parametrize("row", LAYOUTS, ids=lambda row: row.name)
+def test_a_format_that_is_not_there_says_what_it_looked_for(tmp_path: Path, row):
+    fill(tmp_path, "pictures", "a.png")
+    with pytest.raises(SegtrainError, match="no data set found") as raised:
+        find_pairs(Data(format=row.name), tmp_path)
+    assert f"{row.name}: {row.looks_for}" in str(raised.value)
+    others = {other.name for other in LAYOUTS} - {row.name}
+    assert not [name for name in others if f"{name}: " in str(raised.value)]
+
+
+def test_no_folder_at_all(tmp_path: Path):
+    with pytest.raises(UsageError, match="gone: no such folder"):
+        find_pairs(Data(), tmp_path / "gone")
+
+
+def test_a_file_that_is_no_data_set_is_refused(tmp_path: Path):
+    fill(tmp_path, "", "a.png")
+    with pytest.raises(UsageError, match="a.png: expected a folder, a list .*or a COCO"):
+        find_pairs(Data(), tmp_path / "a.png")
+
+
+def test_samples_are_named_by_their_image():
+    assert Sample(Path("x/a.b.png"), Path("y/c.png")).name == "a.b"

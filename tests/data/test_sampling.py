@@ -1,9 +1,26 @@
-"""Order: permutations, shards, and no memory of what was asked before."""
+"""Order: permutations, draws by class, shards, and no memory of what was asked before."""
 
+import pickle
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.data.sampling import BatchSampler, batch_at, steps_per_pass
+from segtrain.config import Augment, Data
+from segtrain.data.augment import Augmentation
+from segtrain.data.sampling import (
+    BatchSampler,
+    Draw,
+    batch_at,
+    class_draws,
+    seed_at,
+    shares_seen,
+    steps_per_pass,
+)
+from segtrain.errors import UsageError
 
 SEEDS = st.integers(0, 2**32)
 
@@ -22,42 +39,186 @@ def test_a_pass_meets_no_image_twice_and_drops_less_than_a_batch(size, seed, pas
     steps = steps_per_pass(images, batch_size)
     batches = [batch_at(pass_ * steps + place, images, batch_size, seed) for place in range(steps)]
     assert all(len(batch) == batch_size for batch in batches)
-    pairs = [pair for batch in batches for pair in batch]
-    assert {p for p, _ in pairs} == {pass_}
-    indices = [index for _, index in pairs]
+    draws = [draw for batch in batches for draw in batch]
+    assert {draw.pass_ for draw in draws} == {pass_} and {draw.focus for draw in draws} == {-1}
+    indices = [draw.index for draw in draws]
     assert len(set(indices)) == len(indices) and set(indices) <= set(range(images))
     assert images - len(indices) < batch_size
 
 
+# 40 images: class 0 in all, 1 in every other, 2 in images 3 and 4, 3 in image 7, 4 in none
+PIXELS = np.zeros((40, 5), np.int64)
+PIXELS[:, 0], PIXELS[::2, 1], PIXELS[[3, 4], 2], PIXELS[7, 3] = 800, 150, 20, 9
+NAMES = ["road", "sky", "sign", "pole", "train"]
+
+
+def data(sampler: str, **fields) -> Data:
+    return Data(classes=NAMES, sampler=sampler, **fields)
+
+
+SAMPLERS = {
+    "uniform": class_draws(data("uniform"), PIXELS),
+    "class-balanced": class_draws(data("class-balanced"), PIXELS),
+    "rare-crop": class_draws(data("rare-crop", rare_share=0.4), PIXELS),
+}
+
+
+def drawn(sampler: str, number: int = 8000, seed: int = 0) -> list[Draw]:
+    steps = range(number // 8)
+    return [draw for step in steps for draw in batch_at(step, 40, 8, seed, SAMPLERS[sampler])]
+
+
 @settings(max_examples=25, deadline=None)
-@given(sizes(), SEEDS, st.permutations(range(12)))
-def test_a_batch_does_not_depend_on_what_was_asked_before(size, seed, order):
-    in_order = [batch_at(step, *size, seed) for step in range(12)]
-    shuffled = {step: batch_at(step, *size, seed) for step in order}
+@given(st.integers(1, 40), SEEDS, st.permutations(range(12)), st.sampled_from(list(SAMPLERS)))
+def test_a_batch_does_not_depend_on_what_was_asked_before(batch_size, seed, order, sampler):
+    settings = 40, batch_size, seed, SAMPLERS[sampler]
+    in_order = [batch_at(step, *settings) for step in range(12)]
+    shuffled = {step: batch_at(step, *settings) for step in order}
     assert [shuffled[step] for step in range(12)] == in_order
+    sent = 40, batch_size, seed, pickle.loads(pickle.dumps(SAMPLERS[sampler]))
+    assert [batch_at(step, *sent) for step in range(12)] == in_order
 
 
 @settings(max_examples=25, deadline=None)
-@given(sizes(), SEEDS, st.integers(1, 5))
-def test_ranks_share_out_each_batch(size, seed, world):
-    samplers = [BatchSampler(*size, seed, rank, world) for rank in range(world)]
+@given(st.integers(1, 40), SEEDS, st.integers(1, 5), st.sampled_from(list(SAMPLERS)))
+def test_ranks_share_out_each_batch(batch_size, seed, world, sampler):
+    by_class = SAMPLERS[sampler]
+    samplers = [BatchSampler(40, batch_size, seed, rank, world, by_class) for rank in range(world)]
     for sampler in samplers:
         sampler.start, sampler.stop = 2, 7
         assert len(sampler) == 5
     for step, shares in enumerate(zip(*samplers, strict=True), start=2):
-        joined = [pair for share in shares for pair in share]
-        assert sorted(joined) == sorted(batch_at(step, *size, seed))
+        joined = [draw for share in shares for draw in share]
+        assert sorted(joined) == sorted(batch_at(step, 40, batch_size, seed, by_class))
+
+
+def test_the_uniform_order_is_what_it_was():
+    """Runs of earlier versions are resumed: seed 3, steps 0, 1 and 2 of 6 images by 2."""
+    order = np.random.default_rng([3, 0]).permutation(6).tolist()
+    batches = [batch_at(step, 6, 2, 3) for step in range(3)]
+    assert batches == [[(0, i, -1) for i in order[k : k + 2]] for k in (0, 2, 4)]
+    assert [[d.index for d in batch] for batch in batches] == [[2, 5], [4, 1], [3, 0]]
+    assert class_draws(data("uniform"), PIXELS) is None
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_two_draws_share_an_augmentation(sampler):
+    draws = drawn(sampler)
+    assert len({(draw.pass_, draw.index) for draw in draws}) == len(draws)
+    seeds = {seed_at(0, draw.pass_, draw.index) for draw in draws}
+    assert len(seeds) >= len(draws) - 1  # of 32 bits two may agree by chance
+
+
+def test_class_balanced_draws_each_class_and_each_of_its_images_as_often():
+    draws = drawn("class-balanced")
+    counts = Counter(draw.index for draw in draws)
+    # a quarter of the draws for each of 4 classes, shared by the images that have it
+    expected = 2000 * (PIXELS > 0) / np.maximum((PIXELS > 0).sum(0), 1)
+    for index, mean in enumerate(expected.sum(1)):
+        assert abs(counts[index] - mean) < 5 * mean**0.5, index
+    assert counts[7] > 1900 and {draw.focus for draw in draws} == {-1}
+
+
+def test_rare_crop_centres_a_share_on_rare_classes():
+    draws, uniform = drawn("rare-crop"), drawn("uniform")
+    centred = [draw for draw in draws if draw.focus >= 0]
+    # sign has 40 and pole 9 of 35,049 pixels; sky's 8.6 % is more than a quarter of a fifth
+    assert {draw.focus for draw in centred} == {2, 3}
+    assert abs(len(centred) - 0.4 * 8000) < 5 * (8000 * 0.4 * 0.6) ** 0.5
+    for focus, indices in ((2, [3, 4]), (3, [7])):
+        counts = Counter(draw.index for draw in centred if draw.focus == focus)
+        assert sorted(counts) == indices
+        for count in counts.values():
+            mean = 1600 / len(indices)
+            assert abs(count - mean) < 5 * mean**0.5
+    # every other place keeps what the uniform order has there
+    assert all(a == b for a, b in zip(draws, uniform) if a.focus < 0)
+
+
+def test_named_classes_are_the_rare_ones():
+    by_class = class_draws(data("rare-crop", rare_classes=["sky", "pole"], rare_share=1), PIXELS)
+    draws = batch_at(0, 40, 40, 0, by_class)
+    assert {draw.focus for draw in draws} == {1, 3}
+    assert {draw.index % 2 for draw in draws if draw.focus == 1} == {0}
+
+
+def test_seeds_change_what_is_drawn():
+    assert drawn("rare-crop", 80, seed=1) != drawn("rare-crop", 80, seed=2)
+
+
+@pytest.mark.parametrize("pixels, fields, says", [
+    ([[60, 40]], {}, "rare-crop finds no rare class: none has less than 12.50% .*"
+                     "b 40.00%, a 60.00%.*data.rare_classes, or take the sampler uniform"),
+    ([[100, 0]], {}, r"rare-crop finds no rare class.*\(a 100.00%\)"),
+    ([[100, 0]], {"rare_classes": ["b"]}, "data.rare_classes: no training mask .* 'b'"),
+    ([[60, 40]], {"rare_classes": ["bb"]}, "data.rare_classes: no class 'bb'; did you mean b"),
+])  # fmt: skip
+def test_a_sampler_without_its_classes_is_refused(pixels, fields, says):
+    section = Data(sampler="rare-crop", **fields).model_copy(update={"classes": ["a", "b"]})
+    with pytest.raises(UsageError, match=says):
+        class_draws(section, np.array(pixels))
+
+
+def test_many_images_and_classes_are_quick_and_small():
+    images, classes = 200_000, 150
+    rng = np.random.default_rng(0)
+    pixels = np.zeros((images, classes), np.int64)
+    pixels[np.arange(images)[:, None], rng.integers(0, classes, (images, 10))] = 100
+    section = Data(sampler="class-balanced").model_copy(
+        update={"classes": [str(c) for c in range(classes)]}
+    )
+    start = time.perf_counter()
+    by_class = class_draws(section, pixels)
+    first = batch_at(0, images, 16, 0, by_class)
+    assert time.perf_counter() - start < 5  # measured: well under 1
+    assert sum(found.nbytes for found in by_class.images.values()) < 10e6
+    assert len(first) == 16
+    start = time.perf_counter()
+    for step in range(1, 101):
+        batch_at(step, images, 16, 0, by_class)
+    assert time.perf_counter() - start < 1  # measured: 0.04
+
+
+def test_shares_seen_are_those_of_the_crops():
+    """Mask 0: class 0 left, 1 right; mask 1: class 1, its upper half ignored. All 8x8."""
+    masks = np.zeros((2, 8, 8), np.uint8)
+    masks[0, :, 4:], masks[1], masks[1, :4] = 1, 1, 255
+    whole = Augmentation(Augment(crop=(8, 8), preset="none"), 255, 0)
+    # 32 + 32 pixels of mask 0, 32 of mask 1
+    seen = shares_seen(masks.__getitem__, [Draw(0, 0), Draw(0, 1)], whole.crop_mask, 3)
+    assert seen.tolist() == [32 / 96, 64 / 96, 0]
+    padded = Augmentation(Augment(crop=(20, 20), preset="none"), 255, 0)
+    assert np.array_equal(
+        shares_seen(masks.__getitem__, [Draw(0, 0), Draw(0, 1)], padded.crop_mask, 3), seen
+    )
+    nothing = shares_seen(lambda index: np.full((8, 8), 255), [Draw(0, 0)], whole.crop_mask, 3)
+    assert nothing.tolist() == [0, 0, 0]
+
+
+def test_rare_crops_show_more_of_the_rare_class():
+    masks = np.zeros((40, 64, 64), np.uint8)
+    masks[:4, 30:33, 30:33] = 1
+    pixels = np.stack([np.bincount(mask.ravel(), minlength=2) for mask in masks])
+    change = Augmentation(Augment(crop=(16, 16), preset="none"), 255, 0)
+    shares = {}
+    for sampler in ("uniform", "rare-crop"):
+        section = Data(classes=["wall", "nail"], sampler=sampler, rare_share=0.5)
+        by_class = class_draws(section, pixels)
+        draws = [draw for step in range(80) for draw in batch_at(step, 40, 8, 0, by_class)]
+        shares[sampler] = shares_seen(masks.__getitem__, draws, change.crop_mask, 2)[1]
+    # half of the crops hold all 9 of its pixels: 9 / 256 / 2 and a little
+    assert shares["uniform"] < 0.002 and 0.016 < shares["rare-crop"] < 0.021
 
 
 def test_passes_and_seeds_differ():
     def order(pass_, seed):
-        return tuple(index for _, index in batch_at(pass_, 30, 30, seed))
+        return tuple(draw.index for draw in batch_at(pass_, 30, 30, seed))
 
     assert len({order(pass_, seed) for pass_ in range(4) for seed in range(4)}) == 16
 
 
 def test_a_leftover_is_dropped():
     assert [steps_per_pass(n, 4) for n in (4, 7, 8, 11)] == [1, 1, 2, 2]
-    assert [pass_ for step in range(4) for pass_, _ in batch_at(step, 7, 4, seed=0)] == (
+    assert [draw.pass_ for step in range(4) for draw in batch_at(step, 7, 4, seed=0)] == (
         [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
     )

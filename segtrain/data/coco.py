@@ -1,0 +1,278 @@
+"""COCO JSON -> for each image the regions of its mask, drawn when it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segtrain.errors import SegtrainError, listing
+
+LARGEST_ID = 65_534  # mask readers hold a table of all values
+MOST_PIXELS = 2**31
+# polygons as flat x, y, x, y, ...; run lengths down the columns, the first of them outside;
+# or these as COCO's compressed text
+Polygons = tuple[array, ...]
+Region = tuple[int, Polygons | array | bytes]  # category id, shape
+
+
+@dataclass(frozen=True)
+class CocoMask:
+    """The mask of one image of a COCO JSON, drawn from its regions on each reading."""
+
+    file: Path
+    image_id: int | str
+    height: int
+    width: int
+    background: int = 0  # the value where no region is
+    regions: tuple[Region, ...] = field(default=(), repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.file} (image {self.image_id})"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+    def values(self) -> np.ndarray:
+        """(H,W) int32 of category ids, `background` elsewhere; smaller regions lie on larger ones.
+
+        Raises SegtrainError for run lengths that don't fit the image.
+        """
+        from pycocotools import mask as rle
+
+        drawn = [(category, self._run_lengths(shape)) for category, shape in self.regions]
+        drawn.sort(key=lambda region: -int(rle.area(region[1])))
+        values = np.full(self.size, self.background, np.int32)
+        for category, runs in drawn:
+            values[rle.decode(runs) > 0] = category
+        return values
+
+    def _run_lengths(self, shape: Polygons | array | bytes) -> dict[str, Any]:
+        from pycocotools import mask as rle
+
+        if isinstance(shape, tuple):
+            return rle.merge(rle.frPyObjects([list(p) for p in shape], *self.size))
+        runs = unpack_runs(shape) if isinstance(shape, bytes) else shape
+        # pycocotools leaves pixels that no run covers as they lie in memory
+        if sum(runs) != self.height * self.width or min(runs) < 0:
+            raise SegtrainError(
+                f"{self}: the run lengths of a region cover {sum(runs)} pixels, the image has "
+                f"{self.height * self.width}; mend the JSON, or data.exclude the image"
+            )
+        if isinstance(shape, bytes):
+            return {"size": list(self.size), "counts": shape}
+        return rle.frPyObjects({"size": list(self.size), "counts": list(runs)}, *self.size)
+
+
+def unpack_runs(counts: bytes) -> list[int]:
+    """Run lengths of COCO's compressed text: 5 bits a character, from the third on differences.
+
+    Text that ends within a number gives [-1], which no image has.
+    """
+    runs: list[int] = []
+    number = shift = 0
+    for character in counts:
+        bits = character - 48
+        if not 0 <= bits < 64:
+            return [-1]
+        number |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                number -= 1 << shift
+            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+            number = shift = 0
+    return runs if runs and not shift else [-1]
+
+
+@dataclass(frozen=True)
+class Coco:
+    """What one JSON holds: names by category id, and (file name, mask) of each image."""
+
+    file: Path
+    categories: dict[int, str]
+    images: list[tuple[str, CocoMask]]
+    boxes: list[str]  # file names of images with an annotation that has no segmentation
+    slivers: int  # annotations whose polygons have fewer than three points: they draw nothing
+
+
+def read_coco(file: Path) -> Coco:
+    """Reads a COCO JSON. Raises SegtrainError for what is no COCO JSON or contradicts itself."""
+    content = _parts(file)
+    categories = _categories(file, content["categories"])
+    background = max(categories) + 1 if 0 in categories else 0
+    images = {_id(file, image): image for image in content["images"]}
+    if len(images) < len(content["images"]):
+        raise SegtrainError(f"{file}: two images have one id")
+    regions: dict[int | str, list[Region]] = {image: [] for image in images}
+    boxes, slivers = set(), 0
+    for annotation in content["annotations"]:
+        of, category = annotation.get("image_id"), annotation.get("category_id")
+        if not isinstance(of, (int, str)) or of not in regions:
+            raise SegtrainError(f"{file}: an annotation of image {of!r}, which images lacks")
+        if not isinstance(category, int) or category not in categories:
+            raise SegtrainError(
+                f"{file}: an annotation of category {category!r}, which categories lacks"
+            )
+        segmentation = annotation.get("segmentation")
+        shape = _shape(file, segmentation, images[of]) if segmentation else ()
+        if shape:
+            regions[of].append((category, shape))
+        elif segmentation:
+            slivers += 1
+        else:
+            boxes.add(images[of]["file_name"])
+    masks = [
+        (image["file_name"], CocoMask(file, key, *_size(image), background, tuple(regions[key])))
+        for key, image in images.items()
+    ]
+    return Coco(file, categories, masks, sorted(boxes), slivers)
+
+
+def _parts(file: Path) -> dict[str, list[dict]]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise SegtrainError(f"{file}: not a JSON that can be read ({error})") from error
+    names = ("images", "annotations", "categories")
+    missing = [n for n in names if not isinstance(content, dict) or n not in content]
+    if missing:
+        raise SegtrainError(f"{file}: not a COCO JSON: no {' and no '.join(missing)} in it")
+    for name in names:
+        part = content[name]
+        if not isinstance(part, list) or not all(isinstance(entry, dict) for entry in part):
+            raise SegtrainError(f"{file}: not a COCO JSON: {name} is not a list of objects")
+    return content
+
+
+def _categories(file: Path, entries: list[dict]) -> dict[int, str]:
+    categories = {}
+    for entry in entries:
+        key, name = entry.get("id"), entry.get("name")
+        if type(key) is not int or not 0 <= key <= LARGEST_ID or not isinstance(name, str):
+            raise SegtrainError(
+                f"{file}: expected categories with a name and an id of 0 to {LARGEST_ID}, "
+                f"got id {key!r}, name {name!r}"
+            )
+        if key in categories:
+            raise SegtrainError(f"{file}: two categories have the id {key}")
+        categories[key] = name
+    if not categories:
+        raise SegtrainError(f"{file}: categories is empty")
+    return dict(sorted(categories.items()))
+
+
+def _id(file: Path, image: Mapping[str, Any]) -> int | str:
+    key, name = image.get("id"), image.get("file_name")
+    if not isinstance(key, (int, str)) or not isinstance(name, str) or not name:
+        raise SegtrainError(f"{file}: an image has id {key!r} and file_name {name!r}")
+    height, width = _size(image)
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise SegtrainError(
+            f"{file}: image {name} needs its height and width, got {height!r} and {width!r}"
+        )
+    if height * width > MOST_PIXELS:
+        raise SegtrainError(f"{file}: image {name} of {width}x{height} is too large")
+    return key
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int]:
+    return image.get("height"), image.get("width")
+
+
+def _shape(file: Path, segmentation: Any, image: Mapping[str, Any]) -> Polygons | array | bytes:
+    """A segmentation, small in memory; empty where no polygon has three points."""
+    try:
+        if isinstance(segmentation, dict):
+            counts = segmentation["counts"]
+            if tuple(segmentation["size"]) != _size(image):
+                raise ValueError(f"of size {segmentation['size']}")
+            return counts.encode("ascii") if isinstance(counts, str) else array("q", counts)
+        polygons = [array("d", polygon) for polygon in segmentation]
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise SegtrainError(
+            f"{file}: image {image['file_name']} has a segmentation that is neither polygons nor "
+            f"run lengths of its size ({error})"
+        ) from error
+    furthest = 2 * max(_size(image))  # drawing a point far outside would take gigabytes
+    for polygon in polygons:
+        if len(polygon) % 2 or not all(abs(value) <= furthest for value in polygon):  # NaN is not
+            raise SegtrainError(
+                f"{file}: image {image['file_name']} has a polygon with half a point, or with one "
+                "far outside the image"
+            )
+    return tuple(polygon for polygon in polygons if len(polygon) >= 6)
+
+
+def class_table(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int]]:
+    """(class names, label map) of category ids: the background, then all in id order."""
+    names = list(categories.values())
+    unique = [
+        f"{name} ({key})" if names.count(name) > 1 or name == "background" else name
+        for key, name in categories.items()
+    ]
+    background = max(categories) + 1 if 0 in categories else 0
+    return ["background", *unique], {background: 0} | {c: i + 1 for i, c in enumerate(categories)}
+
+
+SPLIT_IN_NAME = re.compile(
+    r"(?:^|[^a-z])(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(test)(?:ing)?)(?![a-z])"
+)
+
+
+def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
+    """split: (JSON, folders that its images may lie in), by COCO's or Roboflow's layout, else {}.
+
+    Raises SegtrainError where two JSON are of one split.
+    """
+    beside = {
+        split: (root / folder / "_annotations.coco.json", [root / folder])
+        for split, names in (("train", ("train",)), ("val", ("valid", "val")), ("test", ("test",)))
+        for folder in names[::-1]
+        if (root / folder / "_annotations.coco.json").is_file()
+    }
+    if beside or not (root / "annotations").is_dir():
+        return beside
+    files = sorted((root / "annotations").glob("*.json"))
+    files = [f for f in files if f.name.startswith("instances")] or files
+    found: dict[str, tuple[Path, list[Path]]] = {}
+    for file in files:
+        match = SPLIT_IN_NAME.search(file.stem.lower())
+        if match is None and len(files) > 1:
+            continue
+        split = match[match.lastindex] if match else "train"
+        if split in found:
+            raise SegtrainError(
+                f"{found[split][0]} and {file.name} are both of {split}; choose with "
+                f"data.splits: {{{split}: {{coco: annotations/{file.name}, images: ...}}}}"
+            )
+        year = re.split(r"[_.]", file.stem)[-1]  # train2017 of instances_train2017
+        folders = [below / name for name in (year, split) for below in (root, root / "images")]
+        found[split] = file, [*folders, root / "images", root]
+    return found
+
+
+def image_folder(coco: Coco, folders: list[Path]) -> Path:
+    """The first of the folders that holds the first image, else the first that is there."""
+    first = coco.images[0][0] if coco.images else ""
+    there = [folder for folder in folders if folder.is_dir()] or [coco.file.parent]
+    return next((f for f in there if os.path.isfile(f / first)), there[0])
+
+
+def check_same_categories(cocos: list[Coco]) -> None:
+    for other in cocos[1:]:
+        differing = sorted(set(cocos[0].categories.items()) ^ set(other.categories.items()))
+        if differing:
+            raise SegtrainError(
+                f"{cocos[0].file} and {other.file} have different categories: "
+                + listing(f"{key} {name!r}" for key, name in differing)
+            )

@@ -1,0 +1,257 @@
+"""Facts of pairs -> findings: what would crash training or teach it wrong labels, what is odd."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from segtrain.data.duplicates import groups_by, near_pairs, same_bytes
+from segtrain.data.findings import Finding
+from segtrain.data.masks import LOSSY, UNKNOWN, MaskReader, colour_counts, colour_of
+from segtrain.data.scan import PairFacts
+from segtrain.errors import listing
+
+Facts = dict[str, list[PairFacts]]  # by split
+SMOOTH = 0.1  # share of a row's edges in between: hard masks have next to none, see smooth_share
+SMOOTH_VALUES = 32  # so many unknown values come from smoothing, not from classes
+MOST_COLOURS = 64  # that may be classes
+DARK = 64  # deep images whose highest value stays below this quarter of the range
+
+
+class Faults:
+    """Finds faults in facts; names files as they are called below the data set's folder."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def short(self, text: object) -> str:
+        return str(text).replace(f"{self.root}{os.sep}", "")
+
+    def leave_out(self, facts: Iterable[PairFacts]) -> dict[str, list[str]]:
+        """The line that leaves pairs out."""
+        return {"exclude": sorted({self.short(fact.sample.image) for fact in facts})}
+
+    def unreadable(self, facts: list[PairFacts]) -> list[Finding]:
+        """Damaged files, and masks that don't have their image's size."""
+        bad = [fact for fact in facts if isinstance(fact.image, str) or isinstance(fact.mask, str)]
+        reasons = [r for fact in bad for r in (fact.image, fact.mask) if isinstance(r, str)]
+        sizes = [fact for fact in facts if fact not in bad and fact.image.size != fact.mask.size]
+        found = []
+        if bad:
+            text = f"{_count(reasons, 'file')} cannot be read"
+            places = [self.short(reason) for reason in reasons]
+            found.append(Finding("unreadable", True, text, places, "", self.leave_out(bad)))
+        if sizes:
+            places = [self._sizes(fact) for fact in sizes]
+            text = f"sizes differ in {_count(sizes, 'pair')}"
+            found.append(Finding("size", True, text, places, "", self.leave_out(sizes)))
+        return found
+
+    def _sizes(self, fact: PairFacts) -> str:
+        (height, width), (mask_height, mask_width) = fact.image.size, fact.mask.size
+        turned = fact.image.turned and (mask_height, mask_width) == (width, height)
+        hint = " (EXIF turns the image; turn the mask likewise)" if turned else ""
+        return self.short(
+            f"{fact.sample.image} is {width}x{height} (width x height), "
+            f"{fact.sample.mask} is {mask_width}x{mask_height}{hint}"
+        )
+
+    @staticmethod
+    def is_usable(fact: PairFacts) -> bool:
+        read = not isinstance(fact.image, str) and not isinstance(fact.mask, str)
+        return read and fact.image.size == fact.mask.size
+
+    def lossy(self, facts: Facts) -> list[Finding]:
+        """JPEG masks, where nobody allowed them."""
+        places = [self.short(f.sample.mask) for f in _all(facts) if f.mask.lossy]
+        if not places:
+            return []
+        mend = {"allow_lossy_masks": True}
+        return [Finding("lossy", True, f"{_count(places, 'mask')}: {LOSSY}", places, "", mend)]
+
+    def values(self, facts: Facts, masks: MaskReader) -> list[Finding]:
+        """Grey values and colours that are neither a class nor ignored."""
+        unknown, colours, places, smooth = Counter(), Counter(), [], False
+        for fact in _all(facts):
+            grey, coloured = unknown_of(fact, masks)
+            unknown.update(grey)
+            colours.update(coloured)
+            if grey:
+                named = listing(f"{v} ({count} px)" for v, count in sorted(grey.items()))
+                places.append(self.short(f"{fact.sample.mask} has value {named}"))
+                smooth |= fact.mask.smooth > SMOOTH or fact.mask.distinct > SMOOTH_VALUES
+            elif coloured:
+                named = listing(colour_counts(coloured))
+                places.append(self.short(f"{fact.sample.mask}: {named}"))
+        found = []
+        if unknown:
+            found.append(self._unknown_values(unknown, places, masks, smooth))
+        if colours:
+            text = (
+                f"{len(colours)} colours that data.palette lacks in {_count(places, 'mask')}"
+                if masks.palette
+                else "RGB masks need data.palette, the colour of each class in id order"
+            )
+            fix = f"add to data.palette what is a class: {listing(colour_counts(colours), 8)}"
+            found.append(Finding("colour", True, text, places, fix))
+        return found
+
+    def without_palette(self, facts: list[PairFacts]) -> list[Finding]:
+        """Coloured masks where neither classes nor palette are named: each colour may be one."""
+        colours = Counter()
+        for fact in facts:
+            colours.update(fact.mask.colours)
+        places = [
+            self.short(f"{fact.sample.mask}: {listing(colour_counts(fact.mask.colours))}")
+            for fact in facts
+            if fact.mask.colours
+        ]
+        text = f"RGB masks of {len(colours)} colours need data.palette, each class's in id order"
+        if len(colours) > MOST_COLOURS:
+            fix = "so many come from lossy or smooth masks: save them as PNG without anti-aliasing"
+            return [Finding("colour", True, text, places, fix)]
+        palette = [list(colour_of(c)) for c, _ in colours.most_common()]
+        names = ["colour " + " ".join(map(str, colour)) for colour in palette]
+        return [Finding("colour", True, text, places, "", {"palette": palette, "classes": names})]
+
+    def _unknown_values(
+        self, unknown: Counter, places: list[str], masks: MaskReader, smooth: bool
+    ) -> Finding:
+        text = (
+            f"values that are no class in {_count(places, 'mask')} (classes are "
+            f"0..{masks.num_classes - 1} and {masks.lb_ignore} is ignored)"
+        )
+        if smooth:
+            text += "; edges are smooth, as drawing tools and resizing make them"
+            fix = "save masks without anti-aliasing, resize them by nearest neighbour, or"
+            return Finding("smooth", True, text, places, fix, {"allow_lossy_masks": True})
+        label_map = {value: "ignore" for value in sorted(unknown)}
+        return Finding("value", True, text, places, "mend the mask", {"label_map": label_map})
+
+    def contents(self, facts: Facts, by_image: dict[str, np.ndarray], names: list[str]):
+        """Empty masks, classes that a split lacks, edges that are smooth within the classes."""
+        everything = [f for split in facts for f in facts[split]]
+        matrix = np.concatenate([by_image[split] for split in facts])
+        valid, present = matrix.sum(1), matrix > 0
+        void = [self.short(everything[i].sample.mask) for i in np.flatnonzero(valid == 0)]
+        only = np.flatnonzero((valid > 0) & (present[:, 1:].sum(1) == 0))
+        flat = [self.short(everything[i].sample.mask) for i in only]
+        found = []
+        if void:
+            found.append(
+                Finding("empty", False, f"{_count(void, 'mask')} without a valid pixel", void)
+            )
+        if flat:
+            text = f"{_count(flat, 'mask')} with nothing but {names[0]} (class 0)"
+            found.append(Finding("empty", False, text, flat))
+        for split, counts in by_image.items():
+            absent = [name for name, pixels in zip(names, counts.sum(0)) if not pixels]
+            if absent:
+                text = f"{split} has no pixel of {_count(absent, 'class', 'classes')}"
+                found.append(Finding("absent", False, text, absent))
+        smooth = [self.short(f.sample.mask) for f in everything if f.mask.smooth > SMOOTH]
+        if smooth:
+            text = (
+                f"{_count(smooth, 'mask')} whose edges pass through values in between, "
+                "as anti-aliasing and resizing make them"
+            )
+            fix = "save masks without anti-aliasing, resize them by nearest neighbour"
+            found.append(Finding("smooth", False, text, smooth, fix))
+        return found
+
+    def copies(self, facts: Facts) -> list[Finding]:
+        """The same image in two splits by its file's bytes: quick, and blind to re-encoding."""
+        groups = same_bytes({s: [f.sample.image for f in facts[s]] for s in facts})
+        return self._leaks(facts, groups)
+
+    def duplicates(self, facts: Facts) -> list[Finding]:
+        """The same and nearly the same image, within and across splits, by their pixels."""
+        digests = {f.sample.image: f.image.digest for f in _all(facts)}
+        groups = groups_by(digests)
+        split_of = _split_of(facts)
+        across = [group for group in groups if len({split_of[path] for path in group}) > 1]
+        within = [group for group in groups if group not in across]
+        found = self._leaks(facts, across)
+        if within:
+            places = [" = ".join(map(self.short, group)) for group in within]
+            text = f"the same image more than once in a split, {_count(within, 'time')}"
+            fix = {"exclude": [self.short(path) for group in within for path in group[1:]]}
+            found.append(Finding("duplicate", False, text, places, "", fix))
+        hashes = {f.sample.image: f.image.dhash for f in _all(facts)}
+        near = [(a, b) for a, b in near_pairs(hashes) if digests[a] != digests[b]]
+        across = [(a, b) for a, b in near if split_of[a] != split_of[b]]
+        for pairs, where in ((across, "across splits"), (None, "within a split")):
+            pairs = [pair for pair in near if pair not in set(across)] if pairs is None else pairs
+            if pairs:
+                text = f"{_count(pairs, 'pair')} of nearly the same images {where}"
+                places = [f"{self.short(a)} ~ {self.short(b)}" for a, b in pairs]
+                found.append(Finding("near", False, text, places))
+        return found
+
+    def _leaks(self, facts: Facts, groups: list[list[Path]]) -> list[Finding]:
+        if not groups:
+            return []
+        split_of = _split_of(facts)
+        spare = set()
+        for group in groups:  # train gives way: a held-out split should stay what it was
+            held_out = min({split_of[path] for path in group} - {"train"})
+            spare |= {self.short(path) for path in group if split_of[path] != held_out}
+        places = [" = ".join(map(self.short, group)) for group in groups]
+        text = f"the same content in two splits, {_count(groups, 'time')}"
+        return [Finding("leak", True, text, places, "", {"exclude": sorted(spare)})]
+
+    def dark(self, facts: Facts) -> list[Finding]:
+        """16-bit images that use the lower part of their range alone."""
+        deep = [f for f in _all(facts) if f.image.deep and f.image.digest]
+        highest = max((f.image.highest for f in deep), default=DARK)
+        if highest >= DARK:
+            return []
+        text = f"{_count(deep, '16-bit image')} with no value above {256 * highest + 255}: so dark"
+        mend = {"value_range": [0, 256 * (1 << highest.bit_length()) - 1]}
+        return [Finding("range", False, f"{text} that detail is lost", [], "", mend)]
+
+
+def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict[int, int]]:
+    """The mask's values and colours (as codes) that mean nothing, with their pixels."""
+    values = by_place(fact, masks)
+    ids = masks.ids(np.array(list(values), np.int64))
+    unknown = {v: count for (v, count), id_ in zip(values.items(), ids) if id_ == UNKNOWN}
+    codes = np.array(list(fact.mask.colours), np.int64)
+    lacking = codes[masks.places_of(codes) < 0].tolist()
+    return unknown, {c: fact.mask.colours[c] for c in lacking}
+
+
+def by_place(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
+    """Pixels by grey value, and by the palette's place of a colour that it has."""
+    counts = Counter(fact.mask.values)
+    codes = list(fact.mask.colours)
+    for place, c in zip(masks.places_of(np.array(codes, np.int64)).tolist(), codes):
+        if place >= 0:
+            counts[place] += fact.mask.colours[c]
+    return counts
+
+
+def class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
+    """(C,) pixels of each class in a mask whose values all mean something."""
+    counted = by_place(fact, masks)
+    pixels = np.zeros(masks.num_classes, np.int64)
+    for class_id, count in zip(masks.ids(np.array(list(counted), np.int64)), counted.values()):
+        if class_id not in (UNKNOWN, masks.lb_ignore):
+            pixels[class_id] += count
+    return pixels
+
+
+def _all(facts: Facts) -> list[PairFacts]:
+    return [fact for split in facts.values() for fact in split]
+
+
+def _split_of(facts: Facts) -> dict[Path, str]:
+    return {fact.sample.image: split for split in facts for fact in facts[split]}
+
+
+def _count(items: list, noun: str, plural: str = "") -> str:
+    return f"{len(items)} {noun if len(items) == 1 else plural or noun + 's'}"

@@ -1,0 +1,193 @@
+"""Files that a layout names -> pairs, what is left out, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segtrain.data.coco import CocoMask
+from segtrain.data.findings import Finding
+from segtrain.data.images import SUFFIXES
+from segtrain.errors import UsageError
+
+# files that belong to one name, relative to the data set's folder: images, masks
+Group = tuple[Sequence[str], Sequence[str | CocoMask]]
+Fault = tuple[str, ...]  # kind of finding, and what its text in TEXTS needs
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its mask."""
+
+    image: Path
+    mask: Path | CocoMask
+
+    @property
+    def name(self) -> str:
+        return self.image.stem
+
+
+@dataclass
+class Listing:
+    """What a layout names, not judged yet; each split's groups are in the order of their names."""
+
+    groups: dict[str, list[Group]]
+    layout: str  # for the summary, in one line
+    classes: list[str] | None = None
+    palette: list[tuple[int, int, int]] | None = None
+    label_map: dict[int, int | str] = field(default_factory=dict)
+    faults: dict[str, Fault] = field(default_factory=dict)  # of paths that can't be taken
+    findings: list[Finding] = field(default_factory=list)
+
+
+def files_by_stem(root: Path, folder: str, ending: str = "") -> dict[str, list[str]]:
+    """{stem without `ending`: paths relative to root} of the images directly in a folder.
+
+    Hidden files and files whose stem ends otherwise are left out; a folder that isn't there is
+    empty.
+    """
+    found: dict[str, list[str]] = {}
+    path = os.path.join(root, folder)
+    if not os.path.isdir(path):
+        return found
+    with os.scandir(path) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in SUFFIXES and stem.endswith(ending) and stem[0] != ".":
+                if not entry.is_dir():  # a link to nowhere is found when it is read
+                    key = stem[: len(stem) - len(ending)]
+                    found.setdefault(key, []).append(os.path.join(folder, entry.name))
+    return found
+
+
+def group(images: dict[str, list[str]], masks: dict[str, list[str]]) -> list[Group]:
+    """The files of each stem, in the order of the stems."""
+    return [
+        (sorted(images.get(stem, ())), sorted(masks.get(stem, ())))
+        for stem in sorted(images.keys() | masks.keys())
+    ]
+
+
+def ways_into(root: Path) -> tuple[str, ...]:
+    """How the paths of files inside root begin: as it is written, and with its links resolved."""
+    return tuple(os.path.join(os.path.normpath(base), "") for base in (root, root.resolve()))
+
+
+def from_root(path: str, ways: tuple[str, ...]) -> str:
+    """A path relative to root; absolute where its words leave root (see ways_into).
+
+    Links that lie inside root may lead anywhere.
+    """
+    path = os.path.normpath(path)
+    return next((path[len(way) :] for way in ways if path.startswith(way)), os.path.abspath(path))
+
+
+def find_excluded(listing: Listing, entries: Iterable[str], root: Path) -> set[str]:
+    """The listed paths that entries of data.exclude name.
+
+    Raises UsageError for an entry that names none.
+    """
+    paths = {path for groups in listing.groups.values() for pair in groups for path in _paths(pair)}
+    excluded: set[str] = set()
+    for entry in entries:
+        path = os.path.normpath(entry)
+        matches = {path} if path in paths else set(fnmatch.filter(paths, entry))
+        if not matches:
+            example = min(paths, default="images/a.png")
+            raise UsageError(
+                f"data.exclude: {entry!r} matches no file of the data set; expected paths below "
+                f"{root} such as {example}, or patterns such as '{os.path.dirname(example)}/*'"
+            )
+        excluded |= matches
+    return excluded
+
+
+def _paths(pair: Group) -> Iterator[str]:
+    yield from pair[0]
+    yield from (mask for mask in pair[1] if isinstance(mask, str))
+
+
+# of each kind of finding: what is wrong, and what to do where no line of the config can
+TEXTS = {
+    "unpaired": ("{count} {0} without {1}", "add the partner or remove the file"),
+    "stem": ("{count} name(s) that several files have", "remove or rename all but one"),
+    "split": ("{count} image(s) in two splits", "remove them from one"),
+    "missing": ("{0} names {count} {1}(s) that are not there", "mend the list or add the files"),
+    "outside": (
+        "{0} names {count} file(s) outside the data set's folder",
+        "move the files, or set data.allow_outside: true",
+    ),
+    "box": (
+        "{0} has {count} image(s) with an annotation that is a box alone, without segmentation",
+        "draw the regions",
+    ),
+}
+
+
+@dataclass
+class Verdict:
+    """What a listing comes to: its good pairs by split, and findings about all others."""
+
+    pairs: dict[str, list[tuple[str, str | CocoMask]]]
+    findings: list[Finding]
+    left_out: int  # pairs and lonely files that data.exclude names
+
+
+def judge(listing: Listing, excluded: set[str]) -> Verdict:
+    """Tells the pairs from what can't be one, and leaves out what is excluded.
+
+    Where an excluded file was one of several of its stem, the others stay.
+    """
+    pairs: dict[str, list[tuple[str, str | CocoMask]]] = {split: [] for split in listing.groups}
+    wrong: dict[Fault, list[tuple[str, list[str]]]] = {}
+    split_of: dict[str, str] = {}
+    left_out = 0
+    for split, groups in listing.groups.items():
+        for images, masks in groups:
+            if excluded and not excluded.isdisjoint(_paths((images, masks))):
+                left_out += 1
+                images, masks = ([p for p in side if p not in excluded] for side in (images, masks))
+                if not images or not masks:
+                    continue
+            problems = list(_problems(images, masks, listing.faults))
+            if not problems and (other := split_of.setdefault(images[0], split)) != split:
+                problems = [(("split",), f"{images[0]} ({other} and {split})", [images[0]])]
+            for fault, place, files in problems:
+                wrong.setdefault(fault, []).append((place, files))
+            if not problems:
+                pairs[split].append((images[0], masks[0]))
+    findings = [_finding(fault, places) for fault, places in wrong.items()]
+    return Verdict(pairs, findings, left_out)
+
+
+def _problems(
+    images: Sequence[str], masks: Sequence[str | CocoMask], faults: dict[str, Fault]
+) -> Iterator[tuple[Fault, str, list[str]]]:
+    """(fault, place, files to exclude) of all that keeps files from being a pair."""
+    faulty = [path for path in _paths((images, masks)) if path in faults] if faults else []
+    if faulty:
+        yield from ((faults[path], path, [path]) for path in faulty)
+        return
+    if not masks:
+        yield from ((("unpaired", "image(s)", "a mask"), path, [path]) for path in images)
+    if not images:
+        yield from ((("unpaired", "mask(s)", "an image"), path, [path]) for path in masks)
+    for files in (images, masks):
+        if len(files) > 1 and images and masks:
+            yield ("stem",), " and ".join(files), list(files[1:])
+
+
+def _finding(fault: Fault, places: list[tuple[str, list[str]]]) -> Finding:
+    text, fix = TEXTS[fault[0]]
+    excluded = dict.fromkeys(file for _, files in places for file in files)
+    return Finding(
+        kind=fault[0],
+        error=True,
+        text=text.format(*fault[1:], count=len(places)),
+        places=[place for place, _ in places],
+        fix=fix,
+        mend={"exclude": list(excluded)},
+    )

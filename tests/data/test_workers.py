@@ -1,0 +1,186 @@
+"""Loader processes that die, in real processes: one sentence within seconds, and never a hang."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, write_pairs
+
+# reads six pairs over and over; argv: folder, workers, then any of pinned, train
+LOOP = """
+import sys
+from itertools import cycle, islice
+from pathlib import Path
+from segtrain.data.dataset import Pairs, checked, one_by_one, train_loader
+from segtrain.data.formats import Sample
+from segtrain.data.images import ImageReader
+from segtrain.data.masks import MaskReader
+from segtrain.data.sampling import Draw
+from segtrain.errors import SegtrainError
+
+folder, workers, *how = Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+samples = [Sample(i, folder / "masks" / i.name) for i in sorted((folder / "images").iterdir())]
+augmentation = (lambda image, mask, draw: (image, mask)) if "train" in how else None
+pairs = Pairs(samples * 100, ImageReader(), MaskReader(3), augmentation)
+if augmentation:
+    draws = [[Draw(0, 2 * step), Draw(0, 2 * step + 1)] for step in range(300)]
+    loader = train_loader(pairs, draws, workers, "pinned" in how)
+else:
+    loader = one_by_one(pairs, range(len(pairs)), workers, "pinned" in how)
+try:
+    while True:
+        for seen, batch in enumerate(checked(loader)):
+            if seen == 20:
+                print("going", flush=True)
+except SegtrainError as error:
+    print(f"said: {error}", flush=True)
+    sys.exit(1)
+"""
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has forked."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def wait_for(condition: Callable, seconds: float = 90):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
+
+
+class Running:
+    """A process whose output goes to files; killed with its workers when a test ends."""
+
+    def __init__(self, folder: Path, *command: object):
+        self.out, self.err = folder / "stdout", folder / "stderr"
+        with open(self.out, "w") as out, open(self.err, "w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                stdout=out,
+                stderr=err,
+                env=ENVIRONMENT,
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+    def has_said(self, text: str) -> bool:
+        if self.process.poll() is not None and text not in self.out.read_text():
+            raise AssertionError(f"ended too early: {self.err.read_text()}")
+        return text in self.out.read_text()
+
+    def ended(self, seconds: float = 30) -> int:
+        return self.process.wait(seconds)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGBUS, signal.SIGTERM])
+@pytest.mark.parametrize("how", [(), ("train", "pinned")], ids=["evaluation", "training"])
+def test_a_killed_worker_ends_the_run_in_one_sentence(pairs: Path, tmp_path: Path, sent, how):
+    with Running(tmp_path, "-c", LOOP, pairs, 2, *how) as run:
+        wait_for(lambda: run.has_said("going"))
+        workers = wait_for(lambda: children(run.process.pid))
+        os.kill(workers[0], sent)
+        assert run.ended() == 1
+        (said,) = re.findall("^said: .*", run.out.read_text(), re.MULTILINE)
+        if sent == signal.SIGBUS:
+            assert "killed (SIGBUS)" in said and "/dev/shm" in said and "--shm-size" in said
+        else:
+            assert f"killed ({sent.name})" in said and "memory ran out" in said
+        for way_out in ("--workers (now 2; 0 ", "--batch-size", "--crop"):
+            assert way_out in said
+        assert "Traceback" not in run.err.read_text()
+        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+def test_all_workers_killed_between_two_passes(pairs: Path, tmp_path: Path):
+    """Persistent workers that die while nobody waits for a batch are found at the next."""
+    script = LOOP.replace(
+        "    while True:\n",
+        "    import time\n    while True:\n        print('pausing', flush=True)\n"
+        "        while Path('pause').exists(): time.sleep(0.05)\n",
+    )
+    (tmp_path / "pause").touch()
+    script = script.replace("        while Path", "        while seen and Path").replace(
+        "try:\n", "seen = 0\ntry:\n", 1
+    )
+    with Running(tmp_path, "-c", script, pairs, 2, "train") as run:
+        wait_for(lambda: run.out.read_text().count("pausing") == 2)
+        for worker in children(run.process.pid):
+            os.kill(worker, signal.SIGKILL)
+        (tmp_path / "pause").unlink()
+        assert run.ended() == 1
+        assert "killed (SIGKILL)" in run.out.read_text()
+
+
+def no_shared_memory(size: str, *command: str) -> subprocess.CompletedProcess | None:
+    """Runs a command where /dev/shm is of that size; None where mounting is not allowed."""
+    mount = f"mount -t tmpfs -o {size} tmpfs /dev/shm && exec \"$@\""
+    for options in (["-m"], ["-Urm"]):
+        tried = subprocess.run(["unshare", *options, "sh", "-c", mount, "-", "true"], check=False)
+        if tried.returncode == 0:
+            return subprocess.run(
+                ["unshare", *options, "sh", "-c", mount, "-", *command],
+                capture_output=True, text=True, timeout=90, env=ENVIRONMENT,
+            )  # fmt: skip
+    return None
+
+
+@pytest.mark.parametrize("size", ["size=512k", "ro"])
+def test_too_little_shared_memory_says_so(tmp_path: Path, size: str):
+    folder = write_pairs(tmp_path, 6, height=480, width=400)  # a batch takes 1.5 MB
+    done = no_shared_memory(size, sys.executable, "-c", LOOP, str(folder), "2", "train")
+    if done is None:
+        pytest.skip("mounting is not allowed here")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    (said,) = done.stdout.strip().splitlines()
+    assert said.startswith("said: loader workers cannot start" if size == "ro" else "said: ")
+    assert "shared memory (/dev/shm, " in said and "--shm-size" in said and "--workers" in said
+
+
+def test_an_error_of_ours_in_a_worker_passes_as_it_is(pairs: Path, tmp_path: Path):
+    """Only deaths are explained: a fault in the product keeps its traceback."""
+    script = LOOP.replace("(image, mask))", "(image, mask.nonsense))")
+    with Running(tmp_path, "-c", script, pairs, 2, "train") as run:
+        assert run.ended(90) == 1
+        assert "AttributeError" in run.err.read_text() and "nonsense" in run.err.read_text()
+        assert "said:" not in run.out.read_text()
+
+
+def test_fit_says_that_a_worker_was_killed(tmp_path: Path):
+    write_pairs(tmp_path / "set", 12)
+    options = [
+        *QUICK, "--workers", 2, "--epochs", 100_000,
+        "--set", "eval.every=100000", "--set", "train.steps_per_epoch=3",
+    ]  # fmt: skip
+    with Running(tmp_path, "-m", "segtrain", "fit", "--data", "set", *options) as run:
+        wait_for(lambda: run.has_said("epoch 2/"), 180)
+        os.kill(children(run.process.pid)[0], signal.SIGKILL)
+        assert run.ended(60) == 1
+        (line,) = run.err.read_text().strip().splitlines()
+        assert line.startswith("error: a loader worker was killed (SIGKILL)")
+        assert "--workers" in line and "Traceback" not in run.out.read_text()
