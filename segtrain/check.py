@@ -18,7 +18,9 @@ from segtrain.config import Config
 from segtrain.configfile import load_config, revised
 from segtrain.data.findings import Finding, merge_mends
 from segtrain.data.survey import Survey, survey
+from segtrain.errors import UsageError
 
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOST_PLACES = 3  # files that the page names for each finding; --json has all
 MOST_CLASSES = 40  # rows that a page can bear
 
@@ -33,6 +35,9 @@ def check(
     write_config: Path | None = None,
 ) -> bool:
     """The verb: prints the page and writes what is asked for; whether there is no error."""
+    for option, target in (("--preview", preview), ("--augment", augment)):
+        if target and target.suffix.lower() not in SHEET_SUFFIXES:
+            raise UsageError(f"{option} {target}: expected a name ending in .png, .jpg or .webp")
     config = load_config(file, sets, {"data.path": path})
     found = survey(config.data, config.model.in_channels, full=True)
     report = describe(found)
@@ -41,12 +46,13 @@ def check(
         print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         show(report, found.findings, console)
+    if write_config:
+        text = dataset_yaml(found, config, report)
+        write_text(write_config, text.encode("utf-8", "backslashreplace").decode())
     if preview or augment:
         from segtrain.sheets import write_sheets  # seconds to import; the page needs none of it
 
         write_sheets(found, config, preview, augment)
-    if write_config:
-        write_text(write_config, dataset_yaml(found, config, report))
     for written in filter(None, (preview, augment, write_config)):
         if not as_json:
             console.print(f"wrote {written}", highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
 import traceback
@@ -102,6 +103,9 @@ def main(
     ] = False,
 ) -> None:
     """Train, measure and use semantic segmentation on a folder of images and masks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be of the terminal's text
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _option(text: str, default: object, *names: str, **more: Any) -> Any:

@@ -121,7 +121,7 @@ class Augmentation:
         if content.shape[:2] == self.crop:
             return content
         padded = np.empty((*self.crop, *content.shape[2:]), content.dtype)
-        padded[...] = 0
+        padded[...] = value
         padded[rows.target, columns.target] = content
         return padded
 

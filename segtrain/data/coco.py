@@ -6,8 +6,9 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -47,30 +48,30 @@ class CocoMask:
 
         Raises SegtrainError for run lengths that don't fit the image.
         """
-        from pycocotools import mask as rle
-
-        drawn = [(category, self._run_lengths(shape)) for category, shape in self.regions]
-        drawn.sort(key=lambda region: -int(rle.area(region[1])))
-        values = np.full(self.size, self.background, np.int32)
+        drawn = [(category, self._runs(shape)) for category, shape in self.regions]
+        drawn.sort(key=lambda region: -sum(region[1][1::2]))
+        columns = np.full(self.height * self.width, self.background, np.int32)
         for category, runs in drawn:
-            values[rle.decode(runs) > 0] = category
-        return values
+            ends = list(accumulate(runs))
+            for start, end in zip(ends[::2], ends[1::2]):
+                columns[start:end] = category
+        return np.ascontiguousarray(columns.reshape(self.width, self.height).T)
 
-    def _run_lengths(self, shape: Polygons | array | bytes) -> dict[str, Any]:
-        from pycocotools import mask as rle
-
+    def _runs(self, shape: Polygons | array | bytes) -> Sequence[int]:
+        """Run lengths down the columns, the first of them outside."""
         if isinstance(shape, tuple):
-            return rle.merge(rle.frPyObjects([list(p) for p in shape], *self.size))
+            from pycocotools import mask as rle
+
+            parts = rle.frPyObjects([list(polygon) for polygon in shape], *self.size)
+            shape = rle.merge(parts)["counts"]
+        # not by pycocotools: pixels that no run covers would be as they lie in memory
         runs = unpack_runs(shape) if isinstance(shape, bytes) else shape
-        # pycocotools leaves pixels that no run covers as they lie in memory
         if sum(runs) != self.height * self.width or min(runs) < 0:
             raise SegtrainError(
                 f"{self}: the run lengths of a region cover {sum(runs)} pixels, the image has "
                 f"{self.height * self.width}; mend the JSON, or data.exclude the image"
             )
-        if isinstance(shape, bytes):
-            return {"size": list(self.size), "counts": shape}
-        return rle.frPyObjects({"size": list(self.size), "counts": list(runs)}, *self.size)
+        return runs
 
 
 def unpack_runs(counts: bytes) -> list[int]:
@@ -196,6 +197,8 @@ def _shape(file: Path, segmentation: Any, image: Mapping[str, Any]) -> Polygons 
             counts = segmentation["counts"]
             if tuple(segmentation["size"]) != _size(image):
                 raise ValueError(f"of size {segmentation['size']}")
+            if not counts:
+                raise ValueError("no counts")
             return counts.encode("ascii") if isinstance(counts, str) else array("q", counts)
         polygons = [array("d", polygon) for polygon in segmentation]
     except (TypeError, ValueError, KeyError, OverflowError) as error:

@@ -127,7 +127,7 @@ class Faults:
         )
         if smooth:
             text += "; edges are smooth, as drawing tools and resizing make them"
-            fix = "save masks without anti-aliasing, resize them by nearest neighbour, or"
+            fix = "save masks without anti-aliasing and resize them by nearest neighbour"
             return Finding("smooth", True, text, places, fix, {"allow_lossy_masks": True})
         label_map = {value: "ignore" for value in sorted(unknown)}
         return Finding("value", True, text, places, "mend the mask", {"label_map": label_map})
@@ -159,7 +159,7 @@ class Faults:
                 f"{_count(smooth, 'mask')} whose edges pass through values in between, "
                 "as anti-aliasing and resizing make them"
             )
-            fix = "save masks without anti-aliasing, resize them by nearest neighbour"
+            fix = "save masks without anti-aliasing and resize them by nearest neighbour"
             found.append(Finding("smooth", False, text, smooth, fix))
         return found
 
@@ -202,6 +202,9 @@ class Faults:
             spare |= {self.short(path) for path in group if split_of[path] != held_out}
         places = [" = ".join(map(self.short, group)) for group in groups]
         text = f"the same content in two splits, {_count(groups, 'time')}"
+        if {self.short(fact.sample.image) for fact in facts["train"]} <= spare:
+            fix = "all of train is in another split: give that one images of its own"
+            return [Finding("leak", True, text, places, fix)]
         return [Finding("leak", True, text, places, "", {"exclude": sorted(spare)})]
 
     def dark(self, facts: Facts) -> list[Finding]:

@@ -28,7 +28,7 @@ class Finding:
     def remedy(self) -> str:
         """What to do, in one clause: the line for the config, or what no line can do."""
         lines = [f"data.{key}: {yaml_line(value)}" for key, value in self.mend.items()]
-        return ", or ".join(lines + [self.fix] * bool(self.fix))
+        return ", or ".join(filter(None, (" and ".join(lines), self.fix)))
 
     def __str__(self) -> str:
         where = f": {listing(self.places)}" if self.places else ""
@@ -62,7 +62,8 @@ def merge_mends(findings: Iterable[Finding]) -> dict[str, Any]:
             if isinstance(value, dict):
                 merged[key] = merged.get(key, {}) | value
             elif isinstance(value, list):
-                merged[key] = list(dict.fromkeys(merged.get(key, []) + value))
+                known = merged.setdefault(key, [])
+                merged[key] = known + [entry for entry in value if entry not in known]
             else:
                 merged[key] = value
     return merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # of EXIF: width and height change places
 EXIF_ORIENTATION = 0x0112
 REDUCED_PAGE = 0x00FE  # TIFF's NewSubfileType: its lowest bit marks an overview or thumbnail
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+ORIENTATION_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp")
 ALPHA_MODES = ("RGBA", "LA", "PA")
 MAX_PIXELS = Data.model_fields["max_pixels"].default
 # what decoders raise for damaged files, besides what they document
@@ -60,78 +63,120 @@ class ImageReader:
     def __call__(self, path: Path) -> np.ndarray:
         """Raises SegtrainError for a file that is no whole image, or not one of these channels."""
         if self._is_array(path):
-            return to_uint8(self._as_channels(read_array(path, self.max_pixels), path), path, self)
+            return to_uint8(self._array(path), path, self.value_range)
         image = open_upright(path, self.max_pixels)
         if image.mode.startswith("I") or image.mode == "F":
             values = np.asarray(image)
             deep = values.astype(np.uint16) if fits_16_bits(values) else values
-            return to_uint8(self._as_channels(deep[..., None], path), path, self)
-        if self.value_range and ";16" in image.info.get("raw", ""):
+            return to_uint8(self._as_channels(deep, path), path, self.value_range)
+        if self.value_range and is_deep(image.info["raw"]):
             raise SegtrainError(
                 f"{path}: 16-bit colour is read as 8-bit, so data.value_range has no meaning; "
                 "save it as TIFF or .npy"
             )
         pixels = np.asarray(self._convert(image, path))
         pixels = pixels.reshape(*pixels.shape[:2], -1)
-        return to_uint8(pixels, path, self) if self.value_range else pixels
+        return to_uint8(pixels, path, self.value_range) if self.value_range else pixels
 
     def size(self, path: Path) -> tuple[int, int]:
         """(height, width) after the EXIF rotation, from the file's header (a TIFF is decoded)."""
         if self._is_array(path):
-            return self._as_channels(read_array(path, self.max_pixels), path).shape[:2]
+            return self._array(path).shape[:2]
         return upright_size(path, self.max_pixels)
 
     def _is_array(self, path: Path) -> bool:
-        tiff = path.suffix.lower() in (".tif", ".tiff")
-        return path.suffix.lower() == ".npy" or (
-            tiff and (self.channels not in (1, 3) or self.value_range or not is_photo(path))
-        )
+        """Whether Pillow can't read the file as it is meant, but NumPy or tifffile can."""
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return not self._is_photo(path)
+        return path.suffix.lower() == ".npy"
+
+    def _is_photo(self, path: Path) -> bool:
+        """Whether a TIFF has one page of a mode that Pillow knows, and of these channels."""
+        try:
+            with Image.open(path) as image:
+                known = self.channels in (1, 3) or len(image.getbands()) == self.channels
+                colour_is_deep = is_deep(raw_modes(image)) and image.mode != "I;16"
+                whole = not (colour_is_deep and (self.value_range or self.channels not in (1, 3)))
+                return known and whole and count_pages(image) == 1
+        except DECODING_ERRORS:
+            return False
 
     def _convert(self, image: Image.Image, path: Path) -> Image.Image:
         mode = {1: "L", 3: "RGB"}.get(self.channels, image.mode)
         if self.channels not in (1, 3) and len(image.getbands()) != self.channels:
-            raise self._wrong_channels(path, len(image.getbands()))
+            raise self._wrong_channels(path, f"{len(image.getbands())} channels ({image.mode})")
         return image if image.mode == mode else image.convert(mode)
+
+    def _array(self, path: Path) -> np.ndarray:
+        values, orientation = read_array(path, self.max_pixels)
+        return UPRIGHT.get(orientation, np.asarray)(self._as_channels(values, path))
 
     def _as_channels(self, values: np.ndarray, path: Path) -> np.ndarray:
         """(H,W,C) in the file's type; channels may come first in the file."""
+        shape = values.shape
         if values.ndim == 2:
             values = values[..., None]
-        if values.ndim == 3 and values.shape[2] not in (1, self.channels):
-            if values.shape[0] == self.channels:
+        elif values.ndim == 3 and shape[2] not in (1, self.channels):
+            if shape[0] in (1, self.channels):
                 values = values.transpose(1, 2, 0)
         if values.ndim == 3 and values.shape[2] == 1 and self.channels == 3:
             values = values.repeat(3, axis=2)
-        if values.ndim != 3 or values.shape[2] != self.channels:
-            raise self._wrong_channels(path, " x ".join(map(str, values.shape)))
+        if values.ndim != 3 or values.shape[2] != self.channels or not values.size:
+            raise self._wrong_channels(path, f"an array of shape {shape}")
         return values
 
-    def _wrong_channels(self, path: Path, found: object) -> SegtrainError:
+    def _wrong_channels(self, path: Path, found: str) -> SegtrainError:
         return SegtrainError(
-            f"{path}: {found} channels, but model.in_channels is {self.channels}; "
-            "set it to the images' own number (3 also reads grey, 1 also RGB)"
+            f"{path}: {found}, but model.in_channels is {self.channels}; set it to the images' own "
+            "number of channels (3 also reads grey)"
         )
 
 
-def to_uint8(values: np.ndarray, path: Path, reader: ImageReader) -> np.ndarray:
+# of TIFF and EXIF: what turns (H,W,C) values upright
+UPRIGHT = {
+    2: lambda values: values[:, ::-1],
+    3: lambda values: values[::-1, ::-1],
+    4: lambda values: values[::-1],
+    5: lambda values: values.swapaxes(0, 1),
+    6: lambda values: np.rot90(values, -1),
+    7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
+    8: lambda values: np.rot90(values),
+}
+
+
+def to_uint8(
+    values: np.ndarray, path: Path, value_range: tuple[float, float] | None = None
+) -> np.ndarray:
     """Values of any real type -> 0..255. Raises SegtrainError where their range is not known."""
-    if reader.value_range is None and values.dtype == np.uint8:
+    if value_range is None and values.dtype == np.uint8:
         return np.ascontiguousarray(values)
-    if reader.value_range is None and values.dtype == np.uint16:
+    if value_range is None and values.dtype == np.uint16:
         return (values >> 8).astype(np.uint8)
-    if reader.value_range is None and values.dtype == bool:
+    if value_range is None and values.dtype == bool:
         return values.astype(np.uint8) * 255
-    low, high = reader.value_range or (0.0, 1.0)
-    real = values.dtype.kind in "iuf" and values.size > 0
-    lowest, highest = (values.min(), values.max()) if real else (np.nan, np.nan)
-    guessed = reader.value_range is None and (values.dtype.kind != "f" or lowest < 0 or highest > 1)
-    if not np.isfinite([lowest, highest]).all() or guessed:
+    if values.dtype.kind not in "iufb" or not np.isfinite(values).all():
+        raise SegtrainError(
+            f"{path}: values of type {values.dtype} that are not all finite numbers; mend the file"
+        )
+    lowest, highest = float(values.min()), float(values.max())
+    low, high = value_range or (0.0, 1.0)
+    if value_range is None and (values.dtype.kind != "f" or lowest < 0 or highest > 1):
         raise SegtrainError(
             f"{path}: values of type {values.dtype} from {lowest:g} to {highest:g}; say which "
             "become black and white: data.value_range: [LOWEST, HIGHEST]"
         )
     scaled = (values.astype(np.float32) - low) * (255 / (high - low))
     return np.rint(scaled).clip(0, 255).astype(np.uint8)
+
+
+def raw_modes(image: Image.Image) -> str:
+    """How an undecoded image's pixels are stored, as Pillow's raw modes."""
+    return str([tile[3] for tile in image.tile])
+
+
+def is_deep(raw: str) -> bool:
+    """Whether raw modes are of 16 bits a channel."""
+    return ";16" in raw
 
 
 def fits_16_bits(values: np.ndarray) -> bool:
@@ -151,7 +196,7 @@ def open_upright(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
             refuse_bomb(image.size, max_pixels)
             if (pages := count_pages(image)) > 1:
                 raise ValueError(f"{pages} pages; one image, or model.in_channels: {pages}")
-            raw, kind = str([tile[3] for tile in image.tile]), image.format
+            raw, kind = raw_modes(image), image.format
             image.load()
             image = ImageOps.exif_transpose(image)
             image.info["raw"], image.format = raw, kind
@@ -173,44 +218,51 @@ def upright_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         raise SegtrainError(f"{path}: {reason(error)}") from error
 
 
-def header(path: Path) -> tuple[str, bool]:
-    """Pillow's mode of an image ("" of an array), and whether EXIF turns it on its side."""
-    try:
-        with Image.open(path) as image:
-            return image.mode, is_turned(image)
-    except DECODING_ERRORS:
-        return "", False
-
-
 def is_turned(image: Image.Image) -> bool:
     """Whether EXIF says that an undecoded image's width and height change places."""
-    if image.format == "PNG" and "exif" not in image.info:  # getexif would decode it
-        return False
+    if image.format == "PNG" and not png_has_orientation(Path(image.filename)):
+        return False  # getexif would decode it
     return image.getexif().get(EXIF_ORIENTATION) in ROTATED_ORIENTATIONS
 
 
-def read_array(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The values of a .npy file or of a TIFF of any channels and type, as they are."""
+def png_has_orientation(path: Path) -> bool:
+    """Whether a PNG has a chunk, at its end perhaps, that can hold an orientation."""
+    with open(path, "rb") as file:
+        file.seek(len(PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4]), head[4:]
+            text = file.read(min(length, 32)) if kind in TEXT_CHUNKS else b""
+            if kind == b"eXIf" or text.startswith(ORIENTATION_TEXTS):
+                return True
+            file.seek(length - len(text) + 4, os.SEEK_CUR)
+    return False
+
+
+def header(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[bool, bool, bool]:
+    """Of an image: whether EXIF turns it on its side, has alpha, holds 16-bit integers."""
+    try:
+        if path.suffix.lower() == ".npy":
+            return False, False, read_array(path, max_pixels)[0].dtype == np.uint16
+        with Image.open(path) as image:
+            deep = is_deep(raw_modes(image)) or image.mode.startswith("I")
+            return is_turned(image), image.mode in ALPHA_MODES, deep
+    except DECODING_ERRORS:  # a TIFF that Pillow doesn't know
+        return False, False, read_array(path, max_pixels)[0].dtype == np.uint16
+
+
+def read_array(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
+    """The values of a .npy file or of a TIFF of any channels and type, and EXIF's orientation."""
     try:
         if path.suffix.lower() == ".npy":
             values = np.load(path, mmap_mode="r", allow_pickle=False)
             refuse_bomb(values.shape, max_pixels)
-            return values
+            return values, 1
         with tifffile.TiffFile(path) as file:
-            full = file.series[0]
+            full, orientation = file.series[0], file.pages.first.tags.get(EXIF_ORIENTATION)
             refuse_bomb(full.shape, max_pixels)
-            return full.asarray()
+            return full.asarray(), int(orientation.value) if orientation else 1
     except DECODING_ERRORS as error:
         raise SegtrainError(f"{path}: {reason(error)}") from error
-
-
-def is_photo(path: Path) -> bool:
-    """Whether Pillow reads a TIFF as it is meant: one page, of a mode that it knows."""
-    try:
-        with Image.open(path) as image:
-            return count_pages(image) == 1
-    except DECODING_ERRORS:
-        return False
 
 
 def count_pages(image: Image.Image) -> int:
@@ -261,6 +313,11 @@ def reason(error: BaseException) -> str:
     text = first_line(error)
     if "data.max_pixels" in text or "model.in_channels" in text:
         return text
+    if "imagecodecs" in text:
+        return (
+            f"its compression can't be read ({text}); save it with deflate compression or none, "
+            "or pip install imagecodecs"
+        )
     damaged = any(word in text.lower() for word in ("truncated", "broken"))
     if damaged or isinstance(error, SyntaxError):
         return f"the image is truncated or damaged ({text}); replace or remove it"

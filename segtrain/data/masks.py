@@ -6,6 +6,7 @@ import colorsys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,9 @@ Palette = Sequence[tuple[int, int, int]]
 MaskSource = Path | CocoMask
 UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
 MOST_CLASSES_GUESSED = 32  # beyond, a line that maps them all helps nobody
+PEAK, BLUR = 0.01, 8  # least share of a value's pixels, and how far from it lossy values lie
+NEARLY_GREY = 16  # most that the channels of a grey colour JPEG differ
+SPREAD = {"'L;2'": 85, "'L;4'": 17}  # by Pillow's raw mode
 GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "LA", "PA"}
 LOSSY = (
     "a JPEG mask: lossy compression changes labels along every edge; save masks as PNG, or take "
@@ -33,12 +37,15 @@ def read_raw(source: MaskSource, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarr
     if isinstance(source, CocoMask):
         return source.values(), False
     if source.suffix.lower() == ".npy":
-        return _whole_numbers(read_array(source, max_pixels), source), False
+        return _whole_numbers(read_array(source, max_pixels)[0], source), False
     mask = open_upright(source, max_pixels)
     lossy = mask.format in ("JPEG", "MPO") or mask.format == "WEBP" and not is_lossless(source)
     if mask.mode in GREY_MODES:
         values = np.asarray(mask)
-        return values[..., 0] if values.ndim == 3 else values, lossy
+        values = values[..., 0] if values.ndim == 3 else values
+        # Pillow spreads 2 and 4 bits over 0..255; ids are what they were
+        spread = next((step for raw, step in SPREAD.items() if raw in mask.info["raw"]), 1)
+        return values // spread if spread > 1 else values, lossy
     if mask.mode in ("RGB", "RGBA"):
         return np.asarray(mask)[..., :3], lossy
     if mask.mode == "F":
@@ -47,7 +54,10 @@ def read_raw(source: MaskSource, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarr
 
 
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
-    flat = values.reshape([side for side in values.shape if side != 1] or [1, 1])
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        flat = values[0] if values.shape[0] == 1 else values[..., 0]
+    else:
+        flat = values
     if flat.ndim != 2 and not (flat.ndim == 3 and flat.shape[2] == 3 and flat.dtype == np.uint8):
         raise SegtrainError(f"{path}: expected a mask of height x width, got {values.shape}")
     if flat.dtype.kind == "f" and (flat == np.rint(flat)).all():
@@ -62,12 +72,13 @@ def is_lossless(path: Path) -> bool:
         return b"VP8L" in file.read(64)
 
 
-def grey_values(raw: np.ndarray) -> np.ndarray | None:
+def grey_values(raw: np.ndarray, tolerance: int = 0) -> np.ndarray | None:
     """(H,W) values of a raw mask; of colours only where all are grey, as some tools save ids."""
     if raw.ndim == 2:
         return raw
-    grey = (raw[..., :1] == raw[..., 1:]).all()
-    return raw[..., 0] if grey else None
+    middle = raw[..., 1].astype(np.int16)
+    grey = all(np.abs(raw[..., c] - middle).max(initial=0) <= tolerance for c in (0, 2))
+    return raw[..., 1] if grey else None
 
 
 def code(rgb: np.ndarray) -> np.ndarray:
@@ -109,18 +120,15 @@ class MaskReader:
         self.allow_lossy, self.max_pixels = allow_lossy, max_pixels
         small = 0 <= lb_ignore <= 255 and num_classes <= 256
         self.dtype = np.dtype(np.uint8 if small else np.int16)
-        # a table of all values from the lowest to the highest that mean something
-        self.lowest = min(0, lb_ignore, *label_map)
-        highest = max(num_classes - 1, lb_ignore, *label_map)
-        self.table = np.full(highest - self.lowest + 3, UNKNOWN, dtype=np.int16)
-        meaning = {i: i for i in (*range(num_classes), lb_ignore)} | dict(label_map)
-        for value, label in meaning.items():
-            self.table[value - self.lowest + 1] = self._label(label)
+        meaning = {i: i for i in (*range(num_classes), lb_ignore)}
+        meaning |= {value: self._label(label) for value, label in label_map.items()}
+        self.known = np.array(sorted(meaning), np.int64)
+        self.labels = np.array([meaning[value] for value in sorted(meaning)], np.int16)
         # the same for uint8 masks, which bytes.translate maps at the speed of memory
         grey = self.ids(np.arange(256))
         self.bytes_known = bytes(np.flatnonzero(grey != UNKNOWN).tolist())
         self.bytes_table = (grey % 256).astype(np.uint8).tobytes()
-        named = {self._label(label) for label in label_map.values()}
+        named = {meaning[value] for value in label_map}
         own = {i for i in (*range(num_classes), lb_ignore) if i not in named and i not in label_map}
         self.anchors = np.array(sorted({*label_map, *own}))
 
@@ -148,8 +156,9 @@ class MaskReader:
 
     def ids(self, values: np.ndarray) -> np.ndarray:
         """Class ids of mask values (any shape), UNKNOWN where there is none."""
-        places = values.astype(np.int64) - self.lowest + 1
-        return self.table.take(places, mode="clip")  # both ends mean nothing
+        values = values.astype(np.int64)
+        places = np.searchsorted(self.known, values).clip(max=len(self.known) - 1)
+        return np.where(self.known[places] == values, self.labels[places], np.int16(UNKNOWN))
 
     def _quick_ids(self, values: np.ndarray) -> np.ndarray | None:
         pixels = bytearray(values.tobytes())
@@ -180,6 +189,8 @@ class MaskReader:
 
     def snap(self, raw: np.ndarray) -> np.ndarray:
         """The raw mask with each value or colour that means nothing made the nearest that does."""
+        if raw.ndim == 3 and not self.palette:
+            raw = raw if (grey := grey_values(raw, NEARLY_GREY)) is None else grey
         if raw.ndim == 2:
             middles = (self.anchors[1:] + self.anchors[:-1]) / 2
             return self.anchors[np.searchsorted(middles, raw)]
@@ -214,17 +225,21 @@ class MaskReader:
 
 
 class ClassesUnclear(SegtrainError):
-    """The masks' values could mean several things; `label_map` makes them the first of these."""
+    """The masks' values could mean several things; the data fields `mend` are the first of these,
+    `ways` all of them in words."""
 
-    def __init__(self, text: str, ways: list[str], label_map: dict[int, int] | None = None):
+    def __init__(self, text: str, ways: list[str], mend: dict[str, Any]):
         super().__init__(f"{text}; say what they mean: {', or '.join(ways)}")
-        self.text, self.ways, self.label_map = text, ways, label_map
+        self.text, self.ways, self.mend = text, ways, mend
 
 
-def find_num_classes(values: set[int], label_map: Mapping[int, int | str], lb_ignore: int) -> int:
+def find_num_classes(
+    values: Mapping[int, int], label_map: Mapping[int, int | str], lb_ignore: int
+) -> int:
     """The number of classes where nobody named them: the ids found must be 0..max, two or more.
 
-    Raises ClassesUnclear with the lines that could be meant where that would be a guess.
+    `values` are the masks' and their pixels. Raises ClassesUnclear with the lines that could be
+    meant where that would be a guess.
     """
     labels = {label_map.get(value, value) for value in values}
     ids = labels - {"ignore", lb_ignore}
@@ -232,10 +247,19 @@ def find_num_classes(values: set[int], label_map: Mapping[int, int | str], lb_ig
         return len(ids)
     raw = sorted(values)
     if len(raw) > MOST_CLASSES_GUESSED:
+        ways = [
+            "save the masks as PNG without smooth edges",
+            "name the classes with data.classes and data.label_map",
+        ]
+        mend: dict[str, Any] = {}
+        if peaks := find_peaks(values):
+            mend = number_classes(peaks) | {"allow_lossy_masks": True}
+            ways = [f"take the nearest of {listing(peaks, 8)}", *ways]
         raise ClassesUnclear(
             f"the training masks hold {len(raw)} values ({listing(raw, 8)}), which are not class "
             "ids 0..max; masks drawn with smooth edges or saved as JPEG look so",
-            ["save them as PNG without", "name data.classes and data.label_map"],
+            ways,
+            mend,
         )
     renumbered = {value: place for place, value in enumerate(raw) if value != place}
     kept = [value for value in raw if value != lb_ignore and label_map.get(value) != "ignore"]
@@ -253,8 +277,27 @@ def find_num_classes(values: set[int], label_map: Mapping[int, int | str], lb_ig
         f"the training masks hold the values {listing(raw, 8)}, which are not class ids 0..max "
         f"of two classes or more (data.lb_ignore is {lb_ignore})",
         ways,
-        renumbered if len(raw) >= 2 else None,
+        number_classes(raw) if len(raw) >= 2 else {},
     )
+
+
+def number_classes(values: Sequence[int]) -> dict[str, Any]:
+    """The data fields that make each value a class, in their order."""
+    label_map = {value: place for place, value in enumerate(values) if value != place}
+    return {"label_map": label_map, "classes": [str(place) for place in range(len(values))]}
+
+
+def find_peaks(values: Mapping[int, int]) -> list[int]:
+    """The values that smoothing or compression has blurred, if nearly all pixels are close to few.
+
+    [] where that is not so.
+    """
+    total, peaks = sum(values.values()), []
+    for value, pixels in Counter(values).most_common():
+        if pixels >= PEAK * total and all(abs(value - peak) > BLUR for peak in peaks):
+            peaks.append(value)
+    covered = sum(n for v, n in values.items() if any(abs(v - peak) <= BLUR for peak in peaks))
+    return sorted(peaks) if len(peaks) >= 2 and covered >= 0.8 * total else []
 
 
 def yaml_map(labels: Mapping[int, int | str]) -> str:

@@ -113,7 +113,7 @@ def _paths(pair: Group) -> Iterator[str]:
 # of each kind of finding: what is wrong, and what to do where no line of the config can
 TEXTS = {
     "unpaired": ("{count} {0} without {1}", "add the partner or remove the file"),
-    "stem": ("{count} name(s) that several files have", "remove or rename all but one"),
+    "stem": ("{count} name(s) that several files have", "rename all but one"),
     "split": ("{count} image(s) in two splits", "remove them from one"),
     "missing": ("{0} names {count} {1}(s) that are not there", "mend the list or add the files"),
     "outside": (

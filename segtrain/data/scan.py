@@ -17,7 +17,7 @@ from PIL import Image
 from segtrain.atomic import write_text
 from segtrain.data.coco import CocoMask
 from segtrain.data.formats import Sample
-from segtrain.data.images import ALPHA_MODES, ImageReader, header
+from segtrain.data.images import ImageReader, header
 from segtrain.data.masks import MaskReader, MaskSource, code, grey_values, read_raw
 from segtrain.errors import SegtrainError
 from segtrain.folders import cache_folder
@@ -34,7 +34,7 @@ class ImageFacts:
     size: tuple[int, int]  # (height, width), upright
     turned: bool = False  # EXIF says that width and height change places
     alpha: bool = False
-    deep: bool = False  # more than 8 bits a channel
+    deep: bool = False  # 16-bit integers
     digest: str = ""  # of shape and pixels; all below is of a full scan
     dhash: int = 0
     pixels: int = 0
@@ -148,15 +148,12 @@ def from_json(kind: type, fields: dict) -> ImageFacts | MaskFacts:
 
 
 def header_facts(path: Path, images: ImageReader) -> ImageFacts:
-    size = images.size(path)
-    mode, turned = header(path)
-    deep = mode.startswith(("I", "F"))
-    return ImageFacts(size, turned, mode in ALPHA_MODES, deep)
+    return ImageFacts(images.size(path), *header(path, images.max_pixels))
 
 
 def image_facts(path: Path, images: ImageReader) -> ImageFacts:
     """Facts of all pixels. Raises SegtrainError for an image that can't be read."""
-    known = header_facts(path, images)
+    turned, alpha, deep = header(path, images.max_pixels)
     pixels = images(path)
     height, width, channels = pixels.shape
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
@@ -166,9 +163,9 @@ def image_facts(path: Path, images: ImageReader) -> ImageFacts:
     levels = np.arange(256)
     return ImageFacts(
         (height, width),
-        known.turned,
-        known.alpha,
-        known.deep,
+        turned,
+        alpha,
+        deep,
         digest.hexdigest(),
         difference_hash(planes[channels // 2]),  # green is most of what the eye sees
         height * width,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def survey(data: Data, channels: int = 3, full: bool = False) -> Survey:
     summary = [where, f"pairs: {_counts(found)}; {found.layout}"]
     names = [s for s in found.splits if full or s in ("train", "val")]
     facts = read_facts(data, root, channels, full, {s: found.splits[s] for s in names})
-    faults = Faults(root)
+    faults = Faults(root if root.is_dir() else root.parent)
     facts, findings = drop_unreadable(faults, facts, data)
     findings = found.findings + findings
     if not data.allow_lossy_masks:
@@ -108,7 +109,11 @@ def survey(data: Data, channels: int = 3, full: bool = False) -> Survey:
         if not by_image["train"].sum() and not any(f.error for f in findings):
             text = "no training pixel has a class: all are ignored"
             findings.append(Finding("ignored", True, text))
-    findings += faults.dark(facts)
+    for unclear in (f for f in findings if f.kind == "classes" and f.mend):
+        # what else is wrong once that is mended: both in one go
+        mended = revised(data, unclear.mend, "data")
+        findings = findings + faults.values(facts, mask_reader(mended))
+    findings += faults.dark(facts) if data.value_range is None else []
     return Survey(data, root, found, facts, findings, by_image, summary)
 
 
@@ -168,17 +173,20 @@ def find_classes(
     """The data section with its classes, a line that says which, and a finding where unclear."""
     if data.classes:
         return data, [], []
-    values = set().union(*(fact.mask.values for fact in train))
+    values: Counter = Counter()
+    for fact in train:
+        values.update(fact.mask.values)
     if any(fact.mask.colours for fact in train):
         if not data.palette:
             return data, [], faults.without_palette(train)
-        values |= set(range(len(data.palette)))
+        values.update(dict.fromkeys(range(len(data.palette)), 1))
+    if not values:
+        return data, [], []  # no mask could be read, which is a finding already
     try:
         count = find_num_classes(values, data.label_map, data.lb_ignore)
     except ClassesUnclear as error:
-        mend = {"label_map": error.label_map} if error.label_map else {}
-        others = ", or ".join(error.ways[len(mend) :])  # the first is the one to mend it by
-        return data, [], [Finding("classes", True, error.text, [], others, mend)]
+        others = ", or ".join(error.ways[bool(error.mend) :])  # the first is what mends
+        return data, [], [Finding("classes", True, error.text, [], others, error.mend)]
     nothing = ("ignore", data.lb_ignore)
     unused = [value for value in sorted(values) if data.label_map.get(value, value) in nothing]
     ignored = "".join(f", {value} ignored" for value in unused)

@@ -180,7 +180,11 @@ def test_skipped_in_training_the_next_readable_takes_its_place(tmp_path: Path, w
     seen = list(checked(train_loader(found, batches, workers)))
     assert [batch.indices for batch in seen] == [[4, 6], [0, 7], [6]]
     # the stand-in need not have the class that the crop was to be centred on
-    assert [draws_of(b) for b in seen] == [[[1, 4, 0], [1, 6, 0]], [[2, 0, 0], [2, 7, 2]], [[3, 6, 0]]]  # noqa: E501
+    assert [draws_of(b) for b in seen] == [
+        [[1, 4, 0], [1, 6, 0]],
+        [[2, 0, 0], [2, 7, 2]],
+        [[3, 6, 0]],
+    ]
     assert [list(batch.unread) for batch in seen] == [[5], [199], [5]]
     assert "bad5.png" in str(seen[0].unread[5])
     assert found.skipped == "2 images skipped: bad5.png, bad199.png"

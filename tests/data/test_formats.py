@@ -133,7 +133,7 @@ def test_two_images_of_one_stem_are_found_and_left_out(tmp_path: Path):
     found = find_pairs(Data(val_fraction=0.5), tmp_path)
     assert sorted(stems(found) + stems(found, "val")) == ["b", "c"]
     assert faults(found) == [("stem", ["train/a.jpg and train/a.png"])]
-    with pytest.raises(SegtrainError, match="a.jpg and train/a.png; remove .* data.exclude"):
+    with pytest.raises(SegtrainError, match=r"a.jpg and train/a.png; .*exclude: \[train/a.png\]"):
         raise_errors(found.findings)
     mended = find_pairs(Data(**found.findings[0].mend), tmp_path)
     assert mended.findings == []
@@ -149,10 +149,10 @@ def test_orphans_of_both_kinds_are_found_and_left_out(tmp_path: Path):
         ("unpaired", ["images/a.png", "images/b.png"]),
         ("unpaired", ["masks/g.png", "masks/h.png"]),
     ]
-    assert str(found.findings[0]) == (
-        "2 image(s) without a mask: images/a.png, images/b.png; add the partner or remove the "
-        "file, or data.exclude: [images/a.png, images/b.png]"
-    )
+    said = str(found.findings[0])
+    assert said.startswith("2 image(s) without a mask: images/a.png, images/b.png; ")
+    assert "add the partner or remove the file" in said
+    assert "data.exclude: [images/a.png, images/b.png]" in said
     assert "2 mask(s) without an image: masks/g.png" in str(found.findings[1])
     mended = find_pairs(Data(exclude=found.findings[0].mend["exclude"]), tmp_path)
     assert faults(mended) == [("unpaired", ["masks/g.png", "masks/h.png"])]

@@ -139,7 +139,7 @@ def test_all_workers_killed_between_two_passes(pairs: Path, tmp_path: Path):
 
 def no_shared_memory(size: str, *command: str) -> subprocess.CompletedProcess | None:
     """Runs a command where /dev/shm is of that size; None where mounting is not allowed."""
-    mount = f"mount -t tmpfs -o {size} tmpfs /dev/shm && exec \"$@\""
+    mount = f'mount -t tmpfs -o {size} tmpfs /dev/shm && exec "$@"'
     for options in (["-m"], ["-Urm"]):
         tried = subprocess.run(["unshare", *options, "sh", "-c", mount, "-", "true"], check=False)
         if tried.returncode == 0:
