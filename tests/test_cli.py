@@ -68,7 +68,7 @@ def test_help_lists_the_commands():
     answer = run_cli("--help")
     assert answer.code == 0
     listed = re.findall(r"^  (\w+) ", answer.stdout.partition("Commands:\n")[2], re.M)
-    assert listed == ["fit", "eval", "predict", "losses"]
+    assert listed == ["fit", "eval", "predict", "check", "losses"]
 
 
 def test_help_imports_nothing_heavy():

@@ -206,9 +206,10 @@ def _shape(file: Path, segmentation: Any, image: Mapping[str, Any]) -> Polygons 
             f"{file}: image {image['file_name']} has a segmentation that is neither polygons nor "
             f"run lengths of its size ({error})"
         ) from error
-    furthest = 2 * max(_size(image))  # drawing a point far outside would take gigabytes
+    # drawing a point far outside would take gigabytes; NaN is never near
+    near = float(2 * max(_size(image))).__ge__
     for polygon in polygons:
-        if len(polygon) % 2 or not all(abs(value) <= furthest for value in polygon):  # NaN is not
+        if len(polygon) % 2 or not all(map(near, map(abs, polygon))):
             raise SegtrainError(
                 f"{file}: image {image['file_name']} has a polygon with half a point, or with one "
                 "far outside the image"

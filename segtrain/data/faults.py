@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +30,10 @@ class Faults:
     def short(self, text: object) -> str:
         return str(text).replace(f"{self.root}{os.sep}", "")
 
-    def leave_out(self, facts: Iterable[PairFacts]) -> dict[str, list[str]]:
-        """The line that leaves pairs out."""
-        return {"exclude": sorted({self.short(fact.sample.image) for fact in facts})}
+    def leave_out(self, bad: list[PairFacts], of: list[PairFacts]) -> dict[str, list[str]]:
+        """The line that leaves pairs out; none where nothing would be left."""
+        names = sorted({self.short(fact.sample.image) for fact in bad})
+        return {"exclude": names} if len(bad) < len(of) else {}
 
     def unreadable(self, facts: list[PairFacts]) -> list[Finding]:
         """Damaged files, and masks that don't have their image's size."""
@@ -44,11 +44,11 @@ class Faults:
         if bad:
             text = f"{_count(reasons, 'file')} cannot be read"
             places = [self.short(reason) for reason in reasons]
-            found.append(Finding("unreadable", True, text, places, "", self.leave_out(bad)))
+            found.append(Finding("unreadable", True, text, places, "", self.leave_out(bad, facts)))
         if sizes:
             places = [self._sizes(fact) for fact in sizes]
             text = f"sizes differ in {_count(sizes, 'pair')}"
-            found.append(Finding("size", True, text, places, "", self.leave_out(sizes)))
+            found.append(Finding("size", True, text, places, "", self.leave_out(sizes, facts)))
         return found
 
     def _sizes(self, fact: PairFacts) -> str:

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import struct
+import tokenize
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ DECODING_ERRORS = (
     MemoryError,
     RuntimeError,
     struct.error,
+    tokenize.TokenError,
     zlib.error,
 )
 
@@ -256,11 +258,14 @@ def read_array(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, in
         if path.suffix.lower() == ".npy":
             values = np.load(path, mmap_mode="r", allow_pickle=False)
             refuse_bomb(values.shape, max_pixels)
-            return values, 1
+            return values.astype(values.dtype.newbyteorder("="), copy=False), 1
         with tifffile.TiffFile(path) as file:
-            full, orientation = file.series[0], file.pages.first.tags.get(EXIF_ORIENTATION)
-            refuse_bomb(full.shape, max_pixels)
-            return full.asarray(), int(orientation.value) if orientation else 1
+            first, orientation = file.series[0], file.pages.first.tags.get(EXIF_ORIENTATION)
+            refuse_bomb(first.shape, max_pixels)
+            # bands may be pages one after another; overviews are smaller
+            bands = [s for s in file.series if (s.shape, s.dtype) == (first.shape, first.dtype)]
+            values = first.asarray() if len(bands) == 1 else np.stack([b.asarray() for b in bands])
+            return values, int(orientation.value) if orientation else 1
     except DECODING_ERRORS as error:
         raise SegtrainError(f"{path}: {reason(error)}") from error
 

@@ -243,10 +243,11 @@ def find_num_classes(
     """
     labels = {label_map.get(value, value) for value in values}
     ids = labels - {"ignore", lb_ignore}
-    if len(ids) >= 2 and ids == set(range(len(ids))):
-        return len(ids)
     raw = sorted(values)
-    if len(raw) > MOST_CLASSES_GUESSED:
+    many = len(raw) > MOST_CLASSES_GUESSED
+    if len(ids) >= 2 and ids == set(range(len(ids))) and not (many and is_blurred(values)):
+        return len(ids)
+    if many:
         ways = [
             "save the masks as PNG without smooth edges",
             "name the classes with data.classes and data.label_map",
@@ -256,7 +257,7 @@ def find_num_classes(
             mend = number_classes(peaks) | {"allow_lossy_masks": True}
             ways = [f"take the nearest of {listing(peaks, 8)}", *ways]
         raise ClassesUnclear(
-            f"the training masks hold {len(raw)} values ({listing(raw, 8)}), which are not class "
+            f"the training masks hold {len(raw)} values ({listing(raw, 8)}), hardly class "
             "ids 0..max; masks drawn with smooth edges or saved as JPEG look so",
             ways,
             mend,
@@ -265,19 +266,26 @@ def find_num_classes(
     kept = [value for value in raw if value != lb_ignore and label_map.get(value) != "ignore"]
     ignored = {value: place for place, value in enumerate(kept) if value != place}
     ways = [f"data.label_map: {yaml_map(renumbered)} makes classes of all {len(raw)} values"]
+    mend = number_classes(raw) if len(raw) >= 2 else {}
     if lb_ignore in values:
-        ways.append(
+        without = (
             f"data.label_map: {yaml_map(ignored | {lb_ignore: 'ignore'})} ignores {lb_ignore} and "
             f"leaves {len(kept)} class{'es' if len(kept) != 1 else ''}"
             + (" (too few to train: two are the least)" if len(kept) < 2 else "")
         )
+        if len(kept) >= 2:  # what is ignored by default is hardly a class
+            ways.insert(0, without)
+            mend = number_classes(kept)
+            mend["label_map"][lb_ignore] = "ignore"
+        else:
+            ways.append(without)
     elif len(ids) >= 2:
         ways.append(f"data.classes with {max(kept) + 1} names keeps the ids as they are")
     raise ClassesUnclear(
         f"the training masks hold the values {listing(raw, 8)}, which are not class ids 0..max "
         f"of two classes or more (data.lb_ignore is {lb_ignore})",
         ways,
-        number_classes(raw) if len(raw) >= 2 else {},
+        mend,
     )
 
 
@@ -298,6 +306,12 @@ def find_peaks(values: Mapping[int, int]) -> list[int]:
             peaks.append(value)
     covered = sum(n for v, n in values.items() if any(abs(v - peak) <= BLUR for peak in peaks))
     return sorted(peaks) if len(peaks) >= 2 and covered >= 0.8 * total else []
+
+
+def is_blurred(values: Mapping[int, int]) -> bool:
+    """Whether few of many values have nearly all pixels, as in smooth masks of few classes."""
+    few = Counter(values).most_common(len(values) // 8)
+    return sum(pixels for _, pixels in few) >= 0.8 * sum(values.values())
 
 
 def yaml_map(labels: Mapping[int, int | str]) -> str:

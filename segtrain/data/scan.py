@@ -108,8 +108,11 @@ class Scanner:
         return self._keep(path, f"mask {source}", read)
 
     def _recall(self, path: Path, key: str, kind: type) -> ImageFacts | MaskFacts | None:
-        kept = self.kept.get(key)
-        return from_json(kind, kept[1]) if kept and kept[0] == stamp(path) else None
+        try:
+            when, fields = self.kept[key]
+            return from_json(kind, fields) if when == stamp(path) else None
+        except (LookupError, TypeError, ValueError, AttributeError):  # none, or not ours
+            return None
 
     def _keep(self, path: Path, key: str, read: Callable) -> ImageFacts | MaskFacts | str:
         when = stamp(path)  # before reading: what changes meanwhile is read again

@@ -82,7 +82,7 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, suffix: st
     Image.fromarray(RGB).save(path, exif=exif(orientation), lossless=True)
     np.testing.assert_array_equal(read(path), UPRIGHT[orientation](RGB))
     assert read.size(path) == ((9, 5) if orientation >= 5 else (5, 9))
-    assert header(path)[1] == (orientation >= 5)
+    assert header(path)[0] == (orientation >= 5)
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -128,7 +128,7 @@ def test_the_size_agrees_with_the_pixels_wherever_a_png_says_its_orientation(tmp
     write(path)
     pixels = read(path)
     assert pixels.shape[:2] == read.size(path)
-    assert header(path)[1] == (pixels.shape[:2] == (9, 5))
+    assert header(path)[0] == (pixels.shape[:2] == (9, 5))
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 7])
@@ -356,8 +356,8 @@ def test_npy_of_every_type(tmp_path: Path, values: np.ndarray, pixels: list[int]
         (np.array([["a", "b"]]), "a.npy: "),
         (np.zeros((3, 4), [("x", "u1")]), "a.npy: "),
         (np.uint8(3), "a.npy: "),
-        (np.zeros(4, np.uint8), "a.npy: 4"),
-        (np.zeros((2, 2, 2, 3), np.uint8), "a.npy: 2 x 2 x 2 x 3"),
+        (np.zeros(4, np.uint8), r"a.npy: .*\(4,\)"),
+        (np.zeros((2, 2, 2, 3), np.uint8), r"a.npy: .*\(2, 2, 2, 3\)"),
         (np.zeros((0, 5, 3), np.uint8), "a.npy: "),
         (np.zeros((5, 0, 3), np.float32), "a.npy: "),
     ],
@@ -372,7 +372,7 @@ def test_npy_that_is_no_image_is_refused(tmp_path: Path, values: np.ndarray, wor
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_not_blamed_on_the_value_range(tmp_path: Path, bad: float):
     np.save(tmp_path / "a.npy", np.array([[0, bad]], np.float32))
-    with pytest.raises(SegtrainError, match=r"a.npy: .*(NaN|nan|inf)") as raised:
+    with pytest.raises(SegtrainError, match="a.npy: .*finite") as raised:
         ImageReader(1, (0, 1))(tmp_path / "a.npy")
     assert "say which" not in str(raised.value)
 
@@ -398,9 +398,7 @@ def test_tiffs_of_many_channels(tmp_path: Path, channels: int, dtype: type, kind
     pixels, path = random_pixels(channels, dtype, np.iinfo(dtype).max + 1), tmp_path / "a.tif"
     bands = pixels.transpose(2, 0, 1)
     if kind == "pages":
-        with tifffile.TiffWriter(path) as file:
-            for band in bands:
-                file.write(band, photometric="minisblack", contiguous=False)
+        stack_by_tifffile(path, bands)
     else:
         options = {
             "contiguous": {"planarconfig": "contig"},
@@ -434,14 +432,26 @@ def test_the_overviews_of_a_geotiff_are_no_images(tmp_path: Path, reader: ImageR
     assert reader.size(tmp_path / "map.tif") == (16, 32)
 
 
+def stack_by_pillow(path: Path, bands: list[np.ndarray]) -> None:
+    first, *others = map(Image.fromarray, bands)
+    first.save(path, save_all=True, append_images=others)
+
+
+def stack_by_tifffile(path: Path, bands: list[np.ndarray]) -> None:
+    with tifffile.TiffWriter(path) as file:
+        for band in bands:
+            file.write(band, photometric="minisblack", contiguous=False)
+
+
+@pytest.mark.parametrize("write", [stack_by_pillow, stack_by_tifffile])
 @pytest.mark.parametrize("pages", [2, 4])
-def test_pages_are_not_dropped_silently(tmp_path: Path, pages: int):
-    first, *others = [Image.fromarray(GREY + page) for page in range(pages)]
-    first.save(tmp_path / "stack.tif", save_all=True, append_images=others)
-    with pytest.raises(SegtrainError, match=rf"stack.tif: .*{pages}.*model.in_channels"):
-        read(tmp_path / "stack.tif")
-    expected = np.stack([GREY + page for page in range(pages)], 2)
-    np.testing.assert_array_equal(ImageReader(pages)(tmp_path / "stack.tif"), expected)
+def test_pages_are_not_dropped_silently(tmp_path: Path, pages: int, write):
+    bands = [GREY + page for page in range(pages)]
+    write(tmp_path / "stack.tif", bands)
+    for channels in (1, 3):
+        with pytest.raises(SegtrainError, match=rf"stack.tif: .*{pages}.*model.in_channels"):
+            ImageReader(channels)(tmp_path / "stack.tif")
+    np.testing.assert_array_equal(ImageReader(pages)(tmp_path / "stack.tif"), np.stack(bands, 2))
 
 
 # channels
@@ -545,8 +555,8 @@ def test_a_file_cut_anywhere_is_named(tmp_path: Path, suffix: str, tenth: int):
 @pytest.mark.parametrize("cut", [4, 8, 60, 600, 3000])
 def test_tiffs_without_their_end(tmp_path: Path, compression: str | None, cut: int):
     """The directory may lie before the pixels or behind them."""
-    for made in (tmp_path / "pillow.tif", tmp_path / "front.tif"):
-        if made.name == "pillow.tif":
+    for made in (tmp_path / "behind.tif", tmp_path / "front.tif"):
+        if made.name == "behind.tif":
             write_any(made)
             Image.open(made).save(made, compression=compression)
         else:
@@ -570,19 +580,58 @@ PNG = png_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, len(PNG) * 8 - 1)), min_size=1, max_size=3, unique=True))
-def test_flipped_bits_of_a_png_never_change_pixels_silently(flips: list[tuple[int]]):
-    damaged = bytearray(PNG)
-    for (bit,) in flips:
+def flipped(content: bytes, bits: list[int]) -> bytes:
+    damaged = bytearray(content)
+    for bit in bits:
         damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, len(PNG) * 8 - 1), min_size=1, max_size=3, unique=True))
+def test_flipped_bits_of_a_png_never_change_pixels_silently(bits: list[int]):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "flipped.png"
-        path.write_bytes(damaged)
+        path.write_bytes(flipped(PNG, bits))
         try:
             np.testing.assert_array_equal(read(path), RGB)
         except SegtrainError as error:
             assert "flipped.png: " in str(error)
+
+
+@pytest.fixture(scope="module")
+def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A small file of every format, by suffix."""
+    folder = tmp_path_factory.mktemp("good")
+    for suffix in FORMATS:
+        write_any(folder / f"a{suffix}", 12, 16)
+    return {suffix: (folder / f"a{suffix}").read_bytes() for suffix in FORMATS}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=4))
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.filterwarnings("ignore")
+def test_damage_is_an_image_or_an_error_in_words(
+    good_files: dict[str, bytes], suffix: str, channels: int, bits: list[int]
+):
+    """Bits near the start of the file, where its sizes and types are, and anywhere."""
+    content = good_files[suffix]
+    places = [bit % (8 * (200 if i % 2 else len(content))) for i, bit in enumerate(bits)]
+    reader = ImageReader(channels, max_pixels=10_000)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"flipped{suffix}"
+        path.write_bytes(flipped(content, places))
+        for method in (reader, reader.size):
+            try:
+                result = method(path)
+            except SegtrainError as error:
+                assert f"flipped{suffix}: " in str(error)
+            else:
+                is_size = isinstance(result, tuple)
+                assert len(result) == 2 if is_size else result.shape[2] == channels
+                assert np.prod(result if is_size else result.shape[:2]) <= 10_000
 
 
 @pytest.mark.parametrize("place", [b"IHDR", b"tEXt", b"IDAT", b"IEND"])
@@ -599,15 +648,17 @@ def test_what_comes_after_a_png_does_no_harm(tmp_path: Path):
     np.testing.assert_array_equal(read(tmp_path / "a.png"), RGB)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n", bytes(100)])
+NO_IMAGES = {"empty": b"", "text": b"no image", "start": b"\x89PNG\r\n\x1a\n", "zeros": bytes(100)}
+
+
+@pytest.mark.parametrize("content", NO_IMAGES.values(), ids=NO_IMAGES)
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes, suffix: str):
     path = tmp_path / f"note{suffix}"
     path.write_bytes(content)
-    for method in (read, read.size, ImageReader(5), ImageReader(5).size):
+    for method in (read, read.size, ImageReader(5), ImageReader(5).size, header):
         with pytest.raises(SegtrainError, match=rf"note{suffix}: .*replace or remove it"):
             method(path)
-    assert header(path) == ("", False)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

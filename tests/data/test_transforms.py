@@ -114,7 +114,7 @@ def test_lists_choose_among_transforms():
     ({"HorizontalFlip": {"strict": False}}, "HorizontalFlip has no argument 'strict'"),
     ({"RandomGamma": {"gamma_limit": "much"}}, "RandomGamma: gamma_limit.*got 'much'"),
     ({"HorizontalFlip": {"p": 1.5}}, "HorizontalFlip: p: .*less than or equal to 1, got 1.5"),
-    ({"Blur": {"blur_limit": -1}}, "Blur: blur_limit: .*Values less than 3 are not allowed"),
+    ({"Posterize": {"num_bits": [[1, 2], [3, 4]]}}, "Posterize: float.* must be .*, not 'tuple'"),
     ({"RandomCrop": {"width": 10}}, "RandomCrop: height: Field required$"),
     ({"HorizontalFlip": {}, "Blur": {}}, "expected a name or .*Blur"),
     ({"Rotate": {"border_mode": 4}}, "Rotate: border_mode is always 0, not 4: images are padded"),

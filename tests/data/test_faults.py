@@ -1,0 +1,421 @@
+"""Facts -> findings: what is an error, what is a note, and the line that mends it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segtrain.data.faults import DARK, Faults, by_place, class_pixels, unknown_of
+from segtrain.data.findings import Finding, merge_mends, raise_errors
+from segtrain.data.masks import MaskReader
+from segtrain.data.pairing import Sample
+from segtrain.data.scan import ImageFacts, MaskFacts, PairFacts
+from segtrain.errors import SegtrainError
+
+ROOT = Path("/data/set")
+faults = Faults(ROOT)
+SIZE = (4, 6)
+
+
+def fact(name: str, image: dict | str = {}, mask: dict | str = {}) -> PairFacts:
+    """The facts of a good pair, changed."""
+    sample = Sample(ROOT / "images" / f"{name}.png", ROOT / "masks" / f"{name}.png")
+    digest = {"size": SIZE, "digest": name, "pixels": 24, "highest": 255}
+    return PairFacts(
+        sample,
+        image if isinstance(image, str) else ImageFacts(**digest | image),
+        mask
+        if isinstance(mask, str)
+        else MaskFacts(**{"size": SIZE, "values": {0: 12, 1: 12}} | mask),
+    )
+
+
+def one(findings: list[Finding]) -> Finding:
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+# unreadable and sizes
+
+
+def test_good_pairs_have_no_fault():
+    assert faults.unreadable([fact("a"), fact("b")]) == []
+    assert all(map(Faults.is_usable, [fact("a"), fact("b")]))
+
+
+def test_unreadable_files_are_named_with_the_reason():
+    bad = [
+        fact("a", image=f"{ROOT}/images/a.png: truncated"),
+        fact("b"),
+        fact("c", mask=f"{ROOT}/masks/c.png: not an image"),
+        fact("d", f"{ROOT}/images/d.png: gone", f"{ROOT}/masks/d.png: gone"),
+    ]
+    finding = one(faults.unreadable(bad))
+    assert (finding.kind, finding.error) == ("unreadable", True)
+    assert finding.text.startswith("4 files cannot be read")
+    assert finding.places == [
+        "images/a.png: truncated",
+        "masks/c.png: not an image",
+        "images/d.png: gone",
+        "masks/d.png: gone",
+    ]
+    excluded = ["images/a.png", "images/c.png", "images/d.png"]
+    assert finding.mend == {"exclude": excluded}
+    assert [Faults.is_usable(pair) for pair in bad] == [False, True, False, False]
+
+
+def test_sizes_say_width_and_height_of_both():
+    finding = one(faults.unreadable([fact("a", mask={"size": (4, 7)}), fact("b")]))
+    assert (finding.kind, finding.error) == ("size", True)
+    assert "1 pair" in finding.text
+    assert finding.places == ["images/a.png is 6x4 (width x height), masks/a.png is 7x4"]
+    assert finding.mend == {"exclude": ["images/a.png"]}
+
+
+@pytest.mark.parametrize(
+    "turned, size, hint", [(True, (6, 4), True), (True, (5, 4), False), (False, (6, 4), False)]
+)
+def test_a_mask_that_was_not_turned_with_its_image(turned: bool, size: tuple, hint: bool):
+    finding = one(faults.unreadable([fact("a", {"turned": turned}, {"size": size})]))
+    assert ("EXIF" in finding.places[0]) == hint
+
+
+def test_both_kinds_at_once():
+    pairs = [fact("a", image="a.png: bad"), fact("b", mask={"size": (9, 9)})]
+    assert [finding.kind for finding in faults.unreadable(pairs)] == ["unreadable", "size"]
+
+
+# values
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_unknown_values_are_errors_in_every_split(split: str):
+    facts = {"train": [fact("a")], split: [fact("b", mask={"values": {0: 3, 7: 2, 9: 19}})]}
+    finding = one(faults.values(facts, MaskReader(2)))
+    assert (finding.kind, finding.error) == ("value", True)
+    assert "1 mask" in finding.text and "0..1" in finding.text and "255" in finding.text
+    assert finding.places == ["masks/b.png has value 7 (2 px), 9 (19 px)"]
+    assert finding.mend == {"label_map": {7: "ignore", 9: "ignore"}}
+
+
+@pytest.mark.parametrize(
+    "label_map, lb_ignore, known",
+    [({7: 1}, 255, True), ({7: "ignore"}, 255, True), ({}, 7, True), ({}, 255, False)],
+)
+def test_values_that_mean_something_are_none(label_map: dict, lb_ignore: int, known: bool):
+    facts = {"train": [fact("a", mask={"values": {0: 20, 7: 4}})]}
+    assert (faults.values(facts, MaskReader(2, label_map, lb_ignore)) == []) == known
+
+
+def test_the_mend_of_values_mends_them():
+    facts = {"train": [fact("a", mask={"values": {0: 3, 7: 2, 300: 4, -1: 1}})]}
+    label_map = one(faults.values(facts, MaskReader(2))).mend["label_map"]
+    assert faults.values(facts, MaskReader(2, label_map)) == []
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"values": {0: 3, 7: 2}, "smooth": 0.4},
+        {"values": {value: 2 for value in range(100)}, "distinct": 100},
+    ],
+)
+def test_smooth_masks_are_told_from_wrong_values(mask: dict):
+    finding = one(faults.values({"train": [fact("a", mask=mask)]}, MaskReader(2)))
+    assert (finding.kind, finding.error) == ("smooth", True)
+    assert finding.mend == {"allow_lossy_masks": True}
+    assert "smooth" in finding.text and "nearest neighbour" in finding.remedy
+    assert not finding.remedy.rstrip().endswith((",", "or"))
+
+
+def test_colours_that_the_palette_lacks():
+    palette = [(0, 0, 0), (255, 0, 0)]
+    mask = {"values": {}, "colours": {0: 10, 0xFF0000: 5, 0x010203: 2, 0x040506: 7}}
+    facts = {"train": [fact("a", mask=mask)], "val": [fact("b", mask=mask)]}
+    finding = one(faults.values(facts, MaskReader(2, palette=palette)))
+    assert (finding.kind, finding.error) == ("colour", True)
+    assert "2 colours" in finding.text and "2 masks" in finding.text
+    assert finding.places[0] == "masks/a.png: (4, 5, 6) (7 px), (1, 2, 3) (2 px)"
+    assert "(4, 5, 6) (14 px), (1, 2, 3) (4 px)" in finding.remedy
+
+
+def test_coloured_masks_with_classes_but_without_palette():
+    facts = {"train": [fact("a", mask={"values": {}, "colours": {0xFF0000: 24}})]}
+    finding = one(faults.values(facts, MaskReader(2)))
+    assert finding.error and "data.palette" in finding.text
+    assert "(255, 0, 0) (24 px)" in finding.remedy
+
+
+def test_without_palette_every_colour_may_be_a_class():
+    mask = {"values": {}, "colours": {0: 20, 0xFF0000: 4}}
+    finding = one(faults.without_palette([fact("a", mask=mask), fact("b")]))
+    assert finding.error and finding.places == [
+        "masks/a.png: (0, 0, 0) (20 px), (255, 0, 0) (4 px)"
+    ]
+    assert finding.mend["palette"] == [[0, 0, 0], [255, 0, 0]]
+    assert len(finding.mend["classes"]) == 2 == len(set(finding.mend["classes"]))
+
+
+def test_hundreds_of_colours_are_no_classes():
+    mask = {"values": {}, "colours": dict.fromkeys(range(300), 2)}
+    finding = one(faults.without_palette([fact("a", mask=mask)]))
+    assert finding.error and not finding.mend and "300 colours" in finding.text
+
+
+def test_lossy_masks_are_errors():
+    facts = {"train": [fact("a", mask={"lossy": True}), fact("b")], "val": [fact("c")]}
+    finding = one(faults.lossy(facts))
+    assert (finding.kind, finding.error, finding.places) == ("lossy", True, ["masks/a.png"])
+    assert "labels" in finding.text and finding.mend == {"allow_lossy_masks": True}
+    assert faults.lossy({"train": [fact("a")]}) == []
+
+
+# counting
+
+
+def test_pixels_of_values_and_colours_by_class():
+    palette = [(0, 0, 0), (255, 0, 0), (0, 0, 255)]
+    masks = MaskReader(2, {2: "ignore", 9: 1}, palette=palette)
+    pair = fact(
+        "a", mask={"values": {0: 1, 9: 2, 255: 4, 8: 32}, "colours": {0xFF0000: 8, 0xFF: 16, 5: 3}}
+    )
+    assert by_place(pair, masks) == {0: 1, 9: 2, 255: 4, 8: 32, 1: 8, 2: 16}
+    assert class_pixels(pair, masks).tolist() == [1, 10]
+    assert unknown_of(pair, masks) == ({8: 32}, {5: 3})
+
+
+def test_a_mask_of_nothing_counts_nothing():
+    assert class_pixels(fact("a", mask={"values": {}}), MaskReader(3)).tolist() == [0, 0, 0]
+
+
+# contents
+
+
+def findings_of(facts: dict, classes: int = 3) -> dict[str, list[Finding]]:
+    masks = MaskReader(classes)
+    by_image = {
+        split: np.array([class_pixels(f, masks) for f in pairs]).reshape(-1, classes)
+        for split, pairs in facts.items()
+    }
+    found = faults.contents(facts, by_image, [f"class {i}" for i in range(classes)])
+    assert not any(finding.error for finding in found)
+    return {kind: [f for f in found if f.kind == kind] for kind in {f.kind for f in found}}
+
+
+FULL = {"values": {0: 8, 1: 8, 2: 8}}
+
+
+def test_full_masks_have_no_notes():
+    assert findings_of({"train": [fact("a", mask=FULL)], "val": [fact("b", mask=FULL)]}) == {}
+
+
+def test_empty_masks_are_notes():
+    facts = {
+        "train": [fact("a", mask=FULL), fact("void", mask={"values": {255: 24}})],
+        "val": [fact("b", mask=FULL), fact("flat", mask={"values": {0: 20, 255: 4}})],
+    }
+    void, flat = findings_of(facts)["empty"]
+    assert void.places == ["masks/void.png"] and "1 mask without a valid pixel" in void.text
+    assert flat.places == ["masks/flat.png"] and "class 0" in flat.text
+
+
+def test_a_mask_of_one_other_class_is_not_empty():
+    facts = {"train": [fact("a", mask=FULL), fact("b", mask={"values": {2: 24}})]}
+    assert findings_of(facts) == {}
+
+
+def test_classes_that_a_split_lacks():
+    facts = {"train": [fact("a", mask=FULL)], "val": [fact("b", mask={"values": {1: 24}})]}
+    (absent,) = findings_of(facts)["absent"]
+    assert absent.text == "val has no pixel of 2 classes"
+    assert absent.places == ["class 0", "class 2"]
+
+
+def test_smooth_edges_within_the_classes_are_a_note():
+    facts = {"train": [fact("a", mask=FULL | {"smooth": 0.4})], "val": [fact("b", mask=FULL)]}
+    (smooth,) = findings_of(facts)["smooth"]
+    assert smooth.places == ["masks/a.png"] and "nearest neighbour" in smooth.remedy
+
+
+def test_a_split_without_pairs():
+    assert "absent" in findings_of({"train": [fact("a", mask=FULL)], "val": []})
+
+
+# duplicates
+
+
+def leak(**splits: list[str]) -> Finding:
+    """The finding of images whose names begin with the same letter being the same."""
+    facts = {s: [fact(name, {"digest": name[0]}) for name in names] for s, names in splits.items()}
+    found = faults.duplicates(facts)
+    return one([finding for finding in found if finding.kind == "leak"])
+
+
+def test_the_same_content_in_two_splits_is_an_error_and_train_gives_way():
+    finding = leak(train=["a1", "b1", "c1"], val=["a2", "d1"], test=["b2"])
+    assert finding.error and "2 times" in finding.text
+    assert finding.places == ["images/a1.png = images/a2.png", "images/b1.png = images/b2.png"]
+    assert finding.mend == {"exclude": ["images/a1.png", "images/b1.png"]}
+
+
+def test_of_val_and_test_one_alone_stays():
+    excluded = leak(train=["x1", "a1"], val=["a2", "y1"], test=["a3", "z1"]).mend["exclude"]
+    assert len(excluded) == 2 and "images/a1.png" in excluded
+
+
+def test_what_would_leave_no_training_image_is_no_mend():
+    finding = leak(train=["a1", "b1"], val=["a2", "b2", "c2"])
+    assert finding.error and not finding.mend and "train" in finding.remedy
+
+
+def test_what_would_leave_no_val_image_is_no_mend():
+    finding = leak(train=["x1"], val=["a2", "b2"], test=["a3", "b3"])
+    assert (
+        "images/a2.png" not in finding.mend.get("exclude", []) or len(finding.mend["exclude"]) < 2
+    )
+
+
+def test_the_same_image_twice_in_a_split_is_a_note():
+    facts = {"train": [fact(name, {"digest": "x"}) for name in "abc"], "val": [fact("d")]}
+    finding = one(faults.duplicates(facts))
+    assert (finding.kind, finding.error) == ("duplicate", False)
+    assert finding.places == ["images/a.png = images/b.png = images/c.png"]
+    assert finding.mend == {"exclude": ["images/b.png", "images/c.png"]}
+
+
+def test_nearly_the_same_images_are_notes_within_and_across_splits():
+    value = 0xABCDEF0123456789
+    facts = {
+        "train": [fact("a", {"dhash": value}), fact("b", {"dhash": value ^ 0b111})],
+        "val": [
+            fact("c", {"dhash": value ^ (1 << 60)}),
+            fact("d", {"dhash": ~value & (2**64 - 1)}),
+        ],
+    }
+    across, within = faults.duplicates(facts)
+    assert (across.kind, across.error, within.kind, within.error) == ("near", False, "near", False)
+    assert "across splits" in across.text and "1 pair " in across.text
+    assert across.places == ["images/a.png ~ images/c.png"]  # b and c are 4 bits apart
+    assert within.places == ["images/a.png ~ images/b.png"]
+
+
+def test_the_same_image_is_not_nearly_the_same_too():
+    facts = {"train": [fact(name, {"digest": "x", "dhash": 77}) for name in "ab"]}
+    assert [finding.kind for finding in faults.duplicates(facts)] == ["duplicate"]
+
+
+def test_a_film_of_near_frames_is_soon_told():
+    """600 frames that are all near each other: 180,000 pairs."""
+    frames = [fact(f"{i:04d}", {"dhash": 0xFFFF0000FFFF0001}) for i in range(600)]
+    start = time.perf_counter()
+    found = faults.duplicates({"train": frames[:400], "val": frames[400:]})
+    assert time.perf_counter() - start < 10
+    assert {finding.kind for finding in found} == {"near"}
+    assert sum(len(finding.places) for finding in found) == 600 * 599 // 2
+
+
+# dark images
+
+
+def deep(highest: int, **more) -> PairFacts:
+    return fact("a", {"deep": True, "highest": highest} | more)
+
+
+@pytest.mark.parametrize(
+    "highest, value_range", [(0, [0, 255]), (1, [0, 511]), (15, [0, 4095]), (16, [0, 8191]),
+                             (63, [0, 16383])]
+)  # fmt: skip
+def test_dark_16_bit_images_get_the_range_that_holds_them(highest: int, value_range: list[int]):
+    finding = one(faults.dark({"train": [deep(highest)]}))
+    assert (finding.kind, finding.error) == ("range", False)
+    assert finding.mend == {"value_range": value_range}
+    assert str(256 * highest + 255) in finding.text
+
+
+@pytest.mark.parametrize(
+    "pair", [deep(DARK), deep(255), deep(3, digest=""), fact("a", {"highest": 3})]
+)
+def test_other_images_are_not_dark(pair: PairFacts):
+    assert faults.dark({"train": [pair]}) == []
+
+
+def test_the_brightest_deep_image_of_all_counts():
+    assert faults.dark({"train": [deep(3)], "val": [deep(200)]}) == []
+
+
+# findings
+
+
+def test_only_errors_are_raised_all_in_one_line():
+    findings = [
+        Finding("a", True, "2 files cannot be read", ["x", "y"], "mend them", {"exclude": ["x"]}),
+        Finding("b", False, "a note"),
+        Finding("c", True, "sizes differ"),
+    ]
+    with pytest.raises(SegtrainError) as raised:
+        raise_errors(findings)
+    text = str(raised.value)
+    assert "\n" not in text and "a note" not in text
+    for words in (
+        "2 files cannot be read: x, y",
+        "data.exclude: [x], or mend them",
+        "sizes differ",
+    ):
+        assert words in text
+    raise_errors([finding for finding in findings if not finding.error])
+    raise_errors([])
+
+
+def test_mends_that_belong_together_are_joined_by_and():
+    mend = {"palette": [[0, 0, 0]], "classes": ["sky"]}
+    remedy = Finding("colour", True, "", [], "or else", mend).remedy
+    assert remedy == "data.palette: [[0, 0, 0]] and data.classes: [sky], or or else"
+
+
+@pytest.mark.parametrize(
+    "value, line",
+    [
+        (True, "true"),
+        ({255: 1, 3: "ignore"}, "{255: 1, 3: ignore}"),
+        ([0, 4095], "[0, 4095]"),
+        (["a", "b"], "[a, b]"),
+        ([[0, 0, 0], [1, 2, 3]], "[[0, 0, 0], [1, 2, 3]]"),
+    ],
+)
+def test_the_line_of_a_mend_is_yaml(value, line: str):
+    import yaml
+
+    shown = Finding("x", True, "", mend={"key": value}).remedy
+    assert shown == f"data.key: {line}"
+    assert yaml.safe_load(shown) == {"data.key": value}
+
+
+@pytest.mark.parametrize(
+    "name", ["images/a, b.png", "images/[1].png", "images/a: b.png", "images/#a.png", "- a.png",
+             "images/{a}.png", "123", "true"]
+)  # fmt: skip
+def test_the_line_of_odd_names_is_yaml_too(name: str):
+    import yaml
+
+    shown = Finding("x", True, "", mend={"exclude": [name]}).remedy
+    assert yaml.safe_load(shown) == {"data.exclude": [name]}
+
+
+def test_mends_of_all_errors_are_merged():
+    findings = [
+        Finding("a", True, "", mend={"exclude": ["x", "y"], "label_map": {7: "ignore"}}),
+        Finding("b", True, "", mend={"exclude": ["y", "z"], "label_map": {8: 1}}),
+        Finding("c", False, "", mend={"exclude": ["note"]}),
+        Finding("d", True, "", mend={"allow_lossy_masks": True, "palette": [[0, 0, 0], [1, 1, 1]]}),
+    ]
+    assert merge_mends(findings) == {
+        "exclude": ["x", "y", "z"],
+        "label_map": {7: "ignore", 8: 1},
+        "allow_lossy_masks": True,
+        "palette": [[0, 0, 0], [1, 1, 1]],
+    }
+    assert findings[0].mend["exclude"] == ["x", "y"]  # as they were
+    assert merge_mends([]) == {}
