@@ -322,7 +322,7 @@ def against_goals(results: list[dict]) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="a data set, to be measured as well")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one run of the plain one")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one run of the plain one")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "data_cpu.json")
     options = parser.parse_args()

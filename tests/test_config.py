@@ -145,18 +145,27 @@ def test_differences_are_those_fields_that_changed():
 
 
 def fields_read(tree: ast.Module) -> set[str]:
-    """'section.field' for each x.section.field, and for each field of an argument so annotated."""
+    """'section.field' for each x.section.field, and for each field of an argument so annotated.
+
+    A loop's `split` is a Split. Where getattr reads fields, their names stand there as text.
+    """
     sections = {type_.annotation.__name__: name for name, type_ in Config.model_fields.items()}
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
             found.add(f"{node.value.attr}.{node.attr}")
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "split":
+            found.add(f"Split.{node.attr}")
         if isinstance(node, ast.FunctionDef):
             kinds = {a.arg: ast.unparse(a.annotation) for a in node.args.args if a.annotation}
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) in kinds:
                     kind = kinds[ast.unparse(inner.value)]
                     found.add(f"{sections.get(kind, kind)}.{inner.attr}")
+                if isinstance(inner, ast.Call) and ast.unparse(inner.func) == "getattr":
+                    kind = kinds.get(ast.unparse(inner.args[0]))
+                    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+                    found |= {f"{sections.get(kind, kind)}.{t}" for t in texts if type(t) is str}
     return found
 
 

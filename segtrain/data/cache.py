@@ -192,7 +192,13 @@ def open_caches(
     return {}, ""
 
 
-def _in_memory(data, sizes, images, masks, processes) -> tuple[dict[str, RamCache], str]:
+def _in_memory(
+    data: Data,
+    sizes: dict[str, list[Size]],
+    images: ImageReader,
+    masks: MaskReader,
+    processes: int,
+) -> tuple[dict[str, RamCache], str]:
     bound, free = data.cache_gb * GB, SHARE_OF_FREE_MEMORY * free_memory()
     room, caches = min(bound, free) / processes, {}
     for split, of_split in sizes.items():
@@ -208,7 +214,14 @@ def _in_memory(data, sizes, images, masks, processes) -> tuple[dict[str, RamCach
     return caches, line
 
 
-def _on_disk(data, splits, sizes, images, masks, processes) -> tuple[dict[str, DiskCache], str]:
+def _on_disk(
+    data: Data,
+    splits: dict[str, list[Sample]],
+    sizes: dict[str, list[Size]],
+    images: ImageReader,
+    masks: MaskReader,
+    processes: int,
+) -> tuple[dict[str, DiskCache], str]:
     folder = cache_folder() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()  # raises where nothing can be written

@@ -71,12 +71,15 @@ class Faults:
         if not places:
             return []
         mend = {"allow_lossy_masks": True}
-        return [Finding("lossy", True, f"{_count(places, 'mask')}: {LOSSY}", places, "", mend)]
+        text = f"{_count(places, 'JPEG mask')}: {LOSSY}"
+        return [Finding("lossy", True, text, places, "save masks as PNG", mend)]
 
     def values(self, facts: Facts, masks: MaskReader) -> list[Finding]:
         """Grey values and colours that are neither a class nor ignored."""
         unknown, colours, places, smooth = Counter(), Counter(), [], False
         for fact in _all(facts):
+            if fact.mask.lossy and not masks.allow_lossy:
+                continue  # a finding already: what it holds says nothing of the labels
             grey, coloured = unknown_of(fact, masks)
             unknown.update(grey)
             colours.update(coloured)
@@ -184,8 +187,8 @@ class Faults:
         hashes = {f.sample.image: f.image.dhash for f in _all(facts)}
         near = [(a, b) for a, b in near_pairs(hashes) if digests[a] != digests[b]]
         across = [(a, b) for a, b in near if split_of[a] != split_of[b]]
-        for pairs, where in ((across, "across splits"), (None, "within a split")):
-            pairs = [pair for pair in near if pair not in set(across)] if pairs is None else pairs
+        within = [(a, b) for a, b in near if split_of[a] == split_of[b]]
+        for pairs, where in ((across, "across splits"), (within, "within a split")):
             if pairs:
                 text = f"{_count(pairs, 'pair')} of nearly the same images {where}"
                 places = [f"{self.short(a)} ~ {self.short(b)}" for a, b in pairs]

@@ -93,7 +93,10 @@ def find_pairs(data: Data, root: Path) -> Found:
         ]
     layout = listing.layout
     if "train" in splits and "val" not in splits and (len(splits["train"]) > 1 or not faulty):
-        splits = hold_out(splits, data.val_fraction, data.split_seed)
+        # drawn among the excluded, too: an exclusion moves no other image from train to val
+        drawn = judge(listing, set()) if verdict.left_out else verdict
+        everyone = [Path(root, image) for image, _ in drawn.pairs["train"]]
+        splits = hold_out(splits, everyone, data.val_fraction, data.split_seed)
         layout += f" ({len(splits['val'])} held out for val by seed {data.split_seed})"
     if verdict.left_out:
         layout += f", {verdict.left_out} excluded"
@@ -224,14 +227,17 @@ def find_layout(root: Path, data: Data | None = None) -> tuple[str, Listing] | N
 
 
 def hold_out(
-    splits: dict[str, list[Sample]], fraction: float, seed: int
+    splits: dict[str, list[Sample]], everyone: list[Path], fraction: float, seed: int
 ) -> dict[str, list[Sample]]:
-    """The splits with a val: `fraction` of train, at least one pair, drawn by `seed` alone."""
+    """The splits with a val: `fraction` of the images `everyone`, at least one, drawn by `seed`
+    alone, as far as train has them."""
     pairs = splits["train"]
-    if len(pairs) < 2:
-        raise SegtrainError(f"{pairs[0].image}: one pair is too few to hold one out for val")
-    count = min(max(1, round(fraction * len(pairs))), len(pairs) - 1)
-    held = set(random.Random(seed).sample(range(len(pairs)), count))
-    train = [pair for i, pair in enumerate(pairs) if i not in held]
-    val = [pair for i, pair in enumerate(pairs) if i in held]
+    count = min(max(1, round(fraction * len(everyone))), len(everyone) - 1)
+    held = {everyone[i] for i in random.Random(seed).sample(range(len(everyone)), count)}
+    train = [pair for pair in pairs if pair.image not in held]
+    val = [pair for pair in pairs if pair.image in held]
+    if not train or not val:
+        raise SegtrainError(
+            f"{pairs[0].image}: {len(pairs)} pair(s) are too few to hold some out for val"
+        )
     return {"train": train, "val": val} | {s: of for s, of in splits.items() if s != "train"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segtrain.config import Data
 from segtrain.errors import SegtrainError, first_line
@@ -200,7 +200,7 @@ def open_upright(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 raise ValueError(f"{pages} pages; one image, or model.in_channels: {pages}")
             raw, kind = raw_modes(image), image.format
             image.load()
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # without a copy
             image.info["raw"], image.format = raw, kind
             return image
     except DECODING_ERRORS as error:
@@ -315,6 +315,8 @@ def reason(error: BaseException) -> str:
     """What to tell of a decoder's error."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, UnidentifiedImageError):  # its text names a buffer, not the file
+        return "not an image that can be read; replace or remove it"
     text = first_line(error)
     if "data.max_pixels" in text or "model.in_channels" in text:
         return text

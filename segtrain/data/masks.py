@@ -22,10 +22,7 @@ PEAK, BLUR = 0.01, 8  # least share of a value's pixels, and how far from it los
 NEARLY_GREY = 16  # most that the channels of a grey colour JPEG differ
 SPREAD = {"'L;2'": 85, "'L;4'": 17}  # by Pillow's raw mode
 GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "LA", "PA"}
-LOSSY = (
-    "a JPEG mask: lossy compression changes labels along every edge; save masks as PNG, or take "
-    "the nearest class with data.allow_lossy_masks: true"
-)
+LOSSY = "lossy compression (JPEG) changes labels along every edge"
 
 
 def read_raw(source: MaskSource, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, bool]:
@@ -124,10 +121,14 @@ class MaskReader:
         meaning |= {value: self._label(label) for value, label in label_map.items()}
         self.known = np.array(sorted(meaning), np.int64)
         self.labels = np.array([meaning[value] for value in sorted(meaning)], np.int16)
-        # the same for uint8 masks, which bytes.translate maps at the speed of memory
+        # the same for uint8 masks, which bytes.translate maps at the speed of memory; what means
+        # nothing becomes a byte that is no id
         grey = self.ids(np.arange(256))
-        self.bytes_known = bytes(np.flatnonzero(grey != UNKNOWN).tolist())
-        self.bytes_table = (grey % 256).astype(np.uint8).tobytes()
+        spare = set(range(256)) - set(grey.tolist())
+        self.spare = bytes([min(spare)]) if spare and self.dtype == np.uint8 else b""
+        if self.spare:
+            self.bytes_table = np.where(grey == UNKNOWN, self.spare[0], grey).astype(np.uint8)
+            self.bytes_table = self.bytes_table.tobytes()
         named = {meaning[value] for value in label_map}
         own = {i for i in (*range(num_classes), lb_ignore) if i not in named and i not in label_map}
         self.anchors = np.array(sorted({*label_map, *own}))
@@ -139,14 +140,17 @@ class MaskReader:
         """The mask as (H,W) of class ids and lb_ignore, in `dtype`. Raises SegtrainError."""
         raw, lossy = read_raw(source, self.max_pixels)
         if lossy and not self.allow_lossy:
-            raise SegtrainError(f"{source}: {LOSSY}")
+            raise SegtrainError(
+                f"{source}: {LOSSY}; save masks as PNG, or take the nearest class with "
+                "data.allow_lossy_masks: true"
+            )
         if self.allow_lossy:
             raw = self.snap(raw)
         values = raw if raw.ndim == 2 else self._places(raw, source)
-        if values.dtype == np.uint8 == self.dtype:
-            ids = self._quick_ids(values)
-            if ids is not None:
-                return ids
+        if self.spare and values.dtype == np.uint8:
+            pixels = bytearray(values.tobytes()).translate(self.bytes_table)
+            if self.spare not in pixels:
+                return np.frombuffer(pixels, np.uint8).reshape(values.shape)
         ids = self.ids(values)
         if (ids == UNKNOWN).any():
             found, counts = np.unique(values[ids == UNKNOWN], return_counts=True)
@@ -159,12 +163,6 @@ class MaskReader:
         values = values.astype(np.int64)
         places = np.searchsorted(self.known, values).clip(max=len(self.known) - 1)
         return np.where(self.known[places] == values, self.labels[places], np.int16(UNKNOWN))
-
-    def _quick_ids(self, values: np.ndarray) -> np.ndarray | None:
-        pixels = bytearray(values.tobytes())
-        if pixels.translate(None, self.bytes_known):  # what is left means nothing
-            return None
-        return np.frombuffer(pixels.translate(self.bytes_table), np.uint8).reshape(values.shape)
 
     def _places(self, rgb: np.ndarray, source: MaskSource) -> np.ndarray:
         """(H,W) places of the colours in the palette. Raises SegtrainError for others."""

@@ -308,13 +308,13 @@ def test_the_same_image_is_not_nearly_the_same_too():
 
 
 def test_a_film_of_near_frames_is_soon_told():
-    """600 frames that are all near each other: 180,000 pairs."""
-    frames = [fact(f"{i:04d}", {"dhash": 0xFFFF0000FFFF0001}) for i in range(600)]
+    """250 frames that are all near each other: 31,000 pairs."""
+    frames = [fact(f"{i:04d}", {"dhash": 0xFFFF0000FFFF0001}) for i in range(250)]
     start = time.perf_counter()
-    found = faults.duplicates({"train": frames[:400], "val": frames[400:]})
-    assert time.perf_counter() - start < 10
+    found = faults.duplicates({"train": frames[:150], "val": frames[150:]})
+    assert time.perf_counter() - start < 2
     assert {finding.kind for finding in found} == {"near"}
-    assert sum(len(finding.places) for finding in found) == 600 * 599 // 2
+    assert sum(len(finding.places) for finding in found) == 250 * 249 // 2
 
 
 # dark images

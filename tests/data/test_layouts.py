@@ -349,6 +349,24 @@ def test_paths_with_spaces(tmp_path: Path):
     ]
 
 
+def test_a_path_with_spaces_that_could_end_earlier(tmp_path: Path):
+    root = listed(tmp_path)
+    image(root / "rgb/a.jpg copy.jpg")
+    text(root / "train.txt", "rgb/a.jpg copy.jpg ids/a.png", "rgb/b.jpg ids/b.png")
+    pairs = sum(find_pairs(Data(), root).splits.values(), [])
+    assert {pair.image.name for pair in pairs} == {"a.jpg copy.jpg", "b.jpg"}
+
+
+def test_the_longest_end_of_a_foreign_path_counts(tmp_path: Path):
+    root = listed(tmp_path)
+    for name in "ab":
+        image(root / f"{name}.jpg")
+        image(root / f"old/rgb/{name}.jpg")
+    text(root / "train.txt", "/set/rgb/a.jpg ids/a.png", "/set/old/rgb/b.jpg /set/ids/b.png")
+    pairs = sum(find_pairs(Data(), root).splits.values(), [])
+    assert {pair.image for pair in pairs} == {root / "rgb/a.jpg", root / "old/rgb/b.jpg"}
+
+
 def test_a_list_below_the_data_set_names_its_neighbours(tmp_path: Path):
     root = listed(tmp_path / "set")
     text(root / "lists/train.txt", "../rgb/a.jpg ../ids/a.png", "rgb/b.jpg ids/b.png")

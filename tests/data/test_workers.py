@@ -118,23 +118,22 @@ def test_a_killed_worker_ends_the_run_in_one_sentence(pairs: Path, tmp_path: Pat
 
 
 def test_all_workers_killed_between_two_passes(pairs: Path, tmp_path: Path):
-    """Persistent workers that die while nobody waits for a batch are found at the next."""
-    script = LOOP.replace(
+    """Workers that die while nobody waits for a batch disturb nothing until the next one."""
+    pause = "while seen and Path('pause').exists(): time.sleep(0.05)"
+    script = LOOP.replace("try:\n", "import time\nseen = 0\ntry:\n", 1).replace(
         "    while True:\n",
-        "    import time\n    while True:\n        print('pausing', flush=True)\n"
-        "        while Path('pause').exists(): time.sleep(0.05)\n",
+        f"    while True:\n        print('pass', flush=True)\n        {pause}\n",
     )
     (tmp_path / "pause").touch()
-    script = script.replace("        while Path", "        while seen and Path").replace(
-        "try:\n", "seen = 0\ntry:\n", 1
-    )
     with Running(tmp_path, "-c", script, pairs, 2, "train") as run:
-        wait_for(lambda: run.out.read_text().count("pausing") == 2)
+        wait_for(lambda: run.out.read_text().count("pass") == 2)
         for worker in children(run.process.pid):
             os.kill(worker, signal.SIGKILL)
+        time.sleep(1)
+        assert run.process.poll() is None
         (tmp_path / "pause").unlink()
         assert run.ended() == 1
-        assert "killed (SIGKILL)" in run.out.read_text()
+        assert "said: a loader worker was killed (SIGKILL)" in run.out.read_text()
 
 
 def no_shared_memory(size: str, *command: str) -> subprocess.CompletedProcess | None:
