@@ -128,7 +128,7 @@ def _explain(error: dict[str, Any]) -> str:
     # pydantic adds the union member or tuple place that it tried: name the field itself
     field = ".".join(location[:2]) if len(location) > 2 and location[1] != "splits" else key
     if error["type"] == "value_error":
-        return f"{field}: {error['ctx']['error']}"
+        return f"{field}: {error['ctx']['error']}".removeprefix(": ")
     return f"{field}: {error['msg'].lower()}, got {_short(error['input'])}"
 
 

@@ -33,10 +33,13 @@ PASSES = 3  # times that each augmented pair is shown
 def write_sheets(found: Survey, config: Config, preview: Path | None, augment: Path | None) -> None:
     """Writes the sheets that are asked for.
 
-    Raises SegtrainError where the masks' classes are not clear: nothing can be painted then.
+    Raises SegtrainError where nothing can be painted: no classes are known, no pair can be read.
     """
-    if not found.data.classes:
-        raise SegtrainError("--preview and --augment need masks whose classes are clear")
+    if not found.data.classes or not found.facts["train"]:
+        raise SegtrainError(
+            "--preview and --augment need training pairs that can be read and classes that are "
+            "clear; mend the errors above first"
+        )
     for sheet, file in ((preview_sheet, preview), (augment_sheet, augment)):
         if file:
             save_image(file, sheet(found, config))

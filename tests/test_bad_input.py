@@ -96,6 +96,22 @@ DATA = {
                                ["masks/00", "value 2 (", "classes are 0..1", "label_map"]),
     "another stem": (lambda: mask().rename(mask("x.png")), [], 1,
                      ["images/002.png", "masks/x.png"]),
+    "several kinds": (lambda: (mask().unlink(), cut(mask("003.png")),
+                               paint([[9]], mask("004.png"))), [], 1,
+                      ["images/002.png", "masks/003.png", "masks/004.png is 1x1",
+                       "'segtrain check' shows all"]),
+    "large pixel counts": (lambda: None, ["--set", "data.max_pixels=1919"], 1,
+                           ["images/00", "40 x 48", "data.max_pixels (1919)"]),
+    "wrong channels": (lambda: None, ["--set", "model.in_channels=4"], 1,
+                       ["images/00", "model.in_channels is 4"]),
+    "excluded file that is none": (lambda: None, ["--set", "data.exclude=[images/9.png]"], 2,
+                                   ["data.exclude", "images/9.png", "images/000.png"]),
+    "all excluded": (lambda: None, ["--set", "data.exclude=['images/*']"], 1,
+                     ["no pairs", "6 excluded"]),
+    "lossy masks, no classes": (lambda: None, ["--set", "data.allow_lossy_masks=true"], 2,
+                                ["data.allow_lossy_masks", "data.classes"]),
+    "value range the wrong way": (lambda: None, ["--set", "data.value_range=[9, 0]"], 2,
+                                  ["data.value_range", "lower one first"]),
 }  # fmt: skip
 
 
@@ -105,6 +121,15 @@ def test_wrong_data(cli, pairs: Path, case: str):
     spoil()
     refused(fit(cli, *more), code, *words)
     assert not Path("runs").exists()
+
+
+def test_the_same_image_in_train_and_val(cli):
+    for split, first in (("train", 0), ("val", 4)):
+        write_pairs(SET, 4, f"images/{split}", f"masks/{split}", first=first)
+    shutil.copy(SET / "images/train/001.png", SET / "images/val/005.png")
+    refused(fit(cli), 1, "images/train/001.png = images/val/005.png", "two splits",
+            "data.exclude: [images/train/001.png]")  # fmt: skip
+    assert fit(cli, "--set", "data.exclude=[images/train/001.png]", "--dry-run").code == 0
 
 
 def test_no_such_folder(cli):

@@ -205,8 +205,13 @@ class Faults:
             spare |= {self.short(path) for path in group if split_of[path] != held_out}
         places = [" = ".join(map(self.short, group)) for group in groups]
         text = f"the same content in two splits, {_count(groups, 'time')}"
-        if {self.short(fact.sample.image) for fact in facts["train"]} <= spare:
-            fix = "all of train is in another split: give that one images of its own"
+        emptied = [
+            split
+            for split, of in facts.items()
+            if of and spare.issuperset(self.short(fact.sample.image) for fact in of)
+        ]
+        if emptied:
+            fix = f"all of {emptied[0]} is in another split: give it images of its own"
             return [Finding("leak", True, text, places, fix)]
         return [Finding("leak", True, text, places, "", {"exclude": sorted(spare)})]
 

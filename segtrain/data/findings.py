@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from segtrain.errors import SegtrainError, listing
+
+MOST_LABELS = 32  # that a line of a label map shows
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,19 @@ def raise_errors(findings: Iterable[Finding]) -> None:
 
 
 def yaml_line(value: Any, most: int = 4) -> str:
-    """A config value in one line of YAML; long lists and maps show their first entries."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{" + listing((f"{key}: {entry}" for key, entry in value.items()), 32) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + listing(value, most) + "]"
-    return str(value)
+    """A config value in one line of YAML; of long lists and maps the first entries."""
+    shown, rest = value, 0
+    if isinstance(value, dict):
+        shown = dict(list(value.items())[:MOST_LABELS])
+    elif isinstance(value, list):
+        shown = value[:most]
+    if isinstance(value, (dict, list)):
+        rest = len(value) - len(shown)
+    text = yaml.safe_dump(
+        shown, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True
+    )
+    text = text.strip().removesuffix("\n...")  # YAML's end of a bare scalar
+    return text + (f" and {rest} more ('segtrain check --write-config' writes all)" if rest else "")
 
 
 def merge_mends(findings: Iterable[Finding]) -> dict[str, Any]:

@@ -84,7 +84,10 @@ class ImageReader:
         """(height, width) after the EXIF rotation, from the file's header (a TIFF is decoded)."""
         if self._is_array(path):
             return self._array(path).shape[:2]
-        return upright_size(path, self.max_pixels)
+        size = upright_size(path, self.max_pixels)
+        with Image.open(path) as image:
+            self._refuse_other_bands(image, path)
+        return size
 
     def _is_array(self, path: Path) -> bool:
         """Whether Pillow can't read the file as it is meant, but NumPy or tifffile can."""
@@ -105,9 +108,12 @@ class ImageReader:
 
     def _convert(self, image: Image.Image, path: Path) -> Image.Image:
         mode = {1: "L", 3: "RGB"}.get(self.channels, image.mode)
+        self._refuse_other_bands(image, path)
+        return image if image.mode == mode else image.convert(mode)
+
+    def _refuse_other_bands(self, image: Image.Image, path: Path) -> None:
         if self.channels not in (1, 3) and len(image.getbands()) != self.channels:
             raise self._wrong_channels(path, f"{len(image.getbands())} channels ({image.mode})")
-        return image if image.mode == mode else image.convert(mode)
 
     def _array(self, path: Path) -> np.ndarray:
         values, orientation = read_array(path, self.max_pixels)

@@ -6,19 +6,17 @@ import colorsys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from segtrain.data.coco import CocoMask
+from segtrain.data.findings import yaml_line
 from segtrain.data.images import MAX_PIXELS, open_upright, read_array
 from segtrain.errors import SegtrainError, listing
 
 Palette = Sequence[tuple[int, int, int]]
 MaskSource = Path | CocoMask
 UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
-MOST_CLASSES_GUESSED = 32  # beyond, a line that maps them all helps nobody
-PEAK, BLUR = 0.01, 8  # least share of a value's pixels, and how far from it lossy values lie
 NEARLY_GREY = 16  # most that the channels of a grey colour JPEG differ
 SPREAD = {"'L;2'": 85, "'L;4'": 17}  # by Pillow's raw mode
 GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "LA", "PA"}
@@ -211,8 +209,7 @@ class MaskReader:
 
     def mend(self, unknown: Mapping[int, int]) -> str:
         """The line that ignores values which mean nothing."""
-        values = sorted(unknown)[:MOST_CLASSES_GUESSED]
-        return "data.label_map: " + yaml_map({value: "ignore" for value in values})
+        return "data.label_map: " + yaml_line({value: "ignore" for value in sorted(unknown)})
 
     def explain_colours(self, unknown: Mapping[int, int]) -> str:
         """What to say of colours that the palette lacks; code: pixels."""
@@ -220,100 +217,6 @@ class MaskReader:
         if not self.palette:
             return f"an RGB mask needs data.palette, each class's colour in id order; found {found}"
         return f"colours that data.palette lacks: {found}"
-
-
-class ClassesUnclear(SegtrainError):
-    """The masks' values could mean several things; the data fields `mend` are the first of these,
-    `ways` all of them in words."""
-
-    def __init__(self, text: str, ways: list[str], mend: dict[str, Any]):
-        super().__init__(f"{text}; say what they mean: {', or '.join(ways)}")
-        self.text, self.ways, self.mend = text, ways, mend
-
-
-def find_num_classes(
-    values: Mapping[int, int], label_map: Mapping[int, int | str], lb_ignore: int
-) -> int:
-    """The number of classes where nobody named them: the ids found must be 0..max, two or more.
-
-    `values` are the masks' and their pixels. Raises ClassesUnclear with the lines that could be
-    meant where that would be a guess.
-    """
-    labels = {label_map.get(value, value) for value in values}
-    ids = labels - {"ignore", lb_ignore}
-    raw = sorted(values)
-    many = len(raw) > MOST_CLASSES_GUESSED
-    if len(ids) >= 2 and ids == set(range(len(ids))) and not (many and is_blurred(values)):
-        return len(ids)
-    if many:
-        ways = [
-            "save the masks as PNG without smooth edges",
-            "name the classes with data.classes and data.label_map",
-        ]
-        mend: dict[str, Any] = {}
-        if peaks := find_peaks(values):
-            mend = number_classes(peaks) | {"allow_lossy_masks": True}
-            ways = [f"take the nearest of {listing(peaks, 8)}", *ways]
-        raise ClassesUnclear(
-            f"the training masks hold {len(raw)} values ({listing(raw, 8)}), hardly class "
-            "ids 0..max; masks drawn with smooth edges or saved as JPEG look so",
-            ways,
-            mend,
-        )
-    renumbered = {value: place for place, value in enumerate(raw) if value != place}
-    kept = [value for value in raw if value != lb_ignore and label_map.get(value) != "ignore"]
-    ignored = {value: place for place, value in enumerate(kept) if value != place}
-    ways = [f"data.label_map: {yaml_map(renumbered)} makes classes of all {len(raw)} values"]
-    mend = number_classes(raw) if len(raw) >= 2 else {}
-    if lb_ignore in values:
-        without = (
-            f"data.label_map: {yaml_map(ignored | {lb_ignore: 'ignore'})} ignores {lb_ignore} and "
-            f"leaves {len(kept)} class{'es' if len(kept) != 1 else ''}"
-            + (" (too few to train: two are the least)" if len(kept) < 2 else "")
-        )
-        if len(kept) >= 2:  # what is ignored by default is hardly a class
-            ways.insert(0, without)
-            mend = number_classes(kept)
-            mend["label_map"][lb_ignore] = "ignore"
-        else:
-            ways.append(without)
-    elif len(ids) >= 2:
-        ways.append(f"data.classes with {max(kept) + 1} names keeps the ids as they are")
-    raise ClassesUnclear(
-        f"the training masks hold the values {listing(raw, 8)}, which are not class ids 0..max "
-        f"of two classes or more (data.lb_ignore is {lb_ignore})",
-        ways,
-        mend,
-    )
-
-
-def number_classes(values: Sequence[int]) -> dict[str, Any]:
-    """The data fields that make each value a class, in their order."""
-    label_map = {value: place for place, value in enumerate(values) if value != place}
-    return {"label_map": label_map, "classes": [str(place) for place in range(len(values))]}
-
-
-def find_peaks(values: Mapping[int, int]) -> list[int]:
-    """The values that smoothing or compression has blurred, if nearly all pixels are close to few.
-
-    [] where that is not so.
-    """
-    total, peaks = sum(values.values()), []
-    for value, pixels in Counter(values).most_common():
-        if pixels >= PEAK * total and all(abs(value - peak) > BLUR for peak in peaks):
-            peaks.append(value)
-    covered = sum(n for v, n in values.items() if any(abs(v - peak) <= BLUR for peak in peaks))
-    return sorted(peaks) if len(peaks) >= 2 and covered >= 0.8 * total else []
-
-
-def is_blurred(values: Mapping[int, int]) -> bool:
-    """Whether few of many values have nearly all pixels, as in smooth masks of few classes."""
-    few = Counter(values).most_common(len(values) // 8)
-    return sum(pixels for _, pixels in few) >= 0.8 * sum(values.values())
-
-
-def yaml_map(labels: Mapping[int, int | str]) -> str:
-    return "{" + ", ".join(f"{value}: {label}" for value, label in labels.items()) + "}"
 
 
 def class_palette(

@@ -13,12 +13,9 @@ from segtrain.configfile import revised
 from segtrain.data.faults import Facts, Faults, class_pixels
 from segtrain.data.findings import Finding, raise_errors
 from segtrain.data.formats import Found, Sample, find_pairs
+from segtrain.data.guess import ClassesUnclear, find_num_classes
 from segtrain.data.locate import image_reader, locate, mask_reader, root_of
-from segtrain.data.masks import (
-    ClassesUnclear,
-    class_palette,
-    find_num_classes,
-)
+from segtrain.data.masks import class_palette
 from segtrain.data.scan import PairFacts, Scanner
 from segtrain.errors import SegtrainError, UsageError
 

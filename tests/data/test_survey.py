@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_pairs
+from conftest import scene, write_pairs
 from PIL import Image
 
 from segtrain.config import Data
+from segtrain.configfile import revised
 from segtrain.data import demo
-from segtrain.data.prepare import demo_folder, locate, prepare
-from segtrain.errors import SegtrainError
+from segtrain.data.findings import Finding, merge_mends
+from segtrain.data.locate import demo_folder, locate, root_of
+from segtrain.data.survey import prepare, survey
+from segtrain.errors import SegtrainError, UsageError
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache and working folder, and a demo of few scenes, which are soon painted."""
     small = partial(demo.write_demo, train=3, val=2)
-    monkeypatch.setattr("segtrain.data.prepare.write_demo", small)
+    monkeypatch.setattr("segtrain.data.locate.write_demo", small)
     monkeypatch.setenv("SEGTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
@@ -60,7 +65,7 @@ def test_the_ids_found_are_said_with_what_is_ignored(tmp_path: Path, values, lab
 def test_shares_of_training_pixels_are_said(tmp_path: Path):
     for split, value in (("train", 1), ("val", 0)):
         root = tmp_path / "set"
-        write_pairs(root, 2, f"images/{split}", f"masks/{split}")
+        write_pairs(root, 2, f"images/{split}", f"masks/{split}", first=10 * value)
         for path in (root / "masks" / split).iterdir():
             mask = np.full((48, 40), value, np.uint8)
             mask[:12] = 0
@@ -99,7 +104,7 @@ def test_a_demo_that_fails_to_be_written_leaves_nothing(cache: Path, monkeypatch
         (folder / "half.png").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("segtrain.data.prepare.write_demo", full)
+    monkeypatch.setattr("segtrain.data.locate.write_demo", full)
     with pytest.raises(SegtrainError, match="cannot write the demo data .*No space left"):
         demo_folder()
     assert list(cache.iterdir()) == []
@@ -124,7 +129,7 @@ def test_a_class_has_its_mask_values_colour(tmp_path: Path):
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"classes": ["a", "b"]}, r"value 2 \(\d+ px\), but classes are 0..1"),
+        ({"classes": ["a", "b"]}, r"classes are 0..1.*has value 2 \(\d+ px\).*label_map: \{2: "),
         ({"classes": ["a", "b"], "label_map": {0: "ignore", 1: "ignore", 2: "ignore"}},
          "all are ignored"),
         ({"splits": {"test": {"images": "images", "masks": "masks"}}}, "no train split.* test"),
@@ -138,10 +143,354 @@ def test_what_cannot_train_is_refused(tmp_path: Path, fields: dict, words: str):
 
 def test_a_value_unknown_in_val_alone_is_refused(tmp_path: Path):
     root = tmp_path / "set"
-    for split in ("train", "val"):
-        write_pairs(root, 3, f"images/{split}", f"masks/{split}")
-    mask = np.asarray(Image.open(root / "masks" / "val" / "001.png")).copy()
+    for split, first in (("train", 0), ("val", 10)):
+        write_pairs(root, 3, f"images/{split}", f"masks/{split}", first=first)
+    mask = np.asarray(Image.open(root / "masks" / "val" / "011.png")).copy()
     mask[0, :4] = 9
-    Image.fromarray(mask).save(root / "masks" / "val" / "001.png")
-    with pytest.raises(SegtrainError, match=r"val/001.png has value 9 \(4 px\)"):
+    Image.fromarray(mask).save(root / "masks" / "val" / "011.png")
+    with pytest.raises(SegtrainError, match=r"val/011.png has value 9 \(4 px\)"):
         prepare(Data(path=str(root)))
+
+
+# every finding of the list, from real files
+
+
+def split_set(root: Path, count: int = 4, **kwargs) -> Path:
+    """Train pairs 000.. and val pairs 010.., all different."""
+    for split, first in (("train", 0), ("val", 10)):
+        write_pairs(root, count, f"images/{split}", f"masks/{split}", first=first, **kwargs)
+    return root
+
+
+def repaint(path: Path, change) -> None:
+    Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+def first_pixels(value: int, count: int = 3):
+    def change(mask: np.ndarray) -> np.ndarray:
+        mask[0, :count] = value
+        return mask
+
+    return change
+
+
+def every_mask(root: Path, change) -> None:
+    for path in sorted((root / "masks").rglob("*.png")):
+        repaint(path, change)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def as_jpeg(path: Path, scale: int = 255) -> None:
+    Image.fromarray((np.array(Image.open(path)) > 0).astype(np.uint8) * scale).save(
+        path.with_suffix(".jpg")
+    )
+    path.unlink()
+
+
+def all_as_jpeg(root: Path) -> None:
+    for path in sorted((root / "masks").rglob("*.png")):
+        as_jpeg(path)
+
+
+def smooth(mask: np.ndarray) -> np.ndarray:
+    hard = Image.fromarray(((mask > 0) * 255).astype(np.uint8))
+    return np.asarray(hard.resize((160, 192), Image.NEAREST).rotate(9).resize((40, 48), Image.BOX))
+
+
+COLOURS = np.array([(0, 0, 0), (250, 0, 0), (0, 250, 0)], np.uint8)
+NAMED = {"classes": ["a", "b", "c"]}
+
+# what is done to good splits, fields of the data section, kind, places; all are errors
+ERRORS = {
+    "image without mask": (lambda r: (r / "masks/train/002.png").unlink(), {}, "unpaired",
+                           ["images/train/002.png"]),
+    "mask without image": (lambda r: (r / "images/val/011.png").unlink(), {}, "unpaired",
+                           ["masks/val/011.png"]),
+    "sizes": (lambda r: repaint(r / "masks/val/011.png", lambda m: m[:-1]), {}, "size",
+              ["images/val/011.png is 40x48 (width x height), masks/val/011.png is 40x47"]),
+    "truncated mask": (lambda r: cut(r / "masks/train/001.png"), {}, "unreadable",
+                       ["masks/train/001.png: ", "truncated"]),
+    "truncated image": (lambda r: cut(r / "images/train/001.png"), {}, "unreadable",
+                        ["images/train/001.png: ", "truncated"]),
+    "no image": (lambda r: (r / "images/val/012.png").write_text("?"), {}, "unreadable",
+                 ["images/val/012.png: not an image"]),
+    "unknown value": (lambda r: repaint(r / "masks/val/010.png", first_pixels(7)), NAMED, "value",
+                      ["masks/val/010.png has value 7 (3 px)"]),
+    "0 and 255": (lambda r: every_mask(r, lambda m: (m > 0) * np.uint8(255)), {}, "classes", []),
+    "holes": (lambda r: every_mask(r, lambda m: m * np.uint8(2)), {}, "classes", []),
+    "JPEG masks": (all_as_jpeg, {}, "lossy", ["masks/train/000.jpg"]),
+    "one JPEG mask": (lambda r: as_jpeg(r / "masks/train/001.png", 2), NAMED, "lossy",
+                      ["masks/train/001.jpg"]),
+    "anti-aliased, unnamed": (lambda r: every_mask(r, smooth), {}, "classes", []),
+    "anti-aliased, named": (lambda r: every_mask(r, smooth),
+                            {"classes": ["a", "b"], "label_map": {255: 1}}, "smooth",
+                            ["masks/train/000.png has value"]),
+    "RGB, unnamed": (lambda r: every_mask(r, lambda m: COLOURS[m]), {}, "colour",
+                     ["masks/train/000.png: "]),
+    "the same in two splits": (
+        lambda r: shutil.copy(r / "images/train/001.png", r / "images/val/012.png"), {}, "leak",
+        ["images/train/001.png = images/val/012.png"]),
+    "the same re-encoded": (
+        lambda r: (Image.open(r / "images/train/001.png").save(r / "images/val/012.bmp"),
+                   (r / "images/val/012.png").unlink()), {}, "leak",
+        ["images/train/001.png = images/val/012.bmp"]),
+    "stem twice": (lambda r: Image.open(r / "images/val/012.png").save(r / "images/val/012.bmp"),
+                   {}, "stem", ["images/val/012.bmp", "images/val/012.png"]),
+}  # fmt: skip
+
+
+def errors(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.error]
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_found_named_and_mended(tmp_path: Path, case: str):
+    """The one error, with its file and value; the mend's fields make the data set good."""
+    spoil, fields, kind, words = ERRORS[case]
+    root = split_set(tmp_path / "set")
+    spoil(root)
+    data = Data.model_validate({"path": str(root), **fields})
+    found = survey(data, full=True)
+    kinds = {finding.kind for finding in errors(found.findings)}
+    assert kind in kinds and kinds <= {kind, "classes", "lossy"}, found.findings
+    text = "\n".join(place for f in found.findings if f.kind == kind for place in f.places)
+    assert [word for word in words if word not in text] == []
+    assert not text or str(tmp_path) not in text
+    mended = revised(found.data, merge_mends(found.findings), "data")
+    after = survey(mended, full=True)
+    assert errors(after.findings) == []
+    prepare(mended)
+
+
+def test_a_class_id_equal_to_lb_ignore(tmp_path: Path):
+    """Ids 0, 1, 2 where 1 is ignored: two classes remain, and their ids have a hole."""
+    root = split_set(tmp_path / "set")
+    (finding,) = errors(survey(Data(path=str(root), lb_ignore=1), full=True).findings)
+    assert finding.kind == "classes" and "lb_ignore" in finding.text
+    mended = revised(Data(path=str(root), lb_ignore=1), finding.mend, "data")
+    assert not finding.mend or errors(survey(mended, full=True).findings) == []
+
+
+QUICKLY_UNSEEN = {"truncated image", "the same re-encoded"}  # they need the images' pixels
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_the_cheap_part_before_training_finds_errors_too(tmp_path: Path, case: str):
+    spoil, fields, _, words = ERRORS[case]
+    root = split_set(tmp_path / "set")
+    spoil(root)
+    data = Data.model_validate({"path": str(root), **fields})
+    if case in QUICKLY_UNSEEN:
+        prepare(data)
+    else:
+        with pytest.raises(SegtrainError) as raised:
+            prepare(data)
+        assert "\n" not in str(raised.value)
+
+
+# what is done, kind, places; notes do not stop training
+NOTES = {
+    "the same twice": (
+        lambda r: shutil.copy(r / "images/train/000.png", r / "images/train/001.png"),
+        "duplicate", ["images/train/000.png = images/train/001.png"]),
+    "nearly the same": (
+        lambda r: repaint(r / "images/val/010.png",
+                          lambda _: np.array(Image.open(r / "images/train/000.png")) ^ 1),
+        "near", ["images/train/000.png ~ images/val/010.png"]),
+    "void": (lambda r: repaint(r / "masks/train/001.png", lambda m: m * 0 + 255), "empty",
+             ["masks/train/001.png"]),
+    "flat": (lambda r: repaint(r / "masks/val/011.png", lambda m: m * 0), "empty",
+             ["masks/val/011.png"]),
+    "absent": (lambda r: [repaint(p, lambda m: m % 2) for p in (r / "masks/val").iterdir()],
+               "absent", ["2"]),
+    "dark": (lambda r: [Image.fromarray(scene(int(p.stem))[0][..., 0].astype(np.uint16) * 10)
+                        .save(p) for p in (r / "images").rglob("*.png")], "range", []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOTES)
+def test_notes_are_found_and_stop_nothing(tmp_path: Path, case: str):
+    spoil, kind, places = NOTES[case]
+    root = split_set(tmp_path / "set")
+    spoil(root)
+    found = survey(Data(path=str(root)), full=True)
+    notes = [finding for finding in found.findings if finding.kind == kind]
+    assert errors(found.findings) == [] and len(notes) == 1, found.findings
+    assert [place for place in places if place not in notes[0].places] == []
+    prepare(Data(path=str(root)))
+
+
+def test_a_good_data_set_has_no_finding(tmp_path: Path):
+    found = survey(Data(path=str(split_set(tmp_path / "set", 6))), full=True)
+    assert found.findings == []
+
+
+def test_many_faults_are_all_told_at_once(tmp_path: Path):
+    root = split_set(tmp_path / "set")
+    for case in ("image without mask", "sizes", "truncated mask", "unknown value"):
+        ERRORS[case][0](root)
+    found = survey(Data(path=str(root), classes=["a", "b", "c"]), full=True)
+    kinds = {finding.kind for finding in errors(found.findings)}
+    assert kinds == {"unpaired", "size", "unreadable", "value"}
+    with pytest.raises(SegtrainError) as raised:
+        prepare(Data(path=str(root), classes=["a", "b", "c"]))
+    for word in ("images/train/002.png", "40x47", "masks/train/001.png", "value 7 (3 px)"):
+        assert word in str(raised.value)
+
+
+def test_an_unknown_value_in_val_is_found_along_with_unclear_classes(tmp_path: Path):
+    root = split_set(tmp_path / "set")
+    every_mask(root, lambda m: (m > 0) * np.uint8(255))
+    repaint(root / "masks/val/011.png", first_pixels(7))
+    found = survey(Data(path=str(root)), full=True)
+    assert "masks/val/011.png has value 7 (3 px)" in str([f.places for f in found.findings])
+    mended = revised(found.data, merge_mends(found.findings), "data")
+    assert errors(survey(mended, full=True).findings) == []
+
+
+def test_the_test_split_is_part_of_the_full_survey_alone(tmp_path: Path):
+    root = split_set(tmp_path / "set")
+    write_pairs(root, 2, "images/test", "masks/test", first=20)
+    repaint(root / "masks/test/020.png", first_pixels(9))
+    found = survey(Data(path=str(root)), full=True)
+    assert "masks/test/020.png has value 9 (3 px)" in errors(found.findings)[0].places
+    assert set(prepare(Data(path=str(root))).facts) == {"train", "val"}
+    assert set(prepare(Data(path=str(root))).splits) == {"train", "val", "test"}
+
+
+def test_the_mend_of_duplicates_holds_where_val_is_drawn(tmp_path: Path):
+    """Leaving out files must not draw another val, with other doubles across it."""
+    root = write_pairs(tmp_path / "set", 20)
+    for index in range(20):
+        for folder in ("images", "masks"):
+            source = root / folder / f"{index:03d}.png"
+            shutil.copy(source, source.with_stem(f"{index:03d}b"))
+    found = survey(Data(path=str(root)), full=True)
+    mended = revised(found.data, merge_mends(found.findings), "data")
+    assert errors(survey(mended, full=True).findings) == []
+
+
+@pytest.mark.parametrize("name", ["my.txt", "train.txt"])
+def test_the_mend_holds_for_a_list(tmp_path: Path, name: str):
+    root = write_pairs(tmp_path / "set", 8)
+    lines = [f"images/{i:03d}.png masks/{i:03d}.png\n" for i in range(8)]
+    (root / name).write_text("".join(lines))
+    cut(root / "masks/003.png")
+    found = survey(Data(path=str(root / name)), full=True)
+    assert merge_mends(found.findings) == {"exclude": ["images/003.png"]}
+    assert errors(survey(revised(found.data, merge_mends(found.findings), "data")).findings) == []
+
+
+def test_val_that_is_a_copy_of_train_is_not_mended_away(tmp_path: Path):
+    root = split_set(tmp_path / "set")
+    for folder in ("images", "masks"):
+        shutil.rmtree(root / folder / "val")
+        shutil.copytree(root / folder / "train", root / folder / "val")
+    found = survey(Data(path=str(root)), full=True)
+    (leak,) = errors(found.findings)
+    assert leak.kind == "leak" and not leak.mend and "4 times" in leak.text and leak.remedy
+
+
+def test_images_of_other_channels_are_not_all_excluded(tmp_path: Path):
+    root = split_set(tmp_path / "set")
+    found = survey(Data(path=str(root)), channels=4, full=True)
+    assert merge_mends(found.findings) == {}
+    assert "model.in_channels" in str(errors(found.findings)[0])
+
+
+def test_where_nothing_can_be_read_no_class_is_guessed(tmp_path: Path):
+    root = split_set(tmp_path / "set")
+    for path in (root / "images").rglob("*.png"):
+        path.write_bytes(b"?")
+    found = survey(Data(path=str(root)), full=True)
+    assert {finding.kind for finding in errors(found.findings)} == {"unreadable"}
+
+
+@pytest.mark.parametrize("count, stops", [(1, False), (2, True)])
+def test_damaged_files_are_skipped_up_to_one_in_a_hundred(tmp_path: Path, count: int, stops: bool):
+    root = tmp_path / "set"
+    write_pairs(root, 100, "images/train", "masks/train", height=8, width=8)
+    write_pairs(root, 2, "images/val", "masks/val", first=200, height=8, width=8)
+    for index in range(count):
+        cut(root / f"masks/train/{index:03d}.png")
+    with pytest.raises(SegtrainError, match="masks/train/000.png"):
+        prepare(Data(path=str(root)))
+    skipping = Data(path=str(root), on_error="skip")
+    if stops:
+        with pytest.raises(SegtrainError, match="masks/train/001.png"):
+            prepare(skipping)
+    else:
+        found = prepare(skipping)
+        assert [finding.kind for finding in found.findings] == ["skipped"]
+        assert len(found.splits["train"]) == 99 == len(found.sizes["train"])
+        assert any("skipped" in line and "masks/train/000.png" in line for line in found.summary)
+
+
+def test_alpha_is_said(tmp_path: Path):
+    root = split_set(tmp_path / "set")
+    repaint(root / "images/train/001.png", lambda i: np.dstack([i, i[..., :1]]))
+    summary = "\n".join(survey(Data(path=str(root))).summary)
+    assert "images: 1 have an alpha channel, which is dropped" in summary or "1 has" in summary
+
+
+def test_median_size_and_pixels_where_present(tmp_path: Path):
+    root = tmp_path / "set"
+    for name, shape, value in (("a", (8, 10), 1), ("b", (16, 12), 0), ("c", (24, 30), 0)):
+        for split in ("train", "val"):
+            for folder in ("images", "masks"):
+                (root / folder / split).mkdir(parents=True, exist_ok=True)
+            image = np.random.default_rng(len(split) + ord(name)).integers(0, 256, (*shape, 3))
+            Image.fromarray(image.astype(np.uint8)).save(root / f"images/{split}/{name}.png")
+            mask = np.zeros(shape, np.uint8)
+            mask[:2, :3] = value
+            mask[-1] = 255
+            Image.fromarray(mask).save(root / f"masks/{split}/{name}.png")
+    found = prepare(Data(path=str(root)))
+    assert found.median_size == (16, 12)
+    valid = {"a": 70, "b": 15 * 12, "c": 23 * 30}
+    assert found.class_pixels == ([sum(valid.values()) - 6, 6], [sum(valid.values()), valid["a"]])
+    assert found.by_image["train"].tolist() == [[64, 6], [180, 0], [690, 0]]
+    assert found.sizes["val"] == [(8, 10), (16, 12), (24, 30)]
+
+
+def test_lossy_masks_need_to_know_the_classes(tmp_path: Path):
+    root = split_set(tmp_path / "set")
+    with pytest.raises(UsageError, match="data.allow_lossy_masks.*data.classes"):
+        prepare(Data(path=str(root), allow_lossy_masks=True))
+
+
+def test_a_second_survey_reads_nothing(tmp_path: Path, monkeypatch):
+    root = split_set(tmp_path / "set")
+    first = survey(Data(path=str(root)), full=True)
+
+    def never(*args):
+        raise AssertionError("read again")
+
+    for name in ("image_facts", "mask_facts", "header_facts"):
+        monkeypatch.setattr(f"segtrain.data.scan.{name}", never)
+    assert survey(Data(path=str(root)), full=True).facts == first.facts
+    assert prepare(Data(path=str(root))).data.classes == ["0", "1", "2"]
+
+
+def test_files_of_odd_names(tmp_path: Path):
+    """Commas, brackets, quotes, markup, spaces, and bytes that are no text."""
+    root = split_set(tmp_path / "set")
+    names = [b"a, b.png", b"[1].png", b"{x}.png", b"'q'.png", b"[red].png", b"\xfc.png", b"* .png"]
+    for index, name in enumerate(names):
+        image = scene(30 + index)[0]
+        target = os.path.join(os.fsencode(root / "images/train"), name)
+        Image.fromarray(image).save(root / "images/train/new.png")
+        os.rename(root / "images/train/new.png", target)
+    found = survey(Data(path=str(root)), full=True)
+    (unpaired,) = errors(found.findings)
+    assert len(unpaired.places) == len(names)
+    after = survey(revised(found.data, merge_mends(found.findings), "data"), full=True)
+    assert errors(after.findings) == [] and len(after.found.splits["train"]) == 4
+
+
+def test_the_folder_of_a_located_section(cache: Path, tmp_path: Path):
+    assert root_of(Data(path="demo")) == demo_folder()
+    assert root_of(locate(Data(path=str(tmp_path)))[0]) == tmp_path.resolve()

@@ -1,0 +1,860 @@
+"""Random small data sets in every layout, damaged at random: right pixels, or the file is named.
+
+SEGTRAIN_DAMAGE_CASES=2000 tries so many and prints what came of them (with pytest -s).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from conftest import run_cli
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from segtrain.config import Data
+from segtrain.data import images, masks
+from segtrain.data.locate import image_reader, mask_reader
+from segtrain.data.survey import Survey, prepare, survey
+from segtrain.errors import SegtrainError
+
+CASES = int(os.environ.get("SEGTRAIN_DAMAGE_CASES", 0))
+VOID = 255
+LOSSY_ERROR = 8  # mean difference that JPEG and WebP may make; a wrong turn makes 40 and more
+ORIENTATION = 0x0112
+TALLY: Counter = Counter()
+
+
+# ---- files
+
+
+def turn(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """What a file of an EXIF orientation stores, by the sides that its table gives."""
+    side_of_first_row, side_of_first_column = {
+        1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left",
+        5: "left top", 6: "right top", 7: "right bottom", 8: "left bottom",
+    }[orientation].split()  # fmt: skip
+    stored = upright if orientation < 5 else upright.swapaxes(0, 1)
+    stored = stored[::-1] if side_of_first_row in ("bottom", "right") else stored
+    return stored[:, ::-1] if side_of_first_column in ("bottom", "right") else stored
+
+
+def encode(values, mode: str, kind: str, options: dict, orientation=1, colours=None) -> bytes:
+    """A file of the upright values, in a mode of Pillow's (no meaning for .npy)."""
+    file = io.BytesIO()
+    stored = np.ascontiguousarray(turn(values, orientation))
+    if kind == "NPY":
+        np.save(file, stored)
+        return file.getvalue()
+    shape = stored.shape[1::-1]
+    image = Image.frombytes("L" if mode in "1P" else mode, shape, stored.tobytes())
+    if mode == "1":
+        image = image.convert("1", dither=Image.Dither.NONE)
+    elif mode == "P":
+        image.putpalette(colours)
+    if orientation > 1 and kind == "TIFF":
+        options = options | {"tiffinfo": {ORIENTATION: orientation}}
+    elif orientation > 1:
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        options = options | {"exif": exif.tobytes()}
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def repeat(grey: np.ndarray) -> np.ndarray:
+    return grey.astype(np.uint8)[..., None].repeat(3, 2)
+
+
+def deep(rgb: np.ndarray) -> np.ndarray:
+    return rgb[..., 1].astype(np.uint16) * 256 + rgb[..., 0]
+
+
+def index(rgb: np.ndarray) -> np.ndarray:
+    return rgb[..., 1] // 4
+
+
+def bits(rgb: np.ndarray) -> np.ndarray:
+    return rgb[..., 1] % 2 * np.uint8(255)
+
+
+COLOURS = np.random.default_rng(0).permutation(256**3)[:64]
+COLOURS = np.stack([COLOURS >> 16, COLOURS >> 8 & 255, COLOURS & 255], 1).astype(np.uint8)
+
+# what a file holds of random RGB pixels: Pillow's mode, values, and the RGB that is to be read
+VIEWS: dict[str, tuple[str, Callable, Callable]] = {
+    "rgb": ("RGB", lambda rgb: rgb, lambda rgb: rgb),
+    "grey": ("L", lambda rgb: rgb[..., 1], lambda rgb: repeat(rgb[..., 1])),
+    "grey16": ("I;16", deep, lambda rgb: repeat(rgb[..., 1])),
+    "rgba": ("RGBA", lambda rgb: np.dstack([rgb, rgb[..., 0]]), lambda rgb: rgb),
+    "greya": ("LA", lambda rgb: rgb[..., :2], lambda rgb: repeat(rgb[..., 0])),
+    "palette": ("P", index, lambda rgb: COLOURS[index(rgb)]),
+    "bits": ("1", bits, lambda rgb: repeat(bits(rgb))),
+    # without black it is the complement
+    "cmyk": ("CMYK", lambda rgb: np.dstack([255 - rgb, 0 * rgb[..., 0]]), lambda rgb: rgb),
+    "first": ("", lambda rgb: rgb.transpose(2, 0, 1), lambda rgb: rgb),  # channels, for .npy
+}  # fmt: skip
+# suffix, Pillow's format, options, the views that it can hold, whether pixels are kept exactly
+IMAGES: dict[str, tuple[str, str, dict, list[str], bool]] = {
+    "png": (".png", "PNG", {}, ["rgb", "grey", "grey16", "rgba", "greya", "palette", "bits"], True),
+    "jpeg": (".jpg", "JPEG", {"quality": 95, "subsampling": 0}, ["rgb", "grey"], False),
+    "progressive": (".jpeg", "JPEG", {"quality": 95, "progressive": True}, ["rgb", "grey"], False),
+    "webp": (".webp", "WEBP", {"lossless": True}, ["rgb"], True),
+    "lossy webp": (".webp", "WEBP", {"quality": 95}, ["rgb"], False),
+    "tiff": (".tif", "TIFF", {}, ["rgb", "grey", "grey16", "palette", "cmyk"], True),
+    "lzw": (".tif", "TIFF", {"compression": "tiff_lzw"}, ["rgb", "grey", "grey16"], True),
+    "deflate": (".tiff", "TIFF", {"compression": "tiff_adobe_deflate"}, ["rgb", "grey16"], True),
+    "bmp": (".bmp", "BMP", {}, ["rgb", "grey", "palette"], True),
+    "ppm": (".ppm", "PPM", {}, ["rgb", "grey"], True),
+    "npy": (".npy", "NPY", {}, ["rgb", "grey", "grey16", "first"], True),
+}
+TURNABLE = ("PNG", "JPEG", "WEBP", "TIFF")
+CHECKED = b"\x89PNG"  # has checksums: no flipped bit may go unseen
+# of masks: suffix, format, options, mode (of one channel, or of colours)
+GREY_MASKS = {
+    "png": (".png", "PNG", {}, "L"),
+    "png palette": (".png", "PNG", {}, "P"),
+    "png 16": (".png", "PNG", {}, "I;16"),
+    "png alpha": (".png", "PNG", {}, "LA"),
+    "tiff": (".tif", "TIFF", {"compression": "tiff_lzw"}, "L"),
+    "bmp": (".bmp", "BMP", {}, "L"),
+    "npy": (".npy", "NPY", {}, "L"),
+    "npy 64": (".npy", "NPY", {}, "int64"),
+}
+WIDE_MASKS = {
+    "png": (".png", "PNG", {}, "I;16"),
+    "tiff": (".tif", "TIFF", {}, "I;16"),
+    "npy": (".npy", "NPY", {}, "int32"),
+}
+COLOUR_MASKS = {
+    "png": (".png", "PNG", {}, "RGB"),
+    "png alpha": (".png", "PNG", {}, "RGBA"),
+    "bmp": (".bmp", "BMP", {}, "RGB"),
+    "webp": (".webp", "WEBP", {"lossless": True, "exact": True}, "RGB"),
+    "npy": (".npy", "NPY", {}, "RGB"),
+}
+
+
+class Meaning(NamedTuple):
+    """Mask values, the class id of each, and what the config says of them."""
+
+    ids: dict[Any, int]
+    config: dict = {}
+    kinds: dict = GREY_MASKS
+    unknown: Any = 180
+
+
+CAMVID_COLOURS = {(128, 64, 128): 3, (128, 0, 192): 3, (64, 0, 128): 8, (192, 128, 192): 8,
+                  (0, 0, 0): VOID, (192, 128, 64): 9}  # fmt: skip
+ABC = {"classes": ["a", "b", "c"]}
+FREE = [
+    Meaning({0: 0, 1: 1, 2: 2}),  # ids found
+    Meaning({0: 0, 1: 1, 2: 2, VOID: VOID}, ABC),
+    Meaning({0: 0, 85: 1, 170: 2, 200: VOID}, ABC | {"label_map": {85: 1, 170: 2, 200: "ignore"}}),
+    Meaning(
+        {0: 0, 1000: 1, 40000: 2, 65535: VOID},
+        ABC | {"label_map": {1000: 1, 40000: 2, 65535: "ignore"}},
+        WIDE_MASKS,
+        256,
+    ),
+    Meaning(
+        {(0, 0, 0): 0, (250, 0, 0): 1, (0, 0, 251): 2, (9, 9, 9): VOID},
+        ABC
+        | {"palette": [[0, 0, 0], [250, 0, 0], [0, 0, 251], [9, 9, 9]]}
+        | {"label_map": {3: "ignore"}},
+        COLOUR_MASKS,
+        (250, 1, 0),
+    ),
+]
+PNG_ALONE = {"png": GREY_MASKS["png"]}
+VOC = [Meaning({0: 0, 1: 1, 15: 15, 20: 20, VOID: VOID}, kinds=dict(list(GREY_MASKS.items())[:2]))]
+CITY = [Meaning({0: VOID, 7: 0, 8: 1, 9: VOID, 26: 13, 33: 18}, kinds=PNG_ALONE)]
+CITY_TRAIN = [Meaning({0: 0, 1: 1, 13: 13, 18: 18, VOID: VOID}, kinds=PNG_ALONE)]
+ADE = [Meaning({0: VOID, 1: 0, 2: 1, 13: 12, 150: 149}, kinds=PNG_ALONE)]
+CAMVID = [Meaning({0: 0, 3: 3, 8: 8, 10: 10, 11: VOID}, kinds=PNG_ALONE)]
+CAMVID_RGB = [Meaning(CAMVID_COLOURS, kinds=COLOUR_MASKS, unknown=(128, 64, 129))]
+COCO = [Meaning({0: 0, 3: 1, 7: 2, 40: 3}, kinds={}, unknown=99)]
+
+
+# ---- data sets
+
+
+@dataclass
+class Pair:
+    """What was written, and what damage came over it."""
+
+    split: str
+    name: str  # in the paths of both files, and of no other's
+    image: Path
+    mask: Path | None  # None in a COCO JSON
+    pixels: np.ndarray  # (H,W,3) to be read
+    exact: bool
+    values: np.ndarray  # (H,W) mask values, or (H,W,3) colours
+    ids: np.ndarray  # (H,W) class ids to be read
+    damage: str = ""
+    # of each side, where no error names the pair: right, shape (may be another's pixels of the
+    # same size), or bad (an error must name it)
+    rules: dict[str, str] = field(default_factory=lambda: {"image": "right", "mask": "right"})
+    twin: Pair | None = None  # has the same image
+
+
+class Layout(NamedTuple):
+    format: str
+    place: Callable[[str, int], tuple[str, str]]  # an image's path and its mask's, less suffixes
+    meanings: list[Meaning] = FREE
+    finish: Callable[[Path, list[Pair], np.random.Generator], dict] = lambda *_: {}
+    by_stem: bool = True  # files are paired by their stems
+    splits: tuple[str, ...] = ("train", "val", "test")
+
+
+LONG = {"train": "training", "val": "validation", "test": "testing"}
+FRAMES = {"train": "0001TP_0066{:02}", "val": "0016E5_080{:02}", "test": "Seq05VD_f000{:02}"}
+
+
+def write_lists(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
+    form = rng.choice(["{} {}", "{}\t{}", "{}, {}", "/SegNet/{0} /SegNet/{1}", "{r}/{} {r}/{}"])
+    for split in {pair.split for pair in pairs}:
+        rows = [p for p in pairs if p.split == split]
+        both = [(p.image.relative_to(root), p.mask.relative_to(root)) for p in rows]
+        form = str(form).replace("{r}/{} {r}/{}", f"{root}/{{}} {root}/{{}}")
+        (root / f"{split}.txt").write_text("".join(form.format(*row) + "\n" for row in both))
+    return {}
+
+
+def write_choice(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
+    """Folders named in the config, the splits by lists of names."""
+    splits = {}
+    for split in {pair.split for pair in pairs}:
+        names = [pair.name for pair in pairs if pair.split == split]
+        (root / f"{split}.lst").write_text("\n".join(names))
+        splits[split] = {"images": "photos", "masks": "ids", "list": f"{split}.lst"}
+    return {"splits": splits}
+
+
+def write_voc(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
+    folder = root / "ImageSets/Segmentation"
+    folder.mkdir(parents=True)
+    for split in {pair.split for pair in pairs}:
+        names = [pair.name for pair in pairs if pair.split == split]
+        (folder / f"{split}.txt").write_text("\n".join(names))
+    return {}
+
+
+def write_label_ids(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
+    """Cityscapes has labelIds beside labelTrainIds."""
+    of_train_id = {0: 7, 1: 8, 13: 26, 18: 33, VOID: 0}
+    for pair in pairs:
+        values = np.vectorize(of_train_id.get)(pair.ids).astype(np.uint8)
+        file = Path(str(pair.mask).replace("labelTrainIds", "labelIds"))
+        file.write_bytes(encode(values, "L", "PNG", {}))
+    return {}
+
+
+def write_coco(root: Path, pairs: list[Pair], rng: np.random.Generator, shape: Callable) -> dict:
+    for split in {pair.split for pair in pairs}:
+        rows = [pair for pair in pairs if pair.split == split]
+        listed, regions = [], []
+        for number, pair in enumerate(rows):
+            file = str(pair.image.relative_to(root / "images"))
+            height, width = pair.ids.shape
+            if pair.rules["mask"] == "bad" and pair.damage == "size":
+                height += 1
+            listed.append({"id": number, "file_name": file, "height": height, "width": width})
+            for category in sorted(set(pair.values.ravel().tolist()) - {0}):
+                drawn = shape(pair.values == category, rng)
+                if pair.rules["mask"] == "bad" and pair.damage == "cut":
+                    drawn = cut_region(drawn)
+                if pair.rules["mask"] == "bad" and pair.damage == "box":
+                    drawn = []
+                region = {"image_id": number, "category_id": category, "segmentation": drawn}
+                regions.append(region)
+        categories = [{"id": key, "name": f"thing {key}"} for key in COCO[0].ids if key != 0]
+        content = {"images": listed, "annotations": regions, "categories": categories}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    return {}
+
+
+def polygons(region: np.ndarray, rng: np.random.Generator) -> list[list[float]]:
+    """A rectangle of one row for each run of a row."""
+    found = []
+    for y, row in enumerate(region):
+        edges = np.flatnonzero(np.diff(np.pad(row.astype(int), 1)))
+        for left, right in zip(edges[::2].tolist(), edges[1::2].tolist()):
+            found.append([left, y, right, y, right, y + 1, left, y + 1])
+    return found
+
+
+def runs(region: np.ndarray, rng: np.random.Generator) -> dict:
+    """Run lengths down the columns, as numbers or as COCO's text."""
+    if rng.random() < 0.5:
+        packed = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
+        return {"size": list(region.shape), "counts": packed["counts"].decode()}
+    flat = region.T.ravel().astype(int)
+    edges = np.flatnonzero(np.diff(flat, prepend=0))
+    return {
+        "size": list(region.shape),
+        "counts": np.diff([0, *edges, flat.size]).tolist(),
+    }
+
+
+def cut_region(drawn: list | dict) -> list | dict:
+    if isinstance(drawn, dict):
+        return drawn | {"counts": drawn["counts"][:-1]}
+    return [drawn[0][:-1], *drawn[1:]]  # half a point
+
+
+def write_polygons(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
+    return write_coco(root, pairs, rng, polygons)
+
+
+def write_runs(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
+    return write_coco(root, pairs, rng, runs)
+
+
+def city(kind: str) -> Callable[[str, int], tuple[str, str]]:
+    def place(split: str, n: int) -> tuple[str, str]:
+        name = f"{split}/aachen/aachen_{n:06}_000019"
+        return f"leftImg8bit/{name}_leftImg8bit", f"gtFine/{name}_gtFine_{kind}"
+
+    return place
+
+
+def place_ade(split: str, n: int) -> tuple[str, str]:
+    name = f"{LONG[split]}/ADE_{split}_{n:08}"
+    return f"images/{name}", f"annotations/{name}"
+
+
+TWO = ("train", "val")
+LAYOUTS = {
+    "pairs, images/train": Layout(
+        "pairs", lambda s, n: (f"images/{s}/p{n:02}", f"masks/{s}/p{n:02}")
+    ),
+    "pairs, training/imgs": Layout(
+        "pairs", lambda s, n: (f"{LONG[s]}/imgs/p{n:02}", f"{LONG[s]}/labels/p{n:02}")
+    ),
+    "pairs, trainannot": Layout("pairs", lambda s, n: (f"{s}/p{n:02}", f"{s}annot/p{n:02}")),
+    "pairs, no splits": Layout(
+        "pairs", lambda s, n: (f"img/p{n:02}", f"mask/p{n:02}"), splits=("train",)
+    ),
+    "pairs, data.splits": Layout(
+        "pairs", lambda s, n: (f"photos/p{n:02}", f"ids/p{n:02}"), finish=write_choice
+    ),
+    "lists": Layout(
+        "lists", lambda s, n: (f"rgb/p{n:02}", f"ids/p{n:02}"), finish=write_lists, by_stem=False
+    ),
+    "voc": Layout(
+        "voc",
+        lambda s, n: (f"JPEGImages/2007_0000{n:02}", f"SegmentationClass/2007_0000{n:02}"),
+        VOC,
+        write_voc,
+    ),
+    "cityscapes, ids": Layout("cityscapes", city("labelIds"), CITY),
+    "cityscapes, train ids": Layout(
+        "cityscapes", city("labelTrainIds"), CITY_TRAIN, write_label_ids
+    ),
+    "ade20k": Layout("ade20k", place_ade, ADE, splits=TWO),
+    "camvid": Layout(
+        "camvid",
+        lambda s, n: (f"{s}/{FRAMES[s].format(n)}", f"{s}annot/{FRAMES[s].format(n)}"),
+        CAMVID,
+    ),
+    "camvid-rgb, folders": Layout(
+        "camvid-rgb",
+        lambda s, n: (f"{s}/{FRAMES[s].format(n)}", f"{s}_labels/{FRAMES[s].format(n)}_L"),
+        CAMVID_RGB,
+    ),
+    "camvid-rgb, one folder": Layout(
+        "camvid-rgb",
+        lambda s, n: (
+            f"701_StillsRaw_full/{FRAMES[s].format(n)}",
+            f"LabeledApproved_full/{FRAMES[s].format(n)}_L",
+        ),
+        CAMVID_RGB,
+    ),
+    "coco, polygons": Layout(
+        "coco", lambda s, n: (f"images/{s}2017/p{n:02}", ""), COCO, write_polygons, False
+    ),
+    "coco, runs": Layout("coco", lambda s, n: (f"images/p{n:02}", ""), COCO, write_runs, False),
+}
+
+
+def scene(height: int, width: int, exact: bool, rng: np.random.Generator) -> np.ndarray:
+    """(H,W,3): noise, or what survives lossy compression and shows how it is turned."""
+    if exact:
+        return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    corners = rng.permutation([30, 90, 150, 210]).reshape(2, 2)
+    down, right = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)
+    top, bottom = (row[0] + (row[1] - row[0]) * right for row in corners)
+    plane = top + (bottom - top) * down + rng.integers(-3, 4, (height, width))
+    return np.stack([plane + 9, plane, plane - 9], 2).astype(np.uint8)
+
+
+def image_file(
+    kind: str, view: str, size: tuple[int, int], orientation: int, rng: np.random.Generator
+) -> tuple[bytes, np.ndarray, bool]:
+    """(content, pixels to be read, whether exactly)."""
+    _, format, options, _, exact = IMAGES[kind]
+    rgb = scene(*size, exact, rng)
+    mode, holds, reads = VIEWS[view]
+    orientation = orientation if format in TURNABLE else 1
+    content = encode(holds(rgb), mode, format, options, orientation, COLOURS.tobytes())
+    return content, reads(rgb), exact
+
+
+def mask_file(
+    values: np.ndarray, format: str, options: dict, mode: str, orientation: int = 1
+) -> bytes:
+    dtype = {"I;16": np.uint16, "int64": np.int64, "int32": np.int32}.get(mode, np.uint8)
+    stored = values.astype(dtype)
+    if mode in ("LA", "RGBA"):
+        stored = np.dstack([stored, np.full(values.shape[:2], 77, np.uint8)])
+    orientation = orientation if format in TURNABLE else 1
+    return encode(stored, mode, format, options, orientation, COLOURS.tobytes())
+
+
+def draw_values(
+    meaning: Meaning, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(mask values or colours, class ids); every value occurs."""
+    known = list(meaning.ids)
+    picks = rng.integers(0, len(known), size)
+    picks.ravel()[rng.permutation(picks.size)[: len(known)]] = range(len(known))
+    return np.array(known)[picks], np.array(list(meaning.ids.values()))[picks]
+
+
+@dataclass
+class Case:
+    """One data set, as hypothesis draws it; what is random beyond comes of the seed."""
+
+    layout: str
+    counts: tuple[int, int, int]  # pairs of train, val, test
+    kinds: list[str]  # of images
+    mask_kinds: list[int]
+    orientations: list[int]
+    meaning: int
+    damages: list[tuple[str, str]]  # what is done, to image or mask
+    named: bool  # data.format
+    seed: int
+
+
+class Written(NamedTuple):
+    data: Data
+    pairs: list[Pair]
+    loose: str  # a damaged list or JSON, after which all is forgiven but a traceback
+
+
+def write(case: Case, root: Path) -> Written:
+    layout, rng = LAYOUTS[case.layout], np.random.default_rng(case.seed)
+    meaning = layout.meanings[case.meaning % len(layout.meanings)]
+    splits = [s for s, n in zip(("train", "val", "test"), case.counts) for _ in range(n)]
+    splits = [split for split in splits if split in layout.splits]
+    pairs = [write_pair(case, layout, meaning, n, s, root, rng) for n, s in enumerate(splits)]
+    order = rng.permutation(len(pairs))
+    damages = [(pairs[n], *damage) for n, damage in zip(order, case.damages)]
+    loose = ""
+    for pair, damage, side in damages:
+        if damage == "leak":
+            leak(case, layout, meaning, pair, pairs, root, rng)
+        elif pair.mask is None and side == "mask":
+            spoil_region(pair, damage)
+    config = layout.finish(root, pairs, rng)
+    for pair, damage, side in damages:
+        if damage == "index":
+            loose = spoil_index(root, rng) or loose
+        elif damage != "leak" and (pair.mask or side == "image"):
+            spoil(layout, meaning, pair, damage, side, rng)
+    named = {"format": layout.format} if case.named else {}
+    data = Data(path=str(root), **config, **named, **meaning.config)
+    return Written(data, pairs, loose)
+
+
+def write_pair(
+    case: Case,
+    layout: Layout,
+    meaning: Meaning,
+    n: int,
+    split: str,
+    root: Path,
+    rng: np.random.Generator,
+) -> Pair:
+    kind = case.kinds[n % len(case.kinds)]
+    suffix, _, _, views, _ = IMAGES[kind]
+    orientation = case.orientations[n % len(case.orientations)]
+    height, width = rng.integers(4, 13, 2).tolist()
+    content, pixels, exact = image_file(kind, rng.choice(views), (height, width), orientation, rng)
+    values, ids = draw_values(meaning, (height, width), rng)
+    image, mask = layout.place(split, n)
+    paths = root / (image + suffix), None
+    if mask:
+        kinds = list(meaning.kinds.values())
+        # PNG, the first, is most of them
+        pick = case.mask_kinds[n % len(case.mask_kinds)]
+        mask_suffix, *how = kinds[pick if pick < len(kinds) else 0]
+        paths = paths[0], root / (mask + mask_suffix)
+        paths[1].parent.mkdir(parents=True, exist_ok=True)
+        turned = orientation if rng.random() < 0.5 else 1
+        paths[1].write_bytes(mask_file(values, *how, turned))
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    paths[0].write_bytes(content)
+    name = Path(image).name.removesuffix("_leftImg8bit")
+    return Pair(split, name, *paths, pixels, exact, values, ids)
+
+
+# ---- damage
+
+
+def spoil_region(pair: Pair, damage: str) -> None:
+    """What stands in a COCO JSON in place of a damaged mask."""
+    pair.damage = {
+        "value": "value", "size": "size", "delete": "box", "truncate": "cut", "flip": "cut",
+    }.get(damage, "")  # fmt: skip
+    if pair.damage == "value":
+        pair.values[0, 0] = COCO[0].unknown
+    if pair.damage and (pair.values > 0).any():
+        pair.rules["mask"] = "bad"
+    else:
+        pair.damage = ""
+
+
+def spoil_index(root: Path, rng: np.random.Generator) -> str:
+    """Cuts or flips a list or a JSON; its name, or nothing where there is none."""
+    files = [f for end in ("txt", "lst", "json") for f in sorted(root.rglob(f"*.{end}"))]
+    if not files:
+        return ""
+    file = files[rng.integers(len(files))]
+    content = file.read_bytes()
+    file.write_bytes(cut(content, rng) if rng.random() < 0.5 else flip(content, rng))
+    return file.name
+
+
+def cut(content: bytes, rng: np.random.Generator) -> bytes:
+    return content[: rng.integers(0, max(1, len(content)))]
+
+
+def flip(content: bytes, rng: np.random.Generator) -> bytes:
+    spoilt = bytearray(content)
+    for place in rng.integers(0, 8 * len(content), rng.integers(1, 4)).tolist():
+        spoilt[place // 8] ^= 1 << place % 8
+    return bytes(spoilt)
+
+
+def leak(
+    case: Case,
+    layout: Layout,
+    meaning: Meaning,
+    pair: Pair,
+    pairs: list[Pair],
+    root: Path,
+    rng: np.random.Generator,
+) -> None:
+    """The same image again in another split: the file, or its pixels in a PNG."""
+    others = [split for split in layout.splits if split != pair.split] or ["train"]
+    copy = write_pair(case, layout, meaning, len(pairs) + 50, rng.choice(others), root, rng)
+    if copy.mask:
+        suffix, *how = meaning.kinds["png"]
+        copy.mask.unlink()
+        copy.mask = copy.mask.with_suffix(suffix)
+    copy.image.unlink()
+    copy.pixels, copy.exact = pair.pixels, pair.exact
+    copy.values, copy.ids = draw_values(meaning, pair.ids.shape, rng)
+    if copy.mask:
+        copy.mask.write_bytes(mask_file(copy.values, *how))
+    if pair.exact and rng.random() < 0.5:
+        copy.image = copy.image.with_suffix(".png")
+        copy.image.write_bytes(encode(pair.pixels, "RGB", "PNG", {}))
+    else:
+        copy.image = copy.image.with_suffix(pair.image.suffix)
+        copy.image.write_bytes(pair.image.read_bytes())
+    pair.twin, copy.twin = copy, pair
+    pair.damage = copy.damage = "leak"
+    pairs.append(copy)
+
+
+def spoil(
+    layout: Layout, meaning: Meaning, pair: Pair, damage: str, side: str, rng: np.random.Generator
+) -> None:
+    """Damages one file of a pair."""
+    file = pair.image if side == "image" else pair.mask
+    content = file.read_bytes()
+    pair.damage, pair.rules[side] = damage, "bad"
+    match damage:
+        case "truncate":
+            file.write_bytes(cut(content, rng))
+            pair.rules[side] = "right"
+        case "flip":
+            file.write_bytes(flip(content, rng))
+            pair.rules[side] = "right" if content.startswith(CHECKED) else "shape"
+        case "text":
+            file.write_text("<html>404 not found</html>")
+        case "empty":
+            file.write_bytes(b"")
+        case "delete":
+            file.unlink()
+        case "folder":
+            file.unlink()
+            file.mkdir()
+        case "double":
+            again = file.with_suffix(".bmp" if file.suffix != ".bmp" else ".png")
+            again.write_bytes(content)
+            pair.rules[side] = "bad" if layout.by_stem else "right"
+        case "size":
+            resize(meaning, pair, file, side, rng)
+        case "mode":
+            another_mode(meaning, pair, file, side, rng)
+        case "value" if side == "mask":
+            values = pair.values.copy()
+            values.reshape(-1, *values.shape[2:])[rng.integers(pair.ids.size)] = meaning.unknown
+            rewrite_mask(meaning, file, values)
+        case "value":  # has no meaning for images
+            pair.damage, pair.rules[side] = "", "right"
+
+
+def rewrite_mask(meaning: Meaning, file: Path, values: np.ndarray) -> None:
+    """The mask with other values, in the first kind that has its suffix."""
+    how = next(how for how in meaning.kinds.values() if how[0] == file.suffix)
+    file.write_bytes(mask_file(values, *how[1:]))
+
+
+def resize(
+    meaning: Meaning, pair: Pair, file: Path, side: str, rng: np.random.Generator
+) -> None:
+    height, width = pair.ids.shape
+    size = (height + rng.integers(1, 4), width) if rng.random() < 0.5 else (width, height)
+    size = (height, width - 1) if size == (height, width) else size
+    if side == "mask":
+        rewrite_mask(meaning, file, draw_values(meaning, size, rng)[0])
+    else:
+        kind = next(kind for kind, row in IMAGES.items() if row[0] == file.suffix)
+        file.write_bytes(image_file(kind, IMAGES[kind][3][0], size, 1, rng)[0])
+
+
+def another_mode(
+    meaning: Meaning, pair: Pair, file: Path, side: str, rng: np.random.Generator
+) -> None:
+    """What the suffix does not say: another format, or a mode that masks don't have."""
+    pair.rules[side] = "right"
+    if side == "image":
+        kind = rng.choice(list(IMAGES))
+        content, pair.pixels, pair.exact = image_file(
+            kind, rng.choice(IMAGES[kind][3]), pair.ids.shape, rng.integers(1, 9), rng
+        )
+        file.write_bytes(content)
+        return
+    coloured = meaning.kinds is COLOUR_MASKS
+    modes = ["CMYK", "JPEG", "HSV", *([] if coloured else ["RGB", "F", "colour", "another"])]
+    mode = rng.choice([*modes, *(["grey"] if coloured else [])])
+    height, width = pair.ids.shape
+    values = pair.values.astype(np.uint8)
+    save = lambda image, kind: image.save(file, kind)  # noqa: E731
+    if mode == "another":
+        how = list(meaning.kinds.values())[rng.integers(len(meaning.kinds))]
+        file.write_bytes(mask_file(pair.values, *how[1:]))
+    elif mode == "F":
+        save(Image.fromarray(pair.values.astype(np.float32)), "TIFF")
+    elif mode == "grey":
+        save(Image.fromarray(pair.ids.astype(np.uint8)), "PNG")
+        if all(colour in CAMVID_COLOURS for colour in meaning.ids):
+            pair.rules[side] = "bad"  # ids are places of other colours there
+        pair.rules[side] = "shape"
+    elif mode == "RGB":
+        save(Image.fromarray(repeat(values)), "PNG")
+        pair.rules[side] = "right" if "palette" not in meaning.config else "bad"
+    else:
+        noise = rng.integers(3, 250, (height, width, 3), dtype=np.uint8)
+        pair.rules[side] = "bad"
+        image = Image.fromarray(noise)
+        if mode == "JPEG":
+            save(image if coloured else Image.fromarray(values), "JPEG")
+        elif mode == "CMYK":
+            save(image.convert("CMYK"), "TIFF")
+        elif mode == "HSV":
+            save(image.convert("LAB"), "TIFF")
+        else:
+            save(image, "PNG")
+
+
+# ---- what comes of it
+
+
+def judge(case: Case, root: Path) -> str:
+    """Writes a case and surveys it; what it ended in. Raises AssertionError."""
+    data, pairs, loose = write(case, root)
+    names = [pair.name for pair in pairs if pair.damage] + ([loose] if loose else [])
+    names += [f"instances_{pair.split}.json" for pair in pairs if pair.rules["mask"] == "bad"]
+    try:
+        found = survey(data, full=True)
+    except SegtrainError as error:
+        assert any(name in str(error) for name in names), f"names no damaged file: {error}"
+        TALLY.update(f"{pair.damage}: error" for pair in pairs if pair.damage)
+        return "error"
+    errors = [finding for finding in found.findings if finding.error]
+    for finding in errors:
+        said = says(finding)
+        unclear = finding.kind == "classes" and any(p.rules["mask"] != "right" for p in pairs)
+        assert unclear or any(name in said for name in names), f"false alarm: {said}"
+    if loose:
+        TALLY["index: taken"] += 1
+        return "finding" if errors else "right"
+    for pair in pairs:
+        outcome = follow(case, found, pair, errors)
+        if pair.damage:
+            TALLY[f"{pair.damage}: {outcome}"] += 1
+    return "finding" if errors else "right"
+
+
+def says(finding: Any) -> str:
+    return "; ".join([finding.text, *finding.places, finding.remedy, str(finding.mend)])
+
+
+def attempt(read: Callable, source: Any) -> np.ndarray | None:
+    try:
+        return read(source)
+    except SegtrainError as error:
+        assert Path(str(getattr(source, "file", source))).name in str(error)
+        return None
+
+
+def follow(case: Case, found: Survey, pair: Pair, errors: list) -> str:
+    """What became of a pair. Raises AssertionError where it is a wrong label or goes unsaid."""
+    named = any(pair.name in says(finding) for finding in errors)
+    said = f"{pair.name} ({pair.damage or 'good'}; {pair.rules})"
+    splits = {s: [sample.image for sample in samples] for s, samples in found.splits.items()}
+    split = next((s for s, paths in splits.items() if pair.image in paths), None)
+    if split is None:
+        assert pair.damage, f"{said} is not taken: {errors}"
+        assert named or f"{pair.split} left out: no masks" in found.found.layout, said
+        return "finding"
+    sample = found.splits[split][splits[split].index(pair.image)]
+    read = attempt(image_reader(found.data, 3), sample.image)
+    labels = attempt(mask_reader(found.data), sample.mask) if found.data.classes else None
+    if pair.damage and named:
+        return "finding"
+    assert not named, f"{said} is named: {errors}"
+    if found.data.classes is None:
+        assert errors, said
+        return "finding"
+    rules = pair.rules | ({} if sample.mask == pair.mask or not pair.mask else {"mask": "right"})
+    assert "bad" not in rules.values(), f"{said} goes unsaid: {errors}"
+    assert read is not None and labels is not None, f"{said} can't be read, and no error says so"
+    assert read.dtype == np.uint8 and read.shape == pair.pixels.shape, said
+    assert labels.shape == pair.ids.shape, said
+    if rules["image"] == "right" and pair.exact:
+        assert (read == pair.pixels).all(), f"{said}: wrong pixels"
+    elif rules["image"] == "right":
+        difference = np.abs(read.astype(int) - pair.pixels).mean()
+        assert difference < LOSSY_ERROR, f"{said}: wrong pixels, by {difference}"
+    if rules["mask"] == "right":
+        assert (labels == pair.ids).all(), f"{said}: wrong labels"
+        place = splits[split].index(pair.image)
+        counts = np.bincount(pair.ids[pair.ids != VOID], minlength=len(found.data.classes))
+        assert (found.by_image[split][place] == counts).all(), f"{said}: wrong counts"
+    if not case.layout.endswith("no splits") and not pair.damage:
+        held_out = "held out" in found.found.layout
+        assert split == pair.split or held_out and pair.split == "train", said
+    if pair.twin:
+        twin = next(s for s, paths in splits.items() if pair.twin.image in paths)
+        assert twin == split, f"{said} is in {split} and {twin}"
+    same = all(rule == "right" for rule in rules.values())
+    return "right" if same else "shape"
+
+
+def through_the_command(case: Case, root: Path) -> None:
+    """check says the same, with an exit code and no traceback; so does what fit runs first."""
+    data, pairs, _ = write(case, root)
+    file = root.with_suffix(".yaml")
+    content = data.model_dump(mode="json", exclude_defaults=True, exclude={"label_map"})
+    content |= {"label_map": data.label_map}
+    file.write_text(yaml.safe_dump({"data": content}))
+    try:
+        errors = [finding for finding in survey(data, full=True).findings if finding.error]
+    except SegtrainError as error:
+        answer = run_cli("check", "--config", file)
+        assert answer.code == error.exit_code and str(error).splitlines()[0][:80] in answer.error
+        return
+    answer = run_cli("check", "--config", file, "--json")
+    assert (answer.code, answer.stderr) == (bool(errors), "")
+    assert json.loads(answer.stdout)["errors"] == len(errors)
+    answer = run_cli("check", "--config", file)  # of what is kept of the first
+    assert answer.code == bool(errors) and ("error" in answer.stdout)
+    try:
+        prepare(data)
+    except SegtrainError:
+        assert errors
+    else:
+        assert not any(finding.kind in ("value", "colour", "size") for finding in errors)
+
+
+DAMAGES = (
+    "truncate", "truncate", "flip", "flip", "size", "mode", "mode", "delete", "double", "leak",
+    "value", "text", "empty", "folder", "index",
+)  # fmt: skip
+
+
+def cases(layout: str) -> st.SearchStrategy[Case]:
+    return st.builds(
+        Case,
+        layout=st.just(layout),
+        counts=st.tuples(st.integers(2, 4), st.integers(0, 2), st.integers(0, 1)),
+        kinds=st.lists(st.sampled_from(sorted(IMAGES)), min_size=1, max_size=4),
+        mask_kinds=st.lists(st.integers(0, 12), min_size=1, max_size=4),
+        orientations=st.lists(st.integers(1, 8), min_size=1, max_size=4),
+        meaning=st.integers(0, len(FREE) - 1),
+        damages=st.lists(
+            st.tuples(st.sampled_from(DAMAGES), st.sampled_from(["image", "mask"])), max_size=3
+        ),
+        named=st.booleans(),
+        seed=st.integers(0, 2**32 - 1),
+    )
+
+
+def tried(run: Callable[[Case, Path], Any], case: Case) -> Any:
+    """Runs a case in a folder of its own, whose facts are kept there, too."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGTRAIN_CACHE", f"{folder}/cache")
+        root = Path(folder).resolve() / "set"
+        root.mkdir()
+        return run(case, root)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_right_pixels_or_a_named_file(layout: str):
+    @settings(
+        max_examples=CASES // len(LAYOUTS) + 1 if CASES else 12,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
+    @given(cases(layout))
+    def ends_well(case: Case) -> None:
+        outcome = tried(judge, case)
+        TALLY[f"{layout}: {outcome}"] += 1
+        if case.seed % 4 == 0:
+            tried(through_the_command, case)
+
+    started = time.perf_counter()
+    ends_well()
+    TALLY[f"{layout}: seconds"] += round(time.perf_counter() - started)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report():
+    yield
+    if CASES:
+        print(json.dumps(dict(sorted(TALLY.items())), indent=1))
