@@ -194,11 +194,11 @@ def dataset_yaml(found: Survey, config: Config, report: dict[str, Any]) -> str:
     if "exclude" in mends:
         mends["exclude"] = found.data.exclude + mends["exclude"]
     data = revised(found.data, mends, "data")
-    unclear = [f for f in found.findings if f.error and f.kind == "classes"]
     text = f"# {found.root}: {found.found.layout}\n"
-    text += "".join(f"# {finding.text}: {finding.remedy}\n" for finding in unclear)
-    open_errors = [f for f in found.findings if f.error and not f.mend]
-    text += "".join(f"# to be mended by hand: {finding}\n" for finding in open_errors)
+    for finding in found.findings:
+        if finding.error:
+            done = "mended below" if finding.mend else "to be mended by hand"
+            text += f"# {done}: {' '.join(str(finding).split())}\n"
     changed = data.model_dump(mode="json", exclude_defaults=True) | {"path": str(found.root)}
     if data.label_map:
         changed["label_map"] = data.label_map  # JSON made its keys text

@@ -53,6 +53,8 @@ class Meta:
         """
         trained = self.config.model_dump(mode="json")
         trained["train"] |= {"device": "auto", "devices": 1, "nodes": 1}
+        if flags.get("data.path"):  # another folder has a layout and faults of its own
+            trained["data"] |= {"format": "auto", "exclude": []}
         if trained["train"]["precision"] == "fp16" and not torch.cuda.is_available():
             trained["train"]["precision"] = "32"
         config = load_config(sets=sets, flags=flags, base=Config.model_validate(trained))

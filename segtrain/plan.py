@@ -72,6 +72,11 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
         }
     )
     loss_of(config, prepared.palette)  # with the number of classes now known
+    if config.model.in_channels != 3 and config.model.mean is None:
+        say(
+            f"note: nothing says the mean of the {config.model.in_channels} channels; 'segtrain "
+            "check' prints model.mean and model.std of this data"
+        )
     images, batch_size = len(prepared.splits["train"]), config.train.batch_size
     refuse_batch_size(config, images)
     refuse_crop(config)
@@ -83,17 +88,17 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     by_class = class_draws(config.data, prepared.by_image["train"])
     plan = Plan(config, prepared.splits, prepared.palette, steps, prepared.sizes, by_class)
+    augmentation = Augmentation(  # refuses transforms before a run has its folder
+        config.augment, config.data.lb_ignore, config.train.seed, config.model.in_channels
+    )
     if by_class:
-        say(describe_sampler(plan))
+        say(describe_sampler(plan, augmentation))
     return plan
 
 
-def describe_sampler(plan: Plan) -> str:
+def describe_sampler(plan: Plan, augmentation: Augmentation) -> str:
     """The share of pixels that each class gets under data.sampler, over the first steps' crops."""
     config = plan.config
-    augmentation = Augmentation(
-        config.augment, config.data.lb_ignore, config.train.seed, config.model.in_channels
-    )
     draws = [
         draw
         for step in range(math.ceil(CROPS_COUNTED / config.train.batch_size))

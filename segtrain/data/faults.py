@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +191,10 @@ class Faults:
         for pairs, where in ((across, "across splits"), (within, "within a split")):
             if pairs:
                 text = f"{_count(pairs, 'pair')} of nearly the same images {where}"
-                places = [f"{self.short(a)} ~ {self.short(b)}" for a, b in pairs]
+                alike = defaultdict(list)
+                for a, b in pairs:
+                    alike[self.short(a)].append(self.short(b))
+                places = [f"{name} ~ {', '.join(others)}" for name, others in alike.items()]
                 found.append(Finding("near", False, text, places))
         return found
 

@@ -232,12 +232,13 @@ def hold_out(
     """The splits with a val: `fraction` of the images `everyone`, at least one, drawn by `seed`
     alone, as far as train has them."""
     pairs = splits["train"]
-    count = min(max(1, round(fraction * len(everyone))), len(everyone) - 1)
-    held = {everyone[i] for i in random.Random(seed).sample(range(len(everyone)), count)}
-    train = [pair for pair in pairs if pair.image not in held]
-    val = [pair for pair in pairs if pair.image in held]
-    if not train or not val:
-        raise SegtrainError(
-            f"{pairs[0].image}: {len(pairs)} pair(s) are too few to hold some out for val"
-        )
+    for drawn in (everyone, [pair.image for pair in pairs]):  # all that were drawn may be excluded
+        count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
+        held = {drawn[i] for i in random.Random(seed).sample(range(len(drawn)), count)}
+        train = [pair for pair in pairs if pair.image not in held]
+        val = [pair for pair in pairs if pair.image in held]
+        if train and val:
+            break
+    else:
+        raise SegtrainError(f"{pairs[0].image}: one pair is too few to hold one out for val")
     return {"train": train, "val": val} | {s: of for s, of in splits.items() if s != "train"}

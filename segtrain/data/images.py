@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import tokenize
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".p
 SUFFIXES = IMAGE_SUFFIXES | {".npy"}
 ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # of EXIF: width and height change places
 EXIF_ORIENTATION = 0x0112
-REDUCED_PAGE = 0x00FE  # TIFF's NewSubfileType: its lowest bit marks an overview or thumbnail
+SUBFILE_TYPE = 0x00FE  # of a TIFF's page
+NO_IMAGE = 0b101  # bits of it: an overview or thumbnail, a transparency mask
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 ORIENTATION_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp")
@@ -46,6 +48,8 @@ DECODING_ERRORS = (
     zlib.error,
 )
 
+# what it warns of is an error of ours, or of no interest to who trains
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # Pillow only warns at first; `refuse_bomb` has the config's limit
 
 
@@ -283,7 +287,7 @@ def count_pages(image: Image.Image) -> int:
     size, pages = image.size, 0
     for page in range(image.n_frames):
         image.seek(page)
-        pages += image.size == size and not image.tag_v2.get(REDUCED_PAGE, 0) & 1
+        pages += image.size == size and not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_IMAGE
     image.seek(0)
     return pages
 

@@ -70,7 +70,9 @@ def find_voc(data: Data, root: Path) -> Listing | None:
         if names.is_file():
             groups[split], wrong = choose(names, images, masks, root)
             faults |= wrong
+    empty = [f"; {split}.txt names nothing" for split, of in groups.items() if not of]
     groups, note = labelled(groups)
+    note += "".join(empty)
     layout = f"splits of {os.path.join(base, 'ImageSets/Segmentation')}; 255 is ignored{note}"
     return Listing(groups, layout, *load_table("voc"), faults)
 

@@ -18,7 +18,7 @@ from segtrain.atomic import write_text
 from segtrain.data.coco import CocoMask
 from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader, header
-from segtrain.data.masks import MaskReader, MaskSource, code, grey_values, read_raw
+from segtrain.data.masks import MaskReader, MaskSource, Palette, code, grey_values, read_raw
 from segtrain.errors import SegtrainError
 from segtrain.folders import cache_folder
 from segtrain.progress import bar
@@ -70,10 +70,20 @@ class Scanner:
     A full scan decodes images, too; else their headers are read alone.
     """
 
-    def __init__(self, root: Path, images: ImageReader, masks: MaskReader | None, full: bool):
-        """`masks` snaps lossy masks where data.allow_lossy_masks is set, and else is None."""
-        self.images, self.masks, self.full = images, masks, full
-        settings = (str(root), repr(images), masks and (masks.anchors.tolist(), masks.palette))
+    def __init__(
+        self,
+        root: Path,
+        images: ImageReader,
+        masks: MaskReader | None,
+        full: bool,
+        palette: Palette | None = None,
+    ):
+        """`masks` snaps lossy masks where data.allow_lossy_masks is set, and else is None.
+
+        Where a palette is known, RGB masks are colours, be they all grey.
+        """
+        self.images, self.masks, self.full, self.palette = images, masks, full, palette
+        settings = (str(root), repr(images), masks and masks.anchors.tolist(), palette)
         name = hashlib.sha256(repr((FACTS_VERSION, settings)).encode()).hexdigest()[:24]
         self.kept_at = cache_folder() / "scan" / f"{name}.json"
         self.kept, self.new = read_kept(self.kept_at), {}
@@ -104,7 +114,9 @@ class Scanner:
         kept = self._recall(path, f"mask {source}", MaskFacts)
         if isinstance(kept, MaskFacts):
             return kept
-        read = lambda: mask_facts(source, self.masks, self.images.max_pixels)  # noqa: E731
+        read = lambda: mask_facts(  # noqa: E731
+            source, self.masks, self.images.max_pixels, self.palette
+        )
         return self._keep(path, f"mask {source}", read)
 
     def _recall(self, path: Path, key: str, kind: type) -> ImageFacts | MaskFacts | None:
@@ -187,14 +199,15 @@ def difference_hash(plane: Image.Image) -> int:
     return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes())
 
 
-def mask_facts(source: MaskSource, masks: MaskReader | None, max_pixels: int) -> MaskFacts:
+def mask_facts(
+    source: MaskSource, masks: MaskReader | None, max_pixels: int, palette: Palette | None = None
+) -> MaskFacts:
     """Facts of all pixels. Raises SegtrainError for a file that can't be a mask."""
     raw, lossy = read_raw(source, max_pixels)
     if masks:
         raw = masks.snap(raw)
-    grey = grey_values(raw) if masks is None or not masks.palette else None
-    if raw.ndim == 2 or grey is not None:
-        values = raw if raw.ndim == 2 else grey
+    values = raw if palette and raw.ndim == 3 else grey_values(raw)
+    if values is not None and values.ndim == 2:
         counts, distinct = count_values(values)
         return MaskFacts(raw.shape[:2], counts, {}, distinct, lossy, smooth_share(values))
     counts, distinct = count_values(code(raw))

@@ -74,7 +74,8 @@ def survey(data: Data, channels: int = 3, full: bool = False) -> Survey:
     root = root_of(data)
     found = find_pairs(data, root)
     if "train" not in found.splits:
-        raise SegtrainError(f"{data.path}: no train split; found {', '.join(found.splits)}")
+        others = ", ".join(found.splits) or "no other"
+        raise SegtrainError(f"{data.path}: no train split; found {others} ({found.layout})")
     data = fill_in(data, found)
     summary = [where, f"pairs: {_counts(found)}; {found.layout}"]
     names = [s for s in found.splits if full or s in ("train", "val")]
@@ -144,7 +145,8 @@ def read_facts(
     if data.allow_lossy_masks and not data.classes:
         raise UsageError("data.allow_lossy_masks needs data.classes: to which is a value nearest?")
     images = image_reader(data, channels)
-    scanner = Scanner(root, images, mask_reader(data) if data.allow_lossy_masks else None, full)
+    snapping = mask_reader(data) if data.allow_lossy_masks else None
+    scanner = Scanner(root, images, snapping, full, data.palette)
     return {split: scanner(samples) for split, samples in splits.items()}
 
 

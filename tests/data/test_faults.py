@@ -312,9 +312,10 @@ def test_a_film_of_near_frames_is_soon_told():
     frames = [fact(f"{i:04d}", {"dhash": 0xFFFF0000FFFF0001}) for i in range(250)]
     start = time.perf_counter()
     found = faults.duplicates({"train": frames[:150], "val": frames[150:]})
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 30  # it once took minutes
     assert {finding.kind for finding in found} == {"near"}
-    assert sum(len(finding.places) for finding in found) == 250 * 249 // 2
+    assert [finding.text.split()[0] for finding in found] == ["15000", "16125"]
+    assert max(len(finding.places) for finding in found) < 250  # a line for each frame, not pair
 
 
 # dark images

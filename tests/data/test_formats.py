@@ -112,7 +112,7 @@ def test_both_sides_of_a_hold_out_keep_a_pair(tmp_path: Path, fraction: float, h
 def test_one_pair_cannot_be_split(tmp_path: Path):
     for folder in ("images", "masks"):
         fill(tmp_path, folder, "a.png")
-    with pytest.raises(SegtrainError, match="a.png.*1 pair.s. are too few"):
+    with pytest.raises(SegtrainError, match="a.png.*one pair is too few"):
         find_pairs(Data(), tmp_path)
 
 

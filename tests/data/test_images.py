@@ -432,6 +432,22 @@ def test_the_overviews_of_a_geotiff_are_no_images(tmp_path: Path, reader: ImageR
     assert reader.size(tmp_path / "map.tif") == (16, 32)
 
 
+@pytest.mark.parametrize("subfiletype", [1, 4, 5])
+@pytest.mark.parametrize("reader", [read, ImageReader(1), ImageReader(3, (0, 255))])
+def test_a_thumbnail_or_a_mask_of_the_same_size_is_no_image(
+    tmp_path: Path, reader: ImageReader, subfiletype: int
+):
+    """GDAL keeps where a map has values as a second page of NewSubfileType 4."""
+    full = np.random.default_rng(0).integers(0, 256, (16, 32), dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "map.tif") as file:
+        file.write(full, photometric="minisblack", metadata=None)
+        file.write(full // 255, photometric="minisblack", subfiletype=1, metadata=None)
+    with tifffile.TiffFile(tmp_path / "map.tif", mode="r+b") as file:
+        file.pages[1].tags["NewSubfileType"].overwrite(subfiletype)
+    np.testing.assert_array_equal(reader(tmp_path / "map.tif")[..., 0], full)
+    assert reader.size(tmp_path / "map.tif") == (16, 32)
+
+
 def stack_by_pillow(path: Path, bands: list[np.ndarray]) -> None:
     first, *others = map(Image.fromarray, bands)
     first.save(path, save_all=True, append_images=others)

@@ -108,12 +108,12 @@ def test_facts_of_coloured_masks(tmp_path: Path):
     assert (facts.mask.values, facts.mask.distinct) == ({}, 3)
 
 
-@pytest.mark.parametrize("masks", [None, MaskReader(3, palette=[(0, 0, 0), (9, 9, 9), (7, 7, 7)])])
-def test_grey_colours_are_values_unless_a_palette_has_them(tmp_path: Path, masks):
-    """With data.allow_lossy_masks and a palette, colours are snapped to it."""
+@pytest.mark.parametrize("palette", [None, [(0, 0, 0), (9, 9, 9), (7, 7, 7)]])
+def test_grey_colours_are_values_unless_a_palette_is_known(tmp_path: Path, palette):
     colours = np.array([[[7, 7, 7], [0, 0, 0]], [[9, 9, 9], [0, 0, 0]]], np.uint8)
-    (facts,) = scanner(tmp_path, masks=masks)([pair(tmp_path, "a", colours)])
-    if masks:
+    read_facts = Scanner(tmp_path, ImageReader(), None, False, palette)
+    (facts,) = read_facts([pair(tmp_path, "a", colours)])
+    if palette:
         assert facts.mask.colours == {0x070707: 1, 0: 2, 0x090909: 1}
     else:
         assert facts.mask.values == {7: 1, 0: 2, 9: 1}

@@ -1,0 +1,128 @@
+"""What the training loop is fed, seen through `fit`: samplers, caches, bad files, any channels."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import QUICK, scene, write_pairs
+from PIL import Image
+
+
+def losses(run: str) -> list[str]:
+    with open(Path("runs", run, "metrics.csv")) as file:
+        return [row["train_loss"] for row in csv.DictReader(file)]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def test_a_sampler_says_what_it_shows_of_each_class(cli, pairs: Path):
+    named = ["--set", "data.classes=[sky, pole, road]", "--set", "data.rare_classes=[pole]"]
+    answers = {
+        sampler: cli("fit", "--data", pairs, *QUICK, *named, "--set", f"data.sampler={sampler}",
+                     "--set", "data.rare_share=1.0", "--name", sampler)
+        for sampler in ("uniform", "class-balanced", "rare-crop")
+    }  # fmt: skip
+    assert {sampler: answer.code for sampler, answer in answers.items()} == dict.fromkeys(answers, 0)
+    assert "pixels under" not in answers["uniform"].stdout
+    shares = {}
+    for sampler, answer in answers.items():
+        start = "training pixels" if sampler == "uniform" else f"pixels under {sampler}"
+        line = next(line for line in answer.stdout.splitlines() if line.startswith(start))
+        shares[sampler] = float(line.partition("pole ")[2].partition("%")[0])
+    assert shares["rare-crop"] > shares["uniform"] + 5
+    assert len({losses(sampler)[0] for sampler in answers}) == 3
+
+
+def test_a_sampler_repeats_whatever_the_workers(cli, pairs: Path):
+    more = ["--set", "data.sampler=rare-crop", "--set", "data.rare_classes=['1']"]
+    for workers in ("0", "2"):
+        assert cli("fit", "--data", pairs, *QUICK, *more, "--workers", workers,
+                   "--name", workers).code == 0  # fmt: skip
+    assert losses("0") == losses("2")
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_a_cache_changes_no_number(cli, pairs: Path, monkeypatch, cache: str):
+    monkeypatch.setenv("SEGTRAIN_CACHE", str(Path("cache").resolve()))
+    twice = ["--epochs", "2", "--set", "eval.every=1"]
+    for name in ("none", cache, "again"):
+        answer = cli("fit", "--data", pairs, *QUICK, *twice, "--name", name, "--set",
+                     f"data.cache={'none' if name == 'none' else cache}")  # fmt: skip
+        assert answer.code == 0, answer.stderr
+        assert ("cache: " in answer.stdout) == (name != "none")
+    assert losses("none") == losses(cache) == losses("again")
+    assert (len(list(Path("cache/decoded").glob("[0-9a-f]*"))) == 6) == (cache == "disk")
+
+
+def test_a_damaged_image_is_skipped_and_counted(cli):
+    write_pairs(Path("set"), 130, height=32, width=32)
+    # kept so that only decoding finds it: a JPEG's header is whole
+    broken = Path("set/images/007.jpg")
+    Image.open(broken.with_suffix(".png")).save(broken, quality=95)
+    broken.with_suffix(".png").unlink()
+    cut(broken)
+    more = ["--data", "set", *QUICK, "--set", "train.steps_per_epoch=60", "--workers", "0"]
+    stopped = cli("fit", *more, "--name", "stop")
+    assert stopped.code == 1 and "images/007.jpg" in stopped.error
+    answer = cli("fit", *more, "--name", "skip", "--set", "data.on_error=skip")
+    assert answer.code == 0, answer.stderr
+    assert "1 image skipped: 007.jpg" in answer.stdout
+
+
+def test_a_damaged_mask_is_skipped_before_training(cli):
+    write_pairs(Path("set"), 130, height=32, width=32)
+    cut(Path("set/masks/007.png"))
+    more = ["--data", "set", *QUICK]
+    assert "masks/007.png" in cli("fit", *more).error
+    answer = cli("fit", *more, "--set", "data.on_error=skip")
+    assert answer.code == 0, answer.stderr
+    assert "skipped: 1 file cannot be read: masks/007.png" in answer.stdout
+    for name in ("008", "009", "010"):
+        cut(Path(f"set/masks/{name}.png"))
+    assert "3 files cannot be read" in cli("fit", *more, "--set", "data.on_error=skip").error
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_images_of_five_channels(cli, pairs: Path, suffix: str):
+    for index, path in enumerate(sorted((pairs / "images").iterdir())):
+        values = np.concatenate([scene(index)[0], scene(index)[0][..., :2]], 2).astype(np.uint16)
+        path.unlink()
+        if suffix == ".npy":
+            np.save(path.with_suffix(suffix), values * 16)
+        else:
+            planes = (values * 16).transpose(2, 0, 1)
+            tifffile.imwrite(path.with_suffix(suffix), planes, planarconfig="separate")
+    more = ["--data", pairs, *QUICK]
+    assert "model.in_channels is 3" in cli("fit", *more).error
+    bands = ["--set", "model.in_channels=5", "--set", "data.value_range=[0, 4095]"]
+    answer = cli("fit", *more, *bands)
+    assert answer.code == 0, answer.stderr
+    assert "nothing says the mean of the 5 channels" in answer.stdout
+    moments = ["--set", "model.mean=[1, 2, 3, 4, 5]", "--set", "model.std=[5, 4, 3, 2, 1]"]
+    assert "nothing says" not in cli("fit", *more, *bands, *moments, "--name", "own").stdout
+    assert cli("eval", "runs/own").code == 0
+    assert cli("predict", pairs / f"images/000{suffix}").code == 0
+    assert Image.open("predictions/000_overlay.png").size == (40, 48)
+
+
+def test_wrong_transforms_leave_no_run(cli, pairs: Path):
+    answer = cli("fit", "--data", pairs, *QUICK, "--set", "augment.transforms=[HorizontalFip]")
+    assert answer.code == 2 and "did you mean HorizontalFlip" in answer.error
+    assert not Path("runs").exists()
+
+
+def test_another_folder_is_evaluated_in_its_own_layout(cli, pairs: Path):
+    other = write_pairs(Path("other"), 4, "images/val", "masks/val", first=20)
+    write_pairs(other, 2, "images/train", "masks/train", first=30)
+    excluded = ["--set", "data.exclude=[images/003.png]", "--set", "data.format=pairs"]
+    assert cli("fit", "--data", pairs, *QUICK, *excluded).code == 0
+    Path("other/val.txt").write_text("")
+    answer = cli("eval", "--data", other)
+    assert answer.code == 0, answer.stderr
+    assert "val: 4 pairs" in answer.stdout
