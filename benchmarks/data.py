@@ -152,7 +152,7 @@ def open_pairs(case: Case, cache: str) -> Pairs:
     """segtrain's pairs; a cache is full."""
     images, masks = ImageReader(), MaskReader(len(CLASSES), lb_ignore=IGNORED)
     if case.name != "painted":
-        masks = MaskReader(IGNORED, lb_ignore=IGNORED)  # whatever the values mean
+        masks = MaskReader(IGNORED - 1, lb_ignore=IGNORED)  # whatever the values mean
     sizes = {"train": [case.size] * len(case.samples)}
     caches, _ = open_caches(Data(cache=cache), {"train": case.samples}, sizes, images, masks)
     config = Augment(crop=case.crop, scale=SCALE, hflip=HFLIP, vflip=0, jitter=JITTER)
@@ -342,7 +342,7 @@ def main() -> None:
         found.pop(key)
     found["packages"]["opencv"] = cv2.__version__
     command = f"python benchmarks/data.py --seconds {options.seconds:g} --repeats {options.repeats}"
-    command += f" --images {options.images}" if options.images else ""
+    command += f" --images FOLDER_OF_{options.images.name.upper()}" if options.images else ""
     content = {
         "command": f"{command} --out benchmarks/results/{options.out.name}",
         "seed": SEED,
