@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from segtrain.config import Data
 from segtrain.data.lists import choose
 from segtrain.data.masks import class_palette
-from segtrain.data.pairing import Group, Listing, files_by_stem, group
+from segtrain.data.pairing import Fault, Group, Listing, files_by_stem, group
 
 PUBLISHED_SPLITS = ("train", "val", "test")
 TABLES = Path(__file__).parent / "classes"
@@ -45,9 +46,18 @@ def load_table(name: str) -> tuple[list[str], Palette, dict[int, int | str]]:
     return classes, palette, {value: label for value, label in meaning.items() if value != label}
 
 
-def labelled(groups: dict[str, list[Group]]) -> tuple[dict[str, list[Group]], str]:
-    """The splits that have a mask, and what to say of those that have none (often test)."""
-    without = [s for s, of in groups.items() if of and not any(masks for _, masks in of)]
+def labelled(
+    groups: dict[str, list[Group]], faults: Mapping[str, Fault] = {}
+) -> tuple[dict[str, list[Group]], str]:
+    """The splits that have a mask, and what to say of those that have none (often test).
+
+    A split with faulty names stays: they are to be told.
+    """
+    without = [
+        split
+        for split, of in groups.items()
+        if of and not any(masks or not faults.keys().isdisjoint(images) for images, masks in of)
+    ]
     note = f"; {', '.join(without)} left out: no masks" if without else ""
     return {s: of for s, of in groups.items() if of and s not in without}, note
 
@@ -71,7 +81,7 @@ def find_voc(data: Data, root: Path) -> Listing | None:
             groups[split], wrong = choose(names, images, masks, root)
             faults |= wrong
     empty = [f"; {split}.txt names nothing" for split, of in groups.items() if not of]
-    groups, note = labelled(groups)
+    groups, note = labelled(groups, faults)
     note += "".join(empty)
     layout = f"splits of {os.path.join(base, 'ImageSets/Segmentation')}; 255 is ignored{note}"
     return Listing(groups, layout, *load_table("voc"), faults)

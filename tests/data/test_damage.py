@@ -8,12 +8,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -859,25 +862,45 @@ def lenient(self: masks.MaskReader, values: np.ndarray) -> np.ndarray:
     return self.labels[np.searchsorted(self.known, values).clip(max=len(self.known) - 1)]
 
 
+def flip_under_checksum(content: bytes, rng: np.random.Generator) -> bytes:
+    """A PNG whose last pixel has changed and whose checksum has not."""
+    if not content.startswith(CHECKED):
+        return content
+    start = content.index(b"IDAT") + 4
+    end = start + int.from_bytes(content[start - 8 : start - 4])
+    rows = bytearray(zlib.decompress(content[start:end]))
+    rows[-1] ^= 1
+    packed = zlib.compress(rows)
+    return content[: start - 8] + len(packed).to_bytes(4) + b"IDAT" + packed + content[end:]
+
+
+# what is done to the files, what is wrong with the product
 BROKEN = {
-    "checksums of PNG are not compared": (images, "refuse_damaged_png", lambda content: None),
-    "photos stay as they lie": (images.ImageOps, "exif_transpose", lambda image, **_: image),
-    "unknown values become a class": (masks.MaskReader, "ids", lenient),
-    "what can't be read goes unsaid": (Faults, "unreadable", lambda self, facts: []),
-    "no image is found twice": (Faults, "duplicates", lambda self, facts: []),
-}
+    "PNG's checksums are not compared": ("flip", images, "refuse_damaged_png", lambda content: None),
+    "unknown values become a class": ("value", masks.MaskReader, "ids", lenient),
+    "no image is found twice": ("leak", Faults, "duplicates", lambda self, facts: []),
+    "what can't be read goes unsaid": ("text", Faults, "unreadable", lambda self, facts: []),
+    "photos stay as they lie": (
+        "size",
+        images,
+        "ImageOps",
+        SimpleNamespace(exif_transpose=lambda image, in_place: None),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_product_is_found_out(fault: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(*BROKEN[fault])
-    for seed in range(100):
+    damage, *broken = BROKEN[fault]
+    monkeypatch.setattr(sys.modules[__name__], "DAMAGES", (damage,))
+    monkeypatch.setattr(sys.modules[__name__], "flip", flip_under_checksum)
+    monkeypatch.setattr(*broken)
+    for seed in range(50):
         try:
-            tried(judge, Case("pairs, images/train", (3, 1, 0), 4, seed))
-        except (AssertionError, ValueError):
-            print(seed)
+            tried(judge, Case("camvid", (3, 1, 0), 4, seed))
+        except AssertionError:
             return
-    pytest.fail(f"{fault}: not seen in 100 cases")
+    pytest.fail(f"{fault}: not seen in 50 cases")
 
 
 @pytest.fixture(scope="module", autouse=True)
