@@ -22,6 +22,7 @@ from segtrain.errors import UsageError
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOST_PLACES = 3  # files that the page names for each finding; --json has all
+PAGE_WIDTH = 130
 MOST_CLASSES = 40  # rows that a page can bear
 
 
@@ -42,6 +43,7 @@ def check(
     found = survey(config.data, config.model.in_channels, full=True)
     report = describe(found)
     console = Console(soft_wrap=True)
+    console.width = max(console.width, PAGE_WIDTH)  # a number cut off is worse than a long line
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -142,7 +144,7 @@ def show(report: dict[str, Any], findings: list[Finding], console: Console) -> N
         show_finding(finding, console)
     errors, notes = report["errors"], report["notes"]
     verdict = (
-        f"[bold red]{errors} error{'s' * (errors != 1)}[/]: 'segtrain fit' refuses this data set"
+        f"[bold red]{errors} error{'s' * (errors != 1)}[/]: mend before training"
         if errors
         else "[bold green]no error[/]: 'segtrain fit' can train on this data set"
     )
@@ -189,17 +191,19 @@ def show_finding(finding: Finding, console: Console) -> None:
 def dataset_yaml(found: Survey, config: Config, report: dict[str, Any]) -> str:
     """A data section that works as it is: what was found, and the lines that mend the errors."""
     mends = merge_mends(found.findings)
+    own = found.given.model_copy(update={"classes": found.data.classes})
     if "label_map" in mends:
-        mends["label_map"] = found.data.label_map | mends["label_map"]
+        mends["label_map"] = own.label_map | mends["label_map"]
     if "exclude" in mends:
-        mends["exclude"] = found.data.exclude + mends["exclude"]
-    data = revised(found.data, mends, "data")
+        mends["exclude"] = own.exclude + mends["exclude"]
+    data = revised(own, mends, "data")
     text = f"# {found.root}: {found.found.layout}\n"
     for finding in found.findings:
         if finding.error:
             done = "mended below" if finding.mend else "to be mended by hand"
             text += f"# {done}: {' '.join(str(finding).split())}\n"
-    changed = data.model_dump(mode="json", exclude_defaults=True) | {"path": str(found.root)}
+    changed = {"path": str(found.root)} | ({} if data.splits else {"format": found.found.format})
+    changed = data.model_dump(mode="json", exclude_defaults=True) | changed
     if data.label_map:
         changed["label_map"] = data.label_map  # JSON made its keys text
     sections: dict[str, Any] = {"data": changed}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tempfile
 import traceback
@@ -39,6 +40,9 @@ class OneLineErrors(TyperGroup):
             hint = "; 'segtrain fit --resume' goes on after the last whole epoch"
             _fail("interrupted" + (hint if ctx.invoked_subcommand == "fit" else ""))
             raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # whoever read our output has had enough, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except (SegtrainError, typer.TyperException) as error:
             if ctx.params["debug"]:
                 traceback.print_exc()

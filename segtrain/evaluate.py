@@ -20,6 +20,7 @@ from segtrain.data.dataset import Pairs, checked, one_by_one, worker_count
 from segtrain.data.findings import raise_errors
 from segtrain.data.formats import find_pairs
 from segtrain.data.locate import image_reader, locate, mask_reader, root_of
+from segtrain.data.meaning import fill_in
 from segtrain.devices import make_fabric
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.inference import predict_logits
@@ -65,7 +66,7 @@ def predict_split(
     `mining` chooses among each image's pixels as if it was a batch.
     """
     model.eval()
-    for batch in checked(one_by_one(pairs, indices, workers)):
+    for batch in checked(one_by_one(pairs, indices, workers, fabric.device.type == "cuda")):
         images = batch.images.to(fabric.device, memory_format=torch.channels_last)
         with fabric.autocast():
             logits = predict_logits(model, images)
@@ -122,7 +123,10 @@ def evaluate(
     if mining:
         add_kept_shares(scores, kept, confusion.matrix)
     if scores.miou is None:
-        raise SegtrainError(f"{config.data.path}: every pixel of {split} is ignored; no score")
+        raise SegtrainError(
+            f"{config.data.path}: every pixel of {split} is ignored: no score; do "
+            "data.classes and data.label_map say what its mask values mean?"
+        )
     folder = run_of(checkpoint) / "eval" / split
     title = f"mIoU {scores.miou:.4f} on {split}"
     write_report(folder, scores, confusion.matrix, list(per_image.values()), title)
@@ -163,6 +167,9 @@ def split_of(config: Config, split: str) -> Pairs:
     if split not in found.splits:
         raise UsageError(f"--split {split}: {data.path} has {', '.join(found.splits)}")
     raise_errors(found.findings)
+    data, said = fill_in(data, found)
+    for line in said:
+        print(line)
     print(f"{where}; {split}: {len(found.splits[split])} pairs; {found.layout}")
     images = image_reader(data, config.model.in_channels)
     return Pairs(found.splits[split], images, mask_reader(data), on_error=data.on_error)

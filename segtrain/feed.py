@@ -21,7 +21,7 @@ def open_feed(
 
     The loader's sampler gives the batches of steps `start` to `stop`, which the loop sets.
     """
-    data, channels = plan.config.data, plan.config.model.in_channels
+    data, channels = plan.data, plan.config.model.in_channels
     seed, batch_size = plan.config.train.seed, plan.config.train.batch_size
     images, masks = image_reader(data, channels), mask_reader(data)
     samples = {split: plan.splits[split] for split in SPLITS}

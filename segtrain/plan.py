@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segtrain import config as configuration
-from segtrain.config import Config
+from segtrain.config import Config, Data
 from segtrain.configfile import differences, load_config, to_yaml
 from segtrain.data.augment import Augmentation
 from segtrain.data.formats import Sample
@@ -45,6 +45,7 @@ class Plan:
     """All that was found out before training; rank 0 makes it, every rank gets it."""
 
     config: Config  # nothing left to find out: classes, crop and weights are filled in
+    data: Data  # the data section by which files are read: the layout's label map is in it
     splits: dict[str, list[Sample]]
     palette: list[tuple[int, int, int]]  # a colour a class
     steps_per_epoch: int
@@ -61,7 +62,7 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
         say(line)
     config = config.model_copy(
         update={
-            "data": prepared.data,
+            "data": prepared.given,
             "loss": config.loss.model_copy(
                 update={"expression": balanced(config.loss.expression, *prepared.class_pixels)}
             ),
@@ -87,7 +88,9 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
         )
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     by_class = class_draws(config.data, prepared.by_image["train"])
-    plan = Plan(config, prepared.splits, prepared.palette, steps, prepared.sizes, by_class)
+    plan = Plan(
+        config, prepared.data, prepared.splits, prepared.palette, steps, prepared.sizes, by_class
+    )
     augmentation = Augmentation(  # refuses transforms before a run has its folder
         config.augment, config.data.lb_ignore, config.train.seed, config.model.in_channels
     )
@@ -110,7 +113,7 @@ def describe_sampler(plan: Plan, augmentation: Augmentation) -> str:
             plan.by_class,
         )
     ]
-    masks = mask_reader(config.data)
+    masks = mask_reader(plan.data)
     shares = shares_seen(
         lambda index: masks(plan.splits["train"][index].mask),
         draws,

@@ -108,8 +108,6 @@ DATA = {
                                    ["data.exclude", "images/9.png", "images/000.png"]),
     "all excluded": (lambda: None, ["--set", "data.exclude=['images/*']"], 1,
                      ["no pairs", "6 excluded"]),
-    "lossy masks, no classes": (lambda: None, ["--set", "data.allow_lossy_masks=true"], 2,
-                                ["data.allow_lossy_masks", "data.classes"]),
     "value range the wrong way": (lambda: None, ["--set", "data.value_range=[9, 0]"], 2,
                                   ["data.value_range", "lower one first"]),
 }  # fmt: skip

@@ -110,7 +110,7 @@ def test_all_errors_are_on_one_page_with_their_lines(cli, spoilt: Path):
         "images/train/003.png: the image is truncated", "data.exclude: [images/train/003.png]",
         "images/train/020.png is 40x48 (width x height), masks/train/020.png is 39x48",
         "images/train/001.png = images/val/010.png", "data.exclude: [images/train/001.png]",
-        "0, 255", "data.label_map: {255: 1}", "5 errors", "refuses",
+        "0, 255", "data.label_map: {255: 1}", "5 errors", "mend before training",
     )  # fmt: skip
 
 

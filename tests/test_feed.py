@@ -28,7 +28,7 @@ def test_a_sampler_says_what_it_shows_of_each_class(cli, pairs: Path):
                      "--set", "data.rare_share=1.0", "--name", sampler)
         for sampler in ("uniform", "class-balanced", "rare-crop")
     }  # fmt: skip
-    assert {sampler: answer.code for sampler, answer in answers.items()} == dict.fromkeys(answers, 0)
+    assert [answer.code for answer in answers.values()] == [0, 0, 0]
     assert "pixels under" not in answers["uniform"].stdout
     shares = {}
     for sampler, answer in answers.items():

@@ -207,9 +207,9 @@ def _shape(file: Path, segmentation: Any, image: Mapping[str, Any]) -> Polygons 
             f"run lengths of its size ({error})"
         ) from error
     # drawing a point far outside would take gigabytes; NaN is never near
-    near = float(2 * max(_size(image))).__ge__
+    far = 2 * max(_size(image))
     for polygon in polygons:
-        if len(polygon) % 2 or not all(map(near, map(abs, polygon))):
+        if len(polygon) % 2 or not all(abs(number) <= far for number in polygon):
             raise SegtrainError(
                 f"{file}: image {image['file_name']} has a polygon with half a point, or with one "
                 "far outside the image"

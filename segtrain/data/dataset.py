@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from segtrain.data.cache import DiskCache, RamCache, stamp_of
+from segtrain.data.findings import MOST_SKIPPED
 from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
@@ -20,7 +21,6 @@ from segtrain.data.workers import FORK, next_batches
 from segtrain.errors import SegtrainError, listing
 
 Item = tuple[Tensor, Tensor]
-SKIPPED_SHARE = 100  # one image in so many may be unreadable with on_error "skip"
 PREFETCHED = 2  # batches that each worker has ready or in the making
 
 
@@ -53,7 +53,7 @@ class Pairs(Dataset):
         self.samples, self.images, self.masks = samples, images, masks
         self.augmentation, self.cache, self.on_error = augmentation, cache, on_error
         self.unread: dict[int, SegtrainError] = {}
-        self.most_unread = len(samples) // SKIPPED_SHARE
+        self.most_unread = int(MOST_SKIPPED * len(samples))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from segtrain.config import Data
 from segtrain.data.duplicates import groups_by, near_pairs, same_bytes
 from segtrain.data.findings import Finding
-from segtrain.data.masks import LOSSY, UNKNOWN, MaskReader, colour_counts, colour_of
-from segtrain.data.scan import PairFacts
+from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts, colour_of
+from segtrain.data.pairing import Sample
+from segtrain.data.scan import ImageFacts, MaskFacts, PairFacts
 from segtrain.errors import listing
 
 Facts = dict[str, list[PairFacts]]  # by split
-SMOOTH = 0.1  # share of a row's edges in between: hard masks have next to none, see smooth_share
-SMOOTH_VALUES = 32  # so many unknown values come from smoothing, not from classes
+EMPTY_FIX = "as meant, or name them in data.exclude"
+ABSENT_FIX = "divide the images otherwise: data.splits, or another data.split_seed"
+NEAR_FIX = "frames of one scene belong in one split"
 MOST_COLOURS = 64  # that may be classes
 DARK = 64  # deep images whose highest value stays below this quarter of the range
 
@@ -37,9 +40,12 @@ class Faults:
 
     def unreadable(self, facts: list[PairFacts]) -> list[Finding]:
         """Damaged files, and masks that don't have their image's size."""
-        bad = [fact for fact in facts if isinstance(fact.image, str) or isinstance(fact.mask, str)]
-        reasons = [r for fact in bad for r in (fact.image, fact.mask) if isinstance(r, str)]
-        sizes = [fact for fact in facts if fact not in bad and fact.image.size != fact.mask.size]
+        reasons = [r for fact in facts for r in (fact.image, fact.mask) if isinstance(r, str)]
+        unusable = [fact for fact in facts if not self.is_usable(fact)]
+        bad = [f for f in unusable if isinstance(f.image, str) or isinstance(f.mask, str)]
+        sizes = [
+            f for f in unusable if isinstance(f.image, ImageFacts) and isinstance(f.mask, MaskFacts)
+        ]
         found = []
         if bad:
             text = f"{_count(reasons, 'file')} cannot be read"
@@ -65,14 +71,17 @@ class Faults:
         read = not isinstance(fact.image, str) and not isinstance(fact.mask, str)
         return read and fact.image.size == fact.mask.size
 
-    def lossy(self, facts: Facts) -> list[Finding]:
-        """JPEG masks, where nobody allowed them."""
+    def lossy(self, facts: Facts, given: Data, classes: list[str] | None) -> list[Finding]:
+        """JPEG masks, where nobody allowed them, or where nothing says which class is near."""
         places = [self.short(f.sample.mask) for f in _all(facts) if f.mask.lossy]
         if not places:
             return []
-        mend = {"allow_lossy_masks": True}
-        text = f"{_count(places, 'JPEG mask')}: {LOSSY}"
-        return [Finding("lossy", True, text, places, "save masks as PNG", mend)]
+        text, fix = f"{_count(places, 'JPEG mask')}: {LOSSY}", "save masks as PNG"
+        if classes:
+            mend = {"allow_lossy_masks": True} | ({} if given.classes else {"classes": classes})
+            return [Finding("lossy", True, text, places, fix, mend)]
+        fix += ", or name data.classes and set data.allow_lossy_masks: true"
+        return [Finding("lossy", True, text, places, fix)]
 
     def values(self, facts: Facts, masks: MaskReader) -> list[Finding]:
         """Grey values and colours that are neither a class nor ignored."""
@@ -86,7 +95,7 @@ class Faults:
             if grey:
                 named = listing(f"{v} ({count} px)" for v, count in sorted(grey.items()))
                 places.append(self.short(f"{fact.sample.mask} has value {named}"))
-                smooth |= fact.mask.smooth > SMOOTH or fact.mask.distinct > SMOOTH_VALUES
+                smooth |= fact.mask.smooth > SMOOTH
             elif coloured:
                 named = listing(colour_counts(coloured))
                 places.append(self.short(f"{fact.sample.mask}: {named}"))
@@ -99,7 +108,10 @@ class Faults:
                 if masks.palette
                 else "RGB masks need data.palette, the colour of each class in id order"
             )
-            fix = f"add to data.palette what is a class: {listing(colour_counts(colours), 8)}"
+            fix = (
+                f"add them to data.palette ({listing(colour_counts(colours), 8)}), and what is no "
+                "class to data.label_map, by its place there: {PLACE: ignore}"
+            )
             found.append(Finding("colour", True, text, places, fix))
         return found
 
@@ -135,7 +147,9 @@ class Faults:
         label_map = {value: "ignore" for value in sorted(unknown)}
         return Finding("value", True, text, places, "mend the mask", {"label_map": label_map})
 
-    def contents(self, facts: Facts, by_image: dict[str, np.ndarray], names: list[str]):
+    def contents(
+        self, facts: Facts, by_image: dict[str, np.ndarray], names: list[str]
+    ) -> list[Finding]:
         """Empty masks, classes that a split lacks, edges that are smooth within the classes."""
         everything = [f for split in facts for f in facts[split]]
         matrix = np.concatenate([by_image[split] for split in facts])
@@ -146,16 +160,18 @@ class Faults:
         found = []
         if void:
             found.append(
-                Finding("empty", False, f"{_count(void, 'mask')} without a valid pixel", void)
+                Finding(
+                    "empty", False, f"{_count(void, 'mask')} without a valid pixel", void, EMPTY_FIX
+                )
             )
         if flat:
             text = f"{_count(flat, 'mask')} with nothing but {names[0]} (class 0)"
-            found.append(Finding("empty", False, text, flat))
+            found.append(Finding("empty", False, text, flat, EMPTY_FIX))
         for split, counts in by_image.items():
             absent = [name for name, pixels in zip(names, counts.sum(0)) if not pixels]
             if absent:
                 text = f"{split} has no pixel of {_count(absent, 'class', 'classes')}"
-                found.append(Finding("absent", False, text, absent))
+                found.append(Finding("absent", False, text, absent, ABSENT_FIX))
         smooth = [self.short(f.sample.mask) for f in everything if f.mask.smooth > SMOOTH]
         if smooth:
             text = (
@@ -166,19 +182,20 @@ class Faults:
             found.append(Finding("smooth", False, text, smooth, fix))
         return found
 
-    def copies(self, facts: Facts) -> list[Finding]:
+    def copies(self, splits: dict[str, list[Sample]]) -> list[Finding]:
         """The same image in two splits by its file's bytes: quick, and blind to re-encoding."""
-        groups = same_bytes({s: [f.sample.image for f in facts[s]] for s in facts})
-        return self._leaks(facts, groups)
+        images = {split: [sample.image for sample in of] for split, of in splits.items()}
+        return self._leaks(images, same_bytes(images))
 
     def duplicates(self, facts: Facts) -> list[Finding]:
         """The same and nearly the same image, within and across splits, by their pixels."""
         digests = {f.sample.image: f.image.digest for f in _all(facts)}
         groups = groups_by(digests)
-        split_of = _split_of(facts)
-        across = [group for group in groups if len({split_of[path] for path in group}) > 1]
-        within = [group for group in groups if group not in across]
-        found = self._leaks(facts, across)
+        images = {split: [fact.sample.image for fact in of] for split, of in facts.items()}
+        split_of = _split_of(images)
+        crossing = [len({split_of[path] for path in group}) > 1 for group in groups]
+        within = [group for group, crosses in zip(groups, crossing) if not crosses]
+        found = self._leaks(images, [group for group, crosses in zip(groups, crossing) if crosses])
         if within:
             places = [" = ".join(map(self.short, group)) for group in within]
             text = f"the same image more than once in a split, {_count(within, 'time')}"
@@ -195,13 +212,13 @@ class Faults:
                 for a, b in pairs:
                     alike[self.short(a)].append(self.short(b))
                 places = [f"{name} ~ {', '.join(others)}" for name, others in alike.items()]
-                found.append(Finding("near", False, text, places))
+                found.append(Finding("near", False, text, places, NEAR_FIX))
         return found
 
-    def _leaks(self, facts: Facts, groups: list[list[Path]]) -> list[Finding]:
+    def _leaks(self, images: dict[str, list[Path]], groups: list[list[Path]]) -> list[Finding]:
         if not groups:
             return []
-        split_of = _split_of(facts)
+        split_of = _split_of(images)
         spare = set()
         for group in groups:  # train gives way: a held-out split should stay what it was
             held_out = min({split_of[path] for path in group} - {"train"})
@@ -210,23 +227,28 @@ class Faults:
         text = f"the same content in two splits, {_count(groups, 'time')}"
         emptied = [
             split
-            for split, of in facts.items()
-            if of and spare.issuperset(self.short(fact.sample.image) for fact in of)
+            for split, paths in images.items()
+            if paths and spare.issuperset(map(self.short, paths))
         ]
         if emptied:
             fix = f"all of {emptied[0]} is in another split: give it images of its own"
             return [Finding("leak", True, text, places, fix)]
         return [Finding("leak", True, text, places, "", {"exclude": sorted(spare)})]
 
-    def dark(self, facts: Facts) -> list[Finding]:
-        """16-bit images that use the lower part of their range alone."""
-        deep = [f for f in _all(facts) if f.image.deep and f.image.digest]
+    def dark(self, facts: Facts, data: Data) -> list[Finding]:
+        """16-bit images, decoded ones, that use the lower part of their range alone."""
+        read = [f for f in _all(facts) if isinstance(f.image, ImageFacts) and f.image.digest]
+        deep = [f for f in read if f.image.deep]
         highest = max((f.image.highest for f in deep), default=DARK)
-        if highest >= DARK:
+        if highest >= DARK or data.value_range:
             return []
         text = f"{_count(deep, '16-bit image')} with no value above {256 * highest + 255}: so dark"
+        text = f"{text} that detail is lost"
+        if len(deep) < len(read):
+            fix = "some images have 8 bits, which no one data.value_range fits: convert these"
+            return [Finding("range", False, text, [], fix)]
         mend = {"value_range": [0, 256 * (1 << highest.bit_length()) - 1]}
-        return [Finding("range", False, f"{text} that detail is lost", [], "", mend)]
+        return [Finding("range", False, text, [], "", mend)]
 
 
 def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict[int, int]]:
@@ -263,8 +285,8 @@ def _all(facts: Facts) -> list[PairFacts]:
     return [fact for split in facts.values() for fact in split]
 
 
-def _split_of(facts: Facts) -> dict[Path, str]:
-    return {fact.sample.image: split for split in facts for fact in facts[split]}
+def _split_of(images: dict[str, list[Path]]) -> dict[Path, str]:
+    return {path: split for split, paths in images.items() for path in paths}
 
 
 def _count(items: list, noun: str, plural: str = "") -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from segtrain.errors import SegtrainError, listing
 
+MOST_SKIPPED = 0.01  # share of a split's pairs that data.on_error: skip leaves out
 MOST_LABELS = 32  # that a line of a label map shows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +65,7 @@ def find_pairs(data: Data, root: Path) -> Found:
     exist and a config that contradicts itself, SegtrainError where no layout or no pair is found.
     """
     if root.is_file():
-        data, root = data.model_copy(update={"splits": _only(root, data)}), root.parent
+        data, root = data.model_copy(update={"splits": splits_of(root, data)}), root.parent
     if not root.is_dir():
         raise UsageError(f"data.path {root}: no such folder")
     found = (named_format(data), find_splits(data, root)) if data.splits else None
@@ -77,6 +77,10 @@ def find_pairs(data: Data, root: Path) -> Found:
     name, listing = found
     verdict = judge(listing, find_excluded(listing, data.exclude, root) if data.exclude else set())
     findings = listing.findings + verdict.findings
+    if not all(verdict.pairs.values()):  # what leaves nothing mends nothing
+        findings = [
+            replace(f, mend={k: v for k, v in f.mend.items() if k != "exclude"}) for f in findings
+        ]
     faulty = any(finding.error for finding in findings)  # they say why a split is empty
     splits = {}
     for split, pairs in verdict.pairs.items():
@@ -105,7 +109,11 @@ def find_pairs(data: Data, root: Path) -> Found:
     )
 
 
-def _only(file: Path, data: Data) -> dict[str, Split]:
+def splits_of(file: Path, data: Data) -> dict[str, Split]:
+    """The splits where data.path is a list or a JSON: it is train; val.txt beside train.txt is val.
+
+    Raises UsageError for any other file.
+    """
     if data.splits:
         raise UsageError(f"data.path {file} is a file: give its folder, or leave out data.splits")
     suffix = file.suffix.lower()
@@ -116,7 +124,10 @@ def _only(file: Path, data: Data) -> dict[str, Split]:
         )
     if data.format not in ("auto", "coco" if suffix == ".json" else "lists"):
         raise UsageError(f"data.format {data.format}: data.path {file} is no folder of it")
-    return {"train": Split(coco=file.name) if suffix == ".json" else Split(list=file.name)}
+    if suffix == ".json":
+        return {"train": Split(coco=file.name)}
+    beside = _list_files(file.parent) if file.stem in SPLITS["train"] else {}
+    return {split: Split(list=other.name) for split, other in (beside | {"train": file}).items()}
 
 
 def image_files(folder: Path) -> list[Path]:

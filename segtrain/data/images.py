@@ -256,10 +256,13 @@ def header(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[bool, bool, bool]:
         if path.suffix.lower() == ".npy":
             return False, False, read_array(path, max_pixels)[0].dtype == np.uint16
         with Image.open(path) as image:
+            refuse_bomb(image.size, max_pixels)
             deep = is_deep(raw_modes(image)) or image.mode.startswith("I")
             return is_turned(image), image.mode in ALPHA_MODES, deep
-    except DECODING_ERRORS:  # a TIFF that Pillow doesn't know
-        return False, False, read_array(path, max_pixels)[0].dtype == np.uint16
+    except DECODING_ERRORS as error:
+        if path.suffix.lower() in (".tif", ".tiff"):  # one that Pillow doesn't know
+            return False, False, read_array(path, max_pixels)[0].dtype == np.uint16
+        raise SegtrainError(f"{path}: {reason(error)}") from error
 
 
 def read_array(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from segtrain.data.coco import CocoMask
 from segtrain.data.findings import yaml_line
@@ -17,17 +18,21 @@ from segtrain.errors import SegtrainError, listing
 Palette = Sequence[tuple[int, int, int]]
 MaskSource = Path | CocoMask
 UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
+SMOOTH = 0.1  # least smooth_share of an anti-aliased mask; hard ones have next to none
 NEARLY_GREY = 16  # most that the channels of a grey colour JPEG differ
 SPREAD = {"'L;2'": 85, "'L;4'": 17}  # by Pillow's raw mode
 GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "LA", "PA"}
 LOSSY = "lossy compression (JPEG) changes labels along every edge"
 
 
-def read_raw(source: MaskSource, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, bool]:
+def read_raw(
+    source: MaskSource, max_pixels: int = MAX_PIXELS, palette: Palette | None = None
+) -> tuple[np.ndarray, bool]:
     """What the mask holds and whether it is lossy: (H,W) grey levels, palette indices or category
     ids, or (H,W,3) colours.
 
-    Raises SegtrainError for a damaged file and for one that can't be a mask.
+    Raises SegtrainError for a damaged file, for one that can't be a mask, and for an indexed one
+    whose own palette has the colours of `palette` at other places: do indices count, or colours?
     """
     if isinstance(source, CocoMask):
         return source.values(), False
@@ -35,6 +40,11 @@ def read_raw(source: MaskSource, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarr
         return _whole_numbers(read_array(source, max_pixels)[0], source), False
     mask = open_upright(source, max_pixels)
     lossy = mask.format in ("JPEG", "MPO") or mask.format == "WEBP" and not is_lossless(source)
+    if mask.mode == "P" and palette and is_reordered(mask, palette):
+        raise SegtrainError(
+            f"{source}: its own palette has the colours of data.palette at other places: indices "
+            "and colours contradict; save it as RGB, or indexed in the order of data.palette"
+        )
     if mask.mode in GREY_MODES:
         values = np.asarray(mask)
         values = values[..., 0] if values.ndim == 3 else values
@@ -46,6 +56,31 @@ def read_raw(source: MaskSource, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarr
     if mask.mode == "F":
         return _whole_numbers(np.asarray(mask), source), lossy
     raise SegtrainError(f"{source}: masks are grey, palette or RGB images, this one is {mask.mode}")
+
+
+def is_reordered(mask: Image.Image, palette: Palette) -> bool:
+    """Whether all colours of an indexed mask are in the palette, but not all at their indices."""
+    own = np.array(mask.getpalette("RGB")).reshape(-1, 3).tolist()
+    used = [index for _, index in mask.getcolors()]
+    colours = {index: tuple(own[index]) for index in used if index < len(own)}
+    known = [tuple(colour) for colour in palette]
+    moved = any(known[index : index + 1] != [colour] for index, colour in colours.items())
+    return moved and len(colours) == len(used) and set(colours.values()) <= set(known)
+
+
+def smooth_share(values: np.ndarray) -> float:
+    """Of the places in rows or columns where values change, the share in between the two others.
+
+    A hard edge has none, an anti-aliased one a third and more. values: (H,W), or colours (H,W,3).
+    """
+    values = values if values.ndim == 2 else values[..., 1]
+    shares = []
+    for lines in (values, values.T):
+        before, middle, after = lines[:, :-2], lines[:, 1:-1], lines[:, 2:]
+        changes = int((before != after).sum())
+        between = (before < middle) & (middle < after) | (before > middle) & (middle > after)
+        shares.append(int(between.sum()) / changes if changes else 0.0)
+    return max(shares)
 
 
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
@@ -96,8 +131,8 @@ class MaskReader:
 
     A value that `label_map` names becomes what it says; any other stays as it is and must be a
     class id or `lb_ignore`. Nothing is clipped. Colours mean their place in `palette`. With
-    `allow_lossy`, values and colours that mean nothing become the nearest that does: of grey
-    values, those that `label_map` names, and ids that it names no value for.
+    `allow_lossy`, values and colours of lossy and smooth masks that mean nothing become the nearest
+    that does: of grey values, those that `label_map` names, and ids that it names no value for.
     """
 
     def __init__(
@@ -136,13 +171,13 @@ class MaskReader:
 
     def __call__(self, source: MaskSource) -> np.ndarray:
         """The mask as (H,W) of class ids and lb_ignore, in `dtype`. Raises SegtrainError."""
-        raw, lossy = read_raw(source, self.max_pixels)
+        raw, lossy = read_raw(source, self.max_pixels, self.palette)
         if lossy and not self.allow_lossy:
             raise SegtrainError(
                 f"{source}: {LOSSY}; save masks as PNG, or take the nearest class with "
                 "data.allow_lossy_masks: true"
             )
-        if self.allow_lossy:
+        if self.allow_lossy and (lossy or smooth_share(raw) > SMOOTH):
             raw = self.snap(raw)
         values = raw if raw.ndim == 2 else self._places(raw, source)
         if self.spare and values.dtype == np.uint8:

@@ -115,11 +115,12 @@ TEXTS = {
     "unpaired": ("{count} {0} without {1}", "add the partner or remove the file"),
     "stem": ("{count} name(s) that several files have", "rename all but one"),
     "split": ("{count} image(s) in two splits", "remove them from one"),
-    "missing": ("{0} names {count} {1}(s) that are not there", "mend the list or add the files"),
-    "outside": (
-        "{0} names {count} file(s) outside the data set's folder",
-        "move the files, or set data.allow_outside: true",
+    "twice": ("{count} image(s) with several masks", "keep one mask of each"),
+    "missing": (
+        "{0} names {count} {1}(s) that are not there",
+        "mend the list (paths count from it or from data.path) or add the files",
     ),
+    "outside": ("{0} names {count} file(s) outside the data set's folder", "move the files"),
     "box": (
         "{0} has {count} image(s) with an annotation that is a box alone, without segmentation",
         "draw the regions",
@@ -143,7 +144,7 @@ def judge(listing: Listing, excluded: set[str]) -> Verdict:
     """
     pairs: dict[str, list[tuple[str, str | CocoMask]]] = {split: [] for split in listing.groups}
     wrong: dict[Fault, list[tuple[str, list[str]]]] = {}
-    split_of: dict[str, str] = {}
+    seen: dict[str, tuple[str, str | CocoMask]] = {}
     left_out = 0
     for split, groups in listing.groups.items():
         for images, masks in groups:
@@ -153,11 +154,19 @@ def judge(listing: Listing, excluded: set[str]) -> Verdict:
                 if not images or not masks:
                     continue
             problems = list(_problems(images, masks, listing.faults))
-            if not problems and (other := split_of.setdefault(images[0], split)) != split:
-                problems = [(("split",), f"{images[0]} ({other} and {split})", [images[0]])]
+            if not problems and images[0] in seen:
+                other, mask = seen[images[0]]
+                if other != split:
+                    problems = [(("split",), f"{images[0]} ({other} and {split})", [images[0]])]
+                elif mask != masks[0]:
+                    spare = [masks[0]] if isinstance(masks[0], str) else []
+                    problems = [(("twice",), f"{images[0]} ({mask} and {masks[0]})", spare)]
+                else:
+                    continue  # the same line twice
             for fault, place, files in problems:
                 wrong.setdefault(fault, []).append((place, files))
             if not problems:
+                seen[images[0]] = split, masks[0]
                 pairs[split].append((images[0], masks[0]))
     findings = [_finding(fault, places) for fault, places in wrong.items()]
     return Verdict(pairs, findings, left_out)
@@ -183,11 +192,12 @@ def _problems(
 def _finding(fault: Fault, places: list[tuple[str, list[str]]]) -> Finding:
     text, fix = TEXTS[fault[0]]
     excluded = dict.fromkeys(file for _, files in places for file in files)
+    mend = {"allow_outside": True} if fault[0] == "outside" else {"exclude": list(excluded)}
     return Finding(
         kind=fault[0],
         error=True,
         text=text.format(*fault[1:], count=len(places)),
         places=[place for place, _ in places],
         fix=fix,
-        mend={"exclude": list(excluded)},
+        mend=mend if excluded else {},
     )

@@ -164,7 +164,7 @@ def find_camvid(data: Data, root: Path) -> Listing | None:
         for split in PUBLISHED_SPLITS
         if (root / f"{split}annot").is_dir()
     }
-    if "train" not in groups or not (data.format == "camvid" or _all_frames(groups)):
+    if "train" not in groups or not (data.format == "camvid" or _frames(groups) > 0.5):
         return None
     groups, note = labelled(groups)
     folders = ", ".join(f"{split} + {split}annot" for split in groups)
@@ -189,14 +189,14 @@ def find_camvid_rgb(data: Data, root: Path) -> Listing | None:
             return None
         groups = {"train": group(files_by_stem(root, images), files_by_stem(root, masks, "_L"))}
         layout = f"{images} + {masks}"
-        if _all_frames(groups):
+        if _frames(groups) == 1:
             every = groups["train"]
             groups = {
                 split: [pair for pair in every if published_split(_stem(pair)) == split]
                 for split in PUBLISHED_SPLITS
             }
             layout += " in SegNet's published split by frame"
-    if data.format != "camvid-rgb" and not _all_frames(groups):
+    if data.format != "camvid-rgb" and _frames(groups) <= 0.5:
         return None
     groups, note = labelled(groups)
     layout += f"; 32 colours to 11 classes by SegNet's table, Void is ignored{note}"
@@ -213,10 +213,10 @@ def published_split(frame: str) -> str:
     return "train"
 
 
-def _all_frames(groups: dict[str, list[Group]]) -> bool:
-    """Whether all images and masks are named as CamVid's frames, and there are some."""
-    stems = [_stem(pair) for of in groups.values() for pair in of]
-    return bool(stems) and all(CAMVID_FRAME.fullmatch(stem) for stem in stems)
+def _frames(groups: dict[str, list[Group]]) -> float:
+    """The share of images and masks that are named as CamVid's frames."""
+    named = [bool(CAMVID_FRAME.fullmatch(_stem(pair))) for of in groups.values() for pair in of]
+    return sum(named) / max(1, len(named))
 
 
 def _stem(pair: Group) -> str:

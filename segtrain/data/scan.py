@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,21 @@ from segtrain.atomic import write_text
 from segtrain.data.coco import CocoMask
 from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader, header
-from segtrain.data.masks import MaskReader, MaskSource, Palette, code, grey_values, read_raw
+from segtrain.data.masks import (
+    SMOOTH,
+    MaskReader,
+    MaskSource,
+    Palette,
+    code,
+    grey_values,
+    read_raw,
+    smooth_share,
+)
 from segtrain.errors import SegtrainError
 from segtrain.folders import cache_folder
 from segtrain.progress import bar
 
-FACTS_VERSION = 1  # of what is kept on disk
+FACTS_VERSION = 2  # of what is kept on disk
 MOST_VALUES = 4096  # that are counted one by one in a mask; sane masks have far fewer
 
 
@@ -52,7 +62,8 @@ class MaskFacts:
     colours: dict[int, int] = field(default_factory=dict)
     distinct: int = 0  # values or colours; more than are counted one by one in a broken mask
     lossy: bool = False
-    smooth: float = 0  # share of a row's edges that pass through a value in between
+    smooth: float = 0  # smooth_share: edges that pass through a value in between
+    snapped: int = 0  # pixels that data.allow_lossy_masks made the nearest class
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,8 @@ class Scanner:
 
         Where a palette is known, RGB masks are colours, be they all grey.
         """
-        self.images, self.masks, self.full, self.palette = images, masks, full, palette
+        self.root, self.images, self.masks = root, images, masks
+        self.full, self.palette = full, palette
         settings = (str(root), repr(images), masks and masks.anchors.tolist(), palette)
         name = hashlib.sha256(repr((FACTS_VERSION, settings)).encode()).hexdigest()[:24]
         self.kept_at = cache_folder() / "scan" / f"{name}.json"
@@ -107,16 +119,14 @@ class Scanner:
         if isinstance(kept, ImageFacts) and (kept.digest or not self.full):
             return kept
         read = image_facts if self.full else header_facts
-        return self._keep(path, f"image {path}", lambda: read(path, self.images))
+        return self._keep(path, f"image {path}", partial(read, path, self.images))
 
     def _mask(self, source: MaskSource) -> MaskFacts | str:
         path = source.file if isinstance(source, CocoMask) else source
         kept = self._recall(path, f"mask {source}", MaskFacts)
         if isinstance(kept, MaskFacts):
             return kept
-        read = lambda: mask_facts(  # noqa: E731
-            source, self.masks, self.images.max_pixels, self.palette
-        )
+        read = partial(mask_facts, source, self.masks, self.images.max_pixels, self.palette)
         return self._keep(path, f"mask {source}", read)
 
     def _recall(self, path: Path, key: str, kind: type) -> ImageFacts | MaskFacts | None:
@@ -203,15 +213,17 @@ def mask_facts(
     source: MaskSource, masks: MaskReader | None, max_pixels: int, palette: Palette | None = None
 ) -> MaskFacts:
     """Facts of all pixels. Raises SegtrainError for a file that can't be a mask."""
-    raw, lossy = read_raw(source, max_pixels)
-    if masks:
-        raw = masks.snap(raw)
-    values = raw if palette and raw.ndim == 3 else grey_values(raw)
-    if values is not None and values.ndim == 2:
-        counts, distinct = count_values(values)
-        return MaskFacts(raw.shape[:2], counts, {}, distinct, lossy, smooth_share(values))
-    counts, distinct = count_values(code(raw))
-    return MaskFacts(raw.shape[:2], {}, counts, distinct, lossy)
+    raw, lossy = read_raw(source, max_pixels, palette)
+    smooth, snapped = smooth_share(raw), 0
+    if masks and (lossy or smooth > SMOOTH):
+        nearest = masks.snap(raw)
+        before = raw if raw.ndim == nearest.ndim else raw[..., 1]  # grey, though of three channels
+        snapped = int((nearest != before).reshape(*raw.shape[:2], -1).any(2).sum())
+        raw = nearest
+    values = None if palette and raw.ndim == 3 else grey_values(raw)
+    counts, distinct = count_values(code(raw) if values is None else values)
+    by_kind = ({}, counts) if values is None else (counts, {})
+    return MaskFacts(raw.shape[:2], *by_kind, distinct, lossy, smooth, snapped)
 
 
 def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:
@@ -226,17 +238,6 @@ def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:
         most = np.sort(np.argsort(-counts, kind="stable")[:MOST_VALUES])
         return dict(zip(found[most].tolist(), counts[most].tolist())), len(found)
     return dict(zip(found.tolist(), counts.tolist())), len(found)
-
-
-def smooth_share(values: np.ndarray) -> float:
-    """Of the places in the rows where a value gives way to another, the share in between the two.
-
-    A hard edge has none, an anti-aliased one a third and more.
-    """
-    left, middle, right = values[:, :-2], values[:, 1:-1], values[:, 2:]
-    changes = int((left != right).sum())
-    between = (left < middle) & (middle < right) | (left > middle) & (middle > right)
-    return int(between.sum()) / changes if changes else 0.0
 
 
 def on_all_cores(function: Callable, items: list, label: str) -> list:

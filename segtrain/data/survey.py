@@ -11,22 +11,24 @@ import numpy as np
 from segtrain.config import Data
 from segtrain.configfile import revised
 from segtrain.data.faults import Facts, Faults, class_pixels
-from segtrain.data.findings import Finding, raise_errors
+from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
 from segtrain.data.formats import Found, Sample, find_pairs
 from segtrain.data.guess import ClassesUnclear, find_num_classes
 from segtrain.data.locate import image_reader, locate, mask_reader, root_of
-from segtrain.data.masks import class_palette
+from segtrain.data.masks import MaskReader, class_palette
+from segtrain.data.meaning import fill_in
 from segtrain.data.scan import PairFacts, Scanner
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError
 
-MOST_SKIPPED = 0.01  # share of a split's pairs that data.on_error: skip leaves out
+DEEP_READ = 8  # 16-bit images that the quick survey decodes
 
 
 @dataclass(frozen=True)
 class Survey:
     """What a data set holds. Where no finding is an error, training can start."""
 
-    data: Data  # path, format, classes, palette and label map filled in, as far as they are known
+    data: Data  # by which the files are read: what the layout knows is filled in
+    given: Data  # as the config has it, with the path and the classes known
     root: Path
     found: Found
     facts: Facts  # of the pairs that can be read, by split
@@ -70,49 +72,77 @@ def survey(data: Data, channels: int = 3, full: bool = False) -> Survey:
     Full, every pixel of every split is read; else the masks and image headers of train and val.
     Raises UsageError and SegtrainError only where there is nothing to survey.
     """
-    data, where = locate(data)
-    root = root_of(data)
-    found = find_pairs(data, root)
+    given, where = locate(data)
+    root = root_of(given)
+    found = find_pairs(given, root)
     if "train" not in found.splits:
         others = ", ".join(found.splits) or "no other"
-        raise SegtrainError(f"{data.path}: no train split; found {others} ({found.layout})")
-    data = fill_in(data, found)
-    summary = [where, f"pairs: {_counts(found)}; {found.layout}"]
-    names = [s for s in found.splits if full or s in ("train", "val")]
-    facts = read_facts(data, root, channels, full, {s: found.splits[s] for s in names})
+        raise SegtrainError(f"{given.path}: no train split; found {others} ({found.layout})")
+    data, said = fill_in(given, found)
     faults = Faults(root if root.is_dir() else root.parent)
+    read = Scanner(
+        root,
+        image_reader(data, channels),
+        mask_reader(data) if data.allow_lossy_masks and data.classes else None,
+        full,
+        data.palette,
+    )
+    facts = {s: read(found.splits[s]) for s in found.splits if full or s in ("train", "val")}
     facts, findings = drop_unreadable(faults, facts, data)
     findings = found.findings + findings
-    if not data.allow_lossy_masks:
-        findings += faults.lossy(facts)
-    findings += faults.duplicates(facts) if full else faults.copies(facts)
-    if any(fact.image.alpha for split in facts.values() for fact in split) and channels == 3:
-        count = sum(fact.image.alpha for split in facts.values() for fact in split)
-        summary.append(f"images: {count} have an alpha channel, which is dropped")
+    findings += faults.duplicates(facts) if full else faults.copies(found.splits)
+    findings += faults.dark(facts if full else read_some_deep(read, facts), data)
 
     data, line, unclear = find_classes(faults, data, facts["train"])
-    summary += line
     findings += unclear
-    by_image = {}
+    if not read.masks:
+        classes = data.classes or next((f.mend.get("classes") for f in unclear), None)
+        findings += faults.lossy(facts, given, classes)
+    by_image: dict[str, np.ndarray] = {}
     if data.classes:
         masks = mask_reader(data)
-        by_image = {
-            split: np.array([class_pixels(fact, masks) for fact in facts[split]], np.int64).reshape(
-                -1, masks.num_classes
-            )
-            for split in facts
-        }
+        by_image = {split: class_matrix(of_split, masks) for split, of_split in facts.items()}
         findings += faults.values(facts, masks)
         findings += faults.contents(facts, by_image, data.classes) if full else []
-        if not by_image["train"].sum() and not any(f.error for f in findings):
+        if not by_image["train"].sum() and not any(finding.error for finding in findings):
             text = "no training pixel has a class: all are ignored"
-            findings.append(Finding("ignored", True, text))
-    for unclear in (f for f in findings if f.kind == "classes" and f.mend):
-        # what else is wrong once that is mended: both in one go
-        mended = revised(data, unclear.mend, "data")
-        findings = findings + faults.values(facts, mask_reader(mended))
-    findings += faults.dark(facts) if data.value_range is None else []
-    return Survey(data, root, found, facts, findings, by_image, summary)
+            fix = "do data.classes and data.label_map say what the mask values mean?"
+            findings.append(Finding("ignored", True, text, [], fix))
+    elif unclear and unclear[0].mend:  # what else is wrong once that is mended: both in one go
+        findings += faults.values(facts, mask_reader(revised(data, unclear[0].mend, "data")))
+    counts = ", ".join(f"{len(samples)} {name}" for name, samples in found.splits.items())
+    summary = [where, f"pairs: {counts}; {found.layout}", *said, *dropped(facts, channels), *line]
+    given = given.model_copy(update={"classes": data.classes})
+    return Survey(data, given, root, found, facts, findings, by_image, summary)
+
+
+def read_some_deep(read: Scanner, facts: Facts) -> Facts:
+    """Facts of the pixels of a few 16-bit images, for the quick survey."""
+    deep = [fact.sample for fact in facts["train"] if fact.image.deep]
+    fully = Scanner(read.root, read.images, read.masks, True, read.palette)
+    return {"train": fully(deep[:: -(-len(deep) // DEEP_READ)])} if deep else {}
+
+
+def class_matrix(facts: list[PairFacts], masks: MaskReader) -> np.ndarray:
+    """(images, classes) int64: each mask's pixels of each class."""
+    counts = [class_pixels(fact, masks) for fact in facts]
+    return np.array(counts, np.int64).reshape(-1, masks.num_classes)
+
+
+def dropped(facts: Facts, channels: int) -> list[str]:
+    """What reading leaves out or changes by rule, in lines."""
+    everything = [fact for split in facts.values() for fact in split]
+    alpha = sum(fact.image.alpha for fact in everything)
+    snapped = [fact.mask.snapped for fact in everything if fact.mask.snapped]
+    lines = []
+    if alpha and channels in (1, 3):
+        lines.append(f"images: {alpha} have an alpha channel, which is dropped")
+    if snapped:
+        lines.append(
+            f"masks: {sum(snapped):,} pixels of {len(snapped)} lossy or smooth masks are taken as "
+            "the nearest class (data.allow_lossy_masks)"
+        )
+    return lines
 
 
 def prepare(data: Data, channels: int = 3) -> Survey:
@@ -127,29 +157,6 @@ def prepare(data: Data, channels: int = 3) -> Survey:
     return replace(found, summary=found.summary + notes + [f"training pixels: {shares}"])
 
 
-def fill_in(data: Data, found: Found) -> Data:
-    """The data section with what the layout knows, where the config says nothing."""
-    known = {"format": found.format if not data.splits else data.format}
-    if data.classes is None and found.classes:
-        known["classes"] = found.classes
-    if not data.label_map:
-        known["label_map"] = found.label_map
-    if data.palette is None and found.palette:
-        known["palette"] = found.palette
-    return revised(data, known, f"data.format {found.format}")
-
-
-def read_facts(
-    data: Data, root: Path, channels: int, full: bool, splits: dict[str, list[Sample]]
-) -> Facts:
-    if data.allow_lossy_masks and not data.classes:
-        raise UsageError("data.allow_lossy_masks needs data.classes: to which is a value nearest?")
-    images = image_reader(data, channels)
-    snapping = mask_reader(data) if data.allow_lossy_masks else None
-    scanner = Scanner(root, images, snapping, full, data.palette)
-    return {split: scanner(samples) for split, samples in splits.items()}
-
-
 def drop_unreadable(faults: Faults, facts: Facts, data: Data) -> tuple[Facts, list[Finding]]:
     """The facts of pairs that can be read, and the findings of the others.
 
@@ -159,9 +166,11 @@ def drop_unreadable(faults: Faults, facts: Facts, data: Data) -> tuple[Facts, li
     for split, pairs in facts.items():
         bad = faults.unreadable(pairs)
         kept[split] = [fact for fact in pairs if faults.is_usable(fact)]
-        skipped = len(pairs) - len(kept[split])
-        if bad and data.on_error == "skip" and skipped <= MOST_SKIPPED * len(pairs):
-            bad = [replace(f, kind="skipped", error=False, text=f"skipped: {f.text}") for f in bad]
+        if bad and data.on_error == "skip":
+            few = len(pairs) - len(kept[split]) <= MOST_SKIPPED * len(pairs)
+            why = "skipped" if few else f"more of {split} than data.on_error: skip bears, 1 %"
+            kind = {"kind": "skipped", "error": False} if few else {}
+            bad = [replace(finding, text=f"{why}: {finding.text}", **kind) for finding in bad]
         findings += bad
     return kept, findings
 
@@ -191,7 +200,3 @@ def find_classes(
     ignored = "".join(f", {value} ignored" for value in unused)
     line = f"classes: ids 0..{count - 1} found in the training masks{ignored}"
     return revised(data, {"classes": [str(i) for i in range(count)]}, "data"), [line], []
-
-
-def _counts(found: Found) -> str:
-    return ", ".join(f"{len(samples)} {name}" for name, samples in found.splits.items())

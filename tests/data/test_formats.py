@@ -334,3 +334,26 @@ def test_a_file_that_is_no_data_set_is_refused(tmp_path: Path):
 
 def test_samples_are_named_by_their_image():
     assert Sample(Path("x/a.b.png"), Path("y/c.png")).name == "a.b"
+
+
+def test_an_image_with_two_masks_is_refused_and_a_line_said_twice_is_not(tmp_path: Path):
+    for name in ("x/0.png", "x/1.png", "x/2.png", "m/0.png", "m/0b.png", "m/1.png", "m/2.png"):
+        fill(tmp_path, *name.split("/"))
+    lines = ["x/0.png m/0.png", "x/0.png m/0b.png", "x/1.png m/1.png", "x/1.png m/1.png"]
+    (tmp_path / "train.txt").write_text("\n".join([*lines, "x/2.png m/2.png"]))
+    found = find_pairs(Data(), tmp_path)
+    (finding,) = found.findings
+    assert (finding.kind, finding.error) == ("twice", True)
+    assert finding.places == ["x/0.png (m/0.png and m/0b.png)"]
+    assert find_pairs(Data(**finding.mend), tmp_path).findings == []
+    assert sum(map(len, found.splits.values())) == 3
+
+
+def test_lists_beside_a_list_are_its_other_splits(tmp_path: Path):
+    for index in range(3):
+        fill(tmp_path, "x", f"{index}.png")
+        fill(tmp_path, "m", f"{index}.png")
+    (tmp_path / "train.txt").write_text("x/0.png m/0.png\nx/1.png m/1.png")
+    (tmp_path / "val.txt").write_text("x/2.png m/2.png")
+    found = find_pairs(Data(), tmp_path / "train.txt")
+    assert {split: len(pairs) for split, pairs in found.splits.items()} == {"train": 2, "val": 1}

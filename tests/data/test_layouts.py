@@ -197,8 +197,8 @@ def test_camvid(tmp_path: Path):
 
 def test_other_frames_are_not_camvid(tmp_path: Path):
     camvid(tmp_path)
-    for folder in ("train", "trainannot"):
-        (tmp_path / folder / "0006R0_f00930.png").rename(tmp_path / folder / "holiday.png")
+    for path in [*tmp_path.glob("*/*.png")]:
+        path.rename(path.with_name(f"holiday_{path.name}"))
     assert find_pairs(Data(), tmp_path).format == "pairs"
     assert find_pairs(Data(format="camvid"), tmp_path).label_map == {11: "ignore"}
 

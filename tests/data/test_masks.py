@@ -15,6 +15,7 @@ from segtrain.data.masks import (
     UNKNOWN,
     MaskReader,
     class_palette,
+    code,
     grey_values,
     read_raw,
 )
@@ -425,17 +426,21 @@ def test_colours_of_a_jpeg_become_the_nearest_of_the_palette(tmp_path: Path):
 
 def test_hand_checked_nearest_colours(tmp_path: Path):
     colours = [(5, 5, 5), (130, 0, 5), (126, 0, 4), (200, 200, 200), (10, 0, 249), (0, 0, 0)]
-    Image.fromarray(np.array([colours], np.uint8)).save(tmp_path / "mask.png")
-    ids = MaskReader(3, palette=COLOURS, allow_lossy=True)(tmp_path / "mask.png")
+    ids = MaskReader(3, palette=COLOURS, allow_lossy=True)
+    nearest = ids.snap(np.array([colours], np.uint8))
+    ids = ids.places_of(code(nearest))
     # squared distances to the three colours: (130, 0, 5): 16925, 14425, 74425; (126, 0, 4): 15892,
     # 15412, 73972; (200, 200, 200): 120000, 78600, 78600: the first of two as near
     assert ids.tolist() == [[0, 1, 1, 1, 2, 0]]
 
 
-def test_a_palette_png_snaps_by_index_not_by_colour(tmp_path: Path):
+def test_indices_and_colours_that_contradict_are_refused(tmp_path: Path):
     indexed(tmp_path / "mask.png")
-    ids = MaskReader(3, palette=COLOURS[::-1], allow_lossy=True)(tmp_path / "mask.png")
-    np.testing.assert_array_equal(ids, IDS)
+    np.testing.assert_array_equal(MaskReader(3, palette=COLOURS)(tmp_path / "mask.png"), IDS)
+    others = [(1, 2, 3), (4, 5, 6), (7, 8, 9)]  # colours to paint with: the indices count
+    np.testing.assert_array_equal(MaskReader(3, palette=others)(tmp_path / "mask.png"), IDS)
+    with pytest.raises(SegtrainError, match="mask.png.*indices and colours contradict.*RGB"):
+        MaskReader(3, palette=COLOURS[::-1])(tmp_path / "mask.png")
 
 
 @pytest.mark.parametrize("lossless", [True, False])

@@ -533,3 +533,14 @@ def test_membranes_hold_0_and_255_with_hard_edges():
     assert len(facts) == 30
     assert {value for fact in facts for value in fact.mask.values} == {0, 255}
     assert max(fact.mask.smooth for fact in facts) == 0
+
+
+def test_snapped_pixels_are_counted(tmp_path: Path):
+    ids = np.repeat(np.array([[0, 0, 60, 128, 200, 255, 255, 255]], np.uint8), 4, axis=0)
+    masks = MaskReader(2, {255: 1}, allow_lossy=True)
+    (facts,) = Scanner(tmp_path, ImageReader(), masks, False)([pair(tmp_path, "a", ids)])
+    assert facts.mask.values == {0: 12, 255: 20} and facts.mask.snapped == 12
+    hard = np.array([[0, 0, 7, 7, 255, 255]], np.uint8).repeat(4, 0)
+    (facts,) = Scanner(tmp_path, ImageReader(), masks, False)([pair(tmp_path, "b", hard)])
+    assert facts.mask.values == {0: 8, 7: 8, 255: 8} and facts.mask.snapped == 0
+

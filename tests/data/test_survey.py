@@ -18,7 +18,7 @@ from segtrain.data import demo
 from segtrain.data.findings import Finding, merge_mends
 from segtrain.data.locate import demo_folder, locate, root_of
 from segtrain.data.survey import prepare, survey
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError
 
 
 @pytest.fixture
@@ -456,10 +456,15 @@ def test_median_size_and_pixels_where_present(tmp_path: Path):
     assert found.sizes["val"] == [(8, 10), (16, 12), (24, 30)]
 
 
-def test_lossy_masks_need_to_know_the_classes(tmp_path: Path):
+def test_hard_masks_are_read_as_ever_where_lossy_ones_are_allowed(tmp_path: Path):
     root = split_set(tmp_path / "set")
-    with pytest.raises(UsageError, match="data.allow_lossy_masks.*data.classes"):
-        prepare(Data(path=str(root), allow_lossy_masks=True))
+    found = prepare(Data(path=str(root), allow_lossy_masks=True))
+    assert found.data.classes == ["0", "1", "2"] and "nearest" not in "".join(found.summary)
+    stray = np.asarray(Image.open(next((root / "masks/train").iterdir()))).copy()
+    stray[:4] = 7
+    Image.fromarray(stray).save(next((root / "masks/train").iterdir()))
+    with pytest.raises(SegtrainError, match="value 7"):
+        prepare(Data(path=str(root), allow_lossy_masks=True, classes=["a", "b", "c"]))
 
 
 def test_a_second_survey_reads_nothing(tmp_path: Path, monkeypatch):
