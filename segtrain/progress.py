@@ -15,9 +15,9 @@ Item = TypeVar("Item")
 def bar(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
     """The items, with a bar that goes away at the end where a terminal shows it."""
     console = Console(stderr=True)
-    return track(
-        items, label, total, console=console, transient=True, disable=not console.is_terminal
-    )
+    if not console.is_terminal:
+        return iter(items)
+    return track(items, label, total, console=console, transient=True)
 
 
 class Reporter:

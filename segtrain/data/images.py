@@ -44,6 +44,7 @@ DECODING_ERRORS = (
     MemoryError,
     RuntimeError,
     struct.error,
+    tifffile.TiffFileError,
     tokenize.TokenError,
     zlib.error,
 )
