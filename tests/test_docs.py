@@ -39,6 +39,44 @@ def test_the_benchmarks_page_quotes_camvid():
         assert f"| `{loss}` | {scores['miou']['mean']:.3f} | {' | '.join(ious)} |" in page
 
 
+@pytest.mark.parametrize("view", ["frames", "crops"])
+def test_the_benchmarks_page_quotes_samplers(view):
+    file = ROOT / f"benchmarks/results/camvid_samplers_{view}.json"
+    page = (ROOT / "benchmarks/README.md").read_text()
+    for sampler, scores in json.loads(file.read_text())["summary"].items():
+        ious = [f"{iou['mean']:.3f}" for iou in scores["iou"].values()]
+        assert f"| `{sampler}` | {scores['miou']['mean']:.3f} | {' | '.join(ious)} |" in page
+
+
+def test_the_benchmarks_page_quotes_loading():
+    cases = json.loads((ROOT / "benchmarks/results/data_cpu.json").read_text())["cases"]
+    page = (ROOT / "benchmarks/README.md").read_text()
+    for case in cases:
+        height, width = case["size"]
+        for found in case["pairs_per_second"]:
+            ratios = [
+                f"{found[method]['ratio']['median']:.2f}x "
+                f"({found[method]['ratio']['spread'][0]:.2f}-{found[method]['ratio']['spread'][1]:.2f})"
+                for method in ("files", "ram", "disk")
+            ]
+            cells = [
+                f"{case['images']} {width}x{height} {case['format']}",
+                str(found["workers"]),
+                f"{found['plain']['median']:.0f}",
+                *ratios,
+                f"{case['share_of_reading']['files']:.0%}",
+            ]
+            assert f"| {' | '.join(cells)} |" in page
+
+
+def test_the_benchmarks_page_quotes_listing():
+    found = json.loads((ROOT / "benchmarks/results/listing.json").read_text())
+    page = (ROOT / "benchmarks/README.md").read_text()
+    assert f"{sum(found['pairs'].values()):,} pairs of symbolic links" in page
+    assert f"{found['seconds']['median']:.1f} s" in page
+    assert f"{found['peak_bytes'] / 1e6:.0f} MB" in page
+
+
 @pytest.mark.parametrize("threads, file", [(1, "cpu_1_thread"), (2, "cpu_2_threads")])
 def test_the_benchmarks_page_quotes_time_and_memory(threads, file):
     cases = json.loads((ROOT / f"benchmarks/results/losses_{file}.json").read_text())["cases"]
