@@ -97,15 +97,17 @@ class Data(Section):
         None, description="RGB of each mask value, to read RGB masks and to paint classes"
     )
     label_map: dict[int, int | Literal["ignore"]] = Field(
-        {}, description="mask value: class id or ignore; values not named stay as they are"
+        {},
+        description="mask value: class id or ignore; values not named mean what the layout says, "
+        "else stay as they are",
     )
     lb_ignore: int = Field(
         255, gt=-32768, le=32767, description="class id of pixels that count nowhere"
     )
     allow_lossy_masks: bool = Field(
         False,
-        description="read JPEG masks and smooth edges: values that mean nothing become the nearest "
-        "that does",
+        description="read JPEG masks and such with smooth edges: values that mean nothing become "
+        "the nearest that does; needs classes",
     )
     value_range: tuple[float, float] | None = Field(
         None,
@@ -118,7 +120,7 @@ class Data(Section):
     on_error: Literal["stop", "skip"] = Field(
         "stop",
         description="what a damaged file does: stop the run, or be skipped and counted (more than "
-        "1 % stops it all the same)",
+        "1 % of a split's files stops it all the same)",
     )
     sampler: Literal["uniform", "class-balanced", "rare-crop"] = Field(
         "uniform",

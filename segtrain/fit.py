@@ -132,16 +132,15 @@ def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
     on_gpu = fabric.device.type == "cuda"
     workers = worker_count(config.data.workers, on_gpu, config.train.devices)
     loader, held_out, line = open_feed(plan, workers, on_gpu, fabric.global_rank, fabric.world_size)
-    if line and fabric.is_global_zero:
-        print(line)
-
     epochs, steps, loud = config.train.epochs, plan.steps_per_epoch, fabric.is_global_zero
+    if line and loud:
+        print(line)
     history = History(run, state.rows) if loud else None  # adds its rows to the state's
     with Reporter(epochs, epochs * steps, state.epoch * steps, state.best, loud) as reporter:
         for epoch in range(state.epoch, epochs):
             clock = Stopwatch()
-            sampler = loader.batch_sampler
-            sampler.start, sampler.stop = epoch * steps, (epoch + 1) * steps
+            batches = loader.batch_sampler
+            batches.start, batches.stop = epoch * steps, (epoch + 1) * steps
             loss = train_epoch(fabric, plan, module, optimizer, loader, reporter)
             seconds = clock.seconds
             scores = None
@@ -202,8 +201,7 @@ def train_epoch(
     reporter: Reporter,
 ) -> float:
     """One epoch; the mean loss of its steps."""
-    config = plan.config
-    total_steps = config.train.epochs * plan.steps_per_epoch
+    config, total_steps = plan.config, plan.config.train.epochs * plan.steps_per_epoch
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     loss_sum, clock = torch.zeros((), device=fabric.device), Stopwatch()
     module.train()
