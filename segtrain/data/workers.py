@@ -20,8 +20,9 @@ from segtrain.errors import SegtrainError, first_line
 FORK = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
 # what torch raises where a worker has died, or can't have the memory that it shares with us
 SIGNS_OF_DEATH = (RuntimeError, OSError, EOFError, MemoryError)
+BROKEN_PIPES = (ConnectionError, EOFError)  # to a worker that is no more
 NO_SHARED_MEMORY = ("shared memory", "unable to mmap", "Bus error")
-SECONDS_TO_DIE = 1  # a worker's pipe breaks a moment before the worker has ended
+SECONDS_TO_DIE = 5  # a worker's pipe breaks a moment before the worker has ended
 
 
 def next_batches(loader: DataLoader) -> Iterator[Any]:
@@ -74,7 +75,7 @@ def _deaths_explained(loader: DataLoader, batches: Iterator[Any] | None) -> Iter
         shared = code == -signal.SIGBUS or any(sign in text for sign in NO_SHARED_MEMORY)
         if code is not None and code < 0:
             what = f"a loader worker was killed ({signal.Signals(-code).name})"
-        elif code is not None or "exited unexpectedly" in text:
+        elif code is not None or "exited unexpectedly" in text or isinstance(error, BROKEN_PIPES):
             what = f"a loader worker ended (exit code {code or 'unknown'})"
         elif shared or isinstance(error, MemoryError):
             what = f"a loader worker cannot go on ({text.strip().splitlines()[-1]})"
