@@ -7,9 +7,10 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -22,7 +23,7 @@ FORK = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
 SIGNS_OF_DEATH = (RuntimeError, OSError, EOFError, MemoryError)
 BROKEN_PIPES = (ConnectionError, EOFError)  # to a worker that is no more
 NO_SHARED_MEMORY = ("shared memory", "unable to mmap", "Bus error")
-SECONDS_TO_DIE = 5  # a worker's pipe breaks a moment before the worker has ended
+SECONDS_TO_DIE = 5  # its pipes break before a worker has wholly ended
 
 
 def next_batches(loader: DataLoader) -> Iterator[Any]:
@@ -68,9 +69,7 @@ def _deaths_explained(loader: DataLoader, batches: Iterator[Any] | None) -> Iter
     except SIGNS_OF_DEATH as error:
         # torch has no public name for its processes; without them no signal is named
         workers = getattr(batches, "_workers", ())
-        if not isinstance(error, RuntimeError):
-            wait([worker.sentinel for worker in workers], SECONDS_TO_DIE)
-        code = next((worker.exitcode for worker in workers if worker.exitcode), None)
+        code = exit_code(workers, 0 if isinstance(error, RuntimeError) else SECONDS_TO_DIE)
         text = str(error)
         shared = code == -signal.SIGBUS or any(sign in text for sign in NO_SHARED_MEMORY)
         if code is not None and code < 0:
@@ -82,6 +81,16 @@ def _deaths_explained(loader: DataLoader, batches: Iterator[Any] | None) -> Iter
         else:
             raise
         raise _end(loader, what, shared) from error
+
+
+def exit_code(workers: Sequence[BaseProcess], patience: float) -> int | None:
+    """Of the first worker that ended badly within so many seconds; a death takes a moment."""
+    end = time.monotonic() + patience
+    while True:
+        code = next((worker.exitcode for worker in workers if worker.exitcode), None)
+        if code is not None or time.monotonic() > end:
+            return code
+        time.sleep(0.05)
 
 
 def _end(loader: DataLoader, what: str, shared: bool = False) -> SegtrainError:
