@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -357,3 +358,8 @@ def test_lists_beside_a_list_are_its_other_splits(tmp_path: Path):
     (tmp_path / "val.txt").write_text("x/2.png m/2.png")
     found = find_pairs(Data(), tmp_path / "train.txt")
     assert {split: len(pairs) for split, pairs in found.splits.items()} == {"train": 2, "val": 1}
+
+
+def test_the_config_names_the_layouts_of_the_table():
+    named = get_args(Data.model_fields["format"].annotation)
+    assert set(named) == {"auto"} | {row.name for row in LAYOUTS}
