@@ -121,7 +121,7 @@ class ImageReader:
             raise self._wrong_channels(path, f"{len(image.getbands())} channels ({image.mode})")
 
     def _array(self, path: Path) -> np.ndarray:
-        values, orientation = read_array(path, self.max_pixels)
+        values, orientation = read_array(path, self.max_pixels, self.channels)
         return UPRIGHT.get(orientation, np.asarray)(self._as_channels(values, path))
 
     def _as_channels(self, values: np.ndarray, path: Path) -> np.ndarray:
@@ -255,29 +255,44 @@ def header(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[bool, bool, bool]:
     """Of an image: whether EXIF turns it on its side, has alpha, holds 16-bit integers."""
     try:
         if path.suffix.lower() == ".npy":
-            return False, False, read_array(path, max_pixels)[0].dtype == np.uint16
+            return False, False, array_type(path) == np.uint16
         with Image.open(path) as image:
             refuse_bomb(image.size, max_pixels)
             deep = is_deep(raw_modes(image)) or image.mode.startswith("I")
             return is_turned(image), image.mode in ALPHA_MODES, deep
     except DECODING_ERRORS as error:
         if path.suffix.lower() in (".tif", ".tiff"):  # one that Pillow doesn't know
-            return False, False, read_array(path, max_pixels)[0].dtype == np.uint16
+            return False, False, array_type(path) == np.uint16
         raise SegtrainError(f"{path}: {reason(error)}") from error
 
 
-def read_array(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
+def array_type(path: Path) -> np.dtype:
+    """The type of a .npy file's or a TIFF's values, from its header. Raises SegtrainError."""
+    try:
+        if path.suffix.lower() == ".npy":
+            stored = np.load(path, mmap_mode="r", allow_pickle=False).dtype
+        else:
+            with tifffile.TiffFile(path) as file:
+                stored = file.series[0].dtype
+        return stored.newbyteorder("=")
+    except DECODING_ERRORS as error:
+        raise SegtrainError(f"{path}: {reason(error)}") from error
+
+
+def read_array(
+    path: Path, max_pixels: int = MAX_PIXELS, channels: int = 3
+) -> tuple[np.ndarray, int]:
     """The values of a .npy file or of a TIFF of any channels and type, and EXIF's orientation."""
     try:
         if path.suffix.lower() == ".npy":
             values = np.load(path, mmap_mode="r", allow_pickle=False)
-            refuse_bomb(values.shape, max_pixels)
+            refuse_bomb(values.shape, max_pixels, channels)
             return values.astype(values.dtype.newbyteorder("="), copy=False), 1
         with tifffile.TiffFile(path) as file:
             first, orientation = file.series[0], file.pages.first.tags.get(EXIF_ORIENTATION)
-            refuse_bomb(first.shape, max_pixels)
             # bands may be pages one after another; overviews are smaller
             bands = [s for s in file.series if (s.shape, s.dtype) == (first.shape, first.dtype)]
+            refuse_bomb((len(bands), *first.shape), max_pixels, channels)
             values = first.asarray() if len(bands) == 1 else np.stack([b.asarray() for b in bands])
             return values, int(orientation.value) if orientation else 1
     except DECODING_ERRORS as error:
@@ -296,10 +311,16 @@ def count_pages(image: Image.Image) -> int:
     return pages
 
 
-def refuse_bomb(shape: tuple[int, ...], max_pixels: int) -> None:
-    """Raises ValueError for too many pixels; an array's channels are its shortest axis."""
-    sides = sorted(shape)[-2:]
-    if math.prod(sides) > max_pixels:
+def refuse_bomb(shape: tuple[int, ...], max_pixels: int, channels: int = 1) -> None:
+    """Raises ValueError for more values than so many pixels of so many channels have.
+
+    An array's axes may stand in any order: the one of the channels is as long as their number.
+    """
+    axes = sorted(shape)
+    if channels in axes and len(axes) > 2:
+        axes.remove(channels)
+    if math.prod(axes[-2:]) > max_pixels or math.prod(shape) > max_pixels * channels:
+        sides = axes[-2:] if math.prod(axes[-2:]) > max_pixels else shape
         raise ValueError(
             f"{' x '.join(map(str, sides))} pixels are more than data.max_pixels ({max_pixels}) "
             "allows; raise it if the file is to be trusted"

@@ -178,8 +178,8 @@ def header_facts(path: Path, images: ImageReader) -> ImageFacts:
 
 def image_facts(path: Path, images: ImageReader) -> ImageFacts:
     """Facts of all pixels. Raises SegtrainError for an image that can't be read."""
+    pixels = images(path)  # before any other look: it refuses what is too large
     turned, alpha, deep = header(path, images.max_pixels)
-    pixels = images(path)
     height, width, channels = pixels.shape
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels))

@@ -711,3 +711,17 @@ def test_readers_are_equal_by_what_they_do():
 
     assert ImageReader(3, (0, 1)) == pickle.loads(pickle.dumps(ImageReader(3, (0, 1))))
     assert repr(ImageReader(3)) != repr(ImageReader(3, (0.0, 1.0)))
+
+
+@pytest.mark.parametrize("pages_apart", [False, True])
+def test_many_pages_are_a_bomb_too(tmp_path: Path, pages_apart: bool):
+    """40 pages of 20x20 for an image of 3 channels: each page is small, all are not."""
+    path = tmp_path / "bomb.tif"
+    with tifffile.TiffWriter(path) as file:
+        pages = np.zeros((40, 20, 20), np.uint8)
+        for part in pages if pages_apart else [pages]:
+            file.write(part, contiguous=False)
+    for read in (ImageReader(max_pixels=400), ImageReader(max_pixels=400).size):
+        with pytest.raises(SegtrainError, match="bomb.tif.*data.max_pixels"):
+            read(path)
+    assert ImageReader(40, max_pixels=400)(path).shape == (20, 20, 40)
