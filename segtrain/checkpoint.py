@@ -38,6 +38,7 @@ class Meta:
     std: list[float]
     epoch: int  # epochs done
     miou: float | None  # of the validation after them; None where there was none
+    step: int | None = None  # optimiser steps done; None in files from before it was noted
     version: str = segtrain.__version__
 
     @classmethod
@@ -98,19 +99,28 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
-def read_checkpoint(path: Path) -> tuple[Meta, dict[str, Tensor]]:
-    """Metadata and weights. Raises SegtrainError for a file that is no segtrain checkpoint."""
+def read_meta(path: Path) -> Meta:
+    """What a checkpoint says of itself; its weights stay on the disk. Raises SegtrainError."""
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint")
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
-            weights = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise SegtrainError(f"{path}: not a segtrain checkpoint ({error})") from error
     if text is None:
         raise SegtrainError(f"{path}: not a segtrain checkpoint (its metadata has no {KEY!r})")
-    return parse_meta(path, text), weights
+    return parse_meta(path, text)
+
+
+def read_checkpoint(path: Path) -> tuple[Meta, dict[str, Tensor]]:
+    """Metadata and weights. Raises SegtrainError for a file that is no segtrain checkpoint."""
+    meta = read_meta(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return meta, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise SegtrainError(f"{path}: not a segtrain checkpoint ({error})") from error
 
 
 def parse_meta(path: Path, text: str) -> Meta:

@@ -37,7 +37,7 @@ class OneLineErrors(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            hint = "; 'segtrain fit --resume' goes on after the last whole epoch"
+            hint = "; what was saved is whole: segtrain fit --resume"
             _fail("interrupted" + (hint if ctx.invoked_subcommand == "fit" else ""))
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # whoever read our output has had enough, as head does

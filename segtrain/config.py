@@ -8,38 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from segtrain.errors import did_you_mean
-
-
-def _height_width(value: Any) -> Any:
-    """'256x192' or 256 as (height, width); anything else goes on to pydantic."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value, value
-    if isinstance(value, str):
-        return tuple(value.lower().split("x")) if "x" in value.lower() else (value, value)
-    return value
-
-
-Pixels = Annotated[int, Field(ge=1)]
-Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_height_width)]
-Colour = tuple[
-    Annotated[int, Field(ge=0, le=255)],
-    Annotated[int, Field(ge=0, le=255)],
-    Annotated[int, Field(ge=0, le=255)],
-]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+from segtrain.fieldtypes import Colour, Duration, OnOffAuto, Section, Size, StepsOrDuration
 
 
 class Split(Section):
@@ -244,6 +216,11 @@ class Model(Section):
     std: list[Annotated[float, Field(gt=0)]] | None = Field(
         None, description="standard deviation likewise; default as for mean, else 63.75"
     )
+    freeze_bn: bool = Field(
+        False,
+        description="batch norm keeps the statistics that it starts with, which small batches "
+        "want; its weights and biases are trained",
+    )
     options: dict[str, Any] = Field(
         {}, description="further arguments of the architecture, such as decoder_channels"
     )
@@ -278,8 +255,20 @@ class Loss(Section):
 
 
 class Optim(Section):
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    name: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    encoder_lr: float = Field(
+        1.0,
+        ge=0,
+        description="factor on the encoder's learning rate; 0 freezes it, its batch norm too",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(0.01, ge=0, description="weight decay; never of norms and biases")
+    schedule: Literal["poly", "cosine", "onecycle", "constant"] = Field(
+        "poly",
+        description="how the learning rate falls to 0; onecycle has a warm-up of its own, over "
+        "30 % of the steps",
+    )
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps that warm up linearly")
     power: float = Field(0.9, gt=0, description="power of the polynomial decay to 0")
     clip_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0 clips nothing")
@@ -290,26 +279,84 @@ class Train(Section):
     batch_size: int = Field(
         8, ge=1, description="images an optimiser step, over all devices together"
     )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts that each device takes its share of a batch in, one after the other, "
+        "to need less memory",
+    )
     steps_per_epoch: int | None = Field(
         None, ge=1, description="steps that count as an epoch; default: one pass over the images"
+    )
+    monitor: str = Field(
+        "miou", description="score that tells which epoch is best: miou, or iou:CLASS"
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="validations without a better score after which training ends; default: never",
+    )
+    ema: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="decay of a moving average of the weights, such as 0.999, which is what is "
+        "scored and saved; 0: none",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto, cpu or cuda; auto is cuda where there is one"
     )
     devices: int = Field(1, ge=1, description="processes on each host, one a device")
     nodes: int = Field(1, ge=1, description="hosts")
+    timeout: Duration = Field(
+        "10min", description="longest that the processes wait for one that doesn't answer"
+    )
+    sync_bn: bool = Field(
+        True, description="batch norm is over the images of all GPUs; false: of each its own"
+    )
     precision: Literal["auto", "32", "bf16", "fp16"] = Field(
         "auto",
         description="auto, 32, bf16 or fp16; auto is bf16 on a GPU that has it, fp16 on one that "
         "has not, 32 on CPU",
     )
     channels_last: bool = Field(True, description="memory format of images and weights")
+    compile: OnOffAuto = Field(
+        "auto",
+        description="torch.compile of the network; auto is on for a GPU and a run of 2,000 steps "
+        "or more",
+    )
+    deterministic: bool = Field(
+        False, description="a repeated run on a GPU is the same to the last bit, too, and slower"
+    )
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     log_every: int = Field(10, ge=1, description="steps between readings of the loss")
+    checkpoint_every: StepsOrDuration = Field(
+        "10min",
+        description="steps, or time such as 10min, after which a run can be resumed from there; "
+        "the end of an epoch always is such a place",
+    )
+    keep: int = Field(
+        0, ge=0, description="checkpoints kept besides the best and the last, the newest ones"
+    )
+    max_bad_steps: int = Field(
+        20,
+        ge=1,
+        description="steps in a row with a loss or gradient that is not finite, which are "
+        "skipped, after which the run stops",
+    )
+    profile: bool = Field(
+        False, description="write profile.json, a trace of steps 5 to 8, for a trace viewer"
+    )
 
 
 class Eval(Section):
     every: int = Field(1, ge=1, description="epochs between validations; the last is always one")
+    batch_size: int = Field(
+        1,
+        ge=1,
+        description="images of one size that are forwarded together; from 2 on, scores depend on "
+        "it and on the number of devices in the last digits",
+    )
     worst: int = Field(8, ge=0, description="how many of the worst images eval paints")
 
 

@@ -30,6 +30,14 @@ class UsageError(SegtrainError):
     exit_code = 2
 
 
+class Stopped(SegtrainError):
+    """Ended on a signal's wish, in good order; the exit code is the shells' 128 + signal."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
 def did_you_mean(given: str, known: Iterable[str], most: int = 3) -> str:
     """'; did you mean a, b?' for the known names closest to the given one, else ''."""
     near = get_close_matches(given, list(known), n=most, cutoff=0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segtrain.checkpoint import Meta, load_model
 from segtrain.config import Config
-from segtrain.data.dataset import Pairs, checked, one_by_one, worker_count
+from segtrain.data.dataset import Batch, Pairs, checked, one_by_one, worker_count
 from segtrain.data.findings import raise_errors
 from segtrain.data.formats import find_pairs
 from segtrain.data.locate import image_reader, locate, mask_reader, root_of
@@ -40,6 +40,7 @@ from segtrain.render.overlay import (
 )
 from segtrain.render.plots import save_confusion
 from segtrain.runlog import find_checkpoint, run_of, write_csv, write_json
+from segtrain.survive import StopWish
 
 
 @dataclass(frozen=True)
@@ -60,29 +61,62 @@ def predict_split(
     fabric: Fabric,
     workers: int,
     mining: Mining | None = None,
+    batch_size: int = 1,
 ) -> Iterator[Predicted]:
-    """Predicts the pairs of `indices`, one by one, each at its own size.
+    """Predicts the pairs of `indices`, each at its own size.
 
+    Up to batch_size images that follow each other and have one size are forwarded together.
     `mining` chooses among each image's pixels as if it was a batch.
     """
     model.eval()
-    for batch in checked(one_by_one(pairs, indices, workers, fabric.device.type == "cuda")):
-        images = batch.images.to(fabric.device, memory_format=torch.channels_last)
+    loader = one_by_one(pairs, indices, workers, fabric.device.type == "cuda")
+    for batches in of_one_size(checked(loader), batch_size):
+        images = torch.cat([batch.images for batch in batches])
+        images = images.to(fabric.device, memory_format=torch.channels_last)
         with fabric.autocast():
-            logits = predict_logits(model, images)
-        targets = batch.targets.to(fabric.device).long()
-        kept = mining.kept(logits, targets)[0] if mining else None
-        yield Predicted(batch.indices[0], visible(images[0]), targets[0], logits.argmax(1)[0], kept)
+            many = predict_logits(model, images)
+        for batch, image, logits in zip(batches, images, many.split(1)):
+            targets = batch.targets.to(fabric.device).long()
+            kept = mining.kept(logits, targets)[0] if mining else None
+            prediction = logits.argmax(1)[0]
+            yield Predicted(batch.indices[0], visible(image), targets[0], prediction, kept)
+
+
+def of_one_size(batches: Iterable[Batch], most: int) -> Iterator[list[Batch]]:
+    """Batches that follow each other and whose images have one shape, up to `most` together."""
+    together: list[Batch] = []
+    for batch in batches:
+        shape = together and together[0].images.shape
+        if len(together) == most or together and batch.images.shape != shape:
+            yield together
+            together = []
+        together.append(batch)
+    if together:
+        yield together
 
 
 def validate(
-    model: SegmentationModel, pairs: Pairs, names: list[str], fabric: Fabric, workers: int
-) -> Scores:
-    """Scores over all pairs, each counted once whatever the number of processes."""
+    model: SegmentationModel,
+    pairs: Pairs,
+    names: list[str],
+    fabric: Fabric,
+    workers: int,
+    batch_size: int,
+    wish: StopWish,
+) -> Scores | None:
+    """Scores over all pairs, each counted once whatever the number of processes.
+
+    None on all ranks where one left early because somebody wishes to stop.
+    """
     confusion = Confusion(len(names), pairs.masks.lb_ignore, fabric.device)
     mine = range(fabric.global_rank, len(pairs), fabric.world_size)
-    for predicted in predict_split(model, pairs, mine, fabric, workers):
+    for predicted in predict_split(model, pairs, mine, fabric, workers, batch_size=batch_size):
+        if wish.signum:
+            break
         confusion.update(predicted.prediction, predicted.target)
+    left = torch.tensor(wish.signum, device=fabric.device)
+    if fabric.all_reduce(left, reduce_op="max"):
+        return None
     return score(fabric.all_reduce(confusion.matrix, reduce_op="sum"), names)
 
 
@@ -111,7 +145,8 @@ def evaluate(
     )
     confusion = Confusion(len(meta.classes), config.data.lb_ignore, fabric.device)
     per_image, kept = {}, torch.zeros(len(meta.classes), dtype=torch.float64)
-    predictions = predict_split(model, pairs, range(len(pairs)), fabric, workers, mining)
+    everything, together = range(len(pairs)), config.eval.batch_size
+    predictions = predict_split(model, pairs, everything, fabric, workers, mining, together)
     for predicted in bar(predictions, "evaluating", len(pairs)):
         matrix = confusion.update(predicted.prediction, predicted.target)
         image = pairs.samples[predicted.index].image

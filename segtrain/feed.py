@@ -31,5 +31,6 @@ def open_feed(
         Pairs(samples[split], images, masks, change, caches.get(split), data.on_error)
         for split, change in zip(SPLITS, (augmentation, None))
     )
-    sampler = BatchSampler(len(train), batch_size, seed, rank, world, plan.by_class)
+    accumulate = plan.config.train.accumulate
+    sampler = BatchSampler(len(train), batch_size, seed, rank, world, plan.by_class, accumulate)
     return train_loader(train, sampler, workers, pin_memory), held_out, line

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,16 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
-from segtrain.checkpoint import Meta, load_state, save_model, save_state
 from segtrain.config import Config
 from segtrain.configfile import load_config, save_config
-from segtrain.data.dataset import checked, worker_count
+from segtrain.data.dataset import Batch, checked, worker_count
 from segtrain.data.sampling import seed_at
 from segtrain.devices import make_fabric, share_buffers
-from segtrain.errors import SegtrainError
+from segtrain.endings import report_bad, stop
 from segtrain.evaluate import validate
 from segtrain.feed import open_feed
-from segtrain.metrics import Scores
 from segtrain.model import SegmentationModel, check_names
-from segtrain.optim import build_optimizer, lr_at
+from segtrain.optim import build_optimizer, lr_at, set_lr, update_average
 from segtrain.plan import (
     Plan,
     describe,
@@ -39,35 +40,37 @@ from segtrain.runlog import (
     BEST,
     CONFIG,
     ENVIRONMENT,
-    LAST,
     STATE,
     History,
-    Stopwatch,
+    Laps,
     create_run,
     default_name,
     environment,
+    peak_memory,
     point_latest,
+    profiler,
     refuse_name,
     write_json,
 )
-from segtrain.step import TrainingModule, describe_path
-
-
-@dataclass
-class TrainState:
-    """What the loop changes, and so exactly what is saved."""
-
-    epoch: int = 0  # epochs done
-    best: float | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def improve(self, scores: Scores | None) -> bool:
-        """Whether the validation beats the best so far, which it then becomes."""
-        miou = scores and scores.miou
-        if miou is None or self.best is not None and miou <= self.best:
-            return False
-        self.best = miou
-        return True
+from segtrain.state import (
+    SaveClock,
+    Training,
+    TrainState,
+    average_of,
+    changes_since,
+    find_state,
+    restore,
+    save,
+    score_of,
+)
+from segtrain.step import (
+    Part,
+    TrainingModule,
+    compile_or_not,
+    describe_path,
+    train_step,
+)
+from segtrain.survive import Statistics, StopWish, Verdicts, memory_explained
 
 
 def fit(
@@ -93,12 +96,13 @@ def fit(
         if name and not old_run:
             refuse_name(out, name)
         plan = make_plan(config, print)
-        model = first_model(plan.config, load=not old_run)  # refused weights leave no folder
+        model = first_model(plan.config, load=not (old_run and (old_run / STATE).exists()))
         name = name or default_name(config.model.arch, config.loss.expression)
-        plan = open_run(plan, out, name, old_run, fabric)
+        plan = open_run(plan, out, name, old_run)
     fabric.launch()
     plan = fabric.broadcast(plan)
-    train(fabric, plan, model or new_model(plan.config))  # on wrapping all get rank 0's weights
+    with memory_explained(plan.memory_advice):
+        train(fabric, plan, model or new_model(plan.config))  # wrapping gives all rank 0's weights
     return plan.run
 
 
@@ -107,19 +111,17 @@ def first_model(config: Config, load: bool) -> SegmentationModel:
     torch.manual_seed(config.train.seed)
     model = new_model(config)
     if load:
-        print(load_weights(model, config.model))
+        print(load_weights(model, config.model))  # refused ones leave no folder behind
     return model
 
 
-def open_run(plan: Plan, out: Path, name: str, old_run: Path | None, fabric: Fabric) -> Plan:
+def open_run(plan: Plan, out: Path, name: str, old_run: Path | None) -> Plan:
     """The plan with the folder that the run writes to: a new one, or the one to resume."""
-    config = plan.config
     if old_run:
-        refuse_changes(old_run, config)
-        run = old_run
-    else:
-        run = create_run(out, name)
-    save_config(config, run / CONFIG)
+        for line in refuse_changes(old_run, plan.config):
+            print(line)
+        save_config(plan.config, old_run / CONFIG)
+    run = old_run or create_run(out, name, plan.config)
     point_latest(run)
     print(f"run: {run}")
     return replace(plan, run=run, resume=old_run is not None)
@@ -127,173 +129,152 @@ def open_run(plan: Plan, out: Path, name: str, old_run: Path | None, fabric: Fab
 
 def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
     """The loop over epochs."""
-    config, run = plan.config, plan.run
-    module, optimizer, state = start(fabric, plan, model)
+    config, run, loud = plan.config, plan.run, fabric.is_global_zero
+    training = start(fabric, plan, model)
+    state, epochs, steps = training.state, config.train.epochs, plan.steps_per_epoch
     on_gpu = fabric.device.type == "cuda"
     workers = worker_count(config.data.workers, on_gpu, config.train.devices)
     loader, held_out, line = open_feed(plan, workers, on_gpu, fabric.global_rank, fabric.world_size)
-    epochs, steps, loud = config.train.epochs, plan.steps_per_epoch, fabric.is_global_zero
     if line and loud:
         print(line)
-    history = History(run, state.rows) if loud else None  # adds its rows to the state's
-    with Reporter(epochs, epochs * steps, state.epoch * steps, state.best, loud) as reporter:
-        for epoch in range(state.epoch, epochs):
-            clock = Stopwatch()
-            batches = loader.batch_sampler
-            batches.start, batches.stop = epoch * steps, (epoch + 1) * steps
-            loss = train_epoch(fabric, plan, module, optimizer, loader, reporter)
-            seconds = clock.seconds
-            scores = None
-            if (epoch + 1) % config.eval.every == 0 or epoch + 1 == epochs:
-                reporter.validating(epoch)
-                share_buffers(fabric, model)
-                scores = validate(model, held_out, config.data.classes, fabric, workers)
-            state.epoch = epoch + 1
-            improved = state.improve(scores)
-            terms = module.loss.report(config.data.classes)
+    history = History(run, state.epoch) if loud else None
+    reporter = Reporter(epochs, steps, state.step, config.train.batch_size, state.best, loud)
+    trace = profiler(run, fabric.device) if config.train.profile and loud else nullcontext()
+    with StopWish(loud) as wish, reporter, trace as profile:
+        while state.epoch < epochs and not out_of_patience(state, config):
+            train_epoch(fabric, plan, training, loader, reporter, wish, profile)
+            scores, clock = None, time.perf_counter()
+            if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
+                reporter.validating(state.epoch)
+                share_buffers(fabric, training.scored)
+                scores = validate(
+                    training.scored, held_out, config.data.classes, fabric, workers,
+                    config.eval.batch_size, wish,
+                )  # fmt: skip
+                if scores is None:  # a resumed run takes up the validation
+                    stop(fabric, plan, training, wish.signum)
+            better = scores is not None and state.improve(score_of(scores, config.train.monitor))
+            lr = lr_at(state.step - 1, epochs * steps, config.optim)
+            terms = training.loss.report(config.data.classes)
+            took = time.perf_counter() - clock
+            row = state.end_epoch(steps, config, lr, scores, terms, took)
             if loud:
-                row = make_row(plan, epoch, loss, terms, seconds, clock.seconds, scores)
-                history.add(row)
-                save(fabric, plan, module, optimizer, state, scores, improved)
+                history.add(state.rows)
+                best = better or not (run / BEST).exists()
+                save(fabric, plan, training, scores.miou if scores else None, best)
                 reporter.epoch(row, state.best)
     if loud:
         history.close()
         for split, pairs in (("train", loader.dataset), ("val", held_out)):
             if pairs.skipped:
                 print(f"{split}: {pairs.skipped}")
-        print(f"best mIoU {number(state.best)}; checkpoint: {run / BEST}")
+        if state.epoch < epochs:
+            print(
+                f"stopped early: {state.stale} validations without a better {config.train.monitor}"
+            )
+        print(f"best {config.train.monitor} {number(state.best)}; checkpoint: {run / BEST}")
 
 
-def start(
-    fabric: Fabric, plan: Plan, model: SegmentationModel
-) -> tuple[nn.Module, torch.optim.Optimizer, TrainState]:
-    """Wrapped module, optimiser and state: new, or as the last epoch left them."""
-    config = plan.config
+def out_of_patience(state: TrainState, config: Config) -> bool:
+    return config.train.patience is not None and state.stale >= config.train.patience
+
+
+def start(fabric: Fabric, plan: Plan, model: SegmentationModel) -> Training:
+    """All that training changes: new, or as the last checkpoint left it."""
+    config, loud, on_gpu = plan.config, fabric.is_global_zero, fabric.device.type == "cuda"
+    total_steps = config.train.epochs * plan.steps_per_epoch
     loss = loss_of(config, plan.palette)
-    if fabric.is_global_zero:
+    compiled, reason = compile_or_not(config.train, on_gpu, total_steps)
+    if loud:
         path = describe_path(model, loss, fabric.device)
         print(f"loss: {path}")
-        if not plan.resume:
+        print(f"torch.compile: {'on' if compiled else 'off'} ({reason})")
+        if not (plan.run / ENVIRONMENT).exists():
             write_json(plan.run / ENVIRONMENT, environment(fabric.device) | {"loss_path": path})
-    module = TrainingModule(model, loss)
+        print(f"{plan.size}, {model.parameter_count:,} parameters")
+    if config.optim.encoder_lr == 0:
+        model.freeze_encoder()
+    if fabric.world_size > 1 and on_gpu and config.train.sync_bn:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    module = TrainingModule(model, loss, compiled).to(fabric.device)
     if config.train.channels_last:
         module = module.to(memory_format=torch.channels_last)
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    saved = load_state(plan.run / STATE) if plan.resume else None
-    if saved:
-        model.load_state_dict(saved["model"])
-        loss.load_state_dict(saved["loss"], strict=False)  # what it learns; vgg's weights are fixed
-    module, optimizer = fabric.setup(module, build_optimizer(module, config.optim))
-    if not saved:
-        return module, optimizer, TrainState()
-    optimizer.load_state_dict(saved["optimizer"])
-    fabric.strategy.precision.load_state_dict(saved["precision"])
-    return module, optimizer, TrainState(saved["epoch"], saved["best"], saved["rows"])
+    optimizer = build_optimizer(model, loss, config.optim)
+    module, optimizer = fabric.setup(module, optimizer)
+    average = average_of(model) if config.train.ema else None
+    training = Training(module, model, loss, optimizer, average, TrainState())
+    if saved := find_state(fabric, plan):
+        restore(fabric, training, saved)
+        if loud:
+            print(f"resumed after step {training.state.step} of {total_steps}")
+            print(*changes_since(saved), sep="\n", end="")
+    return training
 
 
 def train_epoch(
     fabric: Fabric,
     plan: Plan,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    training: Training,
     loader: DataLoader,
     reporter: Reporter,
-) -> float:
-    """One epoch; the mean loss of its steps."""
-    config, total_steps = plan.config, plan.config.train.epochs * plan.steps_per_epoch
-    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    loss_sum, clock = torch.zeros((), device=fabric.device), Stopwatch()
-    module.train()
-    sampler = loader.batch_sampler
-    for step, batch in enumerate(checked(loader), sampler.start):
-        # dropout is a function of (seed, step, rank), so no random state needs to be kept
-        torch.manual_seed(seed_at(config.train.seed, step, fabric.global_rank))
-        lr = lr_at(step, total_steps, config.optim)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
-        target = batch.targets.to(fabric.device, non_blocking=True).long()
-        done = step + 1 - sampler.start
-        reads = done % config.train.log_every == 0 or step + 1 == sampler.stop
-        loss = module(images, target, observe=reads)
-        fabric.backward(loss)
-        if config.optim.clip_norm:
-            fabric.clip_gradients(
-                module, optimizer, max_norm=config.optim.clip_norm, error_if_nonfinite=False
-            )
-        optimizer.step()
-        optimizer.zero_grad()
-        loss_sum += loss.detach()
-        if reads:
-            current = loss.item()  # waits for the device: every log_every steps only
-            refuse_non_finite(current, step)
-            speed = done * config.train.batch_size / clock.seconds
-            reporter.step(step // plan.steps_per_epoch, step + 1, current, lr, speed)
-    return loss_sum.item() / plan.steps_per_epoch
-
-
-def refuse_non_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise SegtrainError(
-            f"the loss is {loss} at step {step + 1}; try a lower --lr, or "
-            "--precision 32; the last checkpoint is as it was"
-        )
-
-
-def make_row(
-    plan: Plan,
-    epoch: int,
-    loss: float,
-    terms: dict[str, float | None],
-    seconds: float,
-    all_seconds: float,
-    scores: Scores | None,
-) -> dict[str, Any]:
-    """A row of metrics.csv; seconds and images_per_second are of this machine, all else repeats."""
-    config, steps = plan.config, plan.steps_per_epoch
-    row = {
-        "epoch": epoch + 1,
-        "step": (epoch + 1) * steps,
-        "lr": lr_at((epoch + 1) * steps - 1, config.train.epochs * steps, config.optim),
-        "train_loss": loss,
-        "val_miou": scores and scores.miou,
-        "val_pixel_accuracy": scores and scores.pixel_accuracy,
-        "val_mean_accuracy": scores and scores.mean_accuracy,
-        "val_fw_iou": scores and scores.fw_iou,
-    }
-    for place, name in enumerate(config.data.classes):
-        row[f"val_iou/{name}"] = scores and scores.classes[place]["iou"]
-    row |= {f"loss/{key}": value for key, value in terms.items()}
-    speed = steps * config.train.batch_size / seconds
-    return row | {"images_per_second": speed, "train_seconds": seconds, "seconds": all_seconds}
-
-
-def save(
-    fabric: Fabric,
-    plan: Plan,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
-    scores: Scores | None,
-    improved: bool,
+    wish: StopWish,
+    profile: torch.profiler.profile | None,
 ) -> None:
-    """last.safetensors, best.safetensors where it improved, and last.state.pt."""
-    model, miou = module.model, scores.miou if scores else None
-    meta = Meta.of(model, plan.config, palette=plan.palette, epoch=state.epoch, miou=miou)
-    save_model(plan.run / LAST, model, meta)
-    if improved or not (plan.run / BEST).exists():
-        save_model(plan.run / BEST, model, meta)
-    # weights too: one file, so one rename, is a state that fits together
-    save_state(
-        plan.run / STATE,
-        {
-            "model": model.state_dict(),
-            "loss": dict(module.loss.named_buffers()),
-            "optimizer": optimizer.state_dict(),
-            "precision": fabric.strategy.precision.state_dict(),
-            "epoch": state.epoch,
-            "best": state.best,
-            "rows": state.rows,
-        },
-    )
+    """The steps that are left of an epoch. Raises Stopped where somebody wished so."""
+    config, state = plan.config, training.state
+    options, total = config.train, config.train.epochs * plan.steps_per_epoch
+    end = (state.epoch + 1) * plan.steps_per_epoch
+    loader.batch_sampler.start, loader.batch_sampler.stop = state.step, end
+    parts_left = on_device(fabric, checked(loader), options.channels_last)
+    statistics, verdicts = Statistics(training.module), Verdicts(fabric.device)
+    laps, clock = Laps(fabric.device, state.seconds), SaveClock(options.checkpoint_every)
+    loss_sum = torch.tensor(state.loss_sum, device=fabric.device)
+    recent: dict[int, list[Part]] = {}  # a bad step may be seen a step later
+    training.module.train()
+    while state.step < end:
+        step = state.step
+        # dropout is a function of (seed, step, rank), so no random state needs to be kept
+        torch.manual_seed(seed_at(options.seed, step, fabric.global_rank))
+        set_lr(training.optimizer, lr := lr_at(step, total, config.optim))
+        parts = list(islice(parts_left, options.accumulate))
+        laps.mark("data")
+        state.step += 1
+        # the host waits for the device at these steps alone; they are the same on all ranks
+        reads = state.step % options.log_every == 0 or state.step == end
+        waits = reads or clock.counts(state.step)
+        loss, verdict = train_step(
+            fabric, training.module, training.optimizer, statistics, parts,
+            config.optim.clip_norm, reads, wish.signum, laps.mark,
+        )  # fmt: skip
+        if training.average:
+            update_average(training.average, training.model, options.ema, step)
+        loss_sum += torch.where(verdict[0] > 0, 0, loss)
+        laps.mark("other")
+        if state.step == reporter.done + 1:
+            reporter.say(f"memory of the first step: {peak_memory(fabric.device) / 1e9:.2f} GB")
+        verdicts.note(state.step, verdict)
+        recent = dict([*recent.items(), (state.step, parts)][-2:])
+        signum = 0
+        for seen in verdicts.read(waits):
+            signum = seen.signum
+            if state.note(seen.bad):
+                report_bad(fabric, plan, training, seen.step, recent[seen.step], reads, reporter)
+        if waits or signum:
+            laps.settle()
+            state.loss_sum = loss_sum.item()
+        if reads:
+            reporter.step(state.epoch, state.step, loss.item(), lr, sum(state.seconds.values()))
+        if signum:
+            stop(fabric, plan, training, signum)
+        if waits and clock.due(state.step) and fabric.is_global_zero:
+            save(fabric, plan, training)
+            laps.mark("other")
+        if profile:
+            profile.step()
+
+
+def on_device(fabric: Fabric, batches: Iterator[Batch], channels_last: bool) -> Iterator[Part]:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    for batch in batches:
+        images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
+        yield images, batch.targets.to(fabric.device, non_blocking=True).long()

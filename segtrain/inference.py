@@ -9,6 +9,6 @@ from torch import Tensor
 
 
 def predict_logits(predict: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """uint8 (1,3,H,W) -> logits (1,C,H,W) in float32, on the image's device."""
+    """uint8 (N,3,H,W) -> logits (N,C,H,W) in float32, on the image's device."""
     with torch.inference_mode():
         return predict(image).float()

@@ -11,6 +11,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from segtrain.config import Model
 from segtrain.errors import UsageError, did_you_mean, first_line
@@ -29,11 +30,14 @@ class SegmentationModel(nn.Module):
 
     Normalisation (mean and std of 0..255 values, persistent buffers) and the padding to the
     encoder's stride are the model's own, so that training, evaluation and prediction share them.
+    With freeze_bn, batch norm uses its running statistics in training, too, and leaves them alone.
     """
 
-    def __init__(self, network: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    def __init__(
+        self, network: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD, freeze_bn: bool = False
+    ):
         super().__init__()
-        self.network = network
+        self.network, self.freeze_bn = network, freeze_bn
         self.upsampling, self.align_corners = take_upsampling(network)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
@@ -59,6 +63,19 @@ class SegmentationModel(nn.Module):
         height, width = maps.shape[-2:]
         stride = max(LEAST_STRIDE, self.network.encoder.output_stride)
         return F.pad(maps, (0, -width % stride, 0, -height % stride), value=value)
+
+    def train(self, mode: bool = True) -> SegmentationModel:
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def freeze_encoder(self) -> None:
+        """From now on the encoder is not trained, and is in evaluation mode in training, too."""
+        self.network.freeze_encoder()  # network.train() then leaves the encoder's mode as it is:
+        self.network.encoder.eval()  # without dropout as well, not with batch norm frozen alone
 
     def takes(self, size: tuple[int, int]) -> str | None:
         """None where it takes images of that (height, width), else the network's reason."""
@@ -159,7 +176,7 @@ def build_model(config: Model, num_classes: int) -> SegmentationModel:
         raise UsageError(
             f"model: {arch} cannot be built on {encoder}{options}: {reason}"
         ) from error
-    return SegmentationModel(network, *normalisation(config))
+    return SegmentationModel(network, *normalisation(config), config.freeze_bn)
 
 
 def normalisation(config: Model) -> tuple[Sequence[float], Sequence[float]]:

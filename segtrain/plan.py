@@ -15,7 +15,7 @@ from segtrain.data.formats import Sample
 from segtrain.data.locate import mask_reader
 from segtrain.data.sampling import ClassDraws, batch_at, class_draws, shares_seen, steps_per_pass
 from segtrain.data.survey import prepare
-from segtrain.errors import UsageError
+from segtrain.errors import UsageError, did_you_mean
 from segtrain.losses import Loss, balanced, build_loss
 from segtrain.lossexpr import parse_loss
 from segtrain.model import SegmentationModel, build_model
@@ -23,20 +23,30 @@ from segtrain.pretrained import imagenet_at_hand
 from segtrain.runlog import CONFIG, LATEST, latest_run
 
 CROPS_COUNTED = 256  # to tell what a sampler shows of each class
-# what may differ from the run to resume: the schedule is a function of the step, so it follows
+SCHEDULE = "the learning rate goes on as if it had been so from the first step"
+DIGITS = "sums in another order, so the last digits differ from a straight run's"
+# what may differ from the run to resume, and what that does
 MAY_CHANGE = {
-    "train.epochs",
-    "optim.lr",
-    "train.device",
-    "train.devices",
-    "train.nodes",
-    "train.log_every",
-    "eval.every",
-    "eval.worst",
-    "data.workers",
-    "data.path",
-    "data.cache",
-    "data.cache_gb",
+    "train.epochs": SCHEDULE,
+    "optim.lr": SCHEDULE,
+    "train.device": DIGITS,
+    "train.devices": DIGITS,
+    "train.nodes": DIGITS,
+    "train.accumulate": "each part's loss is its own, so a loss that mines differs",
+    "train.compile": DIGITS,
+    "train.patience": "it counts from the best score so far",
+    "train.timeout": "",
+    "train.log_every": "the loss/ columns are of other steps",
+    "train.checkpoint_every": "",
+    "train.keep": "",
+    "train.max_bad_steps": "",
+    "train.profile": "",
+    "eval.every": "",
+    "eval.worst": "",
+    "data.workers": "",
+    "data.path": "",
+    "data.cache": "",
+    "data.cache_gb": "",
 }
 
 
@@ -54,11 +64,43 @@ class Plan:
     run: Path | None = None
     resume: bool = False
 
+    @property
+    def size(self) -> str:
+        """How much there is to do, in a line."""
+        train, model, crop = self.config.train, self.config.model, self.config.augment.crop
+        world = train.devices * train.nodes
+        shared = f" on {world} devices" if world > 1 else ""
+        parts = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
+        return (
+            f"{model.arch} on {model.encoder}, crops of {crop[0]}x{crop[1]}, batches of "
+            f"{train.batch_size}{shared}{parts}: {train.epochs} epochs of {self.steps_per_epoch} "
+            f"steps, {train.epochs * self.steps_per_epoch} in all"
+        )
+
+    @property
+    def memory_advice(self) -> str:
+        """What needs less memory than this run's options."""
+        train, crop = self.config.train, self.config.augment.crop
+        less = [f"--batch-size {train.batch_size // 2}"] if train.batch_size > 1 else []
+        less += [f"--set train.accumulate={2 * train.accumulate} (the same batch, in parts)"]
+        less += [f"--crop {'x'.join(str(max(32, s // 64 * 32)) for s in crop)}"]
+        less += ["--precision bf16"] if train.precision == "32" else []
+        return (
+            f"a batch of {train.batch_size} crops of {crop[0]}x{crop[1]} is too much; try "
+            + ", or ".join(less)
+        )
+
+    def files_at(self, step: int) -> list[str]:
+        """Names of the images in the batch of a step, counted from 0."""
+        samples, train = self.splits["train"], self.config.train
+        draws = batch_at(step, len(samples), train.batch_size, train.seed, self.by_class)
+        return [samples[draw.index].image.name for draw in draws]
+
 
 def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     """Reads the data set, fills in what the config leaves open, and refuses what can't work."""
     prepared = prepare(config.data, config.model.in_channels)
-    for line in prepared.summary + ignored_settings(config.loss):
+    for line in prepared.summary + ignored_settings(config.loss) + split_losses(config):
         say(line)
     config = config.model_copy(
         update={
@@ -81,6 +123,7 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     images, batch_size = len(prepared.splits["train"]), config.train.batch_size
     refuse_batch_size(config, images)
     refuse_crop(config)
+    refuse_monitor(config)
     if images % batch_size:
         say(
             f"a pass over {images} training images leaves out {images % batch_size}, drawn anew "
@@ -163,6 +206,18 @@ def ignored_settings(loss: configuration.Loss) -> list[str]:
     return [] if mines else [f"note: loss.{key} is ignored by {loss.expression}" for key in changed]
 
 
+def split_losses(config: Config) -> list[str]:
+    """A line where train.accumulate changes more than rounding."""
+    parts = config.train.accumulate
+    whole = [term.name for term in parse_loss(config.loss.expression) if term.name != "ce"]
+    if parts == 1 or not whole:
+        return []
+    return [
+        f"note: train.accumulate takes a batch in {parts} parts: {', '.join(whole)} looks at the "
+        "pixels of one part at a time, not of the whole batch"
+    ]
+
+
 def find_weights(config: Config, say: Callable[[str], None]) -> str:
     """What `auto` becomes; anything else as it is."""
     weights, encoder = config.model.weights, config.model.encoder
@@ -183,15 +238,30 @@ def find_weights(config: Config, say: Callable[[str], None]) -> str:
 def refuse_batch_size(config: Config, images: int) -> None:
     """Raises UsageError for a batch size that the images or devices don't allow."""
     batch_size, world = config.train.batch_size, config.train.devices * config.train.nodes
+    parts = world * config.train.accumulate
     if batch_size > images:
         raise UsageError(
             f"train.batch_size: {batch_size} is more than the {images} training images"
         )
-    if batch_size % world:
-        fits = batch_size + -batch_size % world
+    if batch_size % parts:
+        fits = batch_size + -batch_size % parts
+        among = f"{world} devices" if world > 1 else ""
+        among += " x " if world > 1 and parts > world else ""
+        among += f"{config.train.accumulate} parts (train.accumulate)" if parts > world else ""
         raise UsageError(
-            f"train.batch_size: {batch_size} can't be shared by {world} devices; "
+            f"train.batch_size: {batch_size} can't be shared by {among}; "
             f"the next that can is {fits}"
+        )
+
+
+def refuse_monitor(config: Config) -> None:
+    """Raises UsageError for a score that there is none of."""
+    scores = ["miou", *(f"iou:{name}" for name in config.data.classes)]
+    monitor = config.train.monitor
+    if monitor not in scores:
+        raise UsageError(
+            f"train.monitor: there is no {monitor!r}{did_you_mean(monitor, scores)}; "
+            f"scores are {', '.join(scores)}"
         )
 
 
@@ -202,11 +272,11 @@ def refuse_crop(config: Config) -> None:
         raise UsageError(
             f"augment.crop: {arch} cannot take {crop[0]}x{crop[1]} ({reason}); use a larger --crop"
         )
-    world = config.train.devices * config.train.nodes
-    if config.train.batch_size == world and not model.trains_on_one(crop):
+    parts = config.train.devices * config.train.nodes * config.train.accumulate
+    if config.train.batch_size == parts and not model.trains_on_one(crop):
         raise UsageError(
-            f"train.batch_size: {arch} cannot train on one image a device (its batch norm needs "
-            f"two values a channel); use --batch-size {2 * world} or more"
+            f"train.batch_size: {arch} cannot train on one image at a time (its batch norm needs "
+            f"two values a channel); use --batch-size {2 * parts} or more, or model.freeze_bn"
         )
 
 
@@ -233,10 +303,17 @@ def run_to_resume(asked: str, out: Path) -> Path:
     raise UsageError(f"--resume {asked}: no such run, here or in {out}")
 
 
-def refuse_changes(run: Path, config: Config) -> None:
-    """Raises UsageError for options that would make another run of the one to resume."""
+def refuse_changes(run: Path, config: Config) -> list[str]:
+    """A line for each option that differs from the run to resume, and what that does.
+
+    Raises UsageError for options that would make another run of it.
+    """
     changed = differences(load_config(run / CONFIG), config)
     refused = {key: pair for key, pair in changed.items() if key not in MAY_CHANGE}
     if refused:
         listed = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
         raise UsageError(f"--resume {run}: {listed}; start a new run for that")
+    return [
+        f"{key} was {old}, now {new}" + (f": {MAY_CHANGE[key]}" if MAY_CHANGE[key] else "")
+        for key, (old, new) in changed.items()
+    ]

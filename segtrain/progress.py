@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -35,8 +37,19 @@ class Reporter:
         "best mIoU {task.fields[best]}",
     )
 
-    def __init__(self, epochs: int, steps: int, done: int, best: float | None, loud: bool):
-        self.epochs, self.loud = epochs, loud
+    def __init__(
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        done: int,
+        batch_size: int,
+        best: float | None,
+        loud: bool,
+    ):
+        self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
+        self.done, self.loud = done, loud  # steps that an earlier process did
+        self.first: tuple[int, float] | None = None  # step and time of the first reading
+        self.estimated = self.split = False
         self.console = Console()
         live = loud and self.console.is_terminal
         place, *others = (
@@ -54,7 +67,7 @@ class Reporter:
         )
         self.task = self.bar.add_task(
             "",
-            total=steps,
+            total=epochs * steps_per_epoch,
             completed=done,
             place="start",
             loss="-",
@@ -70,7 +83,9 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def step(self, epoch: int, step: int, loss: float, lr: float, speed: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, lr: float, seconds: float) -> None:
+        """After a step was read; seconds of the epoch's training so far."""
+        speed = ((step - 1) % self.steps_per_epoch + 1) * self.batch_size / seconds
         self.bar.update(
             self.task,
             completed=step,
@@ -79,6 +94,19 @@ class Reporter:
             lr=f"{lr:.1e}",
             speed=f"{speed:.1f} images/s",
         )
+        if self.first is None:
+            self.first = step, time.monotonic()  # the first steps are slower than those to come
+        elif not self.estimated:
+            self.estimated = True
+            each = (time.monotonic() - self.first[1]) / (step - self.first[0])
+            self.say(
+                f"about {duration(each * self.steps_per_epoch)} an epoch, validation aside; "
+                f"ends {self._when(each, step)}"
+            )
+
+    def _when(self, seconds_a_step: float, step: int) -> str:
+        left = (self.epochs * self.steps_per_epoch - step) * seconds_a_step
+        return f"in {duration(left)}, at {datetime.now() + timedelta(seconds=left):%a %H:%M}"
 
     def validating(self, epoch: int) -> None:
         self.bar.update(self.task, place=f"scoring {epoch + 1}/{self.epochs}")
@@ -95,10 +123,24 @@ class Reporter:
             f"lr {row['lr']:.2e}  {validated}{row['images_per_second']:.1f} images/s  "
             f"{row['seconds']:.0f} s"
         )
+        if not self.split:
+            self.split = self.estimated = True
+            names = ("data", "forward", "backward", "other")
+            shares = (f"{n} {row[f'{n}_seconds'] / row['train_seconds']:.0%}" for n in names)
+            each = row["seconds"] / self.steps_per_epoch
+            self.say(f"time of a step: {', '.join(shares)}; ends {self._when(each, row['step'])}")
 
     def say(self, line: str) -> None:
         if self.loud:
             self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """'46 s', '12 min' or '3 h 20 min'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def number(score: float | None) -> str:

@@ -7,18 +7,25 @@ import io
 import json
 import os
 import platform
+import resource
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import segtrain
-from segtrain.atomic import write_text
+from segtrain.atomic import whole_file, write_text
+from segtrain.config import Config
+from segtrain.configfile import save_config
 from segtrain.errors import SegtrainError, UsageError
 
 LATEST = "latest"
@@ -27,6 +34,8 @@ ENVIRONMENT = Path("environment.json")
 BEST = Path("checkpoints/best.safetensors")
 LAST = Path("checkpoints/last.safetensors")
 STATE = Path("checkpoints/last.state.pt")
+BAD_STEPS = Path("bad_steps.csv")
+BAD_BATCH = Path("bad_batch.pt")
 PACKAGES = (
     "torch",
     "torchvision",
@@ -54,14 +63,18 @@ def refuse_name(out: Path, name: str) -> None:
         raise UsageError(f"--name: {out / name} exists; take another name, or --resume {name}")
 
 
-def create_run(out: Path, name: str) -> Path:
-    """Makes OUT/NAME. Raises UsageError where it exists."""
+def create_run(out: Path, name: str, config: Config) -> Path:
+    """Makes OUT/NAME with its config, both or neither. Raises UsageError where it exists."""
     refuse_name(out, name)
-    run = out / name
+    run, temporary = out / name, out / f".tmp-{os.getpid()}-{name}"
     try:
-        run.mkdir(parents=True)
+        temporary.mkdir(parents=True)
+        save_config(config, temporary / CONFIG)
+        os.rename(temporary, run)
     except OSError as error:
         raise SegtrainError(f"cannot make {run}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return run
 
 
@@ -110,7 +123,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "segtrain": segtrain.__version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "packages": {package: _version(package) for package in PACKAGES},
+        "packages": packages(),
         "platform": platform.platform(),
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
@@ -120,6 +133,11 @@ def environment(device: torch.device) -> dict[str, Any]:
         "command": sys.argv,
         "started": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
     }
+
+
+def packages() -> dict[str, str | None]:
+    """Versions of what a run's numbers depend on."""
+    return {package: _version(package) for package in PACKAGES}
 
 
 def _cpu_name() -> str:
@@ -166,32 +184,86 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 class History:
-    """A row an epoch, in metrics.csv and as TensorBoard events."""
+    """A row an epoch, in metrics.csv and as TensorBoard events. Raises SegtrainError."""
 
-    def __init__(self, run: Path, rows: list[dict[str, Any]]):
+    def __init__(self, run: Path, epochs_done: int):
         from torch.utils.tensorboard import SummaryWriter  # seconds to import
 
-        self.run, self.rows = run, rows
-        self.events = SummaryWriter(str(run), purge_step=len(rows) + 1 if rows else None)
+        self.run = run
+        with self._explained():
+            self.events = SummaryWriter(
+                str(run), purge_step=epochs_done + 1 if epochs_done else None
+            )
 
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        write_csv(self.run / "metrics.csv", self.rows)
-        for key, value in row.items():
-            if key != "epoch" and value is not None:
-                self.events.add_scalar(key, value, row["epoch"])
-        self.events.flush()
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """All rows so far, of which the last one is new."""
+        write_csv(self.run / "metrics.csv", rows)
+        with self._explained():
+            for key, value in rows[-1].items():
+                if key != "epoch" and value is not None:
+                    self.events.add_scalar(key, value, rows[-1]["epoch"])
+            self.events.flush()
 
     def close(self) -> None:
-        self.events.close()
+        with self._explained():
+            self.events.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SegtrainError(
+                f"cannot write TensorBoard's events in {self.run}: {error.strerror or error}"
+            ) from error
 
 
-class Stopwatch:
-    """Seconds since it was made."""
+class Laps:
+    """Where time goes: adds to `seconds`, by name, the time from each mark to the next.
 
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
+    On a GPU it is the device's own time, waiting included, and a mark waits for nothing.
+    """
 
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
+    def __init__(self, device: torch.device, seconds: dict[str, float]):
+        self.on_gpu, self.seconds = device.type == "cuda", seconds
+        self.marks: list[tuple[str, Any]] = []
+        self.mark("")
+
+    def mark(self, name: str) -> None:
+        """What `name` stands for has just ended."""
+        if self.on_gpu:
+            now = torch.cuda.Event(enable_timing=True)
+            now.record()
+        else:
+            now = time.perf_counter()
+        self.marks.append((name, now))
+
+    def settle(self) -> None:
+        """Adds up all marks; on a GPU it waits for the last one."""
+        if self.on_gpu:
+            self.marks[-1][1].synchronize()
+        for (_, start), (name, end) in pairwise(self.marks):
+            took = start.elapsed_time(end) / 1000 if self.on_gpu else end - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
+        self.marks = self.marks[-1:]
+
+
+def profiler(run: Path, device: torch.device) -> torch.profiler.profile:
+    """Writes profile.json of four steps, after four: the first ones are not like the others."""
+
+    def write(profile: torch.profiler.profile) -> None:
+        with whole_file(run / "profile.json") as temporary:
+            profile.export_chrome_trace(str(temporary))
+
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    schedule = torch.profiler.schedule(wait=3, warmup=1, active=4, repeat=1)
+    return torch.profiler.profile(activities=activities, schedule=schedule, on_trace_ready=write)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that were in use: of the GPU by this process, or of the process itself."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

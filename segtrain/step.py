@@ -1,13 +1,21 @@
-"""The training step's maths: images and target -> loss, in the shape that costs least memory."""
+"""One optimiser step: images and targets -> changed weights, or a skipped step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from segtrain.config import Train
 from segtrain.losses import Loss
 from segtrain.losses.nll import choose_path
 from segtrain.model import SegmentationModel
+from segtrain.survive import Statistics
+
+Part = tuple[Tensor, Tensor]  # images and target of a micro-step, on the device
+COMPILE_FROM = 2000  # steps; compiling takes a minute or two, which fewer don't win back
 
 
 class TrainingModule(nn.Module):
@@ -17,20 +25,112 @@ class TrainingModule(nn.Module):
     it upsamples them on the way, and full-resolution logits are never written.
     """
 
-    def __init__(self, model: SegmentationModel, loss: Loss):
+    def __init__(self, model: SegmentationModel, loss: Loss, compiled: bool = False):
         super().__init__()
         self.model, self.loss = model, loss
+        # the bound method alone: evaluation's many sizes would each be compiled, and the names
+        # of the weights stay as they are
+        self.network = torch.compile(model.low_resolution) if compiled else model.low_resolution
 
     def forward(self, images: Tensor, target: Tensor, observe: bool = False) -> Tensor:
         """uint8 images (N,K,H,W) and target int64 (N,H,W) -> 0-d."""
         model, loss = self.model, self.loss
         return loss(
-            model.low_resolution(images),
+            self.network(images),
             model.pad(target, loss.lb_ignore),
             model.upsampling,
             model.align_corners,
             observe,
         )
+
+
+def train_step(
+    fabric: Fabric,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    statistics: Statistics,
+    parts: list[Part],
+    clip_norm: float,
+    observe: bool,
+    signum: int,
+    mark: Callable[[str], None],
+) -> tuple[Tensor, Tensor]:
+    """Steps on the mean loss of the parts; the loss (0-d) and the verdict (2,) of all ranks.
+
+    The verdict is (1, signal) where a loss or the gradient is not finite on any rank: then
+    weights, optimiser and batch norm's statistics are as before. Nothing here waits for a device.
+    `mark` is told what has just ended: forward, backward, other.
+    """
+    statistics.keep()
+    loss = torch.zeros((), device=fabric.device)
+    for place, (images, target) in enumerate(parts, 1):
+        with fabric.no_backward_sync(module, enabled=fabric.world_size > 1 and place < len(parts)):
+            part = module(images, target, observe=observe) / len(parts)
+            mark("forward")
+            fabric.backward(part)
+            mark("backward")
+        loss += part.detach()
+    norm = gradient_norm(fabric, module, optimizer, clip_norm)
+    bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
+    verdict = torch.stack([bad.float(), torch.full_like(loss, signum)])
+    verdict = fabric.all_reduce(verdict, reduce_op="max")
+    bad = verdict[0] > 0
+    statistics.restore(bad)
+    # fused optimisers read it on the device, as the gradient scaler has them do
+    optimizer.optimizer.found_inf = bad.float()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss, verdict
+
+
+def gradient_norm(
+    fabric: Fabric, module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float
+) -> Tensor:
+    """Norm (0-d) of the whole gradient, which is clipped to clip_norm unless that is 0."""
+    if clip_norm:
+        return fabric.clip_gradients(
+            module, optimizer, max_norm=clip_norm, error_if_nonfinite=False
+        )
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def broken_part(fabric: Fabric, module: TrainingModule, part: Part) -> str:
+    """What is not finite in a step on that part, the first in the order of computing."""
+    model, loss = module.model, module.loss
+    images, target = part
+    with fabric.autocast(), torch.no_grad():
+        logits = model.low_resolution(images)
+    target = model.pad(target, loss.lb_ignore)
+    broken = {
+        "the network's weights": _not_finite(*model.parameters()),
+        "the network's output": _not_finite(logits),
+    }
+    for name, weight, term in zip(loss.names, loss.weights, loss.terms):
+        alone = Loss([name], [weight], [term], loss.lb_ignore, loss.sync)
+        leaf = logits.detach().float().requires_grad_()
+        value = alone(leaf, target, model.upsampling, model.align_corners)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        broken[f"the loss term {name}"] = _not_finite(value, gradient)
+    # each rank's own finding counts; all take part in the losses' sums, so none returns early
+    found = fabric.all_reduce(torch.stack(list(broken.values())).float(), reduce_op="max")
+    names = [name for name, one in zip(broken, found.tolist()) if one]
+    return names[0] if names else "the gradient inside the network"
+
+
+def _not_finite(*tensors: Tensor) -> Tensor:
+    return ~torch.stack([torch.isfinite(t).all() for t in tensors]).all()
+
+
+def compile_or_not(train: Train, on_gpu: bool, steps: int) -> tuple[bool, str]:
+    """Whether train.compile means the network's compilation on that device, and why."""
+    if train.compile != "auto":
+        return train.compile == "on", f"train.compile is {train.compile}"
+    if not on_gpu:
+        return False, "on a CPU it gained nothing"
+    if steps < COMPILE_FROM:
+        return False, f"{steps} steps are too few to win back what it takes"
+    return True, f"{steps} steps on a GPU"
 
 
 def describe_path(model: SegmentationModel, loss: Loss, device: torch.device) -> str:

@@ -21,10 +21,10 @@ FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # '' is segtrain's version
-GROUND = {"", "errors", "atomic", "config", "configfile", "folders", "lossexpr", "progress"}
+GROUND = {"", "errors", "atomic", "processes", "fieldtypes", "config", "configfile", "folders", "lossexpr", "progress"}
 LEAF_FOLDERS = ("data", "losses", "render")
 LEAVES = {name for name in FILES if name.split(".")[0] in LEAF_FOLDERS} | {
-    "model", "metrics", "optim", "inference", "runlog", "devices"
+    "model", "metrics", "optim", "inference", "runlog", "devices", "survive"
 }  # fmt: skip
 # above the leaves, each line sees the lines before it that it names
 TOOLS = {
@@ -33,7 +33,9 @@ TOOLS = {
     "plan": LEAVES | {"pretrained"},
     "feed": LEAVES | {"plan"},
     "sheets": LEAVES | {"plan"},
-    "step": {"losses", "losses.nll", "model"},
+    "step": {"losses", "losses.nll", "model", "survive"},
+    "state": {"checkpoint", "losses", "metrics", "model", "plan", "runlog"},
+    "endings": {"checkpoint", "data.sampling", "plan", "runlog", "state", "step"},
 }
 VERBS = {"fit", "evaluate", "predict", "check", "catalogue"}
 

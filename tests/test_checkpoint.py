@@ -82,7 +82,7 @@ def test_metadata_is_json_that_anyone_can_read(saved: Path):
     with safe_open(saved, "np") as file:
         assert list(file.metadata()) == ["segtrain"]
         fields = json.loads(file.metadata()["segtrain"])
-    assert set(fields) == set("config classes palette mean std epoch miou version".split())
+    assert set(fields) == set("config classes palette mean std epoch step miou version".split())
     assert fields["classes"] == CLASSES
     assert fields["palette"] == [list(colour) for colour in PALETTE]
     assert (fields["mean"], fields["std"]) == (MEAN, STD)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import QUICK, scene, write_pairs
 from PIL import Image
@@ -21,13 +22,14 @@ from segtrain.losses.nll import PATHS_TAKEN
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SEEDED_LOSS = 1.1540
-TIMES = {"images_per_second", "train_seconds", "seconds"}
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
     """metrics.csv without the columns of time."""
     with open(run / "metrics.csv") as file:
-        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    times = [name for name in rows[0] if name.endswith(("seconds", "per_second"))]
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]
 
 
 def weights_of(run: Path) -> dict[str, np.ndarray]:
@@ -201,23 +203,27 @@ def test_a_dropped_short_batch_is_said_once(cli, pairs: Path):
     assert len(re.findall("leaves out 1,", said.stdout)) == 1
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(cli, pairs: Path):
-    failed = cli(
-        "fit",
-        "--data",
-        pairs,
-        *QUICK,
-        "--lr",
-        "1e30",
-        "--set",
-        "optim.clip_norm=0",
-        "--set",
-        "train.log_every=1",
-        "--set",
-        "train.steps_per_epoch=9",
-    )
+BREAKING = "--lr 1e30 --set optim.clip_norm=0 --set optim.warmup=0 --set train.steps_per_epoch=9"
+
+
+def test_bad_steps_are_skipped_and_too_many_end_the_run(cli, pairs: Path):
+    options = [*BREAKING.split(), "--set", "train.max_bad_steps=3", "--name", "r"]
+    failed = cli("fit", "--data", pairs, *QUICK, *options)
     assert failed.code == 1
-    assert "the loss is" in failed.error and "--lr" in failed.error
+    assert "3 steps in a row" in failed.error and "--lr" in failed.error
+    assert "the network's output" in failed.error  # the weights are finite, and far too large
+    with open("runs/r/bad_steps.csv") as file:
+        bad = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in bad]
+    assert steps == list(range(steps[0], steps[0] + 3)) and steps[0] > 1
+    for row in bad:
+        assert f"step {row['step']}: skipped" in failed.stdout
+        assert row["files"] in failed.stdout.replace(", ", " ")
+    batch = torch.load("runs/r/bad_batch.pt", weights_only=True)
+    assert batch["step"] == steps[-1] and " ".join(batch["files"]) == bad[-1]["files"]
+    assert batch["images"].shape == (2, 3, 32, 32) and batch["images"].dtype == torch.uint8
+    found = {name: Image.open(pairs / "images" / name) for name in batch["files"]}
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("layout, said", [(True, "/data"), (False, "no data set in data/")])

@@ -137,7 +137,11 @@ def seed_at(*key: int) -> int:
 
 
 class BatchSampler:
-    """The batches of steps `start` to `stop` for one of `world` processes, for a DataLoader."""
+    """The batches of steps `start` to `stop` for one of `world` processes, for a DataLoader.
+
+    Each step is `accumulate` micro-batches in a row; those of all processes partition its batch,
+    which does not depend on how it is shared out.
+    """
 
     def __init__(
         self,
@@ -147,15 +151,19 @@ class BatchSampler:
         rank: int = 0,
         world: int = 1,
         by_class: ClassDraws | None = None,
+        accumulate: int = 1,
     ):
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.rank, self.world, self.by_class = rank, world, by_class
+        self.accumulate = accumulate
         self.start = self.stop = 0
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        parts = self.world * self.accumulate
         for step in range(self.start, self.stop):
             batch = batch_at(step, self.images, self.batch_size, self.seed, self.by_class)
-            yield batch[self.rank :: self.world]
+            for part in range(self.rank, parts, self.world):
+                yield batch[part::parts]

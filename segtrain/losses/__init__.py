@@ -96,6 +96,10 @@ class Loss(nn.Module):
                         self.observed.append({"value": value.detach()} | term.observe(pixels))
             return sum(values)
 
+    def forget(self, times: int) -> None:
+        """Drops the records of the last few observed calls."""
+        del self.observed[len(self.observed) - times * len(self.terms) :]
+
     def report(self, class_names: list[str]) -> dict[str, float | None]:
         """Means over the observed steps, by "term/what", and an empty record for the next ones.
 
@@ -108,6 +112,8 @@ class Loss(nn.Module):
         total = sum(record["value"] for record in self.observed)
         for place, name in enumerate(unique(self.names)):
             records = self.observed[place::count]
+            if not records:  # each of the steps was a bad one
+                continue
             value = sum(record["value"] for record in records)
             found = {"value": value / len(records), "share": value / total}
             if "kept" in records[0]:

@@ -1,0 +1,58 @@
+"""What config fields are made of, and how a user may write them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def _height_width(value: Any) -> Any:
+    """'256x192' or 256 as (height, width); anything else goes on to pydantic."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, value
+    if isinstance(value, str):
+        return tuple(value.lower().split("x")) if "x" in value.lower() else (value, value)
+    return value
+
+
+def _on_off(value: Any) -> Any:
+    """YAML reads the words on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def seconds(duration: str) -> float:
+    """Of '90s', '10min' or '2h'. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", duration)
+    if not found or not float(found[1]):
+        raise ValueError(f"expected a time such as 90s, 10min or 2h, got {duration!r}")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def _duration(value: str) -> str:
+    seconds(value)
+    return value
+
+
+def _steps_or_duration(value: int | str) -> int | str:
+    if isinstance(value, str) and not value.isdigit():
+        return _duration(value)
+    if int(value) < 1:
+        raise ValueError(f"expected at least 1 step, got {value}")
+    return int(value)
+
+
+Pixels = Annotated[int, Field(ge=1)]
+Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_height_width)]
+Level = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Level, Level, Level]
+OnOffAuto = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
+Duration = Annotated[str, AfterValidator(_duration)]
+StepsOrDuration = Annotated[int | str, AfterValidator(_steps_or_duration)]
