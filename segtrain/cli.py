@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import segtrain
 from segtrain.config import Config
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, Stopped
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -37,9 +37,12 @@ class OneLineErrors(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            hint = "; what was saved is whole: segtrain fit --resume"
-            _fail("interrupted" + (hint if ctx.invoked_subcommand == "fit" else ""))
+            _fail("interrupted")
             raise typer.Exit(INTERRUPTED) from None
+        except Stopped as stopped:
+            if str(stopped):
+                typer.echo(str(stopped), err=True)
+            raise typer.Exit(stopped.exit_code) from None
         except BrokenPipeError:  # whoever read our output has had enough, as head does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
@@ -178,7 +181,7 @@ def fit(
     resume: Annotated[
         Text,
         _option(
-            "go on with this run after its last whole epoch; without a value, with the latest",
+            "go on with this run from its last checkpoint; without a value, with the latest",
             "a new run",
             metavar="[RUN]",
         ),

@@ -244,7 +244,7 @@ def train_epoch(
         waits = reads or clock.counts(state.step)
         loss, verdict = train_step(
             fabric, training.module, training.optimizer, statistics, parts,
-            config.optim.clip_norm, reads, wish.signum, laps.mark,
+            config.optim.clip_norm, reads, wish, laps.mark,
         )  # fmt: skip
         if training.average:
             update_average(training.average, training.model, options.ema, step)

@@ -12,7 +12,7 @@ from segtrain.config import Train
 from segtrain.losses import Loss
 from segtrain.losses.nll import choose_path
 from segtrain.model import SegmentationModel
-from segtrain.survive import Statistics
+from segtrain.survive import Statistics, StopWish
 
 Part = tuple[Tensor, Tensor]  # images and target of a micro-step, on the device
 COMPILE_FROM = 2000  # steps; compiling takes a minute or two, which fewer don't win back
@@ -52,7 +52,7 @@ def train_step(
     parts: list[Part],
     clip_norm: float,
     observe: bool,
-    signum: int,
+    wish: StopWish,
     mark: Callable[[str], None],
 ) -> tuple[Tensor, Tensor]:
     """Steps on the mean loss of the parts; the loss (0-d) and the verdict (2,) of all ranks.
@@ -72,7 +72,7 @@ def train_step(
         loss += part.detach()
     norm = gradient_norm(fabric, module, optimizer, clip_norm)
     bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
-    verdict = torch.stack([bad.float(), torch.full_like(loss, signum)])
+    verdict = torch.stack([bad.float(), torch.full_like(loss, wish.signum)])
     verdict = fabric.all_reduce(verdict, reduce_op="max")
     bad = verdict[0] > 0
     statistics.restore(bad)

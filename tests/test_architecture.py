@@ -21,7 +21,10 @@ FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # '' is segtrain's version
-GROUND = {"", "errors", "atomic", "processes", "fieldtypes", "config", "configfile", "folders", "lossexpr", "progress"}
+GROUND = {
+    "", "errors", "atomic", "processes", "fieldtypes", "config", "configfile", "folders",
+    "lossexpr", "progress"
+}  # fmt: skip
 LEAF_FOLDERS = ("data", "losses", "render")
 LEAVES = {name for name in FILES if name.split(".")[0] in LEAF_FOLDERS} | {
     "model", "metrics", "optim", "inference", "runlog", "devices", "survive"

@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import QUICK, scene, write_pairs
+from conftest import QUICK, run_cli, scene, write_pairs
 from PIL import Image
 from safetensors import safe_open
 
@@ -33,8 +35,12 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 
 
 def weights_of(run: Path) -> dict[str, np.ndarray]:
-    with safe_open(run / "checkpoints/last.safetensors", "np") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}
+    """Of the last and the best checkpoint."""
+    found = {}
+    for which in ("last", "best"):
+        with safe_open(run / f"checkpoints/{which}.safetensors", "np") as file:
+            found |= {f"{which} {name}": file.get_tensor(name) for name in file.keys()}
+    return found
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -96,25 +102,123 @@ def test_workers_change_nothing(cli, trained: Path):
     assert_same_run(trained, Path("runs/two"))
 
 
-@pytest.mark.parametrize("loss", ["ohem", "ghm"])  # ghm's moving counts go on, too
-def test_resuming_equals_the_straight_run(cli, pairs: Path, monkeypatch, loss: str):
+# every part of the state: moving counts, average, sgd's momentum, records of the observed steps
+WHOLE = (
+    "--loss ghm+0.5*dice --epochs 2 --set train.steps_per_epoch=5 --set train.ema=0.9"
+    " --set train.log_every=2 --set optim.name=sgd --set data.val_fraction=0.4"
+).split()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 2 x 5 steps that nothing stopped; its data is ../../set."""
+    home = tmp_path_factory.mktemp("straight")
+    write_pairs(home / "set", 8)
+    command = ["fit", "--data", home / "set", "--out", home / "runs", "--name", "straight"]
+    done = run_cli(*command, *QUICK, *WHOLE)
+    assert done.code == 0, done.stderr
+    return home / "runs/straight"
+
+
+def signal_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int, signum: int) -> None:
+    """Sends this process a signal in the n-th call of a function of segtrain.fit's."""
     import segtrain.fit
 
-    command = ["fit", "--data", pairs, *QUICK, "--epochs", "2", "--loss", loss]
-    assert cli(*command, "--name", "straight").code == 0
-    whole_save = segtrain.fit.save
+    whole, calls = getattr(segtrain.fit, function), iter(range(1, 1000))
 
-    def save_once(*args, **kwargs):
-        whole_save(*args, **kwargs)
-        raise KeyboardInterrupt
+    def signalling(*args, **kwargs):
+        if next(calls) == call:
+            os.kill(os.getpid(), signum)
+        return whole(*args, **kwargs)
 
-    monkeypatch.setattr(segtrain.fit, "save", save_once)
-    assert cli(*command, "--name", "stopped").code == 130
+    monkeypatch.setattr(segtrain.fit, function, signalling)
+
+
+@pytest.mark.parametrize(
+    "function, call, signum, step",
+    [
+        ("train_step", 1, signal.SIGTERM, 1),
+        ("train_step", 5, signal.SIGUSR1, 5),  # the last of its epoch: the validation is left
+        ("validate", 1, signal.SIGINT, 5),
+        ("train_step", 8, signal.SIGINT, 8),
+        ("save", 1, signal.SIGTERM, 6),  # of the first epoch: one more step is taken
+    ],
+)
+def test_a_signal_ends_the_step_and_resuming_equals_the_straight_run(
+    cli, straight: Path, monkeypatch, function: str, call: int, signum: int, step: int
+):
+    data = straight.parents[1] / "set"
+    signal_in(monkeypatch, function, call, signum)
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    stopped = cli("fit", "--data", data, *QUICK, *WHOLE, "--name", "r")
+    assert stopped.code == 128 + signum
+    after = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    assert before == after
+    assert f"stopped and saved after step {step}; " in stopped.stderr
+    assert stopped.stderr.strip().endswith("go on with: segtrain fit --resume runs/r")
+    home = Path.cwd()
     monkeypatch.undo()
-    os.chdir(pairs.parent)  # undone, too
-    resumed = cli("fit", "--resume")
+    os.chdir(home)  # undone, too
+    resumed = cli("fit", "--resume", "runs/r")
     assert resumed.code == 0, resumed.stderr
-    assert_same_run(Path("runs/straight"), Path("runs/stopped"))
+    assert f"resumed after step {step} of 10" in resumed.stdout
+    assert_same_run(straight, Path("runs/r"))
+
+
+def test_a_time_between_checkpoints_is_looked_at_where_the_loss_is_read(
+    cli, straight: Path, monkeypatch
+):
+    import segtrain.fit
+
+    steps, whole = [], segtrain.fit.save
+
+    def save(fabric, plan, training, *args):
+        steps.append(training.state.step)
+        whole(fabric, plan, training, *args)
+
+    monkeypatch.setattr(segtrain.fit, "save", save)
+    data, every = straight.parents[1] / "set", "train.checkpoint_every"
+    assert cli("fit", "--data", data, *QUICK, *WHOLE, "--set", f"{every}=0.001s").code == 0
+    assert steps == [2, 4, 5, 5, 6, 8, 10, 10]  # log_every is 2; an epoch's end is saved scored
+    steps.clear()
+    options = ["--set", f"{every}=3", "--name", "n"]
+    assert cli("fit", "--data", data, *QUICK, *WHOLE, *options).code == 0
+    assert steps == [3, 5, 6, 9, 10]
+    assert_same_run(straight, Path("runs/n"))
+
+
+def test_resume_says_what_an_allowed_change_does_and_refuses_others(cli, straight: Path):
+    copy = shutil.copytree(straight, Path("runs/r"))
+    refused = cli("fit", "--resume", copy, "--loss", "ce", "--seed", "3", "--epochs", "3")
+    assert refused.code == 2
+    assert "loss.expression was ghm+0.5*dice, now ce" in refused.error
+    assert "train.seed was 0, now 3" in refused.error and "epochs" not in refused.error
+    resumed = cli("fit", "--resume", copy, "--epochs", "3", "--lr", "0.0005")
+    assert resumed.code == 0, resumed.stderr
+    for change in ("train.epochs was 2, now 3", "optim.lr was 0.001, now 0.0005"):
+        assert f"{change}: the learning rate goes on as if" in resumed.stdout
+    rows = rows_of(copy)
+    assert rows[:2] == rows_of(straight) and len(rows) == 3
+    assert 0 < float(rows[2]["lr"]) < 0.0005
+    # a smaller number of epochs than are done changes nothing
+    finished = cli("fit", "--resume", copy)
+    assert finished.code == 0 and rows_of(copy) == rows
+
+
+def test_a_run_without_a_checkpoint_is_begun_again(cli, straight: Path):
+    copy = shutil.copytree(straight, Path("runs/r"))
+    shutil.rmtree(copy / "checkpoints")
+    assert cli("fit", "--resume", "r").code == 0
+    assert_same_run(straight, copy)
+
+
+def test_a_state_that_cannot_be_read_leaves_all_as_it_is(cli, straight: Path):
+    copy = shutil.copytree(straight, Path("runs/r"))
+    state = copy / "checkpoints/last.state.pt"
+    state.write_bytes(state.read_bytes()[:-1000])
+    failed = cli("fit", "--resume", copy, "--epochs", "3")
+    assert failed.code == 1 and "last.state.pt" in failed.error
+    assert_same_run(straight, copy)
 
 
 def test_what_each_term_does_is_in_the_history(cli, pairs: Path):
