@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,14 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """What save_state wrote; loads tensors and plain values only. Raises SegtrainError."""
     try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()  # torch writes checksums and never reads them
+        if damaged:
+            raise SegtrainError(f"{path}: damaged; the checksum of {damaged} in it is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UsageError(
-            f"{path}: no such file; the run ended before its first epoch did"
-        ) from error
-    except UNREADABLE as error:
+        raise UsageError(f"{path}: no such file") from error
+    except (zipfile.BadZipFile, *UNREADABLE) as error:
         raise SegtrainError(
             f"{path}: not a resume state that can be read ({first_line(error)})"
         ) from error

@@ -40,7 +40,6 @@ from segtrain.runlog import (
     BEST,
     CONFIG,
     ENVIRONMENT,
-    STATE,
     History,
     Laps,
     create_run,
@@ -91,18 +90,20 @@ def fit(
     fabric = make_fabric(config.train)
     if dry_run:
         return describe(make_plan(config, print)) if fabric.is_global_zero else None
-    plan = model = None
+    plan = model = saved = None
     if fabric.is_global_zero:
         if name and not old_run:
             refuse_name(out, name)
         plan = make_plan(config, print)
-        model = first_model(plan.config, load=not (old_run and (old_run / STATE).exists()))
+        saved = find_state(old_run) if old_run else None  # may be refused: nothing has changed yet
+        model = first_model(plan.config, load=saved is None)
         name = name or default_name(config.model.arch, config.loss.expression)
         plan = open_run(plan, out, name, old_run)
     fabric.launch()
-    plan = fabric.broadcast(plan)
+    plan, saved = fabric.broadcast((plan, saved))  # another host need not see the run's folder
     with memory_explained(plan.memory_advice):
-        train(fabric, plan, model or new_model(plan.config))  # wrapping gives all rank 0's weights
+        # wrapping gives all ranks rank 0's weights
+        train(fabric, plan, model or new_model(plan.config), saved)
     return plan.run
 
 
@@ -124,13 +125,13 @@ def open_run(plan: Plan, out: Path, name: str, old_run: Path | None) -> Plan:
     run = old_run or create_run(out, name, plan.config)
     point_latest(run)
     print(f"run: {run}")
-    return replace(plan, run=run, resume=old_run is not None)
+    return replace(plan, run=run)
 
 
-def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
-    """The loop over epochs."""
+def train(fabric: Fabric, plan: Plan, model: SegmentationModel, saved: dict | None) -> None:
+    """The loop over epochs, from the beginning or from a saved state."""
     config, run, loud = plan.config, plan.run, fabric.is_global_zero
-    training = start(fabric, plan, model)
+    training = start(fabric, plan, model, saved)
     state, epochs, steps = training.state, config.train.epochs, plan.steps_per_epoch
     on_gpu = fabric.device.type == "cuda"
     workers = worker_count(config.data.workers, on_gpu, config.train.devices)
@@ -164,7 +165,6 @@ def train(fabric: Fabric, plan: Plan, model: SegmentationModel) -> None:
                 save(fabric, plan, training, scores.miou if scores else None, best)
                 reporter.epoch(row, state.best)
     if loud:
-        history.close()
         for split, pairs in (("train", loader.dataset), ("val", held_out)):
             if pairs.skipped:
                 print(f"{split}: {pairs.skipped}")
@@ -179,7 +179,9 @@ def out_of_patience(state: TrainState, config: Config) -> bool:
     return config.train.patience is not None and state.stale >= config.train.patience
 
 
-def start(fabric: Fabric, plan: Plan, model: SegmentationModel) -> Training:
+def start(
+    fabric: Fabric, plan: Plan, model: SegmentationModel, saved: dict[str, Any] | None
+) -> Training:
     """All that training changes: new, or as the last checkpoint left it."""
     config, loud, on_gpu = plan.config, fabric.is_global_zero, fabric.device.type == "cuda"
     total_steps = config.train.epochs * plan.steps_per_epoch
@@ -203,7 +205,7 @@ def start(fabric: Fabric, plan: Plan, model: SegmentationModel) -> Training:
     module, optimizer = fabric.setup(module, optimizer)
     average = average_of(model) if config.train.ema else None
     training = Training(module, model, loss, optimizer, average, TrainState())
-    if saved := find_state(fabric, plan):
+    if saved:
         restore(fabric, training, saved)
         if loud:
             print(f"resumed after step {training.state.step} of {total_steps}")

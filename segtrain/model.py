@@ -82,7 +82,7 @@ class SegmentationModel(nn.Module):
         try:
             with torch.no_grad():
                 copy.deepcopy(self).eval()(self._blank(size))
-        except (RuntimeError, AssertionError) as error:  # too small for its poolings
+        except (RuntimeError, AssertionError, ValueError) as error:  # too small for it
             return first_line(error)
         return None
 

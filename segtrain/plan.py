@@ -62,7 +62,6 @@ class Plan:
     sizes: dict[str, list[tuple[int, int]]]  # (height, width) of the images of train and val
     by_class: ClassDraws | None = None  # what data.sampler draws by class
     run: Path | None = None
-    resume: bool = False
 
     @property
     def size(self) -> str:

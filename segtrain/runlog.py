@@ -12,8 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -21,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import scalar
 
 import segtrain
 from segtrain.atomic import whole_file, write_text
@@ -184,38 +185,36 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 class History:
-    """A row an epoch, in metrics.csv and as TensorBoard events. Raises SegtrainError."""
+    """A row an epoch, in metrics.csv and as TensorBoard events. Raises SegtrainError.
+
+    Events are written here and now: SummaryWriter's thread could not tell of a full disk.
+    """
 
     def __init__(self, run: Path, epochs_done: int):
-        from torch.utils.tensorboard import SummaryWriter  # seconds to import
-
-        self.run = run
-        with self._explained():
-            self.events = SummaryWriter(
-                str(run), purge_step=epochs_done + 1 if epochs_done else None
-            )
+        name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
+        self.table, self.events = run / "metrics.csv", run / name
+        first = [Event(file_version="brain.Event:2")]
+        if epochs_done:  # those of a try that was lost go
+            restart = SessionLog(status=SessionLog.START)
+            first.append(Event(step=epochs_done + 1, session_log=restart))
+        self._write(first)
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """All rows so far, of which the last one is new."""
-        write_csv(self.run / "metrics.csv", rows)
-        with self._explained():
-            for key, value in rows[-1].items():
-                if key != "epoch" and value is not None:
-                    self.events.add_scalar(key, value, rows[-1]["epoch"])
-            self.events.flush()
+        write_csv(self.table, rows)
+        values = {k: v for k, v in rows[-1].items() if k != "epoch" and v is not None}
+        summaries = [scalar(name, value) for name, value in values.items()]
+        self._write([Event(step=rows[-1]["epoch"], summary=summary) for summary in summaries])
 
-    def close(self) -> None:
-        with self._explained():
-            self.events.close()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _write(self, events: list[Event]) -> None:
         try:
-            yield
+            with open(self.events, "ab") as file:
+                records = RecordWriter(file)
+                for event in events:
+                    event.wall_time = time.time()
+                    records.write(event.SerializeToString())
         except OSError as error:
-            raise SegtrainError(
-                f"cannot write TensorBoard's events in {self.run}: {error.strerror or error}"
-            ) from error
+            raise SegtrainError(f"cannot write {self.events}: {error.strerror or error}") from error
 
 
 class Laps:

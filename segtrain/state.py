@@ -198,14 +198,14 @@ def setting() -> dict[str, Any]:
     return {"threads": torch.get_num_threads()} | packages()
 
 
-def find_state(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
-    """The saved state of a run to resume, which rank 0 reads; None where there is none."""
-    saved = None
-    if fabric.is_global_zero and plan.resume and (plan.run / STATE).exists():
-        saved = load_state(plan.run / STATE)
-        if "setting" not in saved:
-            raise SegtrainError(f"{plan.run / STATE}: of an older segtrain; start a new run")
-    return fabric.broadcast(saved)  # on another host there need be no such file
+def find_state(run: Path) -> dict[str, Any] | None:
+    """The saved state of a run; None where it ended before its first. Raises SegtrainError."""
+    if not (run / STATE).exists():
+        return None
+    saved = load_state(run / STATE)
+    if "setting" not in saved:
+        raise SegtrainError(f"{run / STATE}: of an older segtrain; start a new run")
+    return saved
 
 
 def changes_since(saved: dict[str, Any]) -> list[str]:

@@ -219,6 +219,7 @@ def test_a_state_that_cannot_be_read_leaves_all_as_it_is(cli, straight: Path):
     failed = cli("fit", "--resume", copy, "--epochs", "3")
     assert failed.code == 1 and "last.state.pt" in failed.error
     assert_same_run(straight, copy)
+    assert (copy / "config.yaml").read_bytes() == (straight / "config.yaml").read_bytes()
 
 
 def test_what_each_term_does_is_in_the_history(cli, pairs: Path):

@@ -1,0 +1,95 @@
+"""What training changes, counted and kept."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUICK
+
+from segtrain import load
+from segtrain.checkpoint import read_meta
+from segtrain.errors import SegtrainError
+from segtrain.metrics import Confusion, score
+from segtrain.state import SaveClock, TrainState, find_state, score_of
+
+
+def test_the_best_score_and_how_long_it_stands():
+    state = TrainState()
+    seen = [(score, state.improve(score), state.stale) for score in (0.2, 0.1, None, 0.2, 0.3)]
+    assert [better for _, better, _ in seen] == [True, False, False, False, True]
+    assert [stale for *_, stale in seen] == [0, 1, 2, 3, 0]
+    assert state.best == 0.3
+
+
+def test_bad_steps_in_a_row():
+    state = TrainState()
+    in_a_row = []
+    for bad in (True, True, False, True):
+        assert state.note(bad) is bad
+        in_a_row.append(state.bad_in_a_row)
+    assert in_a_row == [1, 2, 0, 1] and state.skipped == 3
+
+
+def test_what_is_monitored():
+    confusion = Confusion(3, 255, torch.device("cpu"))
+    confusion.update(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))
+    scores = score(confusion.matrix, ["road", "car", "sky"])
+    assert score_of(scores, "iou:car") == pytest.approx(2 / 3)
+    assert score_of(scores, "iou:road") == pytest.approx(1 / 2)
+    assert score_of(scores, "iou:sky") is None
+    assert score_of(scores, "miou") == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_steps_and_time_between_checkpoints(monkeypatch):
+    clock = SaveClock(3)
+    assert [step for step in range(1, 10) if clock.due(step)] == [3, 6, 9]
+    now = [100.0]
+    monkeypatch.setattr("segtrain.state.time.monotonic", lambda: now[0])
+    clock, due = SaveClock("1min"), []
+    assert not clock.counts(3)
+    for now[0] in range(120, 300, 20):
+        due.append(clock.due(1))
+    assert due == [False, False, True] * 3
+
+
+def test_monitor_keep_and_patience(cli, pairs: Path):
+    options = (
+        "--epochs 9 --set train.steps_per_epoch=2 --lr 1e-30 --set train.monitor=iou:1"
+        " --set train.patience=2 --set train.keep=2 --set train.checkpoint_every=1 --name r"
+    ).split()
+    fitted = cli("fit", "--data", pairs, *QUICK, *options)
+    assert fitted.code == 0, fitted.stderr
+    # nothing is learnt: at most batch norm's statistics change the score
+    epochs = [line for line in fitted.stdout.splitlines() if line.startswith("epoch ")]
+    assert 3 <= len(epochs) < 9
+    assert "stopped early: 2 validations without a better iou:1" in fitted.stdout
+    run = Path("runs/r")
+    steps = 2 * len(epochs)
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    others = [f"step-{step:09d}.safetensors" for step in (steps - 2, steps - 1)]
+    assert kept == ["best.safetensors", "last.safetensors", "last.state.pt", *others]
+    for name, step in zip(others, (steps - 2, steps - 1)):
+        assert read_meta(run / "checkpoints" / name).step == step
+        load(run / "checkpoints" / name)
+    assert read_meta(run / "checkpoints/best.safetensors").step == steps - 4
+    # a resumed run is out of patience, too; with more of it, it goes on
+    again = cli("fit", "--resume", run)
+    assert again.code == 0 and "stopped early" in again.stdout and "epoch " not in again.stdout
+    more = cli("fit", "--resume", run, "--set", "train.patience=3")
+    assert more.code == 0 and f"epoch {len(epochs) + 1}/9" in more.stdout
+
+
+@pytest.mark.parametrize("monitor, near", [("iou:one", ""), ("mIoU", "did you mean miou")])
+def test_a_monitor_that_there_is_none_of(cli, pairs: Path, monitor: str, near: str):
+    refused = cli("fit", "--data", pairs, *QUICK, "--set", f"train.monitor={monitor}")
+    assert refused.code == 2
+    assert f"there is no '{monitor}'" in refused.error and near in refused.error
+    assert "miou, iou:0, iou:1, iou:2" in refused.error
+
+
+def test_a_state_of_an_older_segtrain_is_refused(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    assert find_state(tmp_path) is None
+    torch.save({"model": {}, "epoch": 3}, tmp_path / "checkpoints/last.state.pt")
+    with pytest.raises(SegtrainError, match="of an older segtrain"):
+        find_state(tmp_path)
