@@ -266,11 +266,11 @@ class Optim(Section):
     weight_decay: float = Field(0.01, ge=0, description="weight decay; never of norms and biases")
     schedule: Literal["poly", "cosine", "onecycle", "constant"] = Field(
         "poly",
-        description="how the learning rate falls to 0; onecycle has a warm-up of its own, over "
-        "30 % of the steps",
+        description="how the learning rate falls after the warm-up: to 0, or not at all "
+        "(constant); onecycle rises over 30 % of the steps in the warm-up's place",
     )
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps that warm up linearly")
-    power: float = Field(0.9, gt=0, description="power of the polynomial decay to 0")
+    power: float = Field(0.9, gt=0, description="power of poly's decay to 0")
     clip_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0 clips nothing")
 
 

@@ -194,8 +194,6 @@ def start(
         if not (plan.run / ENVIRONMENT).exists():
             write_json(plan.run / ENVIRONMENT, environment(fabric.device) | {"loss_path": path})
         print(f"{plan.size}, {model.parameter_count:,} parameters")
-    if config.optim.encoder_lr == 0:
-        model.freeze_encoder()
     if fabric.world_size > 1 and on_gpu and config.train.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     module = TrainingModule(model, loss, compiled).to(fabric.device)

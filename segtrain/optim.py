@@ -77,8 +77,7 @@ def one_cycle(step: int, total_steps: int, lr: float) -> float:
 
 
 def half_cosine(start: float, end: float, progress: float) -> float:
-    # cos(x/2)^2 is (1 + cos x) / 2, which would lose its digits near the end
-    return end + (start - end) * math.cos(math.pi / 2 * progress) ** 2
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @torch.no_grad()
@@ -87,7 +86,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
     average += (1 - d) * (model - average), d = min(decay, (1 + step) / (10 + step)): early steps
     weigh more, as in TensorFlow's ExponentialMovingAverage with num_updates. The average is a deep
-    copy of the model. Nothing is read from the device, as torch's AveragedModel reads its count.
+    copy of the model. Nothing is read from the device; torch's AveragedModel reads its count there.
     """
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

@@ -114,6 +114,8 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
         }
     )
     loss_of(config, prepared.palette)  # with the number of classes now known
+    if config.optim.encoder_lr == 0 and config.model.weights == "none":
+        say("note: optim.encoder_lr is 0, so the encoder stays at its random weights")
     if config.model.in_channels != 3 and config.model.mean is None:
         say(
             f"note: nothing says the mean of the {config.model.in_channels} channels; 'segtrain "
@@ -280,7 +282,10 @@ def refuse_crop(config: Config) -> None:
 
 
 def new_model(config: Config) -> SegmentationModel:
-    return build_model(config.model, len(config.data.classes))
+    model = build_model(config.model, len(config.data.classes))
+    if config.optim.encoder_lr == 0:
+        model.freeze_encoder()
+    return model
 
 
 def describe(plan: Plan) -> None:

@@ -11,7 +11,8 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 def die_with_parent(parent: int) -> None:
     """From now on this process is killed when `parent`, which started it, ends in any way.
 
-    Linux only; elsewhere it does nothing. Call it in the main thread.
+    Linux only; elsewhere it does nothing. It holds for the thread of `parent` that started this
+    process: that must be one that lasts.
     """
     if sys.platform != "linux":
         return

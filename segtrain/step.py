@@ -87,10 +87,11 @@ def gradient_norm(
     fabric: Fabric, module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float
 ) -> Tensor:
     """Norm (0-d) of the whole gradient, which is clipped to clip_norm unless that is 0."""
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    if scaler is not None:  # of fp16; Fabric's own clipping refuses fused optimisers there
+        scaler.unscale_(optimizer.optimizer)
     if clip_norm:
-        return fabric.clip_gradients(
-            module, optimizer, max_norm=clip_norm, error_if_nonfinite=False
-        )
+        return torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from segtrain.config import Model
 from segtrain.errors import UsageError
@@ -73,6 +77,91 @@ def test_trains_on_one_is_true_of_training(built, arch):
     else:
         with pytest.raises(ValueError):
             model(pixels(1, 3, 64, 64))
+
+
+def learn(model: SegmentationModel, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The state before a training step by plain gradient descent."""
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    model(images).square().mean().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= parameter.grad
+    return before
+
+
+def changed(model: SegmentationModel, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, now in model.state_dict().items() if not torch.equal(now, before[name])}
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def test_frozen_batch_norm_trains_its_weights_and_keeps_its_statistics():
+    model = build_model(Model(freeze_bn=True, options=SMALL["unet"]), 3)
+    names = {f"{name}." for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    trained = changed(model, learn(model, pixels(2, 3, 64, 64)))
+    assert {f"{name}{part}" for name in names for part in ("weight", "bias")} <= trained
+    assert not [name for name in trained if name.endswith(STATISTICS)]
+    assert trained == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("arch, size", [("unet", (32, 32)), ("deeplabv3plus", (64, 64))])
+def test_frozen_batch_norm_uses_its_statistics_so_that_one_image_trains(arch, size):
+    """Where the probe says no without, see above; all else but batch norm is in training mode."""
+    model = build_model(Model(arch=arch, freeze_bn=True, options=SMALL[arch]), 3)
+    assert model.trains_on_one(size)
+    assert model.train().training and model.network.training
+    assert [m.training for m in model.modules() if isinstance(m, nn.Dropout)] in ([], [True])
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0
+    image = pixels(1, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), copy.deepcopy(model).eval()(image))
+
+
+def test_frozen_batch_norm_stays_so_when_synchronised():
+    model = build_model(Model(freeze_bn=True, options=SMALL["unet"]), 3)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert norms and not any(m.training for m in norms)
+    assert not any(m.training for m in model.eval().modules())
+
+
+ENCODERS = [
+    {"options": SMALL["unet"]},
+    {"encoder": "mit_b0", "options": SMALL["unet"]},  # has drop path
+    {"encoder": "tu-mobilenetv3_small_050", "options": SMALL["unet"]},
+    {"arch": "fpn", "options": SMALL["fpn"]},
+    {"arch": "deeplabv3plus", "options": SMALL["deeplabv3plus"]},
+]
+
+
+@pytest.mark.parametrize("fields", ENCODERS, ids=lambda fields: "-".join(map(str, fields.values())))
+def test_a_frozen_encoder_is_left_alone_and_all_else_is_trained(fields):
+    torch.manual_seed(0)
+    model = build_model(Model(**fields), 3)
+    model.freeze_encoder()
+    images = pixels(2, 3, 64, 64)
+    trained = changed(model, learn(model, images))
+    assert trained and not [name for name in trained if name.startswith("network.encoder.")]
+    rest = {name for name in model.state_dict() if not name.startswith("network.encoder.")}
+    assert trained == rest - {"mean", "std"}
+    assert model.network.decoder.training and model.network.segmentation_head.training
+    with torch.no_grad():  # nothing random, and the same as in evaluation
+        features = [model.network.encoder(images.float())[-1] for _ in range(2)]
+        features.append(model.eval().network.encoder(images.float())[-1])
+    assert torch.equal(features[0], features[1]) and torch.equal(features[0], features[2])
+
+
+def test_a_frozen_encoders_batch_norm_lets_one_image_train(built):
+    """Of 32x32 the encoder's deepest map has one value a channel, the decoder's has four."""
+    model = copy.deepcopy(built["unet"])
+    assert not model.trains_on_one((32, 32))
+    model.freeze_encoder()
+    assert model.trains_on_one((32, 32))
 
 
 def test_parameters_are_counted(built):

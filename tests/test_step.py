@@ -1,15 +1,20 @@
 """The training step: low-resolution logits go to the loss where all its terms can read them."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 from torch import nn
 
-from segtrain.config import Model
+from segtrain.config import Model, Optim, Train
 from segtrain.losses import build_loss
 from segtrain.losses.nll import PATHS_TAKEN
 from segtrain.model import build_model
-from segtrain.step import TrainingModule, describe_path
+from segtrain.optim import build_optimizer
+from segtrain.step import TrainingModule, broken_part, compile_or_not, describe_path, train_step
+from segtrain.survive import Statistics, StopWish
 
 CPU = torch.device("cpu")
 
@@ -85,3 +90,145 @@ def test_kernels_can_be_switched_off(monkeypatch):
     module(*batch(32, 32))
     assert dict(PATHS_TAKEN) == {("plain", 4): 1}
     assert "plain path (SEGTRAIN_KERNELS=0)" in describe_path(model, module.loss, CPU)
+
+
+def training(freeze_bn: bool = False, expression: str = "ce", **optim) -> tuple:
+    """A Fabric, and a network, loss and optimiser that it has wrapped."""
+    fabric = Fabric(accelerator="cpu", devices=1)
+    torch.manual_seed(0)
+    options = {"decoder_channels": [8, 8, 8, 8, 8]}
+    model = build_model(Model(freeze_bn=freeze_bn, options=options), 3)
+    module = TrainingModule(model, build_loss(expression, 3))
+    optimizer = build_optimizer(model, module.loss, Optim(**optim))
+    module, optimizer = fabric.setup(module, optimizer)
+    return fabric, module.train(), optimizer
+
+
+def take(setting: tuple, parts: list, clip_norm: float = 0.0) -> tuple:
+    fabric, module, optimizer = setting
+    statistics, quiet = Statistics(module), StopWish(False)
+    marks = []
+    loss, verdict = train_step(
+        fabric, module, optimizer, statistics, parts, clip_norm, False, quiet, marks.append
+    )
+    assert marks == ["forward", "backward"] * len(parts)
+    return loss, verdict.tolist()
+
+
+def weights(setting: tuple) -> dict:
+    return {name: value.clone() for name, value in setting[1].state_dict().items()}
+
+
+def test_parts_of_a_batch_average_to_the_whole():
+    images, target = batch(32, 64)
+    target[1, :9] = 255  # as many valid pixels in each part
+    whole, split = (training(freeze_bn=True, name="sgd", lr=0.1) for _ in range(2))
+    before = weights(whole)
+    one, _ = take(whole, [(images, target)])
+    two, _ = take(split, [(images[:1], target[:1]), (images[1:], target[1:])])
+    assert float(one) == pytest.approx(float(two), rel=1e-6)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(split)[name], value, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(weights(whole)["model.network.segmentation_head.0.weight"],
+                           before["model.network.segmentation_head.0.weight"])  # fmt: skip
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_bad_step_leaves_no_trace(monkeypatch, name: str, where: int, clip_norm: float):
+    part = batch(32, 64)
+    spoilt, clean = (training(expression="ghm+ce", name=name, lr=0.01) for _ in range(2))
+    term = type(spoilt[1].module.loss.terms[1])
+    for step in range(3):
+        if step == where:
+            before, state = weights(spoilt), spoilt[2].state_dict()["state"]
+            before_state = copy.deepcopy(state)
+            with monkeypatch.context() as patch:
+                patch.setattr(term, "value", lambda self, pixels: pixels.nll.sum() * torch.nan)
+                _, verdict = take(spoilt, [part], clip_norm)
+            assert verdict == [1, 0]
+            counters = [n for n in before if n.endswith("num_batches_tracked")]
+            after = weights(spoilt)
+            assert [n for n in before if not torch.equal(before[n], after[n])] == counters
+            after_state = spoilt[2].state_dict()["state"]
+            for place, values in before_state.items():
+                for key, value in values.items():
+                    assert torch.equal(value, after_state[place][key])
+        _, verdict = take(spoilt, [part], clip_norm)
+        assert verdict == [0, 0]
+        take(clean, [part], clip_norm)
+    assert [
+        n for n, value in weights(clean).items()
+        if not torch.equal(value, weights(spoilt)[n]) and "num_batches" not in n
+    ] == []  # fmt: skip
+
+
+def test_a_wish_that_comes_in_the_step_is_in_its_verdict():
+    fabric, module, optimizer = training()
+    wish = StopWish(False)
+
+    def mark(name: str) -> None:
+        wish.signum = 15
+
+    arguments = [Statistics(module), [batch(32, 32)], 0.0, False, wish, mark]
+    assert train_step(fabric, module, optimizer, *arguments)[1].tolist() == [0, 15]
+
+
+def test_gradients_are_clipped_to_their_norm():
+    setting = training(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, freeze_bn=True)
+    before = weights(setting)
+    take(setting, [batch(32, 32)], clip_norm=0.01)
+    moved = [(weights(setting)[name] - value).flatten() for name, value in before.items()]
+    assert float(torch.cat(moved).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("broken", ["weights", "output", "dice", "ghm"])
+def test_what_broke_first_has_a_name(monkeypatch, broken: str):
+    fabric, module, _ = training(expression="ohem+0.5*dice+ghm")
+    part, inner = batch(32, 32), module.module
+    expected = f"the network's {broken}"
+    if broken == "weights":
+        inner.model.network.segmentation_head[0].bias.data[1] = torch.inf
+    elif broken == "output":
+        inner.model.mean.fill_(-torch.inf)
+    else:
+        term = inner.loss.terms[inner.loss.names.index(broken)]
+        value = type(term).value
+        monkeypatch.setattr(type(term), "value", lambda s, pixels: value(s, pixels) * torch.inf)
+        expected = f"the loss term {broken}"
+    assert broken_part(fabric, inner, part) == expected
+
+
+def test_a_step_that_is_whole_in_itself_blames_the_network():
+    fabric, module, _ = training(expression="ohem+0.5*dice")
+    assert broken_part(fabric, module.module, batch(32, 32)) == "the gradient inside the network"
+
+
+@pytest.mark.parametrize(
+    "asked, on_gpu, steps, expected, why",
+    [
+        ("auto", False, 10**6, False, "CPU"),
+        ("auto", True, 1999, False, "1999 steps are too few"),
+        ("auto", True, 2000, True, "2000 steps on a GPU"),
+        ("on", False, 1, True, "train.compile is on"),
+        ("off", True, 10**6, False, "train.compile is off"),
+    ],
+)
+def test_what_is_compiled_and_why(asked, on_gpu, steps, expected, why):
+    compiled, reason = compile_or_not(Train(compile=asked), on_gpu, steps)
+    assert compiled is expected and why in reason
+
+
+def test_a_compiled_network_keeps_its_names(monkeypatch):
+    compiled = []
+
+    def compile(function):
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile)
+    model = build_model(Model(), 3)
+    module = TrainingModule(model, build_loss("ce", 3), compiled=True)
+    assert compiled == [model.low_resolution]
+    assert not [name for name in module.state_dict() if "_orig_mod" in name]

@@ -139,8 +139,8 @@ def seed_at(*key: int) -> int:
 class BatchSampler:
     """The batches of steps `start` to `stop` for one of `world` processes, for a DataLoader.
 
-    Each step is `accumulate` micro-batches in a row; those of all processes partition its batch,
-    which does not depend on how it is shared out.
+    Each step is `accumulate` micro-batches in a row. Over all processes the m-th one is
+    batch[m::accumulate], whatever their number.
     """
 
     def __init__(
@@ -165,5 +165,5 @@ class BatchSampler:
         parts = self.world * self.accumulate
         for step in range(self.start, self.stop):
             batch = batch_at(step, self.images, self.batch_size, self.seed, self.by_class)
-            for part in range(self.rank, parts, self.world):
-                yield batch[part::parts]
+            for part in range(self.accumulate):
+                yield batch[part + self.rank * self.accumulate :: parts]

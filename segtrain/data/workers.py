@@ -10,20 +10,63 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import popen_fork
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from segtrain.errors import SegtrainError, first_line
+from segtrain.processes import die_with_parent
 
 # forked workers start at once and share a cache in memory; not every system can fork
-FORK = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
+SYSTEM = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
 # what torch raises where a worker has died, or can't have the memory that it shares with us
 SIGNS_OF_DEATH = (RuntimeError, OSError, EOFError, MemoryError)
 BROKEN_PIPES = (ConnectionError, EOFError)  # to a worker that is no more
 NO_SHARED_MEMORY = ("shared memory", "unable to mmap", "Bus error")
 SECONDS_TO_DIE = 5  # its pipes break before a worker has wholly ended
+
+
+class Popen(popen_fork.Popen):
+    """Ends a worker that is stuck by SIGKILL, for torch, and for multiprocessing at exit."""
+
+    terminate = popen_fork.Popen.kill
+
+
+class Worker(SYSTEM.Process):
+    """A process that dies with its parent, whichever way, and that signals to a run pass by.
+
+    SLURM, torchrun and Ctrl-C signal all processes of a run at once. The parent then finishes its
+    step, for which it needs batches, and saves. So a worker is forked with those signals blocked:
+    neither the parent's handlers nor torch's ever run in it.
+    """
+
+    def start(self) -> None:
+        self.parent = os.getpid()
+        to_a_run = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, to_a_run)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def run(self) -> None:
+        die_with_parent(self.parent)
+        super().run()
+
+    @staticmethod
+    def _Popen(process: BaseProcess) -> Popen:
+        return Popen(process)
+
+
+class Forking(type(SYSTEM)):
+    """The context whose processes are such workers."""
+
+    Process = Worker
+
+
+FORK = Forking()
 
 
 def next_batches(loader: DataLoader) -> Iterator[Any]:

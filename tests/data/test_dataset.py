@@ -19,7 +19,7 @@ from segtrain.data.dataset import Pairs, checked, collate, one_by_one, train_loa
 from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
-from segtrain.data.sampling import BatchSampler, Draw
+from segtrain.data.sampling import BatchSampler, Draw, batch_at
 from segtrain.errors import SegtrainError
 
 
@@ -138,6 +138,22 @@ def test_training_batches_are_the_same_for_any_workers_and_cache(pairs: Path):
         assert epoch(pairs, workers, cache) == alone
         assert cache.state.tolist() == [2] * 6  # all were kept, by whichever process
         assert epoch(pairs, workers, cache) == alone
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_epoch_left_midway_does_not_reach_into_the_next(pairs: Path, workers: int):
+    """Batches that were on their way are dropped: what comes is what was asked for last."""
+    found = make_pairs(samples_in(pairs) * 10, top_left)
+    sampler = BatchSampler(60, 2, 3)
+    loader = train_loader(found, sampler, workers)
+    for start, taken in ((0, 1), (100, 4), (7, 9), (200, 30), (40, 2)):
+        sampler.start, sampler.stop = start, start + 30
+        for number, batch in enumerate(checked(loader), 1):
+            asked = batch_at(start + number - 1, 60, 2, 3)
+            assert draws_of(batch) == [[draw.pass_, draw.index, 0] for draw in asked]
+            if number == taken:
+                break
+        assert number == taken
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -79,17 +79,30 @@ def test_a_batch_does_not_depend_on_what_was_asked_before(batch_size, seed, orde
     assert [batch_at(step, *sent) for step in range(12)] == in_order
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 40), SEEDS, st.integers(1, 5), st.sampled_from(list(SAMPLERS)))
-def test_ranks_share_out_each_batch(batch_size, seed, world, sampler):
-    by_class = SAMPLERS[sampler]
-    samplers = [BatchSampler(40, batch_size, seed, rank, world, by_class) for rank in range(world)]
-    for sampler in samplers:
-        sampler.start, sampler.stop = 2, 7
-        assert len(sampler) == 5
-    for step, shares in enumerate(zip(*samplers, strict=True), start=2):
-        joined = [draw for share in shares for draw in share]
-        assert sorted(joined) == sorted(batch_at(step, 40, batch_size, seed, by_class))
+def micro_batches(batch_size, seed, by_class, rank=0, world=1, accumulate=1) -> list[list[Draw]]:
+    """Those of steps 2 to 6."""
+    sampler = BatchSampler(40, batch_size, seed, rank, world, by_class, accumulate)
+    sampler.start, sampler.stop = 2, 7
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 5 * accumulate
+    return batches
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 4), st.integers(1, 4), SEEDS, st.sampled_from(list(SAMPLERS))
+)
+def test_ranks_and_micro_batches_share_out_each_batch(batch_size, world, accumulate, seed, sampler):
+    """As cards are dealt, to the ranks in turn; what a step's batch is depends on neither."""
+    settings = batch_size, seed, SAMPLERS[sampler]
+    dealt = [[[] for _ in range(5 * accumulate)] for _ in range(world)]
+    for step, batch in enumerate(micro_batches(*settings)):
+        assert batch == batch_at(2 + step, 40, *settings)
+        for place, draw in enumerate(batch):
+            rank, number = divmod(place % (world * accumulate), accumulate)
+            dealt[rank][step * accumulate + number].append(draw)
+    for rank in range(world):
+        assert micro_batches(*settings, rank, world, accumulate) == dealt[rank]
 
 
 def test_the_uniform_order_is_what_it_was():

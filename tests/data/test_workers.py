@@ -1,7 +1,9 @@
-"""Loader processes that die, in real processes: one sentence within seconds, and never a hang."""
+"""Loader processes that die or get signals: one sentence within seconds, and never a hang."""
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
 import re
 import signal
@@ -14,8 +16,15 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, write_pairs
 
-# reads six pairs over and over; argv: folder, workers, then any of pinned, train
-LOOP = """
+from segtrain.data.dataset import Pairs, checked, train_loader
+from segtrain.data.formats import Sample
+from segtrain.data.images import ImageReader
+from segtrain.data.masks import MaskReader
+from segtrain.data.sampling import Draw
+from segtrain.data.workers import FORK
+
+# a loader of six pairs, over and over; argv: folder, workers, then any of pinned, train
+LOADER = """
 import sys
 from itertools import cycle, islice
 from pathlib import Path
@@ -35,6 +44,8 @@ if augmentation:
     loader = train_loader(pairs, draws, workers, "pinned" in how)
 else:
     loader = one_by_one(pairs, range(len(pairs)), workers, "pinned" in how)
+"""
+LOOP = LOADER + """
 try:
     while True:
         for seen, batch in enumerate(checked(loader)):
@@ -53,6 +64,14 @@ def children(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that has ended may stay as a zombie where nobody waits for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def wait_for(condition: Callable, seconds: float = 90):
@@ -98,7 +117,7 @@ class Running:
         return self.process.wait(seconds)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGBUS, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGBUS])
 @pytest.mark.parametrize("how", [(), ("train", "pinned")], ids=["evaluation", "training"])
 def test_a_killed_worker_ends_the_run_in_one_sentence(pairs: Path, tmp_path: Path, sent, how):
     with Running(tmp_path, "-c", LOOP, pairs, 2, *how) as run:
@@ -134,6 +153,121 @@ def test_all_workers_killed_between_two_passes(pairs: Path, tmp_path: Path):
         (tmp_path / "pause").unlink()
         assert run.ended() == 1
         assert "said: a loader worker was killed (SIGKILL)" in run.out.read_text()
+
+
+TO_A_RUN = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+AT_BIRTH: list[Callable] = []  # what a forked process does before anything else
+os.register_at_fork(after_in_child=lambda: [act() for act in AT_BIRTH])
+
+
+@pytest.mark.parametrize("sent", TO_A_RUN)
+def test_signals_to_a_run_pass_its_workers_by(pairs: Path, sent: signal.Signals):
+    """Whoever else sends them, and whenever; the handlers of the run never run in a worker."""
+    image = pairs / "images/000.png"
+    found = Pairs(
+        [Sample(image, pairs / "masks/000.png")] * 80, ImageReader(), MaskReader(3),
+        lambda image, mask, draw: (image, mask),
+    )  # fmt: skip
+    loader = train_loader(found, [[Draw(0, index)] for index in range(80)], 2)
+    others = multiprocessing.active_children()
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    handler = signal.signal(sent, lambda *_: os.write(write, b"handled"))
+    try:
+        AT_BIRTH.append(lambda: os.kill(os.getpid(), sent))
+        batches = checked(loader)
+        seen = next(batches).indices
+        AT_BIRTH.clear()
+        workers = [each for each in multiprocessing.active_children() if each not in others]
+        pids = " ".join(str(worker.pid) for worker in workers)
+        for _ in range(5):
+            subprocess.run(["sh", "-c", f"kill -{sent.name[3:]} {pids}"], check=True)
+            seen += next(batches).indices
+        seen += [index for batch in batches for index in batch.indices]
+        assert seen == list(range(80))
+        assert len(workers) == 2 and all(worker.is_alive() for worker in workers)
+        with pytest.raises(BlockingIOError):
+            os.read(read, 1)
+    finally:
+        AT_BIRTH.clear()
+        signal.signal(sent, handler)
+        os.close(read)
+        os.close(write)
+
+
+def test_a_stuck_worker_is_ended_by_its_parent():
+    """As torch does it; here nothing but the kernel could end the worker."""
+    read, write = os.pipe()
+
+    def hold_the_interpreter() -> None:
+        os.write(write, b"now")
+        ctypes.PyDLL(None).sleep(60)
+
+    worker = FORK.Process(target=hold_the_interpreter, daemon=True)
+    worker.start()
+    os.read(read, 1)
+    worker.terminate()
+    worker.join(5)
+    assert not worker.is_alive()
+    os.close(read)
+    os.close(write)
+
+
+# stops where a signal asks for it, some batches later; the worker with draw 54 is stuck for ever
+RUN = LOADER + """
+import ctypes, signal, time
+from itertools import count
+stop, left = [], 10
+for number in signal.SIGTERM, signal.SIGINT, signal.SIGUSR1:
+    signal.signal(number, lambda number, frame: stop.append(number))
+if "stuck" in how:
+    def hold(image, mask, draw):
+        if draw.index == 54:
+            time.sleep(0.5)  # the batches before it are sent by a thread
+            Path("stuck").touch()
+            ctypes.PyDLL(None).sleep(600)
+        return image, mask
+    pairs.augmentation = hold
+for epoch in count():
+    for seen, batch in enumerate(checked(loader)):
+        if seen == 25:
+            print("going", flush=True)
+        while seen == 25 and "stuck" in how and not stop:
+            time.sleep(0.01)
+        left -= len(stop) > 0
+        if not left or stop and "stuck" in how:
+            break
+    if stop:
+        break
+print("saved", flush=True)
+sys.exit(128 + stop[0])
+"""
+
+
+@pytest.mark.parametrize("how", [(), ("stuck",)], ids=["busy", "stuck"])
+def test_a_stop_in_the_midst_of_an_epoch(pairs: Path, tmp_path: Path, how):
+    """A signal to all processes, as SLURM sends it: the run goes on to its end."""
+    with Running(tmp_path, "-c", RUN, pairs, 2, "train", *how) as run:
+        wait_for(lambda: run.has_said("going"))
+        if "stuck" in how:
+            wait_for((tmp_path / "stuck").exists)
+        workers = children(run.process.pid)
+        os.killpg(run.process.pid, signal.SIGTERM)
+        wait_for(lambda: run.has_said("saved"))
+        assert len(workers) == 2
+        wait_for(lambda: not any(alive(worker) for worker in workers), 3)  # measured: 0.1
+        assert run.ended() == 128 + signal.SIGTERM  # torch takes a second or two to end, as ever
+        assert run.err.read_text() == "" and set(run.out.read_text().split()) == {"going", "saved"}
+
+
+def test_workers_die_with_their_parent(pairs: Path, tmp_path: Path):
+    """At once, and a worker that is stuck as well."""
+    with Running(tmp_path, "-c", RUN, pairs, 2, "train", "stuck") as run:
+        wait_for((tmp_path / "stuck").exists)
+        workers = children(run.process.pid)
+        assert len(workers) == 2
+        os.kill(run.process.pid, signal.SIGKILL)
+        wait_for(lambda: not any(alive(worker) for worker in workers), 2)
 
 
 def no_shared_memory(size: str, *command: str) -> subprocess.CompletedProcess | None:
