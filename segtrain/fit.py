@@ -222,32 +222,32 @@ def train_epoch(
 ) -> None:
     """The steps that are left of an epoch. Raises Stopped where somebody wished so."""
     config, state = plan.config, training.state
-    options, total = config.train, config.train.epochs * plan.steps_per_epoch
+    total = config.train.epochs * plan.steps_per_epoch
     end = (state.epoch + 1) * plan.steps_per_epoch
     loader.batch_sampler.start, loader.batch_sampler.stop = state.step, end
-    parts_left = on_device(fabric, checked(loader), options.channels_last)
+    parts_left = on_device(fabric, checked(loader), config.train.channels_last)
     statistics, verdicts = Statistics(training.module), Verdicts(fabric.device)
-    laps, clock = Laps(fabric.device, state.seconds), SaveClock(options.checkpoint_every)
+    laps, clock = Laps(fabric.device, state.seconds), SaveClock(config.train.checkpoint_every)
     loss_sum = torch.tensor(state.loss_sum, device=fabric.device)
     recent: dict[int, list[Part]] = {}  # a bad step may be seen a step later
     training.module.train()
     while state.step < end:
         step = state.step
         # dropout is a function of (seed, step, rank), so no random state needs to be kept
-        torch.manual_seed(seed_at(options.seed, step, fabric.global_rank))
+        torch.manual_seed(seed_at(config.train.seed, step, fabric.global_rank))
         set_lr(training.optimizer, lr := lr_at(step, total, config.optim))
-        parts = list(islice(parts_left, options.accumulate))
+        parts = list(islice(parts_left, config.train.accumulate))
         laps.mark("data")
         state.step += 1
         # the host waits for the device at these steps alone; they are the same on all ranks
-        reads = state.step % options.log_every == 0 or state.step == end
+        reads = state.step % config.train.log_every == 0 or state.step == end
         waits = reads or clock.counts(state.step)
         loss, verdict = train_step(
             fabric, training.module, training.optimizer, statistics, parts,
             config.optim.clip_norm, reads, wish, laps.mark,
         )  # fmt: skip
         if training.average:
-            update_average(training.average, training.model, options.ema, step)
+            update_average(training.average, training.model, config.train.ema, step)
         loss_sum += torch.where(verdict[0] > 0, 0, loss)
         laps.mark("other")
         if state.step == reporter.done + 1:
@@ -258,7 +258,9 @@ def train_epoch(
         for seen in verdicts.read(waits):
             signum = seen.signum
             if state.note(seen.bad):
-                report_bad(fabric, plan, training, seen.step, recent[seen.step], reads, reporter)
+                observed = reads and seen.step == state.step
+                parts = recent[seen.step]
+                report_bad(fabric, plan, training, seen.step, parts, observed, reporter)
         if waits or signum:
             laps.settle()
             state.loss_sum = loss_sum.item()

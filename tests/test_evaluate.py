@@ -15,6 +15,8 @@ from conftest import Answer, run_cli, scene
 from PIL import Image
 
 from segtrain.checkpoint import load_model, save_model
+from segtrain.data.dataset import Batch
+from segtrain.evaluate import of_one_size
 
 CLASS_KEYS = ["name", "iou", "dice", "precision", "recall", "share", "kept"]
 
@@ -199,3 +201,40 @@ def test_a_split_that_is_all_ignored_has_no_score(cli, run: Path, ignoring: Path
     answer = cli("eval", copy, "--data", root, "--workers", "0")
     assert answer.code == 1 and "every pixel of val is ignored" in answer.error
     assert not (tmp_path / "eval").exists()
+
+
+def test_images_of_one_size_go_together(cli, trained: Path):
+    """More images than one a forward pass: the same scores but for rounding, in the same order."""
+    home = trained.parents[1]
+    for index, size in enumerate([(48, 40), (48, 40), (40, 48), (48, 40), (48, 40), (48, 40)]):
+        image, mask = scene(index, *size)
+        for folder, array in (("images", image), ("masks", mask)):
+            Path(f"sizes/{folder}/val").mkdir(parents=True, exist_ok=True)
+            Path(f"sizes/{folder}/train").mkdir(parents=True, exist_ok=True)
+            for split in ("train", "val"):
+                Image.fromarray(array).save(f"sizes/{folder}/{split}/{index}.png")
+    run = shutil.copytree(home / "runs/quick", Path("quick"))
+    reports = []
+    for batch_size in (1, 2):
+        together = ["--set", f"eval.batch_size={batch_size}"]
+        done = cli("eval", run, "--data", "sizes", "--workers", "0", *together)
+        assert done.code == 0, done.stderr
+        with open(run / "eval/val/per_image.csv") as file:
+            reports.append(list(csv.DictReader(file)))
+    one, two = reports
+    assert [row["image"] for row in one] == [f"{index}.png" for index in range(6)]
+    for alone, together in zip(one, two, strict=True):
+        assert alone["image"] == together["image"] and alone["pixels"] == together["pixels"]
+        assert float(alone["pixel_accuracy"]) == pytest.approx(
+            float(together["pixel_accuracy"]), abs=2e-3
+        )
+
+
+def test_what_goes_together():
+    def of(*shapes: int) -> list[Batch]:
+        return [Batch(torch.zeros(1, 3, s, s), None, [i], {}) for i, s in enumerate(shapes)]
+
+    groups = [[b.indices[0] for b in group] for group in of_one_size(of(1, 1, 1, 2, 1, 1), 2)]
+    assert groups == [[0, 1], [2], [3], [4, 5]]
+    assert [len(group) for group in of_one_size(of(1, 1, 2), 1)] == [1, 1, 1]
+    assert list(of_one_size([], 3)) == []

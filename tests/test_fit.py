@@ -212,6 +212,50 @@ def test_a_run_without_a_checkpoint_is_begun_again(cli, straight: Path):
     assert_same_run(straight, copy)
 
 
+def test_the_average_is_what_is_saved(straight: Path):
+    saved = torch.load(straight / "checkpoints/last.state.pt", weights_only=True)
+    last = {k.removeprefix("last "): v for k, v in weights_of(straight).items() if "last " in k}
+    assert all(np.array_equal(last[name], value) for name, value in saved["average"].items())
+    head = "network.segmentation_head.0.weight"
+    assert not np.array_equal(last[head], saved["model"][head])
+
+
+def test_parts_of_a_batch(cli, pairs: Path):
+    parts = ["--set", "train.accumulate=2", "--batch-size", "4"]
+    fitted = cli("fit", "--data", pairs, *QUICK, *parts, "--loss", "ce+ohem", "--name", "r")
+    assert fitted.code == 0, fitted.stderr
+    assert "takes a batch in 2 parts: ohem looks at the pixels of one part" in fitted.stdout
+    assert "batches of 4 in 2 parts: 1 epochs of 2 steps" in fitted.stdout
+    assert rows_of(Path("runs/r"))[0]["step"] == "2"
+    for options, said in (
+        ("--batch-size 3", "by 2 parts (train.accumulate); the next that can is 4"),
+        (
+            "--batch-size 5 --devices 2",
+            "by 2 devices x 2 parts (train.accumulate); the next that can is 8",
+        ),
+        ("--arch deeplabv3plus --batch-size 2", "use --batch-size 4 or more, or model.freeze_bn"),
+    ):
+        refused = cli("fit", "--data", pairs, *QUICK[:-2], *parts, *options.split())
+        assert refused.code == 2 and said in refused.error
+
+
+def test_what_is_frozen_stays(cli, pairs: Path):
+    frozen = "--set optim.encoder_lr=0 --set model.freeze_bn=true --set optim.schedule=constant"
+    runs = []
+    for loss in ("ce", "dice"):
+        options = [*frozen.split(), "--loss", loss, "--batch-size", "1", "--name", loss]
+        fitted = cli("fit", "--data", pairs, *QUICK, *options)
+        assert fitted.code == 0, fitted.stderr
+        assert "the encoder stays at its random weights" in fitted.stdout
+        runs.append(weights_of(Path(f"runs/{loss}")))
+    one, other = runs
+    same = {name for name in one if np.array_equal(one[name], other[name])}
+    assert {name for name in one if ".encoder." in name} <= same
+    assert {name for name in one if ".running_" in name} <= same
+    decoder = [name for name in one if ".decoder." in name and one[name].ndim == 4]
+    assert decoder and not same & set(decoder)
+
+
 def test_a_state_that_cannot_be_read_leaves_all_as_it_is(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     state = copy / "checkpoints/last.state.pt"
