@@ -69,7 +69,7 @@ from segtrain.step import (
     describe_path,
     train_step,
 )
-from segtrain.survive import Statistics, StopWish, Verdicts, memory_explained
+from segtrain.survive import Statistics, StopWish, Verdicts, limits_explained
 
 
 def fit(
@@ -101,7 +101,7 @@ def fit(
         plan = open_run(plan, out, name, old_run)
     fabric.launch()
     plan, saved = fabric.broadcast((plan, saved))  # another host need not see the run's folder
-    with memory_explained(plan.memory_advice):
+    with limits_explained(plan.memory_advice):
         # wrapping gives all ranks rank 0's weights
         train(fabric, plan, model or new_model(plan.config), saved)
     return plan.run

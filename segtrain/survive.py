@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, first_line
 
 # a terminal's Ctrl-C; an orderly end; SLURM's warning before its time limit
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+NOT_DETERMINISTIC = "does not have a deterministic implementation"
 NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
 
 
@@ -105,13 +106,19 @@ class Statistics:
 
 
 @contextmanager
-def memory_explained(advice: str) -> Iterator[None]:
-    """Raises SegtrainError with the advice where the memory of a device or the host ran out."""
+def limits_explained(advice: str) -> Iterator[None]:
+    """Raises SegtrainError for what a device can't do: more memory (with the advice), or an
+    operation of the network that has no deterministic way (train.deterministic)."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
-            sign in str(error) for sign in NO_MEMORY
-        ):
-            raise
-        raise SegtrainError(f"out of memory: {advice}; the last checkpoint is intact") from error
+        short = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if short or any(sign in str(error) for sign in NO_MEMORY):
+            raise SegtrainError(
+                f"out of memory: {advice}; the last checkpoint is intact"
+            ) from error
+        if NOT_DETERMINISTIC in str(error):
+            raise SegtrainError(
+                f"train.deterministic: {first_line(error).partition('. ')[0]}; set it to false"
+            ) from error
+        raise

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import QUICK, write_pairs
 
+from segtrain import load
+from segtrain.config import Model, Optim, Train
+from segtrain.devices import make_fabric
 from segtrain.losses import build_loss
 from segtrain.losses.nll import PATHS_TAKEN
+from segtrain.model import build_model
+from segtrain.optim import build_optimizer
+from segtrain.runlog import Laps
+from segtrain.step import TrainingModule, train_step
+from segtrain.survive import Statistics, StopWish, Verdicts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -116,3 +129,80 @@ def test_training_on_a_gpu_takes_the_kernels(cli, tmp_path: Path, arch: str):
     fitted = cli("fit", "--data", "set", *QUICK[:-2], *options)
     assert fitted.code == 0, fitted.stderr
     assert dict(PATHS_TAKEN) == {("triton", 4 if arch == "deeplabv3plus" else 1): 2}
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16", "fp16"])
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_step_never_waits_for_the_device(precision: str, clip_norm: float):
+    fabric = make_fabric(Train(device="cuda", precision=precision))
+    model = build_model(Model(), 3)
+    module = TrainingModule(model, build_loss("ohem+0.5*dice", 3)).to(fabric.device)
+    optimizer = build_optimizer(model, module.loss, Optim())
+    module, optimizer = fabric.setup(module, optimizer)
+    statistics, verdicts = Statistics(module), Verdicts(fabric.device)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, device="cuda")
+    part = images, torch.randint(0, 3, (2, 64, 64), device="cuda")
+    laps = Laps(fabric.device, {})
+    module.train()
+    for step in range(4):
+        # kernels are compiled in the first step
+        torch.cuda.set_sync_debug_mode("error" if step else "default")
+        try:
+            _, verdict = train_step(
+                fabric, module, optimizer, statistics, [part], clip_norm, step == 2,
+                StopWish(False), laps.mark,
+            )  # fmt: skip
+            verdicts.note(step + 1, verdict)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert [seen.step for seen in verdicts.read()] == ([step] if step else [])
+    assert [seen.step for seen in verdicts.read(all_=True)] == [4]
+    laps.settle()
+    assert laps.seconds["forward"] > 0 and laps.seconds["backward"] > 0
+
+
+def test_a_deterministic_run_is_resumed_to_the_last_bit(cli, pairs: Path, monkeypatch):
+    options = "--device cuda --epochs 2 --set train.deterministic=true --set train.ema=0.9".split()
+    command = ["fit", "--data", pairs, *QUICK, *options, "--set", "train.checkpoint_every=1"]
+    assert cli(*command, "--name", "straight").code == 0
+
+    import segtrain.fit
+
+    whole, calls = segtrain.fit.train_step, iter(range(1, 100))
+
+    def stopping(*args):
+        if next(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segtrain.fit, "train_step", stopping)
+        assert cli(*command, "--name", "stopped").code == 143
+    resumed = cli("fit", "--resume", "runs/stopped")
+    assert resumed.code == 0, resumed.stderr
+    one, other = (load(f"runs/{name}/checkpoints/last.safetensors")[0] for name in
+                  ("straight", "stopped"))  # fmt: skip
+    for (name, a), (_, b) in zip(one.state_dict().items(), other.state_dict().items()):
+        assert torch.equal(a, b), name
+
+
+def test_a_compiled_network_trains(cli, pairs: Path):
+    compiled = ["--device", "cuda", "--set", "train.compile=on"]
+    fitted = cli("fit", "--data", pairs, *QUICK, *compiled)
+    assert fitted.code == 0, fitted.stderr
+    assert "torch.compile: on" in fitted.stdout
+
+
+def test_synchronised_batch_norm_is_that_of_one_device(cli, tmp_path: Path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    write_pairs(tmp_path / "set", 10)
+    losses = []
+    for devices in ("1", "2"):
+        options = ["--device", "cuda", "--precision", "32", "--batch-size", "4", "--devices"]
+        command = [sys.executable, "-m", "segtrain", "fit", "--data", "set", *QUICK, *options,
+                   devices, "--name", devices]  # fmt: skip
+        subprocess.run(command, check=True, timeout=300)
+        with open(f"runs/{devices}/metrics.csv") as file:
+            losses.append(float(next(csv.DictReader(file))["train_loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from segtrain.errors import SegtrainError
-from segtrain.survive import SIGNALS, Statistics, StopWish, Verdict, Verdicts, memory_explained
+from segtrain.survive import SIGNALS, Statistics, StopWish, Verdict, Verdicts, limits_explained
 
 
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
@@ -89,15 +89,22 @@ def test_batch_norm_forgets_a_bad_step_alone(bad: bool):
 )
 def test_out_of_memory_is_one_sentence_with_advice(error):
     with pytest.raises(SegtrainError, match="out of memory: take less; the last checkpoint"):
-        with memory_explained("take less"):
+        with limits_explained("take less"):
             raise error
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shapes"), memory_explained("take less"):
+    with pytest.raises(RuntimeError, match="shapes"), limits_explained("take less"):
         raise RuntimeError("shapes don't match")
 
 
 def test_a_real_allocation_that_fails_is_known():
-    with pytest.raises(SegtrainError, match="out of memory"), memory_explained("take less"):
+    with pytest.raises(SegtrainError, match="out of memory"), limits_explained("take less"):
         torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_what_has_no_deterministic_way_is_one_sentence():
+    said = "put_ does not have a deterministic implementation, but you set 'torch.use_…'. You can"
+    with pytest.raises(SegtrainError, match="put_ does not .*; set it to false"):
+        with limits_explained("take less"):
+            raise RuntimeError(said)
