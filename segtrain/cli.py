@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 import segtrain
 from segtrain.config import Config
 from segtrain.errors import SegtrainError, Stopped
+from segtrain.processes import end_with_launcher
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -197,6 +198,7 @@ def fit(
     set_: Sets = [],
 ) -> None:
     """Train a network on pairs of images and masks."""
+    end_with_launcher()  # before the seconds that torch's import takes
     flags = {
         "data.path": data,
         "data.lb_ignore": lb_ignore,

@@ -3,36 +3,111 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
+import sys
+from datetime import timedelta
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from segtrain.config import Train
-from segtrain.errors import UsageError
+from segtrain.errors import UsageError, first_line
+from segtrain.fieldtypes import seconds
+from segtrain.processes import GATHERING
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes are about itself
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def make_fabric(train: Train) -> Fabric:
-    """The Fabric of a run. Raises UsageError for what this machine has not."""
+    """The Fabric of a run. Raises UsageError for what this machine or its launcher has not."""
+    launcher = launched_by()
+    refuse_launch(train, launcher)
     device = resolve_device(train.device)
     if device == "cuda" and train.devices > torch.cuda.device_count():
         raise UsageError(
             f"train.devices: {train.devices} were asked for, this host has "
             f"{torch.cuda.device_count()} GPU(s)"
         )
-    world = train.devices * train.nodes
-    return Fabric(
-        accelerator=device,
-        devices=train.devices,
-        num_nodes=train.nodes,
-        # every step runs the same graph; saying so lets DDP bear parameters that it doesn't reach
-        strategy=DDPStrategy(static_graph=True) if world > 1 else "auto",
-        precision=PRECISIONS[resolve_precision(train.precision, device)],
-    )
+    if device == "cuda":
+        set_deterministic(train.deterministic)
+    try:
+        return Fabric(
+            accelerator=device,
+            devices=train.devices,
+            num_nodes=train.nodes,
+            strategy=make_ddp(train) if train.devices * train.nodes > 1 else "auto",
+            precision=PRECISIONS[resolve_precision(train.precision, device)],
+            plugins=None if launcher else LightningEnvironment(),
+        )
+    except (RuntimeError, ValueError) as error:
+        if launcher != "srun":
+            raise
+        raise UsageError(f"SLURM: {first_line(error)}") from error  # of its variables
+
+
+def make_ddp(train: Train) -> DDPStrategy:
+    """Some networks have parameters that no loss reaches; DDP must be told so, either way.
+
+    Every step runs the same graph, which is the quicker way; torch has it not for a step in parts.
+    """
+    same = train.accumulate == 1
+    limit = timedelta(seconds=max(GATHERING, seconds(train.timeout)))
+    return DDPStrategy(timeout=limit, static_graph=same, find_unused_parameters=not same)
+
+
+def launched_by() -> str | None:
+    """What started several processes: torchrun, SLURM's srun, or nobody."""
+    if torch.distributed.is_torchelastic_launched():
+        return "torchrun"
+    several = os.environ.get("SLURM_NTASKS", "1") != "1"
+    return "srun" if several and SLURMEnvironment.detect() else None
+
+
+def refuse_launch(train: Train, launcher: str | None) -> None:
+    """Raises UsageError where processes and hosts aren't as many as --devices and --nodes say."""
+    devices, nodes = train.devices, train.nodes
+    if launcher is None:
+        if nodes > 1:
+            raise UsageError(
+                f"train.nodes: a launcher starts the processes of {nodes} hosts; type on each, "
+                f"with its own --node-rank from 0 to {nodes - 1}: torchrun --nnodes={nodes} "
+                f"--nproc-per-node={devices} --node-rank=0 --master-addr=FIRST_HOST "
+                f"--master-port=29500 -m segtrain {shlex.join(sys.argv[1:])}"
+            )
+        return
+    names = {
+        "torchrun": ("WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+        "srun": ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"),
+    }[launcher]
+    # without --ntasks-per-node Fabric says what SLURM must be told
+    world, here = (int(os.environ.get(name) or 0) for name in names)
+    if here and (world, here) != (devices * nodes, devices):
+        raise UsageError(
+            f"train.devices: {launcher} started {world} processes, {here} on each host, but "
+            f"--devices {devices} --nodes {nodes} were asked for; these go with it: "
+            f"--devices {here} --nodes {world // here}"
+        )
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Whether a GPU repeats itself to the last bit. A CPU does so without being told."""
+    if wanted:  # cuBLAS reads it as it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted
+
+
+def batch_norm_note(fabric: Fabric, train: Train, frozen: bool) -> str:
+    """A line where batch norm can't be over all processes' images, else ''."""
+    if fabric.world_size == 1 or fabric.device.type != "cpu" or frozen or not train.sync_bn:
+        return ""
+    images = train.batch_size // fabric.world_size // train.accumulate
+    return f"note: on CPUs batch norm is over the {images} image(s) of each process, not over all"
 
 
 def share_buffers(fabric: Fabric, module: nn.Module) -> None:

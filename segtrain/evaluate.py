@@ -28,6 +28,7 @@ from segtrain.losses import Mining, build_mining
 from segtrain.metrics import Confusion, Scores, score
 from segtrain.model import SegmentationModel
 from segtrain.progress import bar
+from segtrain.ranks import Watch
 from segtrain.render.overlay import (
     blend,
     colour_table,
@@ -103,6 +104,7 @@ def validate(
     workers: int,
     batch_size: int,
     wish: StopWish,
+    watch: Watch,
 ) -> Scores | None:
     """Scores over all pairs, each counted once whatever the number of processes.
 
@@ -111,6 +113,7 @@ def validate(
     confusion = Confusion(len(names), pairs.masks.lb_ignore, fabric.device)
     mine = range(fabric.global_rank, len(pairs), fabric.world_size)
     for predicted in predict_split(model, pairs, mine, fabric, workers, batch_size=batch_size):
+        watch.check()
         if wish.signum:
             break
         confusion.update(predicted.prediction, predicted.target)

@@ -15,11 +15,12 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
+from segtrain import ranks
 from segtrain.config import Config
 from segtrain.configfile import load_config, save_config
 from segtrain.data.dataset import Batch, checked, worker_count
 from segtrain.data.sampling import seed_at
-from segtrain.devices import make_fabric, share_buffers
+from segtrain.devices import batch_norm_note, make_fabric, share_buffers
 from segtrain.endings import report_bad, stop
 from segtrain.evaluate import validate
 from segtrain.feed import open_feed
@@ -40,6 +41,7 @@ from segtrain.runlog import (
     BEST,
     CONFIG,
     ENVIRONMENT,
+    LATEST,
     History,
     Laps,
     create_run,
@@ -82,6 +84,9 @@ def fit(
     dry_run: bool = False,
 ) -> Path | None:
     """The verb: trains, and returns the run's folder. With dry_run, says what it would do."""
+    earlier = out / (name or LATEST)
+    if not resume and ranks.restarted(earlier / ENVIRONMENT):
+        resume = str(earlier.resolve())
     old_run = run_to_resume(resume, out) if resume else None
     base = load_config(old_run / CONFIG) if old_run else None
     config = load_config(file, sets, flags, base)
@@ -99,11 +104,11 @@ def fit(
         model = first_model(plan.config, load=saved is None)
         name = name or default_name(config.model.arch, config.loss.expression)
         plan = open_run(plan, out, name, old_run)
-    fabric.launch()
-    plan, saved = fabric.broadcast((plan, saved))  # another host need not see the run's folder
-    with limits_explained(plan.memory_advice):
-        # wrapping gives all ranks rank 0's weights
-        train(fabric, plan, model or new_model(plan.config), saved)
+    with ranks.started(fabric, config.train, plan and plan.run / CONFIG) as watch:
+        plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the run's folder
+        with limits_explained(plan.memory_advice):
+            # wrapping gives all ranks rank 0's weights
+            train(fabric, plan, model or new_model(plan.config), saved, watch)
     return plan.run
 
 
@@ -128,7 +133,13 @@ def open_run(plan: Plan, out: Path, name: str, old_run: Path | None) -> Plan:
     return replace(plan, run=run)
 
 
-def train(fabric: Fabric, plan: Plan, model: SegmentationModel, saved: dict | None) -> None:
+def train(
+    fabric: Fabric,
+    plan: Plan,
+    model: SegmentationModel,
+    saved: dict[str, Any] | None,
+    watch: ranks.Watch,
+) -> None:
     """The loop over epochs, from the beginning or from a saved state."""
     config, run, loud = plan.config, plan.run, fabric.is_global_zero
     training = start(fabric, plan, model, saved)
@@ -143,14 +154,14 @@ def train(fabric: Fabric, plan: Plan, model: SegmentationModel, saved: dict | No
     trace = profiler(run, fabric.device) if config.train.profile and loud else nullcontext()
     with StopWish(loud) as wish, reporter, trace as profile:
         while state.epoch < epochs and not out_of_patience(state, config):
-            train_epoch(fabric, plan, training, loader, reporter, wish, profile)
+            train_epoch(fabric, plan, training, loader, reporter, wish, watch, profile)
             scores, clock = None, time.perf_counter()
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
                 reporter.validating(state.epoch)
                 share_buffers(fabric, training.scored)
                 scores = validate(
                     training.scored, held_out, config.data.classes, fabric, workers,
-                    config.eval.batch_size, wish,
+                    config.eval.batch_size, wish, watch,
                 )  # fmt: skip
                 if scores is None:  # a resumed run takes up the validation
                     stop(fabric, plan, training, wish.signum)
@@ -194,6 +205,8 @@ def start(
         if not (plan.run / ENVIRONMENT).exists():
             write_json(plan.run / ENVIRONMENT, environment(fabric.device) | {"loss_path": path})
         print(f"{plan.size}, {model.parameter_count:,} parameters")
+    if note := loud and batch_norm_note(fabric, config.train, config.model.freeze_bn):
+        print(note)
     if fabric.world_size > 1 and on_gpu and config.train.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     module = TrainingModule(model, loss, compiled).to(fabric.device)
@@ -218,6 +231,7 @@ def train_epoch(
     loader: DataLoader,
     reporter: Reporter,
     wish: StopWish,
+    watch: ranks.Watch,
     profile: torch.profiler.profile | None,
 ) -> None:
     """The steps that are left of an epoch. Raises Stopped where somebody wished so."""
@@ -232,6 +246,7 @@ def train_epoch(
     recent: dict[int, list[Part]] = {}  # a bad step may be seen a step later
     training.module.train()
     while state.step < end:
+        watch.check()
         step = state.step
         # dropout is a function of (seed, step, rank), so no random state needs to be kept
         torch.manual_seed(seed_at(config.train.seed, step, fabric.global_rank))

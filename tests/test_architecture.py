@@ -27,7 +27,7 @@ GROUND = {
 }  # fmt: skip
 LEAF_FOLDERS = ("data", "losses", "render")
 LEAVES = {name for name in FILES if name.split(".")[0] in LEAF_FOLDERS} | {
-    "model", "metrics", "optim", "inference", "runlog", "devices", "survive"
+    "model", "metrics", "optim", "inference", "runlog", "devices", "survive", "ranks"
 }  # fmt: skip
 # above the leaves, each line sees the lines before it that it names
 TOOLS = {

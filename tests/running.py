@@ -1,0 +1,104 @@
+"""Real processes: their output in files, their children, and waiting for what happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": "/tmp"}
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and not yet buried."""
+    found = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it ends just now
+    return found
+
+
+def ranks(pid: int) -> dict[int, int]:
+    """Local rank: PID of the ranks among its children."""
+    found = {}
+    for child in children(pid):
+        try:
+            variables = Path(f"/proc/{child}/environ").read_text().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        place = [v.partition("=")[2] for v in variables if v.startswith("LOCAL_RANK=")]
+        found |= {int(rank): child for rank in place}
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_for(condition: Callable, seconds: float = 120):
+    """What the condition gives, once that is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s")
+
+
+class Running:
+    """A Python process whose output goes to files; killed with its children when a test ends."""
+
+    def __init__(self, folder: Path, *command: object, before: list[str] = [], **environment: str):
+        self.out, self.err = folder / "stdout", folder / "stderr"
+        with open(self.out, "w") as out, open(self.err, "w") as err:
+            self.process = subprocess.Popen(
+                [*before, sys.executable, *map(str, command)],
+                stdout=out,
+                stderr=err,
+                env=ENVIRONMENT | environment,
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        left = [self.process.pid]
+        for pid in left:
+            left += children(pid)
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+
+    def says(self, text: str) -> None:
+        """Waits until it has printed the text."""
+
+        def said() -> bool:
+            if self.process.poll() is not None and text not in self.out.read_text():
+                raise AssertionError(f"ended too early: {self.err.read_text()}")
+            return text in self.out.read_text()
+
+        wait_for(said)
+
+    def ended(self, seconds: float = 60) -> int:
+        return self.process.wait(seconds)
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines by which it ended; asserts that none of them is a traceback."""
+        text = self.err.read_text()
+        assert "Traceback" not in text, text
+        return [line for line in text.splitlines() if line.startswith("error: ")]

@@ -1,0 +1,229 @@
+"""What one process knows of the others: how they were started, and how it sees that one is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from running import alive, children, wait_for
+
+from segtrain import devices
+from segtrain.config import Train
+from segtrain.errors import SegtrainError, Stopped, UsageError
+from segtrain.ranks import Watch, how, lost_touch, restarted, started
+
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
+
+
+@pytest.mark.parametrize(
+    "error, lost",
+    [
+        (RuntimeError(f"{GLOO}pair.cc:561] Connection closed by peer [10.0.0.2]:6289."), True),
+        (RuntimeError(f"{GLOO}pair.cc:545] Read error [::1]:7: Connection reset by peer"), True),
+        (RuntimeError(f"{GLOO}unbound_buffer.cc:78] Timed out waiting 4000ms for recv"), True),
+        (dist.DistBackendError("NCCL error: remote process exited"), True),
+        (RuntimeError("Expected all tensors to be on the same device"), False),
+        (RuntimeError("DataLoader timed out after 5 seconds"), False),
+        (RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+    ],
+)
+def test_only_a_lost_peer_is_taken_for_one(error: RuntimeError, lost: bool):
+    assert lost_touch(error) is lost
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        (-9, "was killed (SIGKILL, as the system does when memory runs out)"),
+        (-11, "was killed (SIGSEGV)"),
+        (-40, "was killed (signal 40)"),
+        (143, "was stopped (SIGTERM)"),
+        (2, "ended with exit code 2: its error stands above"),
+    ],
+)
+def test_how_a_process_ended(code: int, said: str):
+    assert how(code) == said
+
+
+def stub(rank: int = 0, world: int = 2) -> SimpleNamespace:
+    """As much of a Fabric as is asked; one process, so that nothing is started."""
+    return SimpleNamespace(
+        global_rank=rank, world_size=world, launch=lambda: None, device=torch.device("cpu")
+    )
+
+
+def test_the_watch_notes_a_dead_rank_and_ends_the_others(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    watch = Watch(stub(world=3), Train(), Path("runs/r/config.yaml"))
+    for code in "raise SystemExit(3)", "import time; time.sleep(600)":
+        watch.children.append(subprocess.Popen([sys.executable, "-c", code]))
+    watch.check()
+    looking = threading.Thread(target=watch._look)
+    looking.start()
+    wait_for(lambda: watch.lost, 20)
+    with pytest.raises(SegtrainError, match="process 1 of 3 .* exit code 3.*--resume runs/r"):
+        watch.check()
+    watch.end()
+    looking.join(5)
+    assert not looking.is_alive() and not any(alive(child.pid) for child in watch.children)
+
+
+HANGS = """
+import subprocess, sys, threading, time
+from pathlib import Path
+from test_ranks import stub
+from segtrain import ranks
+from segtrain.config import Train
+ranks.GRACE, ranks.dist.is_initialized = 1, lambda: True
+watch = ranks.Watch(stub(), Train(), Path("runs/r/config.yaml"))
+watch.children.append(subprocess.Popen(["sh", "-c", "kill -9 $$"]))
+threading.Thread(target=watch._look, daemon=True).start()
+time.sleep(600)
+"""
+
+
+def test_a_main_thread_that_hangs_is_ended():
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 1
+    (error,) = done.stderr.splitlines()
+    assert error.startswith("error: process 1 of 2") and "SIGKILL" in error
+
+
+@pytest.mark.parametrize("rank, ending", [(0, Stopped), (1, SystemExit)])
+def test_of_ranks_that_stop_together_one_says_so(rank: int, ending: type):
+    with pytest.raises(ending) as ended:
+        with started(stub(rank, world=1), Train(), None):
+            raise Stopped("SIGTERM: stopped", signal.SIGTERM)
+    assert (ended.value.code if rank else ended.value.exit_code) == 143
+
+
+def test_other_errors_pass_and_the_environment_comes_back():
+    before = dict(os.environ)
+    with pytest.raises(RuntimeError, match="same device"):
+        with started(stub(world=1), Train(), None):
+            os.environ["LOCAL_RANK"] = "0"
+            raise RuntimeError("Expected all tensors to be on the same device")
+    assert dict(os.environ) == before
+
+
+CHILD = "from segtrain.processes import *; end_with_launcher(); print(1, flush=True); input()"
+PARENT = """
+import os, subprocess, sys
+os.environ[{variable!r}] = {value}
+subprocess.run([sys.executable, "-c", {child!r}])
+"""
+
+
+@pytest.mark.parametrize(
+    "variable, value",
+    [("SEGTRAIN_PARENT", "str(os.getpid())"), ("TORCHELASTIC_RUN_ID", "'none'")],
+)
+def test_a_rank_ends_with_its_launcher(variable: str, value: str):
+    code = PARENT.format(variable=variable, value=value, child=CHILD)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout.readline() == b"1\n"
+        (child,) = children(parent.pid)
+        parent.kill()
+        wait_for(lambda: not alive(child), 5)
+
+
+def test_a_rank_whose_launcher_had_ended_ends_too():
+    variables = os.environ | {"SEGTRAIN_PARENT": "1"}
+    done = subprocess.run([sys.executable, "-c", CHILD], env=variables, timeout=20)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_a_run_is_gone_on_with_only_if_it_is_of_this_job(tmp_path: Path, monkeypatch):
+    file = tmp_path / "environment.json"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not restarted(file)
+    file.touch()
+    assert restarted(file)
+    last_week = time.time() - 7 * 86400
+    os.utime(file, (last_week, last_week))
+    monkeypatch.setattr(os, "getppid", os.getpid)  # a launcher that is seconds old
+    assert not restarted(file)
+    file.touch()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not restarted(file)
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0",
+            "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # fmt: skip
+SRUN = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "variables, asked, said",
+    [
+        ({}, (1, 2), ["train.nodes", "torchrun --nnodes=2 --nproc-per-node=1", "--node-rank"]),
+        (TORCHRUN, (1, 1), ["torchrun started 4", "--devices 2 --nodes 2"]),
+        (TORCHRUN, (4, 1), ["torchrun started 4", "2 on each host", "--devices 2 --nodes 2"]),
+        (SRUN, (2, 1), ["srun started 4", "--devices 2 --nodes 2"]),
+        (SRUN | {"SLURM_NTASKS_PER_NODE": ""}, (2, 2), ["SLURM", "--ntasks-per-node"]),
+    ],
+    ids=["nobody", "torchrun, one", "torchrun, one host", "srun", "srun without a number"],
+)
+def test_what_was_started_must_be_what_was_asked_for(variables, asked, said, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError) as refused:
+        devices.make_fabric(Train(device="cpu", devices=asked[0], nodes=asked[1]))
+    assert [words for words in said if words not in str(refused.value)] == []
+
+
+@pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+def test_what_was_started_right_is_taken(variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    fabric = devices.make_fabric(Train(device="cpu", devices=2, nodes=2, batch_size=4))
+    assert fabric.world_size == 4
+
+
+def test_a_batch_job_of_one_task_starts_its_own_ranks(monkeypatch):
+    """sbatch sets SLURM's variables for a plain command, too."""
+    for name, value in (SRUN | {"SLURM_NTASKS": "1"}).items():
+        monkeypatch.setenv(name, value)
+    fabric = devices.make_fabric(Train(device="cpu", devices=2))
+    assert fabric.world_size == 2
+    assert not fabric.strategy.cluster_environment.creates_processes_externally
+
+
+def test_batch_norm_of_several_cpus_is_said():
+    two = devices.make_fabric(Train(device="cpu", devices=2))
+    said = devices.batch_norm_note(two, Train(batch_size=8), frozen=False)
+    assert "over the 4 image(s) of each process" in said
+    assert devices.batch_norm_note(two, Train(batch_size=8), frozen=True) == ""
+    one = devices.make_fabric(Train(device="cpu"))
+    assert devices.batch_norm_note(one, Train(batch_size=8), frozen=False) == ""
+
+
+def test_determinism_is_not_left_behind():
+    devices.set_deterministic(True)
+    try:
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    finally:
+        devices.set_deterministic(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    assert not torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.benchmark = False
