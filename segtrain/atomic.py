@@ -29,6 +29,13 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote left of their temporary files."""
+    for leftover in folder.glob(".tmp-*"):
+        with suppress(OSError):
+            leftover.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

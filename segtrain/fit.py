@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from segtrain import ranks
+from segtrain.atomic import remove_leftovers
 from segtrain.config import Config
 from segtrain.configfile import load_config, save_config
 from segtrain.data.dataset import Batch, checked, worker_count
@@ -41,6 +42,7 @@ from segtrain.runlog import (
     BEST,
     CONFIG,
     ENVIRONMENT,
+    LAST,
     LATEST,
     History,
     Laps,
@@ -126,6 +128,8 @@ def open_run(plan: Plan, out: Path, name: str, old_run: Path | None) -> Plan:
     if old_run:
         for line in refuse_changes(old_run, plan.config):
             print(line)
+        for folder in (old_run, old_run / LAST.parent):
+            remove_leftovers(folder)
         save_config(plan.config, old_run / CONFIG)
     run = old_run or create_run(out, name, plan.config)
     point_latest(run)

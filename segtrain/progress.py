@@ -119,7 +119,7 @@ class Reporter:
             else ""
         )
         self.say(
-            f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  "
+            f"epoch {row['epoch']}/{self.epochs}  loss {number(row['train_loss'])}  "
             f"lr {row['lr']:.2e}  {validated}{row['images_per_second']:.1f} images/s  "
             f"{row['seconds']:.0f} s"
         )

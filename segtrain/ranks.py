@@ -29,9 +29,10 @@ POLL = 0.5  # seconds between two looks at the other processes
 GRACE = 20  # seconds for the main thread to end by itself once a process is lost
 HUSH = 2  # seconds that another rank waits before it speaks: rank 0 may say the same
 PLACE = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
-# gloo has one exception type for all; NCCL and the store have subclasses of DistError
+# gloo raises bare RuntimeErrors, one of them without its name; NCCL and the store, DistError
 NO_ANSWER = re.compile(r"timed out|timeout", re.I)
-GONE = re.compile(r"connection (closed|reset) by peer|broken pipe|application timeout", re.I)
+GONE = re.compile(r"connection (closed|reset) by peer|broken pipe", re.I)
+CLOSED = "Application timeout caused pair closure"  # a second collective after one that timed out
 
 
 @contextmanager
@@ -214,7 +215,7 @@ def lost_touch(error: RuntimeError) -> bool:
     if isinstance(error, dist.DistError):
         return True
     text = str(error)
-    return "gloo" in text and bool(GONE.search(text) or NO_ANSWER.search(text))
+    return CLOSED in text or "gloo" in text and bool(GONE.search(text) or NO_ANSWER.search(text))
 
 
 def set_timeout(limit: float) -> None:

@@ -207,9 +207,14 @@ def test_resume_says_what_an_allowed_change_does_and_refuses_others(cli, straigh
 
 def test_a_run_without_a_checkpoint_is_begun_again(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
-    shutil.rmtree(copy / "checkpoints")
+    for file in (copy / "checkpoints").iterdir():
+        file.unlink()
+    left = [copy / ".tmp-77-metrics.csv", copy / "checkpoints/.tmp-77-last.state.pt"]
+    for file in left:  # of a process that was killed
+        file.write_bytes(b"half")
     assert cli("fit", "--resume", "r").code == 0
     assert_same_run(straight, copy)
+    assert not any(file.exists() for file in left)
 
 
 def test_the_average_is_what_is_saved(straight: Path):
