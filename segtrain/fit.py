@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -19,7 +18,7 @@ from segtrain import ranks
 from segtrain.atomic import remove_leftovers
 from segtrain.config import Config
 from segtrain.configfile import load_config, save_config
-from segtrain.data.dataset import Batch, checked, worker_count
+from segtrain.data.dataset import checked, worker_count
 from segtrain.data.sampling import seed_at
 from segtrain.devices import batch_norm_note, make_fabric, share_buffers
 from segtrain.endings import report_bad, stop
@@ -71,6 +70,7 @@ from segtrain.step import (
     TrainingModule,
     compile_or_not,
     describe_path,
+    on_device,
     train_step,
 )
 from segtrain.survive import Statistics, StopWish, Verdicts, limits_explained
@@ -292,10 +292,3 @@ def train_epoch(
             laps.mark("other")
         if profile:
             profile.step()
-
-
-def on_device(fabric: Fabric, batches: Iterator[Batch], channels_last: bool) -> Iterator[Part]:
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    for batch in batches:
-        images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
-        yield images, batch.targets.to(fabric.device, non_blocking=True).long()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segtrain.config import Train
+from segtrain.data.dataset import Batch
 from segtrain.losses import Loss
 from segtrain.losses.nll import choose_path
 from segtrain.model import SegmentationModel
@@ -42,6 +43,14 @@ class TrainingModule(nn.Module):
             model.align_corners,
             observe,
         )
+
+
+def on_device(fabric: Fabric, batches: Iterable[Batch], channels_last: bool) -> Iterator[Part]:
+    """Copies batches as they are asked for, from pinned memory without waiting for the copy."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    for batch in batches:
+        images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
+        yield images, batch.targets.to(fabric.device, non_blocking=True).long()
 
 
 def train_step(

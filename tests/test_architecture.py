@@ -36,7 +36,7 @@ TOOLS = {
     "plan": LEAVES | {"pretrained"},
     "feed": LEAVES | {"plan"},
     "sheets": LEAVES | {"plan"},
-    "step": {"losses", "losses.nll", "model", "survive"},
+    "step": {"data.dataset", "losses", "losses.nll", "model", "survive"},
     "state": {"checkpoint", "losses", "metrics", "model", "plan", "runlog"},
     "endings": {"checkpoint", "data.sampling", "plan", "runlog", "state", "step"},
 }

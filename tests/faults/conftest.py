@@ -1,0 +1,49 @@
+"""Fixtures of the tests of faults: the process that forks, the run that nothing interrupts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from conftest import write_pairs
+
+from faults.runs import Straight, run_in
+from faults.zygote import Zygote
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory, demo_cache: None) -> Iterator[Zygote]:
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Straight:
+    home = tmp_path_factory.mktemp("straight")
+    data = home / "set"
+    write_pairs(data / "train", 6)
+    write_pairs(data / "val", 3, first=6)
+    straight = Straight(data, run_in(home), 0, [])
+    start = time.monotonic()
+    child = straight.fit(zygote, home)
+    assert child.wait() == 0, child.stderr
+    straight.seconds = time.monotonic() - start
+    straight.events = child.events()
+    return straight
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Where the kills fell."""
+    reports = [r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, [])]
+    told = [pair for report in reports for pair in report.user_properties]
+    fell = Counter(value for key, value in told if key == "killed")
+    if not fell:
+        return
+    terminalreporter.section(f"{sum(fell.values())} kills fell")
+    for phase, count in fell.most_common():
+        terminalreporter.write_line(f"{count:5d}  {phase}")
+    left = sum(value for key, value in told if key == "left")
+    terminalreporter.write_line(f"{left} temporary files of killed processes are left")

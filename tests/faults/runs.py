@@ -1,0 +1,93 @@
+"""The tiny run that the tests of this folder interrupt, and what it must come to all the same."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from faults.zygote import Child, Event, Zygote
+
+SECONDS = 60  # within which a child must end
+STATE = "last.state.pt"
+# a network with dropout, of half a million weights; epochs of 3 steps, saved after each 2
+FIT = (
+    "fit --arch fpn --encoder tu-test_resnet --weights none --device cpu --workers 0"
+    " --crop 32x32 --batch-size 2 --epochs 3"
+).split()
+for setting in (
+    "model.options={decoder_pyramid_channels: 16, decoder_segmentation_channels: 64}",
+    "loss.expression=ohem+0.5*dice",
+    "train.checkpoint_every=2",
+    "train.ema=0.9",
+    "train.log_every=1",
+    "train.keep=1",
+):
+    FIT += ["--set", setting]
+NAME = "tiny"
+
+
+@dataclass
+class Straight:
+    """The run that nothing interrupted."""
+
+    data: Path
+    run: Path
+    seconds: float  # that it took
+    events: list[Event]
+
+    def fit(self, zygote: Zygote, cwd: Path, *more: object, **how) -> Child:
+        """Starts the same run in the folder cwd."""
+        argv = [*FIT, "--data", self.data, "--name", NAME, *more]
+        return zygote.start(*argv, cwd=cwd, env=caches(cwd), **how)
+
+    def resume(self, zygote: Zygote, cwd: Path, *more: object, **how) -> Child:
+        """Starts `fit --resume`; the same run anew where there is no folder of it yet."""
+        if not run_in(cwd).exists():
+            return self.fit(zygote, cwd, *more, **how)
+        return zygote.start("fit", "--resume", NAME, *more, cwd=cwd, env=caches(cwd), **how)
+
+    def finish(self, zygote: Zygote, cwd: Path, *more: object) -> None:
+        """Resumes, and asserts that what comes out is the same, bit for bit."""
+        child = self.resume(zygote, cwd, *more)
+        assert child.wait(SECONDS) == 0, child.stderr
+        self.assert_same(run_in(cwd))
+
+    def assert_same(self, run: Path) -> None:
+        for name in ("last", "best"):
+            file = Path("checkpoints") / f"{name}.safetensors"
+            assert_same_weights(self.run / file, run / file)
+        assert rows(run) == rows(self.run)
+
+
+def caches(cwd: Path) -> dict[str, str]:
+    return {"SEGTRAIN_CACHE": str(cwd / "cache")}
+
+
+def run_in(cwd: Path) -> Path:
+    return cwd / "runs" / NAME
+
+
+def assert_same_weights(expected: Path, actual: Path) -> None:
+    with safe_open(expected, "pt") as one, safe_open(actual, "pt") as other:
+        assert set(one.keys()) == set(other.keys())
+        different = [
+            key for key in one.keys() if not torch.equal(one.get_tensor(key), other.get_tensor(key))
+        ]
+    assert not different, f"{actual}: {len(different)} tensors differ, such as {different[:3]}"
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """metrics.csv without the columns that tell of time."""
+    with open(run / "metrics.csv", newline="") as file:
+        return [
+            {
+                key: value
+                for key, value in row.items()
+                if key != "images_per_second" and not key.endswith("seconds")
+            }
+            for row in csv.DictReader(file)
+        ]

@@ -1,0 +1,34 @@
+"""A training that leaves the finite numbers stops, says where, and keeps what was good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import segtrain
+from faults.runs import SECONDS, Straight, rows, run_in
+from faults.zygote import Zygote
+
+WILD = []
+for setting in "optim.lr=1e30 optim.clip_norm=0 optim.warmup=0".split():
+    WILD += ["--set", setting]
+
+
+def test_a_run_whose_loss_is_not_finite_stops(zygote: Zygote, straight: Straight, tmp_path: Path):
+    child = straight.fit(zygote, tmp_path, *WILD, "--set", "train.max_bad_steps=3")
+    assert child.wait(SECONDS) == 1, child.stdout
+    assert "3" in child.error and "not finite" in child.error
+    bad = run_in(tmp_path) / "bad_batch.pt"
+    assert bad.name in child.error
+    assert torch.load(bad, weights_only=True)
+    for path in run_in(tmp_path).glob("checkpoints/*.safetensors"):
+        segtrain.load(path)
+
+
+def test_an_epoch_without_a_good_step(zygote: Zygote, straight: Straight, tmp_path: Path):
+    child = straight.fit(zygote, tmp_path, *WILD)
+    assert child.wait(SECONDS) == 0, child.stderr
+    last = rows(run_in(tmp_path))[-1]
+    assert (last["skipped_steps"], last["train_loss"]) == ("3", "")
+    assert child.stdout.count("skipped") >= 6  # each is told
