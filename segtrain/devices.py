@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shlex
@@ -35,6 +36,8 @@ def make_fabric(train: Train) -> Fabric:
         )
     if device == "cuda":
         set_deterministic(train.deterministic)
+    else:
+        keep_freed_memory()
     try:
         return Fabric(
             accelerator=device,
@@ -100,6 +103,17 @@ def set_deterministic(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = not wanted
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed: else each step has its pages mapped and zeroed anew.
+
+    That is up to a tenth of a step on a CPU. Other C libraries are left as they are.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: smaller blocks come from the heap ...
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: ... which keeps its end
 
 
 def batch_norm_note(fabric: Fabric, train: Train, frozen: bool) -> str:

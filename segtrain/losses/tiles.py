@@ -52,7 +52,7 @@ class TiledPixels(torch.autograd.Function):
     def backward(ctx, nll_gradient, mass_gradient):
         logits, target, valid, nll = ctx.saved_tensors
         tiles = Tiles(logits, target, valid, *ctx.tiling)
-        gradient = torch.zeros(logits.shape, dtype=tiles.dtype)
+        gradient = torch.zeros_like(logits, dtype=tiles.dtype)  # in its memory format
         for n, rows in tiles:
             loss, ignored = nll[n, rows], ~valid[n, rows]
             weight = nll_gradient[n, rows].masked_fill(ignored, 0)

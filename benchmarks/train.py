@@ -1,0 +1,643 @@
+"""Training steps side by side: a plain PyTorch loop, Lightning's Trainer, and segtrain's own.
+
+    python benchmarks/train.py [--device cpu|cuda] [--threads N] [--models ARCH/ENCODER ...]
+        [--batch N] [--crop HxW] [--steps N] [--rounds N] [--data FOLDER] [--out FILE]
+
+Each contender trains the same network from the same weights on the same pairs with plain
+cross-entropy and SGD in the same precision, on batches that lie ready:
+
+    plain      in the style of torchvision's references/segmentation/train.py: contiguous float
+               images that were normalised before, F.cross_entropy(ignore_index), a scheduler's step
+               and loss.item() in every iteration
+    lightning  the same step under lightning.Trainer without logger, checkpoints or progress bar
+               (`pip install lightning`; left out where it is not installed)
+    bare       forward, backward and the optimiser's step of segtrain's TrainingModule and nothing
+               else; on a GPU its batches lie there already
+    segtrain   the loop of `segtrain fit` with all that it does: segtrain.fit.train_epoch on uint8
+               batches
+
+Each has a process of its own, since a loop may change what is the process's (how memory is
+allocated, what cuDNN tries out). They take turns of a few steps each, in one order and then in the
+other, one at a time; ratios are of the turns of one round. With --data, `loading` is the loop of
+`segtrain fit` on that data set from its files, in turns with bare steps. Peak memory is a process's
+own: on a GPU what is allocated, on the CPU what it grew by since its imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import logging
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import redirect_stdout, suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import SimpleNamespace
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from losses import memory_kib
+from torch import Tensor
+from torch.optim.lr_scheduler import PolynomialLR
+
+from segtrain.config import Config
+from segtrain.configfile import load_config
+from segtrain.data.dataset import Batch, collate, worker_count
+from segtrain.data.demo import scene
+from segtrain.devices import make_fabric, resolve_device, resolve_precision
+from segtrain.feed import open_feed
+from segtrain.fit import start, train_epoch
+from segtrain.model import SegmentationModel
+from segtrain.optim import build_optimizer
+from segtrain.plan import Plan, loss_of, make_plan, new_model
+from segtrain.progress import Reporter
+from segtrain.ranks import Watch
+from segtrain.runlog import environment
+from segtrain.state import LAPS
+from segtrain.step import TrainingModule
+from segtrain.survive import StopWish
+
+RESULTS = Path(__file__).parent / "results"
+SEED, IGNORED, BATCHES, EPOCHS = 0, 255, 4, 1000
+CLASSES = 19  # as in Cityscapes; with --data, those of the data
+LR, MOMENTUM, DECAY = 1e-5, 0.9, 1e-4  # so small that clipping changes nothing to speak of
+SAME = 0.01  # the mean losses of the first turn may differ by this share
+BATCH_SIZES = {
+    "cpu": {"unet/resnet18": 4, "deeplabv3plus/resnet50": 2},
+    "cuda": {"unet/resnet18": 16, "deeplabv3plus/resnet50": 16},
+}
+CROPS, STEPS, ROUNDS = {"cpu": 256, "cuda": 512}, {"cpu": 2, "cuda": 30}, {"cpu": 12, "cuda": 15}
+LOADING_STEPS, LOADING_ROUNDS = {"cpu": 10, "cuda": 300}, 3
+OVERHEAD = 0.03  # most that the loop may add to the bare step
+FED = 0.95  # least share of the bare step's speed that training from files should have
+# least speed against plain: on so many CPU threads, on a GPU
+FASTER = {("cpu", 1): 1.3, ("cpu", 2): 1.8, ("cuda", None): 1.5}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all contenders do alike. Picklable, for the processes that measure memory."""
+
+    model: str  # ARCH/ENCODER
+    batch_size: int
+    crop: tuple[int, int]
+    classes: int
+    device: str
+    precision: str  # 32 or bf16
+    compile: str
+    threads: int
+    steps: int  # of a turn
+    sets: tuple[str, ...]  # further settings of segtrain
+
+    @property
+    def config(self) -> Config:
+        arch, encoder = self.model.split("/")
+        flags = {
+            "data.classes": [f"class {c}" for c in range(self.classes)],
+            "data.lb_ignore": IGNORED,
+            "augment.crop": list(self.crop),
+            "model.arch": arch,
+            "model.encoder": encoder,
+            "model.weights": "none",
+            "loss.expression": "ce",
+            "optim.name": "sgd",
+            "optim.lr": LR,
+            "optim.momentum": MOMENTUM,
+            "optim.weight_decay": DECAY,
+            "optim.warmup": 0,
+            "train.epochs": EPOCHS,
+            "train.steps_per_epoch": self.steps,
+            "train.batch_size": self.batch_size,
+            "train.device": self.device,
+            "train.precision": self.precision,
+            "train.compile": self.compile,
+            "train.seed": SEED,
+        }
+        return load_config(None, list(self.sets), flags)
+
+    def segmentation_model(self) -> SegmentationModel:
+        torch.manual_seed(SEED)
+        return new_model(self.config)
+
+    def batches(self) -> list[Batch]:
+        """Painted scenes as segtrain's loader hands them out; pinned for a GPU."""
+        batches = []
+        for number in range(BATCHES):
+            indices = range(number * self.batch_size, (number + 1) * self.batch_size)
+            pairs = (scene(SEED, index, self.crop) for index in indices)
+            items = [
+                (torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask))
+                for image, mask in pairs
+            ]
+            images, targets = collate(items)
+            if self.device == "cuda":
+                images, targets = images.pin_memory(), targets.pin_memory()
+            batches.append(Batch(images, targets, list(indices), {}))
+        return batches
+
+    def normalised(self, model: SegmentationModel) -> list[tuple[Tensor, Tensor]]:
+        """The same batches as other loaders hand them out: contiguous float32, int64."""
+        pairs = [
+            (((b.images.float() - model.mean) / model.std).contiguous(), b.targets.long())
+            for b in self.batches()
+        ]
+        return [(i.pin_memory(), t.pin_memory()) for i, t in pairs] if self.on_gpu else pairs
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+
+def plain_network(case: Case, model: SegmentationModel) -> torch.nn.Module:
+    """The network as the library makes it, its head upsampling, with the weights of `model`."""
+    arch, encoder = case.model.split("/")
+    network = smp.create_model(arch, encoder, encoder_weights=None, classes=case.classes)
+    network.load_state_dict(model.network.state_dict())
+    return network.train()
+
+
+def plain_optimizer(network: torch.nn.Module) -> tuple[torch.optim.Optimizer, PolynomialLR]:
+    optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM, weight_decay=DECAY)
+    return optimizer, PolynomialLR(optimizer, total_iters=1_000_000, power=0.9)
+
+
+class PlainLoop:
+    def __init__(self, case: Case):
+        torch.backends.cudnn.benchmark = True  # as torchvision's references do
+        model = case.segmentation_model()
+        self.case, self.pairs = case, case.normalised(model)
+        self.network = plain_network(case, model).to(case.device)
+        self.optimizer, self.scheduler = plain_optimizer(self.network)
+        self.meters = {"loss": deque(maxlen=1000), "lr": deque(maxlen=1)}
+
+    def turn(self) -> None:
+        for step in range(self.case.steps):
+            image, target = self.pairs[step % BATCHES]
+            image, target = image.to(self.case.device), target.to(self.case.device)
+            with self.case.autocast():
+                output = self.network(image)
+                loss = F.cross_entropy(output, target, ignore_index=IGNORED)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            self.meters["loss"].append(loss.item())
+            self.meters["lr"].append(self.optimizer.param_groups[0]["lr"])
+
+    def report(self) -> dict:
+        """Of the turn that has ended."""
+        return {"loss": statistics.mean(list(self.meters["loss"])[-self.case.steps :])}
+
+
+class BareSteps:
+    def __init__(self, case: Case):
+        config, model = case.config, case.segmentation_model()
+        make_fabric(config.train)  # for what it sets in the whole process
+        self.case, self.loss_sum = case, torch.zeros((), device=case.device)
+        module = TrainingModule(model, loss_of(config), case.compile == "on").to(case.device)
+        layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        self.module = module.to(memory_format=layout).train()
+        self.optimizer = build_optimizer(model, module.loss, config.optim)
+        self.pairs = [
+            (
+                batch.images.to(case.device, memory_format=layout),
+                batch.targets.to(case.device).long(),
+            )
+            for batch in case.batches()
+        ]
+
+    def turn(self) -> None:
+        for step in range(self.case.steps):
+            with self.case.autocast():
+                loss = self.module(*self.pairs[step % BATCHES])
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.loss_sum += loss.detach()
+
+    def report(self) -> dict:
+        mean = self.loss_sum.item() / self.case.steps
+        self.loss_sum.zero_()
+        return {"loss": mean}
+
+
+class ReadyLoader:
+    """Stands in for the loader: as many ready batches as the loop asks for."""
+
+    num_workers = 0
+
+    def __init__(self, batches: list[Batch]):
+        self.batches = batches
+        self.batch_sampler = SimpleNamespace(start=0, stop=0)
+        self.dataset = SimpleNamespace(note_unread=lambda unread: None)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self.batch_sampler.stop - self.batch_sampler.start):
+            yield self.batches[step % BATCHES]
+
+
+class Segtrain:
+    """The loop of `segtrain fit`, a turn an epoch; on ready batches, or from the files of data."""
+
+    def __init__(self, case: Case, data: Path | None = None):
+        ready = Plan(case.config, case.config.data, {}, [], case.steps, {})
+        plan = plan_of(data, case) if data else ready
+        self.folder = tempfile.TemporaryDirectory()  # of the run, which notes its environment
+        self.plan = replace(plan, run=Path(self.folder.name))
+        config = self.plan.config
+        with redirect_stdout(io.StringIO()):
+            self.fabric = make_fabric(config.train)
+            self.fabric.launch()
+            self.training = start(self.fabric, self.plan, case.segmentation_model(), None)
+            self.reporter = Reporter(EPOCHS, case.steps, 0, case.batch_size, None, True)
+        if data:
+            workers = worker_count(config.data.workers, case.on_gpu, 1)
+            self.loader, _, _ = open_feed(self.plan, workers, case.on_gpu, 0, 1)
+        else:
+            self.loader = ReadyLoader(case.batches())
+        self.wish = StopWish()  # not entered: no handlers, nobody wishes
+        self.watch = Watch(self.fabric, config.train, None)  # of no other processes
+
+    def turn(self) -> None:
+        with redirect_stdout(io.StringIO()):
+            train_epoch(
+                self.fabric, self.plan, self.training, self.loader, self.reporter, self.wish,
+                self.watch, None,
+            )  # fmt: skip
+
+    def report(self) -> dict:
+        config, state, steps = self.plan.config, self.training.state, self.plan.steps_per_epoch
+        terms = self.training.loss.report(config.data.classes)
+        row = state.end_epoch(steps, config, LR, None, terms, 0.0)
+        laps = {lap: 1e3 * row[f"{lap}_seconds"] / steps for lap in LAPS}
+        return {"loss": row["train_loss"], "laps_ms": laps}
+
+
+CONTENDERS = {"plain": PlainLoop, "bare": BareSteps, "segtrain": Segtrain}
+
+
+def has_lightning() -> bool:
+    return importlib.util.find_spec("lightning") is not None
+
+
+class TurnsOfBatches:
+    """What the Trainer takes for its loader; it asks for the next batch when a step is over."""
+
+    def __init__(self, turns: Iterator[tuple[Tensor, Tensor]]):
+        self.turns = turns
+
+    def __len__(self) -> int:  # with a length the Trainer doesn't read ahead
+        return 10**9
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.turns
+
+
+def serve_trainer(case: Case, connection: Connection) -> None:
+    """As `serve`, where the Trainer's loop is the one that asks."""
+    import lightning.pytorch as pl
+
+    warnings.filterwarnings("ignore", module="lightning")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    losses = []
+
+    class Lightning(pl.LightningModule):
+        def __init__(self, network: torch.nn.Module):
+            super().__init__()
+            self.network = network
+
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            image, target = batch
+            loss = F.cross_entropy(self.network(image), target, ignore_index=IGNORED)
+            self.log("loss", loss)
+            losses.append(loss.detach())
+            return loss
+
+        def configure_optimizers(self) -> dict:
+            optimizer, scheduler = plain_optimizer(self.network)
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+            }
+
+    def turns() -> Iterator[tuple[Tensor, Tensor]]:
+        while connection.recv():
+            began = now(case)
+            yield from (pairs[step % BATCHES] for step in range(case.steps))
+            seconds = now(case) - began
+            loss = torch.stack(losses).mean().item()
+            losses.clear()
+            connection.send({"seconds": seconds, "loss": loss, "peak_mib": peak_mib(case, before)})
+
+    trainer = pl.Trainer(
+        accelerator="gpu" if case.on_gpu else "cpu",
+        devices=1,
+        precision="bf16-mixed" if case.precision == "bf16" else "32-true",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    before = memory_before()
+    model = case.segmentation_model()
+    pairs = case.normalised(model)
+    trainer.fit(Lightning(plain_network(case, model)), TurnsOfBatches(turns()))
+
+
+def serve(case: Case, name: str, data: Path | None, connection: Connection) -> None:
+    """A contender's process: a turn for each True that arrives, until a False does.
+
+    It answers with seconds, mean loss and peak_mib, segtrain with laps_ms as well.
+    """
+    torch.set_num_threads(case.threads)
+    if name == "lightning":
+        return serve_trainer(case, connection)
+    before = memory_before()
+    contender = Segtrain(case, data) if name == "loading" else CONTENDERS[name](case)
+    while connection.recv():
+        began = now(case)
+        contender.turn()
+        seconds = now(case) - began
+        peak = peak_mib(case, before)
+        connection.send({"seconds": seconds, "peak_mib": peak} | contender.report())
+
+
+def now(case: Case) -> float:
+    """Seconds on a clock, once the device has done all that it was given."""
+    if case.on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def memory_before() -> int:
+    """KiB of this process; from now on VmHWM is the most that it has."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory_kib("VmRSS")
+
+
+def peak_mib(case: Case, before: int) -> float:
+    if case.on_gpu:
+        return torch.cuda.max_memory_allocated() / 2**20
+    return (memory_kib("VmHWM") - before) / 2**10
+
+
+class Contender:
+    """A contender's process, which waits between its turns."""
+
+    def __init__(self, case: Case, name: str, data: Path | None):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(case, name, data, theirs))
+        self.process.start()
+        theirs.close()  # so that its death ends our waiting
+
+    def turn(self) -> dict:
+        self.connection.send(True)
+        return self.connection.recv()
+
+    def end(self) -> None:
+        with suppress(OSError):  # it may have died
+            self.connection.send(False)
+        self.process.join()
+
+
+def take_turns(
+    case: Case, names: list[str], rounds: int, data: Path | None = None
+) -> dict[str, list[dict]]:
+    """Name -> what it answered in each round; the first round is a warm-up."""
+    contenders = {name: Contender(case, name, data) for name in names}
+    answers: dict[str, list[dict]] = {name: [] for name in names}
+    try:
+        for number in range(rounds + 1):
+            for name in names if number % 2 else reversed(names):
+                answers[name].append(contenders[name].turn())
+    finally:
+        for contender in contenders.values():
+            contender.end()
+    return answers
+
+
+def summary(values: list[float], digits: int = 3) -> dict:
+    return {
+        "median": round(statistics.median(values), digits),
+        "spread": [round(min(values), digits), round(max(values), digits)],
+    }
+
+
+def ratios(over: list[float], under: list[float]) -> dict:
+    return summary([a / b for a, b in zip(over, under, strict=True)], 4)
+
+
+def laps(answers: list[dict]) -> dict[str, float]:
+    """Milliseconds of a step that each part took, by the loop's own clock."""
+    return {lap: round(statistics.median(a["laps_ms"][lap] for a in answers), 2) for lap in LAPS}
+
+
+def measure_speed(case: Case, rounds: int) -> dict:
+    names = ["plain", "bare", "segtrain"] + ["lightning"] * has_lightning()
+    answers = take_turns(case, names, rounds)
+    first = {name: found[0]["loss"] for name, found in answers.items()}
+    if any(abs(loss / first["plain"] - 1) > SAME for loss in first.values()):
+        raise SystemExit(f"they do not compute the same: mean losses of the first turn are {first}")
+    seconds = {name: [a["seconds"] for a in found[1:]] for name, found in answers.items()}
+    images = case.batch_size * case.steps
+    found = {
+        name: {
+            "images_per_second": summary([images / s for s in taken], 2),
+            "ms_a_step": summary([1e3 * s / case.steps for s in taken], 2),
+            "against_plain": ratios(seconds["plain"], taken),
+            "peak_mib": round(max(a["peak_mib"] for a in answers[name]), 1),
+            "first_loss": first[name],
+        }
+        for name, taken in seconds.items()
+    }
+    found["segtrain"]["laps_ms"] = laps(answers["segtrain"][1:])
+    found["segtrain"]["seconds_over_bare"] = ratios(seconds["segtrain"], seconds["bare"])
+    return found
+
+
+def measure_loading(case: Case, data: Path, rounds: int) -> dict:
+    """Speed of training from the files of data, against bare steps on ready batches."""
+    answers = take_turns(case, ["bare", "loading"], rounds, data)
+    bare, loading = ([a["seconds"] for a in answers[name][1:]] for name in ("bare", "loading"))
+    return {
+        "steps_a_turn": case.steps,
+        "images_per_second": summary([case.batch_size * case.steps / s for s in loading], 2),
+        "against_bare": ratios(bare, loading),
+        "laps_ms": laps(answers["loading"][1:]),
+    }
+
+
+def plan_of(data: Path, case: Case) -> Plan:
+    """The plan of a run of that case on a data set."""
+    config = case.config
+    given = config.data.model_copy(update={"path": str(data), "classes": None})
+    return make_plan(config.model_copy(update={"data": given}), lambda line: None)
+
+
+def against_goals(case: Case, found: dict, loading: dict | None) -> list[dict]:
+    over = found["segtrain"]["seconds_over_bare"]["median"] - 1
+    goals = [
+        {
+            "what": "the loop's share on top of the bare step",
+            "goal": OVERHEAD,
+            "found": round(over, 4),
+            "met": over <= OVERHEAD,
+        }
+    ]
+    least = FASTER.get((case.device, None if case.on_gpu else case.threads))
+    if least:
+        speed = found["segtrain"]["against_plain"]["median"]
+        goals.append(
+            {"what": "speed against plain", "goal": least, "found": speed, "met": speed >= least}
+        )
+    if loading:
+        speed = loading["against_bare"]["median"]
+        goals.append(
+            {
+                "what": "speed from files against the bare step",
+                "goal": FED,
+                "found": speed,
+                "met": speed >= FED,
+            }
+        )
+    return goals
+
+
+def measure(case: Case, options: argparse.Namespace) -> dict:
+    found, loading = measure_speed(case, options.rounds), None
+    if options.data:
+        longer = replace(case, steps=options.loading_steps)
+        loading = measure_loading(longer, options.data, options.loading_rounds)
+    result = asdict(case) | {"contenders": found, "loading": loading}
+    result["goals"] = against_goals(case, found, loading)
+    show(result)
+    return result
+
+
+def show(result: dict) -> None:
+    height, width = result["crop"]
+    print(
+        f"{result['model']}, batches of {result['batch_size']} {height}x{width}, "
+        f"{result['precision']}, compile {result['compile']}, {result['device']}, "
+        f"{result['threads']} threads"
+    )
+    for name, found in result["contenders"].items():
+        low, high = found["against_plain"]["spread"]
+        print(
+            f"  {name:10} {found['images_per_second']['median']:8.2f} images/s "
+            f"{found['ms_a_step']['median']:9.2f} ms a step "
+            f"{found['against_plain']['median']:6.3f}x plain ({low:.3f}-{high:.3f}) "
+            f"{found['peak_mib']:8.0f} MiB"
+        )
+    ours = result["contenders"]["segtrain"]
+    low, high = ours["seconds_over_bare"]["spread"]
+    print(f"  segtrain / bare: {ours['seconds_over_bare']['median']:.4f} ({low:.4f}-{high:.4f})")
+    print(f"  laps, ms a step: {ours['laps_ms']}")
+    if loading := result["loading"]:
+        low, high = loading["against_bare"]["spread"]
+        print(
+            f"  from files: {loading['images_per_second']['median']:.2f} images/s, "
+            f"{loading['against_bare']['median']:.3f}x bare ({low:.3f}-{high:.3f}); "
+            f"laps {loading['laps_ms']}"
+        )
+    for goal in result["goals"]:
+        verdict = "met" if goal["met"] else "not met"
+        print(f"  {goal['what']}: {goal['found']}, goal {goal['goal']}: {verdict}")
+
+
+def options_of(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--models", nargs="+", default=list(BATCH_SIZES["cpu"]), metavar="A/E")
+    parser.add_argument("--batch", type=int, help="images a step")
+    parser.add_argument("--crop", type=int, help="height and width in pixels")
+    parser.add_argument("--precision", default="auto", choices=("auto", "32", "bf16"))
+    parser.add_argument("--compile", choices=("on", "off"), help="of segtrain's; on for a GPU")
+    parser.add_argument("--steps", type=int, help="of a turn")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--data", type=Path, help="a data set, to train from its files as well")
+    parser.add_argument("--loading-steps", type=int, help="of a turn that trains from files")
+    parser.add_argument("--loading-rounds", type=int, default=LOADING_ROUNDS)
+    parser.add_argument("--set", action="append", default=[], help="a setting of segtrain")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    device = options.device = resolve_device(options.device)
+    options.precision = resolve_precision(options.precision, device)
+    if options.precision == "fp16":  # would need a gradient scaler in every loop
+        raise SystemExit("this GPU has no bf16: give --precision 32")
+    options.compile = options.compile or ("on" if device == "cuda" else "off")
+    options.crop = options.crop or CROPS[device]
+    options.steps = options.steps or STEPS[device]
+    options.rounds = options.rounds or ROUNDS[device]
+    options.loading_steps = options.loading_steps or LOADING_STEPS[device]
+    options.out = options.out or RESULTS / f"train_{device}.json"
+    return options
+
+
+def main() -> None:
+    options = options_of(sys.argv[1:])
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SEGTRAIN_CACHE"] = folder
+        results = []
+        for model in options.models:
+            case = Case(
+                model,
+                options.batch or BATCH_SIZES[options.device].get(model, 4),
+                (options.crop, options.crop),
+                CLASSES,
+                options.device,
+                options.precision,
+                options.compile,
+                options.threads,
+                options.steps,
+                tuple(options.set),
+            )
+            if options.data:
+                classes = plan_of(options.data, case).config.data.classes
+                case = replace(case, classes=len(classes))
+            results.append(measure(case, options))
+    found = environment(torch.device(options.device))
+    for key in ("command", "started"):
+        found.pop(key)
+    found["packages"]["lightning"] = version("lightning") if has_lightning() else None
+    content = {
+        "command": command(sys.argv[1:], options),
+        "seed": SEED,
+        "rounds": options.rounds,
+        "environment": found,
+        "cases": results,
+    }
+    options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def command(arguments: list[str], options: argparse.Namespace) -> str:
+    """As it was given, without this machine's folders."""
+    names = {str(options.out): f"benchmarks/results/{options.out.name}"}
+    if options.data:
+        names[str(options.data)] = f"FOLDER_OF_{options.data.name.upper()}"
+    return " ".join(["python benchmarks/train.py", *(names.get(a, a) for a in arguments)])
+
+
+if __name__ == "__main__":
+    main()
