@@ -108,7 +108,7 @@ def fit(
         plan = open_run(plan, out, name, old_run)
     with ranks.started(fabric, config.train, plan and plan.run / CONFIG) as watch:
         plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the run's folder
-        with limits_explained(plan.memory_advice):
+        with limits_explained(plan.memory_advice(fabric.strategy.precision.precision)):
             # wrapping gives all ranks rank 0's weights
             train(fabric, plan, model or new_model(plan.config), saved, watch)
     return plan.run

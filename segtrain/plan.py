@@ -76,14 +76,13 @@ class Plan:
             f"steps, {train.epochs * self.steps_per_epoch} in all"
         )
 
-    @property
-    def memory_advice(self) -> str:
-        """What needs less memory than this run's options."""
+    def memory_advice(self, precision: str) -> str:
+        """What needs less memory than this run's options; precision is Fabric's name for it."""
         train, crop = self.config.train, self.config.augment.crop
         less = [f"--batch-size {train.batch_size // 2}"] if train.batch_size > 1 else []
         less += [f"--set train.accumulate={2 * train.accumulate} (the same batch, in parts)"]
         less += [f"--crop {'x'.join(str(max(32, s // 64 * 32)) for s in crop)}"]
-        less += ["--precision bf16"] if train.precision == "32" else []
+        less += ["--precision bf16"] if precision == "32-true" else []
         return (
             f"a batch of {train.batch_size} crops of {crop[0]}x{crop[1]} is too much; try "
             + ", or ".join(less)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import QUICK, write_pairs
+from running import Running
 from test_fit import rows_of, weights_of
 
 # batch norm of each process's own images would differ, and a mining and a region loss show
@@ -60,3 +61,39 @@ def test_processes_keep_their_own_batch_norm_and_say_so(cli, home: Path):
     assert fitted.code == 0, fitted.stderr
     (note,) = [line for line in fitted.stdout.splitlines() if "batch norm" in line]
     assert "over the 2 image(s) of each process" in note
+
+
+BAD_ON_ONE = """
+import sys
+import torch
+import segtrain.step
+from segtrain.cli import app
+from segtrain.losses import Loss
+
+whole, calls = Loss.forward, iter(range(1000))
+
+def forward(self, *args, **kwargs):
+    loss = whole(self, *args, **kwargs)
+    if next(calls) == 1 and torch.distributed.get_rank() == 1:
+        loss = loss * torch.inf
+    return loss
+
+Loss.forward = forward
+sys.exit(app())
+"""
+
+
+def test_a_step_that_is_bad_on_one_rank_is_skipped_by_all(home: Path, monkeypatch):
+    """Each rank's loss is its own here, so that the other one sees nothing wrong in its own."""
+    monkeypatch.chdir(home)
+    Path("bad.py").write_text(BAD_ON_ONE)
+    options = [*SAME, "--set", "loss.sync=false", "--set", "train.steps_per_epoch=3", "--name", "r"]
+    command = ["fit", "--data", "set", *QUICK, *options, "--devices", "2"]
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 bad.py".split()
+    with Running(home, *torchrun, *command) as run:
+        assert run.ended(120) == 0, run.err.read_text()
+        (said,) = [line for line in run.out.read_text().splitlines() if "skipped" in line]
+    assert said.startswith("step 2: skipped, its loss or gradient is not finite (1 so far)")
+    (row,) = rows_of(Path("runs/r"))
+    assert row["skipped_steps"] == "1" and np.isfinite(float(row["train_loss"]))
+    assert all(np.isfinite(value).all() for value in weights_of(Path("runs/r")).values())

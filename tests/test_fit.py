@@ -380,6 +380,22 @@ def test_bad_steps_are_skipped_and_too_many_end_the_run(cli, pairs: Path):
     assert len(found) == 2
 
 
+def test_out_of_memory_says_what_to_try(cli, pairs: Path, monkeypatch):
+    import segtrain.fit
+
+    def step(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr(segtrain.fit, "train_step", step)
+    failed = cli("fit", "--data", pairs, *QUICK, "--crop", "64x96", "--name", "r")
+    assert failed.code == 1
+    for said in (
+        "a batch of 2 crops of 64x96 is too much", "--batch-size 1", "train.accumulate=2",
+        "--crop 32x32", "--precision bf16", "the last checkpoint is intact",
+    ):  # fmt: skip
+        assert said in failed.error
+
+
 @pytest.mark.parametrize("layout, said", [(True, "/data"), (False, "no data set in data/")])
 def test_without_data_it_says_what_it_took(cli, tmp_path: Path, layout: bool, said: str):
     (tmp_path / "data").mkdir()

@@ -75,6 +75,29 @@ def test_a_frozen_rank_is_named(home: Path):
         assert not alive(other)
 
 
+@pytest.mark.parametrize("whom", ["rank 0", "all"])
+def test_a_signal_ends_all_ranks_after_the_same_step(home: Path, monkeypatch, whom: str):
+    monkeypatch.chdir(home)
+    short = ["--epochs", "3", "--set", "train.steps_per_epoch=40"]
+    with Running(home, *FIT, *TWO, *short) as run:
+        run.says("epoch 1/")
+        everybody = {0: run.process.pid} | ranks(run.process.pid)
+        for rank in everybody if whom == "all" else [0]:
+            os.kill(everybody[rank], signal.SIGTERM)
+        assert run.ended() == 143
+        assert run.errors == []
+        wait_for(lambda: not alive(everybody[1]), 10)
+    (said,) = [line for line in run.err.read_text().splitlines() if "stopped and saved" in line]
+    assert said.endswith("segtrain fit --resume runs/r")
+    if whom == "all":
+        return
+    straight = run_cli(*FIT[2:], *TWO, *short, "--out", "straight")
+    assert straight.code == 0, straight.stderr
+    resumed = run_cli("fit", "--resume", "runs/r")
+    assert resumed.code == 0, resumed.stderr
+    assert_same_run(home / "straight/r", home / "runs/r")
+
+
 def test_a_ranks_own_error_is_told(home: Path):
     with Running(home, *FIT, *TWO, *LONG) as run:
         run.says("epoch 1/")
