@@ -302,7 +302,7 @@ def run_to_resume(asked: str, out: Path) -> Path:
         return latest_run(out)
     for run in (Path(asked), out / asked):
         if (run / CONFIG).is_file():
-            return run
+            return run.resolve() if run.is_symlink() else run  # OUT/latest is to point at it
     raise UsageError(f"--resume {asked}: no such run, here or in {out}")
 
 

@@ -62,10 +62,13 @@ def started(fabric: Fabric, train: Train, config: Path | None) -> Iterator[Watch
     except SegtrainError:
         if rank:
             time.sleep(HUSH)
+        if fabric.world_size > 1:
+            bound_the_exit()
         raise
     except RuntimeError as error:
         if not lost_touch(error):
             raise
+        bound_the_exit()
         raise SegtrainError(watch.explain(error)) from error
     else:
         watch.wait()
@@ -114,10 +117,6 @@ class Watch:
             if not self.children or time.monotonic() > end:
                 break
             time.sleep(POLL / 5)
-        if self.fabric.device.type == "cuda":  # NCCL may wait for the dead once more at the exit
-            atexit.register(
-                faulthandler.dump_traceback_later, GRACE, exit=True, file=open(os.devnull, "w")
-            )
         if self.fabric.global_rank:  # rank 0 may know more, and ends those that it started
             time.sleep(GRACE if PARENT in os.environ and not said else HUSH)
         return self.advise(said or self.frozen("D") or self._from(error))
@@ -216,6 +215,12 @@ def lost_touch(error: RuntimeError) -> bool:
         return True
     text = str(error)
     return CLOSED in text or "gloo" in text and bool(GONE.search(text) or NO_ANSWER.search(text))
+
+
+def bound_the_exit() -> None:
+    """Ends Python within GRACE: as it ends, backends close their connections, to the dead too."""
+    nowhere = open(os.devnull, "w")
+    atexit.register(faulthandler.dump_traceback_later, GRACE, exit=True, file=nowhere)
 
 
 def set_timeout(limit: float) -> None:

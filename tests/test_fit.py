@@ -205,6 +205,17 @@ def test_resume_says_what_an_allowed_change_does_and_refuses_others(cli, straigh
     assert finished.code == 0 and rows_of(copy) == rows
 
 
+@pytest.mark.parametrize("how", [[], ["r"], ["runs/r"], ["runs/latest"], ["latest"]])
+def test_a_run_is_resumed_by_any_name(cli, straight: Path, how: list[str]):
+    copy = shutil.copytree(straight, Path("runs/r"))
+    Path("runs/latest").symlink_to("r")
+    finished = cli("fit", "--resume", *how)
+    assert finished.code == 0, finished.stderr
+    assert "resumed after step 10 of 10" in finished.stdout
+    assert_same_run(straight, copy)
+    assert Path("runs/latest").resolve() == copy.resolve()
+
+
 def test_a_run_without_a_checkpoint_is_begun_again(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     for file in (copy / "checkpoints").iterdir():

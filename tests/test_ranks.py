@@ -30,6 +30,7 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
         (RuntimeError(f"{GLOO}pair.cc:561] Connection closed by peer [10.0.0.2]:6289."), True),
         (RuntimeError(f"{GLOO}pair.cc:545] Read error [::1]:7: Connection reset by peer"), True),
         (RuntimeError(f"{GLOO}unbound_buffer.cc:78] Timed out waiting 4000ms for recv"), True),
+        (RuntimeError("Application timeout caused pair closure"), True),
         (dist.DistBackendError("NCCL error: remote process exited"), True),
         (RuntimeError("Expected all tensors to be on the same device"), False),
         (RuntimeError("DataLoader timed out after 5 seconds"), False),
@@ -103,6 +104,14 @@ def test_a_main_thread_that_hangs_is_ended():
     assert done.returncode == 1
     (error,) = done.stderr.splitlines()
     assert error.startswith("error: process 1 of 2") and "SIGKILL" in error
+
+
+def test_an_exit_that_hangs_is_ended():
+    code = (
+        "import atexit, time; from segtrain import ranks; ranks.GRACE = 1; "
+        "atexit.register(time.sleep, 600); ranks.bound_the_exit()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 1
 
 
 @pytest.mark.parametrize("rank, ending", [(0, Stopped), (1, SystemExit)])
