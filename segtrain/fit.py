@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 from torch.utils.data import DataLoader
 
 from segtrain import ranks
@@ -102,7 +101,7 @@ def fit(
         if name and not old_run:
             refuse_name(out, name)
         plan = make_plan(config, print)
-        saved = find_state(old_run) if old_run else None  # may be refused: nothing has changed yet
+        saved = find_state(old_run, plan) if old_run else None  # refused before anything changes
         model = first_model(plan.config, load=saved is None)
         name = name or default_name(config.model.arch, config.loss.expression)
         plan = open_run(plan, out, name, old_run)
@@ -212,7 +211,7 @@ def start(
     if note := loud and batch_norm_note(fabric, config.train, config.model.freeze_bn):
         print(note)
     if fabric.world_size > 1 and on_gpu and config.train.sync_bn:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model.synchronise_bn()
     module = TrainingModule(model, loss, compiled).to(fabric.device)
     if config.train.channels_last:
         module = module.to(memory_format=torch.channels_last)

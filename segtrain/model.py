@@ -10,6 +10,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -76,6 +77,11 @@ class SegmentationModel(nn.Module):
         """From now on the encoder is not trained, and is in evaluation mode in training, too."""
         self.network.freeze_encoder()  # network.train() then leaves the encoder's mode as it is:
         self.network.encoder.eval()  # without dropout as well, not with batch norm frozen alone
+
+    def synchronise_bn(self) -> None:
+        """From now on batch norm is over the images of all ranks, which must be GPUs."""
+        # timm's knows norms that hold their activation; torch's own would drop it
+        self.network = convert_sync_batchnorm(self.network)
 
     def takes(self, size: tuple[int, int]) -> str | None:
         """None where it takes images of that (height, width), else the network's reason."""

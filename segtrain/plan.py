@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from segtrain import config as configuration
 from segtrain.config import Config, Data
@@ -44,7 +47,7 @@ MAY_CHANGE = {
     "eval.every": "",
     "eval.worst": "",
     "data.workers": "",
-    "data.path": "",
+    "data.path": "it must hold the same images",
     "data.cache": "",
     "data.cache_gb": "",
 }
@@ -75,6 +78,16 @@ class Plan:
             f"{train.batch_size}{shared}{parts}: {train.epochs} epochs of {self.steps_per_epoch} "
             f"steps, {train.epochs * self.steps_per_epoch} in all"
         )
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must find again: each split's images by name and size, in order."""
+        found: dict[str, Any] = {"steps an epoch": self.steps_per_epoch}
+        for split, sizes in self.sizes.items():
+            names = [sample.image.name for sample in self.splits[split]]
+            digest = hashlib.sha256(json.dumps([names, sizes]).encode()).hexdigest()
+            found[split] = f"{len(names)} images ({digest[:12]})"
+        return found
 
     def memory_advice(self, precision: str) -> str:
         """What needs less memory than this run's options; precision is Fabric's name for it."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from segtrain.checkpoint import Meta, load_state, read_meta, save_model, save_state
 from segtrain.config import Config
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, UsageError
 from segtrain.fieldtypes import seconds
 from segtrain.losses import Loss
 from segtrain.metrics import Scores
@@ -169,6 +169,7 @@ def save(
             "state": asdict(state),
             "config": plan.config.model_dump(mode="json"),
             "setting": setting(),
+            "data": plan.fingerprint,
         },
     )
 
@@ -198,13 +199,23 @@ def setting() -> dict[str, Any]:
     return {"threads": torch.get_num_threads()} | packages()
 
 
-def find_state(run: Path) -> dict[str, Any] | None:
-    """The saved state of a run; None where it ended before its first. Raises SegtrainError."""
+def find_state(run: Path, plan: Plan) -> dict[str, Any] | None:
+    """The saved state of a run; None where it ended before its first.
+
+    Raises SegtrainError for a file that can't be read, UsageError where the data set isn't the one
+    that the run saw: images would come again, or move from one split to the other.
+    """
     if not (run / STATE).exists():
         return None
     saved = load_state(run / STATE)
     if "setting" not in saved:
         raise SegtrainError(f"{run / STATE}: of an older segtrain; start a new run")
+    for what, now in plan.fingerprint.items():
+        if (then := saved["data"][what]) != now:
+            raise UsageError(
+                f"--resume {run}: its data set has changed: {what} was {then}, now {now}; bring "
+                "back what it was, or start a new run"
+            )
     return saved
 
 

@@ -94,3 +94,28 @@ def test_the_benchmarks_page_quotes_time_and_memory(threads, file):
             f"{fused['ms'] / case['floor_ms']:.0f}",
         ]
         assert f"| {' | '.join(map(str, cells))} |" in page
+
+
+@pytest.mark.parametrize("threads", ["1_thread", "2_threads"])
+def test_the_benchmarks_page_quotes_the_step(threads):
+    file = ROOT / f"benchmarks/results/train_cpu_{threads}.json"
+    page = (ROOT / "benchmarks/README.md").read_text()
+    for case in json.loads(file.read_text())["cases"]:
+        found = case["contenders"]
+        plain, over = found["plain"], found["segtrain"]["seconds_over_bare"]
+        quoted = [
+            found["lightning"]["against_plain"],
+            found["segtrain"]["against_plain"],
+            case["loading"]["against_bare"],
+        ]
+        cells = [f"{q['median']:.2f}x ({q['spread'][0]:.2f}-{q['spread'][1]:.2f})" for q in quoted]
+        spread = f"{over['spread'][0]:.3f}-{over['spread'][1]:.3f}"
+        cells.insert(2, f"{over['median']:.3f} ({spread})")
+        peaks = ", ".join(f"{found[n]['peak_mib']:.0f}" for n in ("plain", "lightning", "segtrain"))
+        row = [
+            case["threads"],
+            f"{plain['images_per_second']['median']:.2f} images/s",
+            *cells,
+            f"{peaks} MiB",
+        ]
+        assert f", {case['batch_size']} | {' | '.join(map(str, row))} |" in page

@@ -205,6 +205,22 @@ def test_resume_says_what_an_allowed_change_does_and_refuses_others(cli, straigh
     assert finished.code == 0 and rows_of(copy) == rows
 
 
+def test_a_data_set_that_has_changed_is_not_gone_on_with(cli, straight: Path, tmp_path: Path):
+    copy = shutil.copytree(straight, Path("runs/r"))
+    elsewhere = shutil.copytree(straight.parents[1] / "set", tmp_path / "moved")
+    more = ["--resume", copy, "--epochs", "3", "--data", elsewhere]
+    write_pairs(elsewhere, 1, first=8)
+    refused = cli("fit", *more)
+    assert refused.code == 2
+    assert "its data set has changed: train was 5 images (" in refused.error
+    assert_same_run(straight, copy)
+    for folder in ("images", "masks"):
+        (elsewhere / folder / "008.png").unlink()
+    resumed = cli("fit", *more)
+    assert resumed.code == 0, resumed.stderr
+    assert "moved: it must hold the same images" in resumed.stdout
+
+
 @pytest.mark.parametrize("how", [[], ["r"], ["runs/r"], ["runs/latest"], ["latest"]])
 def test_a_run_is_resumed_by_any_name(cli, straight: Path, how: list[str]):
     copy = shutil.copytree(straight, Path("runs/r"))

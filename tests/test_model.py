@@ -124,7 +124,8 @@ def test_frozen_batch_norm_uses_its_statistics_so_that_one_image_trains(arch, si
 
 def test_frozen_batch_norm_stays_so_when_synchronised():
     model = build_model(Model(freeze_bn=True, options=SMALL["unet"]), 3)
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+    model.synchronise_bn()
+    model.train()
     norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
     assert norms and not any(m.training for m in norms)
     assert not any(m.training for m in model.eval().modules())
@@ -187,3 +188,21 @@ def test_mean_and_std_are_saved_with_the_weights(built):
 def test_parts_that_do_not_fit_are_refused(fields: dict, words: str):
     with pytest.raises(UsageError, match=words):
         build_model(Model(**fields), 2)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0", "tu-test_efficientnet"])
+def test_synchronised_batch_norm_changes_no_logits(encoder: str):
+    """timm's norms hold their activation, which torch's own conversion would drop."""
+    torch.manual_seed(0)
+    model = build_model(Model(encoder=encoder), 3).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    before = model(image)
+    names = list(model.state_dict())
+    model.synchronise_bn()
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert list(model.state_dict()) == names
+    assert torch.equal(model.eval()(image), before)

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segtrain.config import Config
 from segtrain.errors import SegtrainError, UsageError
-from segtrain.runlog import History, Laps, create_run
+from segtrain.runlog import History, Laps, create_run, write_csv
 
 
 def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
@@ -33,6 +33,12 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path):
     resumed.add([*rows[:1], {"epoch": 2, "loss": 0.25, "val_miou": 0.75}])
     assert scalars(tmp_path, "loss") == [(1, 1.0), (2, 0.25)]
     assert scalars(tmp_path, "val_miou") == [(2, 0.75)]
+
+
+def test_a_table_has_the_columns_of_all_its_rows(tmp_path: Path):
+    """An epoch whose observed steps were all skipped lacks what its loss would have said."""
+    write_csv(tmp_path / "t.csv", [{"epoch": 1, "lr": None}, {"epoch": 2, "lr": 0.1, "loss/ce": 3}])
+    assert (tmp_path / "t.csv").read_text() == "epoch,lr,loss/ce\n1,,\n2,0.1,3\n"
 
 
 def test_events_that_cannot_be_written_are_one_sentence(tmp_path: Path):

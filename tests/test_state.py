@@ -89,7 +89,7 @@ def test_a_monitor_that_there_is_none_of(cli, pairs: Path, monitor: str, near: s
 
 def test_a_state_of_an_older_segtrain_is_refused(tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
-    assert find_state(tmp_path) is None
+    assert find_state(tmp_path, None) is None
     torch.save({"model": {}, "epoch": 3}, tmp_path / "checkpoints/last.state.pt")
     with pytest.raises(SegtrainError, match="of an older segtrain"):
-        find_state(tmp_path)
+        find_state(tmp_path, None)
