@@ -54,7 +54,7 @@ class Meta:
         asks for stands. Raises SegtrainError where the classes contradict the checkpoint.
         """
         trained = self.config.model_dump(mode="json")
-        trained["train"] |= {"device": "auto", "devices": 1, "nodes": 1}
+        trained["train"] |= {"device": "auto", "devices": 1, "nodes": 1, "deterministic": False}
         if flags.get("data.path"):  # another folder has a layout and faults of its own
             trained["data"] |= {"format": "auto", "exclude": []}
         if trained["train"]["precision"] == "fp16" and not torch.cuda.is_available():

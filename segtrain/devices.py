@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning_fabric.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from segtrain.config import Train
 from segtrain.errors import UsageError, first_line
@@ -122,6 +122,16 @@ def batch_norm_note(fabric: Fabric, train: Train, frozen: bool) -> str:
         return ""
     images = train.batch_size // fabric.world_size // train.accumulate
     return f"note: on CPUs batch norm is over the {images} image(s) of each process, not over all"
+
+
+def max_over_ranks(value: Tensor) -> Tensor:
+    """The highest of all ranks' values, element by element, the same on each; in place.
+
+    Fabric's all_reduce would do, but for its barrier, at which a host waits for its GPU.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
+    return value
 
 
 def share_buffers(fabric: Fabric, module: nn.Module) -> None:

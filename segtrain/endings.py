@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from segtrain.checkpoint import save_state
 from segtrain.data.sampling import seed_at
+from segtrain.devices import max_over_ranks
 from segtrain.errors import SegtrainError, Stopped, listing
 from segtrain.plan import Plan
 from segtrain.progress import Reporter
@@ -20,7 +21,7 @@ from segtrain.step import Part, broken_part
 
 def stop(fabric: Fabric, plan: Plan, training: Training, signum: int) -> NoReturn:
     """Saves, and ends the run on a signal's wish; all ranks call it after the same step."""
-    agreed = int(fabric.all_reduce(torch.tensor(signum, device=fabric.device), reduce_op="max"))
+    agreed = int(max_over_ranks(torch.tensor(signum, device=fabric.device)))
     said = ""
     if fabric.is_global_zero:
         save(fabric, plan, training)
@@ -49,8 +50,10 @@ def report_bad(
     state.bad_steps.append({"step": step, "files": " ".join(files)})
     if fabric.is_global_zero:
         write_csv(plan.run / BAD_STEPS, state.bad_steps)
+        search = getattr(fabric.strategy.precision, "scaler", None) is not None
+        likely = ", or overflows fp16 while its scale is found" if search else ""
         reporter.say(
-            f"step {step}: skipped, its loss or gradient is not finite "
+            f"step {step}: skipped, its loss or gradient is not finite{likely} "
             f"({len(state.bad_steps)} so far); files: {listing(files, 8)}"
         )
     if state.bad_in_a_row == plan.config.train.max_bad_steps:

@@ -21,7 +21,7 @@ from segtrain.data.findings import raise_errors
 from segtrain.data.formats import find_pairs
 from segtrain.data.locate import image_reader, locate, mask_reader, root_of
 from segtrain.data.meaning import fill_in
-from segtrain.devices import make_fabric
+from segtrain.devices import make_fabric, max_over_ranks
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.inference import predict_logits
 from segtrain.losses import Mining, build_mining
@@ -118,7 +118,7 @@ def validate(
             break
         confusion.update(predicted.prediction, predicted.target)
     left = torch.tensor(wish.signum, device=fabric.device)
-    if fabric.all_reduce(left, reduce_op="max"):
+    if max_over_ranks(left):
         return None
     return score(fabric.all_reduce(confusion.matrix, reduce_op="sum"), names)
 

@@ -200,7 +200,7 @@ def start(
     config, loud, on_gpu = plan.config, fabric.is_global_zero, fabric.device.type == "cuda"
     total_steps = config.train.epochs * plan.steps_per_epoch
     loss = loss_of(config, plan.palette)
-    compiled, reason = compile_or_not(config.train, on_gpu, total_steps)
+    compiled, reason = compile_or_not(config.train, fabric.device, total_steps)
     if loud:
         path = describe_path(model, loss, fabric.device)
         print(f"loss: {path}")
@@ -223,7 +223,8 @@ def start(
         restore(fabric, training, saved)
         if loud:
             print(f"resumed after step {training.state.step} of {total_steps}")
-            print(*changes_since(saved), sep="\n", end="")
+            for line in changes_since(saved, fabric):
+                print(line)
     return training
 
 

@@ -127,7 +127,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": packages(),
         "platform": platform.platform(),
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
+        "device_name": device_name(device),
         "cuda": torch.version.cuda if on_gpu else None,
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -139,6 +139,10 @@ def environment(device: torch.device) -> dict[str, Any]:
 def packages() -> dict[str, str | None]:
     """Versions of what a run's numbers depend on."""
     return {package: _version(package) for package in PACKAGES}
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
 def _cpu_name() -> str:

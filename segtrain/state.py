@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+import segtrain
 from segtrain.checkpoint import Meta, load_state, read_meta, save_model, save_state
 from segtrain.config import Config
 from segtrain.errors import SegtrainError, UsageError
@@ -22,7 +23,7 @@ from segtrain.losses import Loss
 from segtrain.metrics import Scores
 from segtrain.model import SegmentationModel
 from segtrain.plan import Plan
-from segtrain.runlog import BEST, LAST, STATE, packages
+from segtrain.runlog import BEST, LAST, STATE, device_name, packages
 
 LAPS = ("data", "forward", "backward", "other")  # where the time of a step goes
 
@@ -168,7 +169,7 @@ def save(
             "precision": fabric.strategy.precision.state_dict(),
             "state": asdict(state),
             "config": plan.config.model_dump(mode="json"),
-            "setting": setting(),
+            "setting": setting(fabric),
             "data": plan.fingerprint,
         },
     )
@@ -194,9 +195,15 @@ def keep_last(checkpoints: Path, most: int, step: int) -> None:
         raise SegtrainError(f"cannot keep {kept}: {error.strerror or error}") from error
 
 
-def setting() -> dict[str, Any]:
+def setting(fabric: Fabric) -> dict[str, Any]:
     """What the last bits of a run depend on besides its config."""
-    return {"threads": torch.get_num_threads()} | packages()
+    return {
+        "segtrain": segtrain.__version__,
+        "device": device_name(fabric.device),
+        "precision": fabric.strategy.precision.precision,
+        "threads": torch.get_num_threads(),
+        **packages(),
+    }
 
 
 def find_state(run: Path, plan: Plan) -> dict[str, Any] | None:
@@ -219,9 +226,9 @@ def find_state(run: Path, plan: Plan) -> dict[str, Any] | None:
     return saved
 
 
-def changes_since(saved: dict[str, Any]) -> list[str]:
+def changes_since(saved: dict[str, Any], fabric: Fabric) -> list[str]:
     """A line for each thing besides the config that makes a resumed run differ in last bits."""
-    then, now = saved["setting"], setting()
+    then, now = saved["setting"], setting(fabric)
     return [
         f"note: saved with {name} {then.get(name)}, resumed with {now[name]}: the last digits "
         "may differ from a straight run's"
@@ -242,5 +249,6 @@ def restore(fabric: Fabric, training: Training, saved: dict[str, Any]) -> None:
         for record in saved["observed"]
     ]
     training.optimizer.load_state_dict(saved["optimizer"])
-    fabric.strategy.precision.load_state_dict(saved["precision"])
+    if saved["precision"]:  # a scaler's; a run that had none begins with a new one
+        fabric.strategy.precision.load_state_dict(saved["precision"])
     training.state = TrainState(**saved["state"])

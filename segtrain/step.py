@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segtrain.config import Train
 from segtrain.data.dataset import Batch
+from segtrain.devices import max_over_ranks
 from segtrain.losses import Loss
 from segtrain.losses.nll import choose_path
 from segtrain.model import SegmentationModel
@@ -79,10 +80,13 @@ def train_step(
             fabric.backward(part)
             mark("backward")
         loss += part.detach()
-    norm = gradient_norm(fabric, module, optimizer, clip_norm)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    if scaler is not None:  # of fp16
+        spoil_gradient(optimizer, loss)
+        scaler.unscale_(optimizer.optimizer)  # Fabric's own clipping refuses fused optimisers here
+    norm = gradient_norm(module, clip_norm)
     bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
-    verdict = torch.stack([bad.float(), torch.full_like(loss, wish.signum)])
-    verdict = fabric.all_reduce(verdict, reduce_op="max")
+    verdict = max_over_ranks(torch.stack([bad.float(), torch.full_like(loss, wish.signum)]))
     bad = verdict[0] > 0
     statistics.restore(bad)
     # fused optimisers read it on the device, as the gradient scaler has them do
@@ -92,13 +96,19 @@ def train_step(
     return loss, verdict
 
 
-def gradient_norm(
-    fabric: Fabric, module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float
-) -> Tensor:
+def spoil_gradient(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Makes the gradient NaN where any rank's loss (0-d) is not finite.
+
+    A gradient scaler looks at gradients alone, and its finding takes the place of ours.
+    """
+    bad = max_over_ranks((~torch.isfinite(loss)).float())
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    first = next(p for p in parameters if p.grad is not None)
+    first.grad += torch.where(bad > 0, torch.nan, 0.0)
+
+
+def gradient_norm(module: nn.Module, clip_norm: float) -> Tensor:
     """Norm (0-d) of the whole gradient, which is clipped to clip_norm unless that is 0."""
-    scaler = getattr(fabric.strategy.precision, "scaler", None)
-    if scaler is not None:  # of fp16; Fabric's own clipping refuses fused optimisers there
-        scaler.unscale_(optimizer.optimizer)
     if clip_norm:
         return torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
@@ -123,7 +133,7 @@ def broken_part(fabric: Fabric, module: TrainingModule, part: Part) -> str:
         (gradient,) = torch.autograd.grad(value, leaf)
         broken[f"the loss term {name}"] = _not_finite(value, gradient)
     # each rank's own finding counts; all take part in the losses' sums, so none returns early
-    found = fabric.all_reduce(torch.stack(list(broken.values())).float(), reduce_op="max")
+    found = max_over_ranks(torch.stack(list(broken.values())).float())
     names = [name for name, one in zip(broken, found.tolist()) if one]
     return names[0] if names else "the gradient inside the network"
 
@@ -132,12 +142,15 @@ def _not_finite(*tensors: Tensor) -> Tensor:
     return ~torch.stack([torch.isfinite(t).all() for t in tensors]).all()
 
 
-def compile_or_not(train: Train, on_gpu: bool, steps: int) -> tuple[bool, str]:
+def compile_or_not(train: Train, device: torch.device, steps: int) -> tuple[bool, str]:
     """Whether train.compile means the network's compilation on that device, and why."""
     if train.compile != "auto":
         return train.compile == "on", f"train.compile is {train.compile}"
-    if not on_gpu:
+    if device.type == "cpu":
         return False, "on a CPU it gained nothing"
+    path, reason = choose_path(device, torch.float32)
+    if path != "triton":  # which compiled networks need, too
+        return False, reason
     if steps < COMPILE_FROM:
         return False, f"{steps} steps are too few to win back what it takes"
     return True, f"{steps} steps on a GPU"

@@ -80,6 +80,7 @@ class Verdicts:
             if event:
                 event.synchronize()
             bad, signum = verdict.tolist()
+            all_ = all_ or signum > 0  # the run stops here: nothing may be left unread
             yield Verdict(step, bool(bad), int(signum))
 
 
@@ -117,6 +118,8 @@ def limits_explained(advice: str) -> Iterator[None]:
             raise SegtrainError(
                 f"out of memory: {advice}; the last checkpoint is intact"
             ) from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise SegtrainError(f"train.compile: {first_line(error)}; set it to off") from error
         if NOT_DETERMINISTIC in str(error):
             raise SegtrainError(
                 f"train.deterministic: {first_line(error).partition('. ')[0]}; set it to false"

@@ -36,9 +36,9 @@ TOOLS = {
     "plan": LEAVES | {"pretrained"},
     "feed": LEAVES | {"plan"},
     "sheets": LEAVES | {"plan"},
-    "step": {"data.dataset", "losses", "losses.nll", "model", "survive"},
+    "step": {"data.dataset", "devices", "losses", "losses.nll", "model", "survive"},
     "state": {"checkpoint", "losses", "metrics", "model", "plan", "runlog"},
-    "endings": {"checkpoint", "data.sampling", "plan", "runlog", "state", "step"},
+    "endings": {"checkpoint", "data.sampling", "devices", "plan", "runlog", "state", "step"},
 }
 VERBS = {"fit", "evaluate", "predict", "check", "catalogue"}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
 from segtrain.config import Model, Optim, Train
@@ -92,9 +93,12 @@ def test_kernels_can_be_switched_off(monkeypatch):
     assert "plain path (SEGTRAIN_KERNELS=0)" in describe_path(model, module.loss, CPU)
 
 
-def training(freeze_bn: bool = False, expression: str = "ce", **optim) -> tuple:
+def training(
+    freeze_bn: bool = False, expression: str = "ce", scaler: bool = False, **optim
+) -> tuple:
     """A Fabric, and a network, loss and optimiser that it has wrapped."""
-    fabric = Fabric(accelerator="cpu", devices=1)
+    scaling = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=4.0))
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=scaling if scaler else None)
     torch.manual_seed(0)
     options = {"decoder_channels": [8, 8, 8, 8, 8]}
     model = build_model(Model(freeze_bn=freeze_bn, options=options), 3)
@@ -164,6 +168,32 @@ def test_a_bad_step_leaves_no_trace(monkeypatch, name: str, where: int, clip_nor
     ] == []  # fmt: skip
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_gradient_scaler_skips_the_same_steps(monkeypatch, broken: str, clip_norm: float):
+    """It looks at gradients alone; a loss that is infinite may have finite ones."""
+    setting = training(scaler=True, name="sgd")
+    scaler = setting[0].strategy.precision.scaler
+    _, verdict = take(setting, [batch(32, 64)], clip_norm)
+    assert verdict == [0, 0] and scaler.get_scale() == 4
+    before, term = weights(setting), type(setting[1].module.loss.terms[0])
+    whole = term.value
+
+    def value(self, pixels):
+        good = whole(self, pixels)
+        return good + torch.inf if broken == "loss" else good * torch.nan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(term, "value", value)
+        _, verdict = take(setting, [batch(32, 64)], clip_norm)
+    assert verdict == [1, 0] and scaler.get_scale() == 2
+    after = weights(setting)
+    assert [n for n in before if not torch.equal(before[n], after[n]) and "batches" not in n] == []
+    take(setting, [batch(32, 64)], clip_norm)
+    head = "model.network.segmentation_head.0.weight"
+    assert not torch.equal(weights(setting)[head], after[head])
+
+
 def test_a_wish_that_comes_in_the_step_is_in_its_verdict():
     fabric, module, optimizer = training()
     wish = StopWish(False)
@@ -206,17 +236,19 @@ def test_a_step_that_is_whole_in_itself_blames_the_network():
 
 
 @pytest.mark.parametrize(
-    "asked, on_gpu, steps, expected, why",
+    "asked, device, path, steps, expected, why",
     [
-        ("auto", False, 10**6, False, "CPU"),
-        ("auto", True, 1999, False, "1999 steps are too few"),
-        ("auto", True, 2000, True, "2000 steps on a GPU"),
-        ("on", False, 1, True, "train.compile is on"),
-        ("off", True, 10**6, False, "train.compile is off"),
+        ("auto", "cpu", "tiles", 10**6, False, "CPU"),
+        ("auto", "cuda", "plain", 10**6, False, "no Triton"),
+        ("auto", "cuda", "triton", 1999, False, "1999 steps are too few"),
+        ("auto", "cuda", "triton", 2000, True, "2000 steps on a GPU"),
+        ("on", "cpu", "tiles", 1, True, "train.compile is on"),
+        ("off", "cuda", "triton", 10**6, False, "train.compile is off"),
     ],
 )
-def test_what_is_compiled_and_why(asked, on_gpu, steps, expected, why):
-    compiled, reason = compile_or_not(Train(compile=asked), on_gpu, steps)
+def test_what_is_compiled_and_why(monkeypatch, asked, device, path, steps, expected, why):
+    monkeypatch.setattr("segtrain.step.choose_path", lambda *_: (path, "no Triton"))
+    compiled, reason = compile_or_not(Train(compile=asked), torch.device(device), steps)
     assert compiled is expected and why in reason
 
 

@@ -57,6 +57,30 @@ def test_verdicts_are_read_at_once_without_a_gpu():
     assert list(verdicts.read()) == []
 
 
+def test_a_gpus_verdicts_are_read_a_step_later_and_all_once_somebody_wishes_to_stop():
+    verdicts = Verdicts(torch.device("cpu"))
+    verdicts.on_gpu = True
+
+    def note(step: int, bad: float, signum: float) -> list[Verdict]:
+        verdicts.pending.append((step, torch.tensor([bad, signum]), None))
+        return list(verdicts.read())
+
+    assert note(1, 0, 0) == []
+    assert note(2, 1, 0) == [Verdict(1, False, 0)]
+    assert note(3, 0, 15) == [Verdict(2, True, 0)]
+    # step 4 was taken before anybody could know
+    assert note(4, 1, 15) == [Verdict(3, False, 15), Verdict(4, True, 15)]
+    assert note(5, 0, 0) == [] and list(verdicts.read(all_=True)) == [Verdict(5, False, 0)]
+
+
+def test_a_network_that_cannot_be_compiled_is_one_sentence():
+    from torch._dynamo.exc import Unsupported
+
+    with pytest.raises(SegtrainError, match="train.compile: no such op; set it to off"):
+        with limits_explained("take less"):
+            raise Unsupported("no such op")
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).train()
