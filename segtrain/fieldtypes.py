@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 
@@ -30,22 +30,23 @@ def _on_off(value: Any) -> Any:
 
 def seconds(duration: str) -> float:
     """Of '90s', '10min' or '2h'. Raises ValueError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", duration)
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?) ?(s|min|h)", duration)
     if not found or not float(found[1]):
         raise ValueError(f"expected a time such as 90s, 10min or 2h, got {duration!r}")
     return float(found[1]) * SECONDS[found[2]]
 
 
-def _duration(value: str) -> str:
-    seconds(value)
+def _duration(value: Any) -> str:
+    seconds(value if isinstance(value, str) else repr(value))
     return value
 
 
-def _steps_or_duration(value: int | str) -> int | str:
-    if isinstance(value, str) and not value.isdigit():
+def _steps_or_duration(value: Any) -> int | str:
+    digits = re.fullmatch("-?[0-9]+", str(value))
+    if not digits and isinstance(value, str):
         return _duration(value)
-    if int(value) < 1:
-        raise ValueError(f"expected at least 1 step, got {value}")
+    if not digits or int(value) < 1:
+        raise ValueError(f"expected at least 1 step, or a time such as 90s or 10min, got {value!r}")
     return int(value)
 
 
@@ -54,5 +55,5 @@ Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_height_width)]
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
 OnOffAuto = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
-Duration = Annotated[str, AfterValidator(_duration)]
-StepsOrDuration = Annotated[int | str, AfterValidator(_steps_or_duration)]
+Duration = Annotated[str, BeforeValidator(_duration)]
+StepsOrDuration = Annotated[int | str, BeforeValidator(_steps_or_duration)]

@@ -174,3 +174,44 @@ def test_every_field_is_read_by_another_file():
     read = set().union(*(fields_read(ast.parse(path.read_text())) for path in others))
     fields = known_keys() + [f"Split.{field}" for field in manual.Split.model_fields]
     assert [field for field in fields if field not in read] == []
+
+
+TIME = "expected a time such as 90s, 10min or 2h"
+STEPS = "expected at least 1 step, or a time such as 90s or 10min"
+
+
+@pytest.mark.parametrize(
+    "field, value, said",
+    [
+        ("timeout", "5", f"train.timeout: {TIME}, got '5'"),
+        ("timeout", "0s", f"train.timeout: {TIME}, got '0s'"),
+        ("timeout", "9999999h", f"train.timeout: {TIME}, got '9999999h'"),
+        ("timeout", "null", f"train.timeout: {TIME}, got 'None'"),
+        ("checkpoint_every", "0", f"train.checkpoint_every: {STEPS}, got 0"),
+        ("checkpoint_every", "-3", f"train.checkpoint_every: {STEPS}, got -3"),
+        ("checkpoint_every", "1.5", f"train.checkpoint_every: {STEPS}, got 1.5"),
+        ("checkpoint_every", "true", f"train.checkpoint_every: {STEPS}, got True"),
+        ("checkpoint_every", "null", f"train.checkpoint_every: {STEPS}, got None"),
+        ("checkpoint_every", "10 minutes", f"train.checkpoint_every: {TIME}, got '10 minutes'"),
+        ("checkpoint_every", "²", f"train.checkpoint_every: {TIME}, got '²'"),
+        ("compile", "maybe", "train.compile: input should be 'auto', 'on' or 'off', got 'maybe'"),
+        ("patience", "0", "train.patience: input should be greater than or equal to 1, got 0"),
+        ("ema", "1", "train.ema: input should be less than 1, got 1"),
+    ],
+)
+def test_values_of_training_that_mean_nothing(field: str, value: str, said: str):
+    with pytest.raises(UsageError) as raised:
+        load_config(sets=[f"train.{field}={value}"])
+    assert str(raised.value) == f"config: {said}"
+
+
+@pytest.mark.parametrize(
+    "value, kept", [("5", 5), ("'5'", 5), ("10min", "10min"), ("0.5 h", "0.5 h"), ("90s", "90s")]
+)
+def test_steps_and_times(value: str, kept: int | str):
+    assert load_config(sets=[f"train.checkpoint_every={value}"]).train.checkpoint_every == kept
+
+
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_on_and_off_are_words(word: str):
+    assert load_config(sets=[f"train.compile={word}"]).train.compile == word
