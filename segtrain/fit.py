@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -47,6 +48,7 @@ from segtrain.runlog import (
     create_run,
     default_name,
     environment,
+    held,
     peak_memory,
     point_latest,
     profiler,
@@ -97,19 +99,24 @@ def fit(
     if dry_run:
         return describe(make_plan(config, print)) if fabric.is_global_zero else None
     plan = model = saved = None
-    if fabric.is_global_zero:
-        if name and not old_run:
-            refuse_name(out, name)
-        plan = make_plan(config, print)
-        saved = find_state(old_run, plan) if old_run else None  # refused before anything changes
-        model = first_model(plan.config, load=saved is None)
-        name = name or default_name(config.model.arch, config.loss.expression)
-        plan = open_run(plan, out, name, old_run)
-    with ranks.started(fabric, config.train, plan and plan.run / CONFIG) as watch:
-        plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the run's folder
-        with limits_explained(plan.memory_advice(fabric.strategy.precision.precision)):
-            # wrapping gives all ranks rank 0's weights
-            train(fabric, plan, model or new_model(plan.config), saved, watch)
+    with ExitStack() as until_the_end:
+        if fabric.is_global_zero:
+            if old_run:
+                until_the_end.enter_context(held(old_run))
+            elif name:
+                refuse_name(out, name)
+            plan = make_plan(config, print)
+            saved = find_state(old_run, plan) if old_run else None  # or refused: nothing changed
+            model = first_model(plan.config, load=saved is None)
+            name = name or default_name(config.model.arch, config.loss.expression)
+            plan = open_run(plan, out, name, old_run)
+            if not old_run:
+                until_the_end.enter_context(held(plan.run))
+        with ranks.started(fabric, config.train, plan and plan.run / CONFIG) as watch:
+            plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the folder
+            with limits_explained(plan.memory_advice(fabric.strategy.precision.precision)):
+                # wrapping gives all ranks rank 0's weights
+                train(fabric, plan, model or new_model(plan.config), saved, watch)
     return plan.run
 
 
@@ -156,7 +163,7 @@ def train(
     reporter = Reporter(epochs, steps, state.step, config.train.batch_size, state.best, loud)
     trace = profiler(run, fabric.device) if config.train.profile and loud else nullcontext()
     with StopWish(loud) as wish, reporter, trace as profile:
-        while state.epoch < epochs and not out_of_patience(state, config):
+        while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
             train_epoch(fabric, plan, training, loader, reporter, wish, watch, profile)
             scores, clock = None, time.perf_counter()
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
@@ -189,10 +196,6 @@ def train(
         print(f"best {config.train.monitor} {number(state.best)}; checkpoint: {run / BEST}")
 
 
-def out_of_patience(state: TrainState, config: Config) -> bool:
-    return config.train.patience is not None and state.stale >= config.train.patience
-
-
 def start(
     fabric: Fabric, plan: Plan, model: SegmentationModel, saved: dict[str, Any] | None
 ) -> Training:
@@ -208,8 +211,8 @@ def start(
         if not (plan.run / ENVIRONMENT).exists():
             write_json(plan.run / ENVIRONMENT, environment(fabric.device) | {"loss_path": path})
         print(f"{plan.size}, {model.parameter_count:,} parameters")
-    if note := loud and batch_norm_note(fabric, config.train, config.model.freeze_bn):
-        print(note)
+        if note := batch_norm_note(fabric, config.train, config.model.freeze_bn):
+            print(note)
     if fabric.world_size > 1 and on_gpu and config.train.sync_bn:
         model.synchronise_bn()
     module = TrainingModule(model, loss, compiled).to(fabric.device)

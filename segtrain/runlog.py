@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -12,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -77,6 +80,24 @@ def create_run(out: Path, name: str, config: Config) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return run
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Nobody else trains in the run's folder meanwhile. Raises UsageError where somebody does.
+
+    The lock goes with the process, however that ends; a file system without locks is let be.
+    """
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(f"{run}: another process is training it") from error
+        yield
+    finally:
+        os.close(folder)
 
 
 def point_latest(run: Path) -> None:

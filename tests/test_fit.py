@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from segtrain.losses.nll import PATHS_TAKEN
+from segtrain.runlog import held
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SEEDED_LOSS = 1.1540
@@ -219,6 +220,15 @@ def test_a_data_set_that_has_changed_is_not_gone_on_with(cli, straight: Path, tm
     resumed = cli("fit", *more)
     assert resumed.code == 0, resumed.stderr
     assert "moved: it must hold the same images" in resumed.stdout
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(cli, straight: Path):
+    copy = shutil.copytree(straight, Path("runs/r"))
+    with held(copy):
+        refused = cli("fit", "--resume", copy)
+    assert refused.code == 2
+    assert refused.error == "error: runs/r: another process is training it"
+    assert cli("fit", "--resume", copy).code == 0
 
 
 @pytest.mark.parametrize("how", [[], ["r"], ["runs/r"], ["runs/latest"], ["latest"]])
