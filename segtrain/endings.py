@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from typing import NoReturn
 
@@ -27,7 +28,7 @@ def stop(fabric: Fabric, plan: Plan, training: Training, signum: int) -> NoRetur
         save(fabric, plan, training)
         said = (
             f"{signal.Signals(agreed).name}: stopped and saved after step {training.state.step}; "
-            f"go on with: segtrain fit --resume {plan.run}"
+            f"go on with: segtrain fit --resume {shlex.quote(str(plan.run))}"
         )
     fabric.barrier()  # no rank leaves while another may still need it
     raise Stopped(said, agreed)
@@ -56,7 +57,7 @@ def report_bad(
             f"step {step}: skipped, its loss or gradient is not finite{likely} "
             f"({len(state.bad_steps)} so far); files: {listing(files, 8)}"
         )
-    if state.bad_in_a_row == plan.config.train.max_bad_steps:
+    if state.bad_in_a_row >= plan.config.train.max_bad_steps:
         give_up(fabric, plan, training, step, parts, files)
 
 

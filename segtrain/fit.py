@@ -49,11 +49,11 @@ from segtrain.runlog import (
     default_name,
     environment,
     held,
+    note_start,
     peak_memory,
     point_latest,
     profiler,
     refuse_name,
-    write_json,
 )
 from segtrain.state import (
     SaveClock,
@@ -208,8 +208,8 @@ def start(
         path = describe_path(model, loss, fabric.device)
         print(f"loss: {path}")
         print(f"torch.compile: {'on' if compiled else 'off'} ({reason})")
-        if not (plan.run / ENVIRONMENT).exists():
-            write_json(plan.run / ENVIRONMENT, environment(fabric.device) | {"loss_path": path})
+        more = {"loss_path": path, "launcher": ranks.launcher()}
+        note_start(plan.run / ENVIRONMENT, environment(fabric.device) | more)
         print(f"{plan.size}, {model.parameter_count:,} parameters")
         if note := batch_norm_note(fabric, config.train, config.model.freeze_bn):
             print(note)
@@ -273,7 +273,7 @@ def train_epoch(
         loss_sum += torch.where(verdict[0] > 0, 0, loss)
         laps.mark("other")
         if state.step == reporter.done + 1:
-            reporter.say(f"memory of the first step: {peak_memory(fabric.device) / 1e9:.2f} GB")
+            reporter.say(f"memory with the first step: {peak_memory(fabric.device) / 1e9:.2f} GB")
         verdicts.note(state.step, verdict)
         recent = dict([*recent.items(), (state.step, parts)][-2:])
         signum = 0

@@ -87,6 +87,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     average += (1 - d) * (model - average), d = min(decay, (1 + step) / (10 + step)): early steps
     weigh more, as in TensorFlow's ExponentialMovingAverage with num_updates. The average is a deep
     copy of the model. Nothing is read from the device; torch's AveragedModel reads its count there.
+    So a skipped step counts as well, with weights as they were.
     """
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -131,7 +133,7 @@ class Watch:
         return f"the processes lost touch: {first_line(error)}"
 
     def advise(self, said: str) -> str:
-        run = f" {self.config.parent}" if self.config else ""
+        run = f" {shlex.quote(str(self.config.parent))}" if self.config else ""
         return f"{said}; the last checkpoint is intact; go on with: segtrain fit --resume{run}"
 
     def ended(self, stops: bool = True) -> str:
@@ -252,13 +254,17 @@ def gather_again(fabric: Fabric) -> None:
     )
 
 
+def launcher() -> str:
+    """Which process started this one: its PID, and its start in ticks since the system's."""
+    return " ".join([str(os.getppid()), *stat_of(os.getppid())[19:20]])
+
+
 def restarted(file: Path) -> bool:
-    """Whether torchrun started this rank again, and `file` was written since torchrun runs.
+    """Whether torchrun started this rank again after it had made the run of that environment.json.
 
     So a run is gone on with only where it is one of this job's.
     """
-    if not restarts() or not file.is_file() or not (stat := stat_of(os.getppid())):
+    if not restarts() or not file.is_file():
         return False
-    ticks = int(stat[19])  # between the system's start and the agent's
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return file.stat().st_mtime > time.time() - age
+    starts = json.loads(file.read_text(encoding="utf-8"))
+    return (starts.get("resumed") or [starts])[-1]["launcher"] == launcher()

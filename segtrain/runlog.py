@@ -196,6 +196,14 @@ def _git_commit() -> str | None:
     return done.stdout.strip() if done.returncode == tracked.returncode == 0 else None
 
 
+def note_start(file: Path, found: dict[str, Any]) -> None:
+    """Writes the environment of a run's first start; those of its resumes go to `resumed` in it."""
+    if file.exists():
+        first = json.loads(file.read_text(encoding="utf-8"))
+        found = first | {"resumed": [*first.get("resumed", []), found]}
+    write_json(file, found)
+
+
 def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
@@ -288,7 +296,7 @@ def profiler(run: Path, device: torch.device) -> torch.profiler.profile:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes that were in use: of the GPU by this process, or of the process itself."""
+    """Most bytes that were in use so far: of the GPU by this process, or of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

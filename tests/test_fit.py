@@ -151,19 +151,21 @@ def test_a_signal_ends_the_step_and_resuming_equals_the_straight_run(
     data = straight.parents[1] / "set"
     signal_in(monkeypatch, function, call, signum)
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
-    stopped = cli("fit", "--data", data, *QUICK, *WHOLE, "--name", "r")
+    stopped = cli("fit", "--data", data, *QUICK, *WHOLE, "--name", "a run", "--out", "runs")
     assert stopped.code == 128 + signum
     after = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     assert before == after
     assert f"stopped and saved after step {step}; " in stopped.stderr
-    assert stopped.stderr.strip().endswith("go on with: segtrain fit --resume runs/r")
+    assert stopped.stderr.strip().endswith("go on with: segtrain fit --resume 'runs/a run'")
     home = Path.cwd()
     monkeypatch.undo()
     os.chdir(home)  # undone, too
-    resumed = cli("fit", "--resume", "runs/r")
+    resumed = cli("fit", "--resume", "runs/a run")
     assert resumed.code == 0, resumed.stderr
     assert f"resumed after step {step} of 10" in resumed.stdout
-    assert_same_run(straight, Path("runs/r"))
+    assert_same_run(straight, Path("runs/a run"))
+    starts = json.loads(Path("runs/a run/environment.json").read_text())
+    assert len(starts["resumed"]) == 1 and starts["resumed"][0]["packages"] == starts["packages"]
 
 
 def test_a_time_between_checkpoints_is_looked_at_where_the_loss_is_read(

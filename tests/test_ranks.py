@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +19,8 @@ from running import alive, children, wait_for
 from segtrain import devices
 from segtrain.config import Train
 from segtrain.errors import SegtrainError, Stopped, UsageError
-from segtrain.ranks import Watch, how, lost_touch, restarted, started
+from segtrain.ranks import Watch, how, launcher, lost_touch, restarted, started
+from segtrain.runlog import note_start
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
 
@@ -164,13 +165,16 @@ def test_a_run_is_gone_on_with_only_if_it_is_of_this_job(tmp_path: Path, monkeyp
     file = tmp_path / "environment.json"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert not restarted(file)
-    file.touch()
+    note_start(file, {"launcher": launcher()})
     assert restarted(file)
-    last_week = time.time() - 7 * 86400
-    os.utime(file, (last_week, last_week))
-    monkeypatch.setattr(os, "getppid", os.getpid)  # a launcher that is seconds old
-    assert not restarted(file)
-    file.touch()
+    pid, start = launcher().split()
+    assert int(pid) == os.getppid()
+    for other in (f"{pid} {int(start) + 1}", f"{int(pid) + 1} {start}"):
+        note_start(file, {"launcher": other})
+        assert not restarted(file)
+    note_start(file, {"launcher": launcher()})
+    assert restarted(file)
+    assert len(json.loads(file.read_text())["resumed"]) == 3
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert not restarted(file)
 
