@@ -376,9 +376,9 @@ class Child:
     def phase(self) -> str:
         """What it was doing when it was last heard of."""
         path = self.home / "trace"
-        if not path.exists():
+        told = [line.split(" ", 2) for line in path.read_text().splitlines()] if path.exists() else []
+        if not told:
             return "before the command line"
-        told = [line.split(" ", 2) for line in path.read_text().splitlines()]
         inner: list[str] = []
         for _, mark, name in told:
             if mark == ">":
