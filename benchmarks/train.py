@@ -265,7 +265,7 @@ class Segtrain:
             self.fabric = make_fabric(config.train)
             self.fabric.launch()
             self.training = start(self.fabric, self.plan, case.segmentation_model(), None)
-            self.reporter = Reporter(EPOCHS, case.steps, 0, case.batch_size, None, True)
+            self.reporter = Reporter(config.train, case.steps, 0, None, True)
         if data:
             workers = worker_count(config.data.workers, case.on_gpu, 1)
             self.loader, _, _ = open_feed(self.plan, workers, case.on_gpu, 0, 1)

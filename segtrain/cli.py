@@ -199,6 +199,7 @@ def fit(
 ) -> None:
     """Train a network on pairs of images and masks."""
     end_with_launcher()  # before the seconds that torch's import takes
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are about itself
     flags = {
         "data.path": data,
         "data.lb_ignore": lb_ignore,

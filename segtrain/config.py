@@ -92,7 +92,7 @@ class Data(Section):
     on_error: Literal["stop", "skip"] = Field(
         "stop",
         description="what a damaged file does: stop the run, or be skipped and counted (more than "
-        "1 % of a split's files stops it all the same)",
+        "1 % of a split's files that a process meets stops it all the same)",
     )
     sampler: Literal["uniform", "class-balanced", "rare-crop"] = Field(
         "uniform",
@@ -345,7 +345,8 @@ class Train(Section):
         "skipped, after which the run stops",
     )
     profile: bool = Field(
-        False, description="write profile.json, a trace of steps 5 to 8, for a trace viewer"
+        False,
+        description="write profile.json, a trace of the process's steps 5 to 8, for a trace viewer",
     )
 
 

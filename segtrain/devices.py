@@ -112,8 +112,9 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: smaller blocks come from the heap ...
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: ... which keeps its end
+        # M_MMAP_THRESHOLD: smaller blocks come from the heap; some versions refuse more than 32 MiB
+        libc.mallopt(-3, 1 << 30) or libc.mallopt(-3, 1 << 25)
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: which keeps its end
 
 
 def batch_norm_note(fabric: Fabric, train: Train, frozen: bool) -> str:

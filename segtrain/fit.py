@@ -22,6 +22,7 @@ from segtrain.data.dataset import checked, worker_count
 from segtrain.data.sampling import seed_at
 from segtrain.devices import batch_norm_note, make_fabric, share_buffers
 from segtrain.endings import report_bad, stop
+from segtrain.errors import UsageError
 from segtrain.evaluate import validate
 from segtrain.feed import open_feed
 from segtrain.model import SegmentationModel, check_names
@@ -87,6 +88,8 @@ def fit(
     dry_run: bool = False,
 ) -> Path | None:
     """The verb: trains, and returns the run's folder. With dry_run, says what it would do."""
+    if resume and name:
+        raise UsageError("--name is for a new run, --resume goes on with one; leave one out")
     earlier = out / (name or LATEST)
     if not resume and ranks.restarted(earlier / ENVIRONMENT):
         resume = str(earlier.resolve())
@@ -97,7 +100,7 @@ def fit(
     loss_of(config)  # a typo costs no scan
     fabric = make_fabric(config.train)
     if dry_run:
-        return describe(make_plan(config, print)) if fabric.is_global_zero else None
+        return describe(make_plan(config, print), old_run) if fabric.is_global_zero else None
     plan = model = saved = None
     with ExitStack() as until_the_end:
         if fabric.is_global_zero:
@@ -160,7 +163,7 @@ def train(
     if line and loud:
         print(line)
     history = History(run, state.epoch) if loud else None
-    reporter = Reporter(epochs, steps, state.step, config.train.batch_size, state.best, loud)
+    reporter = Reporter(config.train, steps, state.step, state.best, loud)
     trace = profiler(run, fabric.device) if config.train.profile and loud else nullcontext()
     with StopWish(loud) as wish, reporter, trace as profile:
         while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
@@ -190,10 +193,8 @@ def train(
             if pairs.skipped:
                 print(f"{split}: {pairs.skipped}")
         if state.epoch < epochs:
-            print(
-                f"stopped early: {state.stale} validations without a better {config.train.monitor}"
-            )
-        print(f"best {config.train.monitor} {number(state.best)}; checkpoint: {run / BEST}")
+            print(f"stopped early: validations without a better {reporter.monitor}: {state.stale}")
+        print(f"best {reporter.monitor} {number(state.best)}; checkpoint: {run / BEST}")
 
 
 def start(

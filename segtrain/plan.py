@@ -143,6 +143,8 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
             f"each time: the batch size is {batch_size}"
         )
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
+    if config.train.profile and config.train.epochs * steps < 8:
+        say("note: train.profile traces steps 5 to 8, and there are fewer: nothing is written")
     by_class = class_draws(config.data, prepared.by_image["train"])
     plan = Plan(
         config, prepared.data, prepared.splits, prepared.palette, steps, prepared.sizes, by_class
@@ -300,8 +302,10 @@ def new_model(config: Config) -> SegmentationModel:
     return model
 
 
-def describe(plan: Plan) -> None:
-    """What --dry-run prints."""
+def describe(plan: Plan, old_run: Path | None) -> None:
+    """What --dry-run prints. Raises UsageError for what can't be resumed."""
+    for line in refuse_changes(old_run, plan.config) if old_run else []:
+        print(line)
     print(to_yaml(plan.config))
     for split, samples in plan.splits.items():
         print(f"{split}: {len(samples)} images")

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Column
 
+from segtrain.config import Train
+
 Item = TypeVar("Item")
 
 
@@ -34,20 +36,16 @@ class Reporter:
         "loss {task.fields[loss]}",
         "lr {task.fields[lr]}",
         "{task.fields[speed]}",
-        "best mIoU {task.fields[best]}",
+        "best {task.fields[monitor]} {task.fields[best]}",
     )
 
     def __init__(
-        self,
-        epochs: int,
-        steps_per_epoch: int,
-        done: int,
-        batch_size: int,
-        best: float | None,
-        loud: bool,
+        self, train: Train, steps_per_epoch: int, done: int, best: float | None, loud: bool
     ):
-        self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
-        self.done, self.loud = done, loud  # steps that an earlier process did
+        self.epochs, self.steps_per_epoch = train.epochs, steps_per_epoch
+        self.batch_size, self.loud = train.batch_size, loud
+        self.done = done  # steps that an earlier process did
+        self.monitor = "mIoU" if train.monitor == "miou" else train.monitor
         self.first: tuple[int, float] | None = None  # step and time of the first reading
         self.estimated = self.split = False
         self.console = Console()
@@ -67,12 +65,13 @@ class Reporter:
         )
         self.task = self.bar.add_task(
             "",
-            total=epochs * steps_per_epoch,
+            total=train.epochs * steps_per_epoch,
             completed=done,
             place="start",
             loss="-",
             lr="-",
             speed="-",
+            monitor=self.monitor,
             best=number(best),
         )
 
@@ -114,7 +113,8 @@ class Reporter:
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
         self.bar.update(self.task, best=number(best))
         validated = (
-            f"val mIoU {number(row['val_miou'])} (best {number(best)})  "
+            f"val mIoU {number(row['val_miou'])} "
+            f"(best {'' if self.monitor == 'mIoU' else f'{self.monitor} '}{number(best)})  "
             if row["val_miou"] is not None
             else ""
         )

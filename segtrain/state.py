@@ -181,7 +181,10 @@ def keep_last(checkpoints: Path, most: int, step: int) -> None:
     Unless it is of the step that is to be saved: then it is replaced.
     """
     last = checkpoints / LAST.name
-    of_step = read_meta(last).step
+    try:
+        of_step = read_meta(last).step
+    except SegtrainError:
+        return  # damaged: about to be replaced
     kept = checkpoints / f"step-{of_step:09d}.safetensors"
     try:
         if of_step != step and not kept.exists():

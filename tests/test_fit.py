@@ -224,6 +224,28 @@ def test_a_data_set_that_has_changed_is_not_gone_on_with(cli, straight: Path, tm
     assert "moved: it must hold the same images" in resumed.stdout
 
 
+def test_a_dry_run_of_a_resume_refuses_what_the_run_would(cli, straight: Path):
+    copy = shutil.copytree(straight, Path("runs/r"))
+    refused = cli("fit", "--resume", copy, "--dry-run", "--loss", "ce")
+    assert refused.code == 2 and "loss.expression was ghm+0.5*dice, now ce" in refused.error
+    allowed = cli("fit", "--resume", copy, "--dry-run", "--epochs", "4")
+    assert allowed.code == 0 and "train.epochs was 2, now 4: the learning" in allowed.stdout
+    named = cli("fit", "--resume", copy, "--name", "other")
+    assert named.code == 2 and "--name is for a new run" in named.error
+    assert_same_run(straight, copy)
+
+
+def test_a_damaged_last_checkpoint_is_replaced_not_kept(cli, straight: Path):
+    """The state is whole, and holds the weights."""
+    copy = shutil.copytree(straight, Path("runs/r"))
+    last = copy / "checkpoints/last.safetensors"
+    last.write_bytes(last.read_bytes()[:500])
+    more = ["--epochs", "3", "--set", "train.keep=1"]
+    resumed = cli("fit", "--resume", copy, *more)
+    assert resumed.code == 0, resumed.stderr
+    assert not list(copy.glob("checkpoints/step-*"))
+
+
 def test_a_run_is_trained_by_one_process_at_a_time(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     with held(copy):

@@ -1,5 +1,6 @@
 """What training changes, counted and kept."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_monitor_keep_and_patience(cli, pairs: Path):
     # nothing is learnt: at most batch norm's statistics change the score
     epochs = [line for line in fitted.stdout.splitlines() if line.startswith("epoch ")]
     assert 3 <= len(epochs) < 9
-    assert "stopped early: 2 validations without a better iou:1" in fitted.stdout
+    assert "stopped early: validations without a better iou:1: 2" in fitted.stdout
     run = Path("runs/r")
     steps = 2 * len(epochs)
     kept = sorted(path.name for path in (run / "checkpoints").iterdir())
@@ -72,6 +73,7 @@ def test_monitor_keep_and_patience(cli, pairs: Path):
         assert read_meta(run / "checkpoints" / name).step == step
         load(run / "checkpoints" / name)
     assert read_meta(run / "checkpoints/best.safetensors").step == steps - 4
+    assert re.search(r"val mIoU [\d.]+ \(best iou:1 [\d.]+\)", epochs[0])
     # a resumed run is out of patience, too; with more of it, it goes on
     again = cli("fit", "--resume", run)
     assert again.code == 0 and "stopped early" in again.stdout and "epoch " not in again.stdout

@@ -376,7 +376,8 @@ class Child:
     def phase(self) -> str:
         """What it was doing when it was last heard of."""
         path = self.home / "trace"
-        told = [line.split(" ", 2) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        told = [line.split(" ", 2) for line in lines]
         if not told:
             return "before the command line"
         inner: list[str] = []
