@@ -250,7 +250,9 @@ class Loss(Section):
         16, ge=1, description="ohem keeps at least one in so many of the valid pixels"
     )
     sync: bool = Field(
-        True, description="the loss is that of all devices' pixels; false: each device's own"
+        True,
+        description="the loss is that of all devices' pixels; false: each device's own, of which "
+        "metrics.csv has the first's",
     )
 
 
@@ -332,8 +334,8 @@ class Train(Section):
     log_every: int = Field(10, ge=1, description="steps between readings of the loss")
     checkpoint_every: StepsOrDuration = Field(
         "10min",
-        description="steps, or time such as 10min, after which a run can be resumed from there; "
-        "the end of an epoch always is such a place",
+        description="steps, or time such as 10min (looked at every log_every steps), after which a "
+        "run can be resumed from there; the end of an epoch always is such a place",
     )
     keep: int = Field(
         0, ge=0, description="checkpoints kept besides the best and the last, the newest ones"

@@ -41,7 +41,7 @@ from segtrain.render.overlay import (
 )
 from segtrain.render.plots import save_confusion
 from segtrain.runlog import find_checkpoint, run_of, write_csv, write_json
-from segtrain.survive import StopWish
+from segtrain.survive import StopWish, limits_explained
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,11 @@ def predict_split(
     for batches in of_one_size(checked(loader), batch_size):
         images = torch.cat([batch.images for batch in batches])
         images = images.to(fabric.device, memory_format=torch.channels_last)
-        with fabric.autocast():
+        height, width = images.shape[2:]
+        advice = f"{len(images)} x {height}x{width} pixels at once are too much; " + (
+            "set eval.batch_size=1" if len(images) > 1 else "make the images of that split smaller"
+        )
+        with fabric.autocast(), limits_explained(advice):
             many = predict_logits(model, images)
         for batch, image, logits in zip(batches, images, many.split(1)):
             targets = batch.targets.to(fabric.device).long()

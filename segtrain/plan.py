@@ -99,6 +99,7 @@ class Plan:
         return (
             f"a batch of {train.batch_size} crops of {crop[0]}x{crop[1]} is too much; try "
             + ", or ".join(less)
+            + "; the last checkpoint is intact"
         )
 
     def files_at(self, step: int) -> list[str]:

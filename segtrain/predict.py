@@ -31,6 +31,7 @@ from segtrain.render.overlay import (
     with_legend,
 )
 from segtrain.runlog import find_checkpoint
+from segtrain.survive import limits_explained
 
 DEMO_IMAGES = 3
 
@@ -58,7 +59,7 @@ def predict(
     console, written = Console(), []
     for path in bar(images, "predicting", len(images)):
         image = as_tensor(read_image(path)).permute(2, 0, 1).to(fabric.device)
-        with fabric.autocast():
+        with fabric.autocast(), limits_explained(f"{path} is too large at once; try --device cpu"):
             logits = predict_logits(model, image[None].to(memory_format=torch.channels_last))[0]
         class_ids = logits.argmax(0)
         overlay = to_image(blend(visible(image), class_ids, colours, config.predict.opacity))

@@ -58,7 +58,8 @@ def started(fabric: Fabric, train: Train, config: Path | None) -> Iterator[Watch
             set_timeout(limit + 2 * GRACE if fabric.device.type == "cuda" else limit)
         yield watch
     except Stopped as stop:
-        if rank:  # all stop at the same step; rank 0 says it
+        if rank:  # all stop at the same step; rank 0 says it, before a launcher ends all
+            time.sleep(HUSH)
             sys.exit(stop.exit_code)
         raise
     except SegtrainError:

@@ -17,7 +17,7 @@ from segtrain.errors import SegtrainError, first_line
 # a terminal's Ctrl-C; an orderly end; SLURM's warning before its time limit
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 NOT_DETERMINISTIC = "does not have a deterministic implementation"
-NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "ALLOC_FAILED")
 
 
 class StopWish:
@@ -115,9 +115,7 @@ def limits_explained(advice: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         short = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if short or any(sign in str(error) for sign in NO_MEMORY):
-            raise SegtrainError(
-                f"out of memory: {advice}; the last checkpoint is intact"
-            ) from error
+            raise SegtrainError(f"out of memory: {advice}") from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise SegtrainError(f"train.compile: {first_line(error)}; set it to off") from error
         if NOT_DETERMINISTIC in str(error):

@@ -441,6 +441,21 @@ def test_bad_steps_are_skipped_and_too_many_end_the_run(cli, pairs: Path):
     assert len(found) == 2
 
 
+def test_images_too_large_to_score_are_told_apart(cli, straight: Path, monkeypatch):
+    import segtrain.evaluate
+
+    def predict(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr(segtrain.evaluate, "predict_logits", predict)
+    for size, said in ((1, "make the images of that split smaller"), (4, "set eval.batch_size=1")):
+        copy = shutil.copytree(straight, Path(f"runs/{size}"))
+        failed = cli("eval", copy, "--set", f"eval.batch_size={size}", "--workers", "0")
+        assert failed.code == 1
+        pixels = f"{min(size, 3)} x 48x40 pixels"
+        assert f"out of memory: {pixels} at once are too much; {said}" in failed.error
+
+
 def test_out_of_memory_says_what_to_try(cli, pairs: Path, monkeypatch):
     import segtrain.fit
 

@@ -50,7 +50,7 @@ def test_nobody_outlives_a_killed_rank_0(home: Path):
     with Running(home, *FIT, *TWO, *LONG) as run:
         other = wait_for(lambda: ranks(run.process.pid))[1]
         os.kill(run.process.pid, signal.SIGKILL)
-        wait_for(lambda: not alive(other), 10)
+        wait_for(lambda: not alive(other), 30)
     assert run.errors == []
 
 
@@ -59,7 +59,7 @@ def test_a_rank_killed_at_the_start_is_named(home: Path):
     with Running(home, *FIT, *TWO, *LONG) as run:
         other = wait_for(lambda: ranks(run.process.pid))[1]
         os.kill(other, signal.SIGTERM)
-        assert run.ended(10) == 1
+        assert run.ended() == 1
         (error,) = run.errors
         assert f"process 1 of 2 (PID {other}) was killed (SIGTERM)" in error
 
@@ -86,7 +86,7 @@ def test_a_signal_ends_all_ranks_after_the_same_step(home: Path, monkeypatch, wh
             os.kill(everybody[rank], signal.SIGTERM)
         assert run.ended() == 143
         assert run.errors == []
-        wait_for(lambda: not alive(everybody[1]), 10)
+        wait_for(lambda: not alive(everybody[1]), 30)
     (said,) = [line for line in run.err.read_text().splitlines() if "stopped and saved" in line]
     assert said.endswith("segtrain fit --resume runs/r")
     if whom == "all":
@@ -113,7 +113,7 @@ def test_nobody_outlives_torchruns_agent(home: Path):
         workers = wait_for(lambda: len(found := ranks(run.process.pid)) == 2 and found).values()
         wait_for(lambda: all(imports_torch(pid) for pid in workers))
         os.kill(run.process.pid, signal.SIGKILL)
-        wait_for(lambda: not any(alive(pid) for pid in workers), 10)
+        wait_for(lambda: not any(alive(pid) for pid in workers), 30)
 
 
 def test_torchrun_starts_a_killed_rank_again_and_nothing_is_lost(home: Path, monkeypatch):

@@ -115,6 +115,7 @@ def test_a_killed_run_ends_as_the_straight_one(
         record_property("killed", phase)
     workers = rng.choice([0, 0, 2])
     straight.finish(zygote, tmp_path, "--workers", workers)
+    assert not list(run_in(tmp_path).rglob(".tmp-*"))
     assert os.readlink(tmp_path / "runs" / "latest") == NAME
     record_property("left", len(list((tmp_path / "runs").rglob(".tmp-*"))))
 
