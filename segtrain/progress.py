@@ -49,7 +49,7 @@ class Reporter:
         self.first: tuple[int, float] | None = None  # step and time of the first reading
         self.estimated = self.split = False
         self.console = Console()
-        live = loud and self.console.is_terminal
+        self.live = loud and self.console.is_terminal
         place, *others = (
             TextColumn(column, table_column=Column(no_wrap=True)) for column in self.COLUMNS
         )
@@ -61,7 +61,6 @@ class Reporter:
             console=self.console,
             transient=True,  # the epochs' lines stay
             expand=True,
-            disable=not live,
         )
         self.task = self.bar.add_task(
             "",
@@ -76,11 +75,13 @@ class Reporter:
         )
 
     def __enter__(self) -> Reporter:
-        self.bar.start()
+        if self.live:
+            self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if self.live:  # else some versions of rich end with an empty line
+            self.bar.stop()
 
     def step(self, epoch: int, step: int, loss: float, lr: float, seconds: float) -> None:
         """After a step was read; seconds of the epoch's training so far."""

@@ -240,6 +240,8 @@ def serve() -> None:
                 pid = os.fork()
                 if not pid:
                     os.close(replies)
+                    # as in a terminal; what a shell starts behind itself ignores it
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
                     _child(request)
                 children[pid] = request["status"]
                 os.write(replies, f"{pid}\n".encode())
