@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 import segtrain
+from segtrain.atomic import write_bytes
 from segtrain.checkpoint import Meta, load_state, read_meta, save_model, save_state
 from segtrain.config import Config
 from segtrain.errors import SegtrainError, UsageError
@@ -178,24 +179,24 @@ def save(
 def keep_last(checkpoints: Path, most: int, step: int) -> None:
     """Gives last.safetensors a second name, by its step, and removes all but the newest ones.
 
-    Unless it is of the step that is to be saved: then it is replaced.
+    Unless it is damaged, or of the step that is to be saved: then it is replaced.
     """
     last = checkpoints / LAST.name
     try:
         of_step = read_meta(last).step
     except SegtrainError:
-        return  # damaged: about to be replaced
-    kept = checkpoints / f"step-{of_step:09d}.safetensors"
-    try:
-        if of_step != step and not kept.exists():
-            try:
-                os.link(last, kept)
-            except OSError:  # a file system without links
-                shutil.copy2(last, kept)
-        for old in sorted(checkpoints.glob("step-*.safetensors"))[:-most]:
+        of_step = None
+    if of_step is not None and of_step != step:
+        kept = checkpoints / f"step-{of_step:09d}.safetensors"
+        try:
+            os.link(last, kept)
+        except FileExistsError:
+            pass  # a resumed run comes by a second time, with the same weights
+        except OSError:  # a file system without links
+            write_bytes(kept, last.read_bytes())
+    for old in sorted(checkpoints.glob("step-*.safetensors"))[:-most]:
+        with suppress(OSError):
             old.unlink()
-    except OSError as error:
-        raise SegtrainError(f"cannot keep {kept}: {error.strerror or error}") from error
 
 
 def setting(fabric: Fabric) -> dict[str, Any]:

@@ -27,6 +27,10 @@ QUICK = (
     " --set train.steps_per_epoch=2"
 ).split() + ["--set", "model.options={decoder_channels: [8, 8, 8, 8, 8]}"]
 
+# after QUICK: checkpoints of some 200 kB, for tests that write many or start processes
+TINY = ["--encoder", "tu-test_byobnet", "--set"]
+TINY += ["model.options={encoder_depth: 3, decoder_channels: [8, 8, 4]}"]
+
 
 @dataclass
 class Answer:

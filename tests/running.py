@@ -83,15 +83,14 @@ class Running:
                 pass
         self.process.wait()
 
+    def has_said(self, text: str) -> bool:
+        if self.process.poll() is not None and text not in self.out.read_text():
+            raise AssertionError(f"ended too early: {self.err.read_text()}")
+        return text in self.out.read_text()
+
     def says(self, text: str) -> None:
         """Waits until it has printed the text."""
-
-        def said() -> bool:
-            if self.process.poll() is not None and text not in self.out.read_text():
-                raise AssertionError(f"ended too early: {self.err.read_text()}")
-            return text in self.out.read_text()
-
-        wait_for(said)
+        wait_for(lambda: self.has_said(text))
 
     def ended(self, seconds: float = 60) -> int:
         return self.process.wait(seconds)

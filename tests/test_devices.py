@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK, write_pairs
+from conftest import QUICK, TINY, write_pairs
 from running import Running
 from test_fit import rows_of, weights_of
 
@@ -15,7 +16,7 @@ from test_fit import rows_of, weights_of
 SAME = (
     "--batch-size 6 --loss ohem+0.5*dice --set model.freeze_bn=true --set optim.name=sgd"
     " --set data.val_fraction=0.5"
-).split()
+).split() + TINY
 
 
 @pytest.fixture
@@ -30,10 +31,17 @@ def test_scores_are_the_same_to_the_last_bit(cli, home: Path):
         options = ["--devices", devices, "--name", f"on{devices}"]
         fitted = cli("fit", "--data", "set", *QUICK, *still, *options)
         assert fitted.code == 0, fitted.stderr
+        assert len([line for line in fitted.stdout.splitlines() if line.startswith("epoch ")]) == 1
         (row,) = rows_of(Path(f"runs/on{devices}"))
         scores.append({name: value for name, value in row.items() if name.startswith("val_")})
     assert scores[0] == scores[1] == scores[2]
     assert 0 < float(scores[0]["val_pixel_accuracy"]) < 1
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["latest", "on1", "on2", "on3"]
+    assert cli("eval", "runs/on3", "--workers", "0").code == 0  # one process, all seven images
+    found = json.loads(Path("runs/on3/eval/val/metrics.json").read_text())
+    assert found["images"] == 7
+    for name in ("miou", "pixel_accuracy", "fw_iou"):
+        assert found[name] == pytest.approx(float(scores[2][f"val_{name}"]), abs=1e-12)
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -1,17 +1,19 @@
 """What training changes, counted and kept."""
 
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK
+from conftest import QUICK, TINY
 
 from segtrain import load
-from segtrain.checkpoint import read_meta
+from segtrain.checkpoint import read_meta, save_model
 from segtrain.errors import SegtrainError
 from segtrain.metrics import Confusion, score
-from segtrain.state import SaveClock, TrainState, find_state, score_of
+from segtrain.state import SaveClock, TrainState, find_state, keep_last, score_of
 
 
 def test_the_best_score_and_how_long_it_stands():
@@ -58,7 +60,7 @@ def test_monitor_keep_and_patience(cli, pairs: Path):
         "--epochs 9 --set train.steps_per_epoch=2 --lr 1e-30 --set train.monitor=iou:1"
         " --set train.patience=2 --set train.keep=2 --set train.checkpoint_every=1 --name r"
     ).split()
-    fitted = cli("fit", "--data", pairs, *QUICK, *options)
+    fitted = cli("fit", "--data", pairs, *QUICK, *TINY, *options)
     assert fitted.code == 0, fitted.stderr
     # nothing is learnt: at most batch norm's statistics change the score
     epochs = [line for line in fitted.stdout.splitlines() if line.startswith("epoch ")]
@@ -79,6 +81,31 @@ def test_monitor_keep_and_patience(cli, pairs: Path):
     assert again.code == 0 and "stopped early" in again.stdout and "epoch " not in again.stdout
     more = cli("fit", "--resume", run, "--set", "train.patience=3")
     assert more.code == 0 and f"epoch {len(epochs) + 1}/9" in more.stdout
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_newest_are_kept(trained: Path, tmp_path: Path, monkeypatch, links: bool):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
+    model, meta = load(trained / "checkpoints/best.safetensors")
+    last = tmp_path / "last.safetensors"
+
+    def kept() -> list[int]:
+        return [int(path.stem[5:]) for path in sorted(tmp_path.glob("step-*"))]
+
+    seen = []
+    for step in (2, 4, 6, 6, 8):
+        if last.exists():
+            keep_last(tmp_path, 2, step)
+        seen.append(kept())
+        save_model(last, model, replace(meta, step=step))
+    assert seen == [[], [2], [2, 4], [2, 4], [4, 6]]
+    save_model(last, model, replace(meta, step=None))  # as older versions wrote it
+    keep_last(tmp_path, 1, 10)
+    last.write_bytes(b"damaged")
+    keep_last(tmp_path, 1, 12)
+    assert kept() == [6]
+    assert load(tmp_path / "step-000000006.safetensors")[1].step == 6
 
 
 @pytest.mark.parametrize("monitor, near", [("iou:one", ""), ("mIoU", "did you mean miou")])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK, write_pairs
+from running import ENVIRONMENT, Running, alive, children, wait_for
 
 from segtrain.data.dataset import Pairs, checked, train_loader
 from segtrain.data.formats import Sample
@@ -55,66 +56,6 @@ except SegtrainError as error:
     print(f"said: {error}", flush=True)
     sys.exit(1)
 """
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has forked."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether it runs; one that has ended may stay as a zombie where nobody waits for it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable, seconds: float = 90):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s")
-
-
-class Running:
-    """A process whose output goes to files; killed with its workers when a test ends."""
-
-    def __init__(self, folder: Path, *command: object):
-        self.out, self.err = folder / "stdout", folder / "stderr"
-        with open(self.out, "w") as out, open(self.err, "w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, *map(str, command)],
-                stdout=out,
-                stderr=err,
-                env=ENVIRONMENT,
-                cwd=folder,
-                start_new_session=True,
-            )
-
-    def __enter__(self) -> Running:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-
-    def has_said(self, text: str) -> bool:
-        if self.process.poll() is not None and text not in self.out.read_text():
-            raise AssertionError(f"ended too early: {self.err.read_text()}")
-        return text in self.out.read_text()
-
-    def ended(self, seconds: float = 30) -> int:
-        return self.process.wait(seconds)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGBUS])

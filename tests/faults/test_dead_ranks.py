@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK, run_cli, write_pairs
+from conftest import QUICK, TINY, run_cli, write_pairs
 from running import Running, alive, ranks, wait_for
 from test_fit import assert_same_run
 
 import segtrain
 
-FIT = ["-m", "segtrain", "fit", "--data", "set", *QUICK, "--batch-size", "4", "--name", "r"]
+FIT = ["-m", "segtrain", "fit", "--data", "set", *QUICK, *TINY, "--batch-size", "4", "--name", "r"]
 TWO = ["--devices", "2"]
 LONG = ["--epochs", "2000"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, run_cli, write_pairs
+from conftest import QUICK, TINY, run_cli, write_pairs
 from running import Running
 from test_fit import assert_same_run
 
@@ -47,7 +47,8 @@ def hosts() -> Iterator[list[str]]:
 
 def test_two_hosts_make_the_run_of_one(hosts: list[str], tmp_path: Path):
     write_pairs(tmp_path / "set", 10)
-    fit = ["fit", "--data", tmp_path / "set", *QUICK, "--batch-size", "4", "--name", "r"]
+    fit = ["fit", "--data", tmp_path / "set", *QUICK, *TINY, "--batch-size", "4"]
+    fit += ["--name", "r"]
     for name in hosts:
         (tmp_path / name).mkdir()
     one = run_cli(*fit, "--devices", "2", "--out", tmp_path / "one/runs")
