@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
+from test_fit import assert_same_run
 
 from faults.zygote import Child, Event, Zygote
 
@@ -57,10 +55,7 @@ class Straight:
         self.assert_same(run_in(cwd))
 
     def assert_same(self, run: Path) -> None:
-        for name in ("last", "best"):
-            file = Path("checkpoints") / f"{name}.safetensors"
-            assert_same_weights(self.run / file, run / file)
-        assert rows(run) == rows(self.run)
+        assert_same_run(self.run, run)
 
 
 def caches(cwd: Path) -> dict[str, str]:
@@ -69,25 +64,3 @@ def caches(cwd: Path) -> dict[str, str]:
 
 def run_in(cwd: Path) -> Path:
     return cwd / "runs" / NAME
-
-
-def assert_same_weights(expected: Path, actual: Path) -> None:
-    with safe_open(expected, "pt") as one, safe_open(actual, "pt") as other:
-        assert set(one.keys()) == set(other.keys())
-        different = [
-            key for key in one.keys() if not torch.equal(one.get_tensor(key), other.get_tensor(key))
-        ]
-    assert not different, f"{actual}: {len(different)} tensors differ, such as {different[:3]}"
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    """metrics.csv without the columns that tell of time."""
-    with open(run / "metrics.csv", newline="") as file:
-        return [
-            {
-                key: value
-                for key, value in row.items()
-                if key != "images_per_second" and not key.endswith("seconds")
-            }
-            for row in csv.DictReader(file)
-        ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from test_fit import rows_of
 
 import segtrain
-from faults.runs import SECONDS, Straight, rows, run_in
+from faults.runs import SECONDS, Straight, run_in
 from faults.zygote import Zygote
 
 WILD = []
@@ -29,6 +30,6 @@ def test_a_run_whose_loss_is_not_finite_stops(zygote: Zygote, straight: Straight
 def test_an_epoch_without_a_good_step(zygote: Zygote, straight: Straight, tmp_path: Path):
     child = straight.fit(zygote, tmp_path, *WILD)
     assert child.wait(SECONDS) == 0, child.stderr
-    last = rows(run_in(tmp_path))[-1]
+    last = rows_of(run_in(tmp_path))[-1]
     assert (last["skipped_steps"], last["train_loss"]) == ("3", "")
     assert child.stdout.count("skipped") >= 6  # each is told
