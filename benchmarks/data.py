@@ -36,7 +36,7 @@ from albumentations.pytorch import ToTensorV2
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from segtrain.config import Augment, Data
+from segtrain.config import Augment
 from segtrain.data.augment import Augmentation
 from segtrain.data.cache import open_caches
 from segtrain.data.dataset import Pairs, checked, collate, train_loader
@@ -45,6 +45,7 @@ from segtrain.data.formats import Sample, find_pairs
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
 from segtrain.data.sampling import Draw
+from segtrain.dataconfig import Data
 from segtrain.runlog import environment
 
 RESULTS = Path(__file__).parent / "results"

@@ -232,16 +232,29 @@ def evaluate(
     data: Annotated[
         Text, _option("folder of the data set", "the one trained on", metavar="PATH|demo")
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        _option(
+            "score the masks in this folder, which any tool made, in place of a run",
+            "none",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        _option("YAML file of config sections, for --predictions", "none", metavar="FILE"),
+    ] = None,
     device: Device = None,
     workers: Workers = None,
     out: Out = Path("runs"),
+    json: Annotated[bool, _option("print metrics.json in place of tables", "no", "--json")] = False,
     set_: Sets = [],
 ) -> None:
     """Score a split at the images' own size; report under the run's eval/SPLIT/."""
     flags = {"data.path": data, "data.workers": workers, "train.device": device}
     from segtrain.evaluate import evaluate as run_evaluate
 
-    run_evaluate(run, out, split, set_, flags)
+    run_evaluate(run, out, split, set_, flags, predictions, config, json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -51,6 +52,17 @@ def make_fabric(train: Train) -> Fabric:
         if launcher != "srun":
             raise
         raise UsageError(f"SLURM: {first_line(error)}") from error  # of its variables
+
+
+def predictor(model: nn.Module, fabric: Fabric) -> Callable[[Tensor], Tensor]:
+    """Images (N,K,H,W), wherever they are -> logits (N,C,H,W) in float32 on the fabric's device."""
+
+    def predict(images: Tensor) -> Tensor:
+        images = images.to(fabric.device, memory_format=torch.channels_last)
+        with torch.inference_mode(), fabric.autocast():
+            return model(images).float()
+
+    return predict
 
 
 def make_ddp(train: Train) -> DDPStrategy:

@@ -1,130 +1,40 @@
-"""segtrain eval: one confusion matrix over a split, at the images' own resolution."""
+"""segtrain eval: scores of a split at the images' own size, of a checkpoint or of any masks."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from rich.text import Text
 
-from segtrain.checkpoint import Meta, load_model
+from segtrain.checkpoint import load_model
 from segtrain.config import Config
-from segtrain.data.dataset import Batch, Pairs, checked, one_by_one, worker_count
+from segtrain.configfile import load_config
+from segtrain.data.dataset import Pairs, worker_count
 from segtrain.data.findings import raise_errors
-from segtrain.data.formats import find_pairs
+from segtrain.data.formats import Found, find_pairs
 from segtrain.data.locate import image_reader, locate, mask_reader, root_of
+from segtrain.data.masks import MaskReader, class_palette
 from segtrain.data.meaning import fill_in
-from segtrain.devices import make_fabric, max_over_ranks
+from segtrain.data.survey import prepare
+from segtrain.dataconfig import Data
+from segtrain.devices import make_fabric, predictor
 from segtrain.errors import SegtrainError, UsageError
-from segtrain.inference import predict_logits
-from segtrain.losses import Mining, build_mining
-from segtrain.metrics import Confusion, Scores, score
-from segtrain.model import SegmentationModel
+from segtrain.losses import build_mining
+from segtrain.predictions import PredictedMasks, pairs_of_masks, predict_split, read_split
 from segtrain.progress import bar
-from segtrain.ranks import Watch
-from segtrain.render.overlay import (
-    blend,
-    colour_table,
-    error_map,
-    kept_map,
-    panels,
-    save_image,
-    to_image,
-    visible,
-)
-from segtrain.render.plots import save_confusion
-from segtrain.runlog import find_checkpoint, run_of, write_csv, write_json
-from segtrain.survive import StopWish, limits_explained
+from segtrain.report import Subject, write
+from segtrain.runlog import find_checkpoint, run_of
+from segtrain.tally import Tally
 
-
-@dataclass(frozen=True)
-class Predicted:
-    """One image of a split after prediction, on the device; H and W are its own."""
-
-    index: int
-    image: Tensor  # uint8 (3,H,W), as it is looked at
-    target: Tensor  # int64 (H,W)
-    prediction: Tensor  # int64 (H,W)
-    kept: Tensor | None  # (H,W), 0..1: how far a loss that mines keeps each pixel
-
-
-def predict_split(
-    model: SegmentationModel,
-    pairs: Pairs,
-    indices: range,
-    fabric: Fabric,
-    workers: int,
-    mining: Mining | None = None,
-    batch_size: int = 1,
-) -> Iterator[Predicted]:
-    """Predicts the pairs of `indices`, each at its own size.
-
-    Up to batch_size images that follow each other and have one size are forwarded together.
-    `mining` chooses among each image's pixels as if it was a batch.
-    """
-    model.eval()
-    loader = one_by_one(pairs, indices, workers, fabric.device.type == "cuda")
-    for batches in of_one_size(checked(loader), batch_size):
-        images = torch.cat([batch.images for batch in batches])
-        images = images.to(fabric.device, memory_format=torch.channels_last)
-        height, width = images.shape[2:]
-        advice = f"{len(images)} x {height}x{width} pixels at once are too much; " + (
-            "set eval.batch_size=1" if len(images) > 1 else "make the images of that split smaller"
-        )
-        with fabric.autocast(), limits_explained(advice):
-            many = predict_logits(model, images)
-        for batch, image, logits in zip(batches, images, many.split(1)):
-            targets = batch.targets.to(fabric.device).long()
-            kept = mining.kept(logits, targets)[0] if mining else None
-            prediction = logits.argmax(1)[0]
-            yield Predicted(batch.indices[0], visible(image), targets[0], prediction, kept)
-
-
-def of_one_size(batches: Iterable[Batch], most: int) -> Iterator[list[Batch]]:
-    """Batches that follow each other and whose images have one shape, up to `most` together."""
-    together: list[Batch] = []
-    for batch in batches:
-        shape = together and together[0].images.shape
-        if len(together) == most or together and batch.images.shape != shape:
-            yield together
-            together = []
-        together.append(batch)
-    if together:
-        yield together
-
-
-def validate(
-    model: SegmentationModel,
-    pairs: Pairs,
-    names: list[str],
-    fabric: Fabric,
-    workers: int,
-    batch_size: int,
-    wish: StopWish,
-    watch: Watch,
-) -> Scores | None:
-    """Scores over all pairs, each counted once whatever the number of processes.
-
-    None on all ranks where one left early because somebody wishes to stop.
-    """
-    confusion = Confusion(len(names), pairs.masks.lb_ignore, fabric.device)
-    mine = range(fabric.global_rank, len(pairs), fabric.world_size)
-    for predicted in predict_split(model, pairs, mine, fabric, workers, batch_size=batch_size):
-        watch.check()
-        if wish.signum:
-            break
-        confusion.update(predicted.prediction, predicted.target)
-    left = torch.tensor(wish.signum, device=fabric.device)
-    if max_over_ranks(left):
-        return None
-    return score(fabric.all_reduce(confusion.matrix, reduce_op="sum"), names)
+Say = Callable[[str], None]
 
 
 def evaluate(
@@ -133,16 +43,54 @@ def evaluate(
     split: str,
     sets: list[str] = [],
     flags: dict[str, Any] = {},
+    masks: Path | None = None,
+    file: Path | None = None,
+    as_json: bool = False,
 ) -> Path:
-    """The verb: scores a split with a checkpoint, writes and prints the report; its folder."""
-    checkpoint = find_checkpoint(target, out)
+    """The verb: scores a split with a checkpoint, or of the folder `masks` what another tool made
+    of it; writes and prints the report; its folder."""
+    if file and not masks:
+        raise UsageError("--config is for --predictions; a checkpoint has its own")
+    if masks and target:
+        raise UsageError(f"{target} and --predictions: score one of the two")
+    say = partial(print, file=sys.stderr if as_json else sys.stdout)
+    began = time.perf_counter()
+    if masks:
+        subject = of_masks(masks, split, load_config(file, sets, flags), say)
+    else:
+        subject = of_checkpoint(find_checkpoint(target, out), split, sets, flags, say)
+    count, lb_ignore = len(subject.classes), subject.config.data.lb_ignore
+    tally = Tally(count, lb_ignore, subject.device, calibrated=not masks)
+    everything = range(len(subject.pairs))
+    predictions = subject.predict(everything, tally.calibration)
+    for _ in bar(tally.add_all(predictions), "evaluating", len(everything)):
+        pass
+    if not tally.confusion.matrix.any():
+        raise SegtrainError(
+            f"{subject.config.data.path}: every pixel of {split} is ignored: no score; do "
+            "data.classes and data.label_map say what its mask values mean?"
+        )
+    metrics = write(subject, tally, time.perf_counter() - began)
+    if as_json:
+        print(json.dumps(metrics, indent=2, allow_nan=False))
+    else:
+        print_scores(metrics, subject)
+    if subject.pairs.skipped:
+        say(subject.pairs.skipped)
+    return subject.folder
+
+
+def of_checkpoint(
+    checkpoint: Path, split: str, sets: list[str], flags: dict[str, Any], say: Say
+) -> Subject:
+    """A network's predictions of a split."""
     model, meta = load_model(checkpoint)
     config = meta.config_here(checkpoint, sets, flags)
     fabric = make_fabric(config.train)
-    model = model.to(fabric.device, memory_format=torch.channels_last)
-    pairs = split_of(config, split)
-    workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
-
+    data, found = open_split(config.data, split, say)
+    pairs = pairs_of(found, split, data, config)
+    on_gpu = fabric.device.type == "cuda"
+    predict = predictor(model.to(fabric.device).eval(), fabric)
     mining = build_mining(
         config.loss.expression,
         len(meta.classes),
@@ -150,163 +98,128 @@ def evaluate(
         thresh=config.loss.thresh,
         n_min_factor=config.loss.n_min_factor,
     )
-    confusion = Confusion(len(meta.classes), config.data.lb_ignore, fabric.device)
-    per_image, kept = {}, torch.zeros(len(meta.classes), dtype=torch.float64)
-    everything, together = range(len(pairs)), config.eval.batch_size
-    predictions = predict_split(model, pairs, everything, fabric, workers, mining, together)
-    for predicted in bar(predictions, "evaluating", len(pairs)):
-        matrix = confusion.update(predicted.prediction, predicted.target)
-        image = pairs.samples[predicted.index].image
-        per_image[predicted.index] = image_row(image, matrix, meta.classes)
-        if mining:
-            kept += kept_by_class(predicted, len(meta.classes))
 
-    scores = score(confusion.matrix, meta.classes)
-    if mining:
-        add_kept_shares(scores, kept, confusion.matrix)
-    if scores.miou is None:
-        raise SegtrainError(
-            f"{config.data.path}: every pixel of {split} is ignored: no score; do "
-            "data.classes and data.label_map say what its mask values mean?"
+    def of_images(indices: range, calibration):
+        workers = worker_count(config.data.workers, on_gpu, 1) if len(indices) > 1 else 0
+        settings = config.eval
+        return predict_split(
+            predict, pairs, indices, fabric, workers, settings, mining, calibration
         )
-    folder = run_of(checkpoint) / "eval" / split
-    title = f"mIoU {scores.miou:.4f} on {split}"
-    write_report(folder, scores, confusion.matrix, list(per_image.values()), title)
-    for pictures in ("worst", "hard_pixels"):
-        shutil.rmtree(folder / pictures, ignore_errors=True)  # those of an earlier evaluation
-    worst = worst_indices(per_image, config.eval.worst)
-    for rank, index in enumerate(worst, 1):
-        predicted = next(predict_split(model, pairs, range(index, index + 1), fabric, 0, mining))
-        name = f"{rank:02d}_{pairs.samples[index].name}.png"
-        caption = f"{pairs.samples[index].name}: mIoU {per_image[index]['miou']:.3f}"
-        save_image(folder / "worst" / name, picture(predicted, meta, config, caption))
-        if mining:
-            page = hard_picture(predicted, meta, config, caption)
-            save_image(folder / "hard_pixels" / name, page)
-    print_scores(scores, f"{title}: {describe(scores, len(per_image), config)}", folder)
-    if pairs.skipped:
-        print(pairs.skipped)
-    return folder
+
+    run = run_of(checkpoint)
+    return Subject(
+        folder=run / "eval" / split,
+        config=config,
+        split=split,
+        layout=found.layout,
+        classes=meta.classes,
+        palette=meta.palette,
+        pairs=pairs,
+        predict=of_images,
+        device=fabric.device,
+        mines=mining is not None,
+        checkpoint=checkpoint,
+        history=run / "metrics.csv",
+    )
 
 
-def kept_by_class(predicted: Predicted, num_classes: int) -> Tensor:
-    """(C,) on the CPU: how many pixels of each true class a loss that mines kept."""
-    counted = predicted.kept > 0  # none of the ignored pixels is
-    weights = predicted.kept[counted].double()
-    return torch.bincount(predicted.target[counted], weights, num_classes).cpu()
+def of_masks(folder: Path, split: str, config: Config, say: Say) -> Subject:
+    """What another tool predicted of a split, as masks."""
+    fabric = make_fabric(config.train)
+    data, found = open_split(config.data, split, say)
+    if not data.classes:  # nor has the layout: those that are in the masks
+        surveyed = prepare(config.data, config.model.in_channels)
+        data, found = surveyed.data, surveyed.found
+    config = config.model_copy(update={"data": data})
+    palette = class_palette(len(data.classes), data.palette, data.label_map)
+    if config.eval.mask_values == "ids":
+        ids = MaskReader(len(data.classes), {}, data.lb_ignore, palette, max_pixels=data.max_pixels)
+        hint = "; if masks of --predictions have the data set's values, --set eval.mask_values=own"
+        reader = PredictedMasks(ids, hint)
+    else:
+        reader = PredictedMasks(mask_reader(data), "")
+    pairs = pairs_of(found, split, data, config)
+    of_tool = pairs_of_masks(folder, pairs.samples, reader, pairs.masks)
+
+    def of_images(indices: range, calibration):
+        workers = worker_count(config.data.workers, False, 1) if len(indices) > 1 else 0
+        return read_split(of_tool, indices, fabric, workers)
+
+    return Subject(
+        folder=folder / "eval" / split,
+        config=config,
+        split=split,
+        layout=found.layout,
+        classes=data.classes,
+        palette=palette,
+        pairs=pairs,
+        predict=of_images,
+        device=fabric.device,
+    )
 
 
-def add_kept_shares(scores: Scores, kept: Tensor, matrix: Tensor) -> None:
-    """Adds to each class the share of its pixels that a loss that mines kept; None without any."""
-    for row, sum_kept, pixels in zip(scores.classes, kept.tolist(), matrix.sum(1).tolist()):
-        row["kept"] = sum_kept / pixels if pixels else None
-
-
-def split_of(config: Config, split: str) -> Pairs:
-    """The untouched pairs of one split; says where they are."""
-    data, where = locate(config.data)
+def open_split(given: Data, split: str, say: Say) -> tuple[Data, Found]:
+    """The data section by which a split is read, and the pairs; says where they are."""
+    data, where = locate(given)
     found = find_pairs(data, root_of(data))
     if split not in found.splits:
         raise UsageError(f"--split {split}: {data.path} has {', '.join(found.splits)}")
     raise_errors(found.findings)
     data, said = fill_in(data, found)
     for line in said:
-        print(line)
-    print(f"{where}; {split}: {len(found.splits[split])} pairs; {found.layout}")
+        say(line)
+    say(f"{where}; {split}: {len(found.splits[split])} pairs; {found.layout}")
+    return data, found
+
+
+def pairs_of(found: Found, split: str, data: Data, config: Config) -> Pairs:
+    """The untouched pairs of one split."""
     images = image_reader(data, config.model.in_channels)
     return Pairs(found.splits[split], images, mask_reader(data), on_error=data.on_error)
 
 
-def image_row(image: Path, matrix: Tensor, names: list[str]) -> dict[str, Any]:
-    scores = score(matrix, names)
-    row = {"image": image.name, "miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-    return (
-        row | {"pixels": int(matrix.sum())} | {f"iou/{c['name']}": c["iou"] for c in scores.classes}
-    )
-
-
-def worst_indices(per_image: dict[int, dict[str, Any]], most: int) -> list[int]:
-    scored = [i for i, row in per_image.items() if row["miou"] is not None]
-    return sorted(scored, key=lambda i: per_image[i]["miou"])[:most]
-
-
-def describe(scores: Scores, images: int, config: Config) -> str:
-    """What the number is of, in one line."""
-    present = len(scores.classes) - len(scores.absent)
-    absent = f" ({', '.join(scores.absent)} absent, in no mean)" if scores.absent else ""
-    return (
-        f"macro over {present} of {len(scores.classes)} classes{absent}, dataset level, "
-        f"ignore id {config.data.lb_ignore}, native size, {images} images"
-    )
-
-
-def write_report(
-    folder: Path, scores: Scores, matrix: Tensor, per_image: list[dict[str, Any]], title: str
-) -> None:
-    write_json(folder / "metrics.json", metrics(scores, len(per_image)))
-    write_csv(folder / "per_image.csv", per_image)
-    names = [c["name"] for c in scores.classes]
-    save_confusion(folder / "confusion.png", matrix, names, title)
-
-
-def metrics(scores: Scores, images: int) -> dict[str, Any]:
-    """The content of metrics.json: fractions, null where undefined."""
-    return {key: value for key, value in asdict(scores).items() if key != "classes"} | {
-        "images": images,
-        "classes": scores.classes,
-    }
-
-
-def picture(predicted: Predicted, meta: Meta, config: Config, title: str):
-    """Image, truth, prediction and errors side by side."""
-    colours = colour_table(meta.palette, predicted.image.device)
-    opacity = config.predict.opacity
-    truth = blend(predicted.image, predicted.target, colours, opacity)
-    shown = {
-        "image": predicted.image,
-        "truth": truth,
-        "prediction": blend(predicted.image, predicted.prediction, colours, opacity),
-        "errors (red)": error_map(predicted.prediction, predicted.target, config.data.lb_ignore),
-    }
-    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
-
-
-def hard_picture(predicted: Predicted, meta: Meta, config: Config, title: str):
-    """Image, truth, and what a loss that mines keeps, side by side."""
-    colours = colour_table(meta.palette, predicted.image.device)
-    ignored = predicted.target == config.data.lb_ignore
-    share = float(predicted.kept.sum() / (~ignored).sum().clamp(min=1))
-    shown = {
-        "image": predicted.image,
-        "truth": blend(predicted.image, predicted.target, colours, config.predict.opacity),
-        "kept (red), easy (blue), ignored (white)": kept_map(
-            predicted.image, predicted.kept, ignored
-        ),
-    }
-    title = f"{title}; {config.loss.expression} keeps {share:.1%} of its pixels"
-    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
-
-
-def print_scores(scores: Scores, headline: str, folder: Path) -> None:
+def print_scores(metrics: dict[str, Any], subject: Subject) -> None:
+    """The table, the means and the headline, within 80 columns; colours on a terminal only."""
     console = Console()
-    columns = ["IoU", "Dice", "precision", "recall", "share"]
-    columns += ["kept"] if "kept" in scores.classes[0] else []
-    table = Table("class", *columns, box=None, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for c in scores.classes:
-        table.add_row(c["name"], *(_cell(c[column.lower()]) for column in columns))
+    columns = {
+        "IoU": "iou",
+        "95 % interval": "iou_ci",
+        "Dice": "dice",
+        "prec.": "precision",
+        "recall": "recall",
+        "bound.": "boundary_iou",
+        "share": "share",
+    }
+    columns |= {"kept": "kept"} if subject.mines else {}
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("class", max_width=20, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row, colour in zip(metrics["classes"], subject.palette):
+        name = Text(row["name"])
+        if console.is_terminal:
+            name = Text.assemble(("■ ", f"rgb({colour[0]},{colour[1]},{colour[2]})"), name)
+        table.add_row(name, *(_cell(row[key]) for key in columns.values()))
     console.print(table)
-    means = (
-        ("mIoU", scores.miou),
-        ("pixel accuracy", scores.pixel_accuracy),
-        ("mean accuracy", scores.mean_accuracy),
-        ("fw IoU", scores.fw_iou),
-    )
-    console.print("  ".join(f"{name} {_cell(value)}" for name, value in means), highlight=False)
-    console.print(headline, highlight=False, soft_wrap=True)
-    console.print(f"report: {folder}", highlight=False, soft_wrap=True)
+    sizes = metrics["regions"]
+    means = {
+        "mIoU": "miou",
+        "pixel accuracy": "pixel_accuracy",
+        "mean accuracy": "mean_accuracy",
+        "fw IoU": "fw_iou",
+        "boundary IoU": "boundary_iou",
+        "calibration error": "ece",
+    }
+    parts = [f"{name} {_cell(metrics[key])}" for name, key in means.items()]
+    found = (f"{size} {_cell(r['recall'])} of {r['count']}" for size, r in sizes.items())
+    for line in ("  ".join(parts[:3]), "  ".join(parts[3:]), f"regions found: {', '.join(found)}"):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(metrics["headline"], highlight=False, soft_wrap=True)
+    page = subject.folder / "report.html"
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _cell(value: float | list[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value[0]:.3f}-{value[1]:.3f}"

@@ -23,7 +23,6 @@ from segtrain.data.sampling import seed_at
 from segtrain.devices import batch_norm_note, make_fabric, share_buffers
 from segtrain.endings import report_bad, stop
 from segtrain.errors import UsageError
-from segtrain.evaluate import validate
 from segtrain.feed import open_feed
 from segtrain.model import SegmentationModel, check_names
 from segtrain.optim import build_optimizer, lr_at, set_lr, update_average
@@ -36,6 +35,7 @@ from segtrain.plan import (
     refuse_changes,
     run_to_resume,
 )
+from segtrain.predictions import validate
 from segtrain.pretrained import load_weights
 from segtrain.progress import Reporter, number
 from segtrain.runlog import (
@@ -174,7 +174,7 @@ def train(
                 share_buffers(fabric, training.scored)
                 scores = validate(
                     training.scored, held_out, config.data.classes, fabric, workers,
-                    config.eval.batch_size, wish, watch,
+                    config.eval, wish, watch,
                 )  # fmt: skip
                 if scores is None:  # a resumed run takes up the validation
                     stop(fabric, plan, training, wish.signum)

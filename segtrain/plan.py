@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from segtrain import config as configuration
-from segtrain.config import Config, Data
+from segtrain.config import Config
 from segtrain.configfile import differences, load_config, to_yaml
 from segtrain.data.augment import Augmentation
 from segtrain.data.formats import Sample
 from segtrain.data.locate import mask_reader
 from segtrain.data.sampling import ClassDraws, batch_at, class_draws, shares_seen, steps_per_pass
 from segtrain.data.survey import prepare
+from segtrain.dataconfig import Data
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.losses import Loss, balanced, build_loss
 from segtrain.lossexpr import parse_loss
@@ -45,7 +46,11 @@ MAY_CHANGE = {
     "train.max_bad_steps": "",
     "train.profile": "",
     "eval.every": "",
+    "eval.tta": "",
+    "eval.group_by": "",
+    "eval.mask_values": "",
     "eval.worst": "",
+    "eval.best": "",
     "data.workers": "",
     "data.path": "it must hold the same images",
     "data.cache": "",

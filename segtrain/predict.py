@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
 from segtrain.atomic import whole_file
-from segtrain.checkpoint import load_model
+from segtrain.checkpoint import Meta, load_model
+from segtrain.config import Config
 from segtrain.data.dataset import as_tensor
 from segtrain.data.formats import image_files
 from segtrain.data.locate import demo_folder, image_reader
-from segtrain.devices import make_fabric
+from segtrain.devices import make_fabric, predictor
 from segtrain.errors import SegtrainError, UsageError
-from segtrain.inference import predict_logits
+from segtrain.inference import Predict, memory_advice, predict_bands
 from segtrain.progress import bar
 from segtrain.render.overlay import (
     blend,
@@ -53,27 +56,53 @@ def predict(
     config = meta.config_here(file, sets, flags)
     fabric = make_fabric(config.train)
     model = model.to(fabric.device, memory_format=torch.channels_last)
+    forward = predictor(model, fabric)
     read_image = image_reader(config.data, config.model.in_channels)
-    colours = colour_table(meta.palette, fabric.device)
 
     console, written = Console(), []
     for path in bar(images, "predicting", len(images)):
-        image = as_tensor(read_image(path)).permute(2, 0, 1).to(fabric.device)
-        with fabric.autocast(), limits_explained(f"{path} is too large at once; try --device cpu"):
-            logits = predict_logits(model, image[None].to(memory_format=torch.channels_last))[0]
-        class_ids = logits.argmax(0)
-        overlay = to_image(blend(visible(image), class_ids, colours, config.predict.opacity))
+        image = as_tensor(read_image(path)).permute(2, 0, 1)[None]
+        parts = ["mask.png", "overlay.png"] + ["probs.npy"] * config.predict.save_probs
+        files = [out / f"{path.stem}_{part}" for part in parts]
+        shape = (len(meta.classes), *image.shape[2:])
+        probs = probs_file(files[2], shape) if config.predict.save_probs else nullcontext()
+        advice = f"{path}: {memory_advice(image.shape, config.eval)}"
+        with probs as save_probs, limits_explained(advice):
+            class_ids, overlay = predict_image(forward, image, meta, config, save_probs)
         if legend:
             overlay = with_legend(overlay, meta.classes, meta.palette)
-        files = [out / f"{path.stem}_mask.png", out / f"{path.stem}_overlay.png"]
-        save_mask(files[0], class_ids.cpu().numpy(), meta.palette)
+        save_mask(files[0], class_ids, meta.palette)
         save_image(files[1], overlay)
-        if config.predict.save_probs:
-            files.append(out / f"{path.stem}_probs.npy")
-            save_probs(files[-1], logits)
         console.print(f"{path} -> {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
         written += files
     return written
+
+
+def predict_image(
+    forward: Predict,
+    image: Tensor,
+    meta: Meta,
+    config: Config,
+    save_probs: Callable[[int, Tensor], None] | None = None,
+) -> tuple[np.ndarray, Image.Image]:
+    """uint8 image (1,K,H,W) -> class ids (H,W), 8-bit up to 256 classes, else 16, and the overlay.
+
+    All is done band by band: a large image's logits, or its class ids as int64, would fill the
+    memory. save_probs is given each band's top row and logits (C,h,W).
+    """
+    height, width = image.shape[2:]
+    class_ids = np.empty((height, width), np.uint8 if len(meta.classes) <= 256 else np.uint16)
+    overlay = Image.new("RGB", (width, height))
+    for top, (logits,) in predict_bands(forward, image, config.eval):
+        bottom, device = top + logits.shape[1], logits.device
+        best = logits.argmax(0)
+        class_ids[top:bottom] = best.cpu().numpy()
+        band, colours = image[0, :, top:bottom].to(device), colour_table(meta.palette, device)
+        blended = blend(visible(band), best, colours, config.predict.opacity)
+        overlay.paste(to_image(blended), (0, top))
+        if save_probs:
+            save_probs(top, logits)
+    return class_ids, overlay
 
 
 def find_images(paths: list[str]) -> list[Path]:
@@ -110,7 +139,21 @@ def refuse_same_stems(images: list[Path]) -> None:
             )
 
 
-def save_probs(path: Path, logits: Tensor) -> None:
-    """logits (C,H,W) -> softmax probabilities, float16."""
+@contextmanager
+def probs_file(path: Path, shape: tuple[int, int, int]) -> Iterator[Callable[[int, Tensor], None]]:
+    """A .npy file of probabilities (C,H,W) in float16, as shape says; yields what writes a band.
+
+    That is given the band's top row and logits (C,h,W). A mapped file would count as memory.
+    """
+    _, height, width = shape
+    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
     with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, logits.softmax(0).half().cpu().numpy())
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+
+        def write(top: int, logits: Tensor) -> None:
+            for place, rows in enumerate(logits.softmax(0).half().cpu().numpy()):
+                file.seek(start + (place * height + top) * width * rows.itemsize)
+                file.write(rows)
+
+        yield write

@@ -21,7 +21,7 @@ from segtrain.config import Config
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.fieldtypes import seconds
 from segtrain.losses import Loss
-from segtrain.metrics import Scores
+from segtrain.metrics.confusion import Scores
 from segtrain.model import SegmentationModel
 from segtrain.plan import Plan
 from segtrain.runlog import BEST, LAST, STATE, device_name, packages

@@ -16,9 +16,14 @@ from PIL import Image
 
 from segtrain.checkpoint import load_model, save_model
 from segtrain.data.dataset import Batch
-from segtrain.evaluate import of_one_size
+from segtrain.predictions import of_one_size
+from segtrain.report import groups_of
 
-CLASS_KEYS = ["name", "iou", "dice", "precision", "recall", "share", "kept"]
+MEANS = ["miou", "miou_ci", "miou_absent_as_0", "pixel_accuracy", "mean_accuracy", "fw_iou"]
+MEANS += ["boundary_iou", "ece", "images", "groups", "headline", "classes", "regions"]
+CLASS_KEYS = ["name", "iou", "iou_ci", "dice", "precision", "recall", "share", "boundary_iou"]
+CLASS_KEYS += ["regions", "kept"]
+FILES = ["confusion.csv", "confusion.png", "metrics.json", "per_image.csv", "report.html"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,7 @@ def check_scores(scores: dict, pairs: list[tuple], classes: int) -> None:
         expected["dice"] = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None
         expected["precision"] = tp / (tp + fp) if tp + fp else None
         expected["recall"] = tp / (tp + fn) if tp + fn else None
-        counted = {k: v for k, v in found.items() if k not in ("name", "kept")}
+        counted = {key: found[key] for key in expected}
         assert counted == pytest.approx(expected, abs=1e-12)
     present = [row for row in counts if row[0] + row[1] + row[2]]
     in_truth = [row for row in counts if row[0] + row[2]]
@@ -100,8 +105,7 @@ def check_scores(scores: dict, pairs: list[tuple], classes: int) -> None:
 def test_scores_are_those_of_the_masks_that_predict_writes(run, ignoring: Path, tmp_path: Path):
     evaluate(run, "--data", ignoring)
     scores = report(run)
-    means = ["miou", "pixel_accuracy", "mean_accuracy", "fw_iou"]
-    assert list(scores) == [*means, "images", "classes"]
+    assert list(scores) == [*MEANS, "calibration"]
     assert [list(c) for c in scores["classes"]] == [CLASS_KEYS] * 3
     assert (scores["images"], [c["name"] for c in scores["classes"]]) == (4, ["0", "1", "2"])
     images = sorted((ignoring / "images/val").iterdir())
@@ -125,15 +129,16 @@ def test_the_runs_own_val_gives_the_best_miou_of_its_history(run: Path, trained:
     scores = report(run)
     assert scores["miou"] == pytest.approx(best, abs=1e-9)
     assert scores["images"] == 1
-    assert f"mIoU {best:.4f} on val" in answer.stdout
-    assert "ignore id 255, native size, 1 images" in answer.stdout
+    assert f"mIoU {best:.4f} on val: macro over" in answer.stdout
+    assert "ignore id 255, native size, 1 image\n" in answer.stdout
+    assert scores["miou_ci"] is None  # of one image nothing can be said
 
 
 def test_pictures_of_the_report_open(run: Path, ignoring: Path):
     answer = evaluate(run, "--data", ignoring, "--split", "train", "--set", "eval.worst=3")
     folder = run / "eval/train"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "confusion.png", "hard_pixels", "metrics.json", "per_image.csv", "worst"]  # fmt: skip
+    found = sorted(path.name for path in folder.iterdir())
+    assert found == sorted([*FILES, "hard_pixels", "worst"])
     assert str(folder) in answer.stdout
     rows = list(csv.DictReader(open(folder / "per_image.csv")))
     by_score = sorted(rows, key=lambda row: float(row["miou"]))
@@ -183,11 +188,15 @@ def test_an_absent_class_is_null_and_named(run: Path, ignoring: Path, tmp_path: 
     save_model(tmp_path / "never.safetensors", model, meta)
     answer = evaluate(tmp_path / "never.safetensors", "--data", ignoring)
     scores = report(tmp_path)
-    absent = dict(zip(CLASS_KEYS, ["2", None, None, None, None, 0, None]))
+    none = {"count": 0, "found": 0, "recall": None}
+    absent = dict.fromkeys(CLASS_KEYS) | {"name": "2", "share": 0}
+    absent["regions"] = {"small": none, "medium": none, "large": none}
     assert scores["classes"][2] == absent
     ious = [c["iou"] for c in scores["classes"][:2]]
     assert scores["miou"] == pytest.approx(sum(ious) / 2)
-    assert "macro over 2 of 3 classes (2 absent, in no mean)" in answer.stdout
+    assert scores["miou_absent_as_0"] == pytest.approx(sum(ious) / 3)
+    shown = f"(2 absent, in no mean; as 0 in it: {sum(ious) / 3:.4f})"
+    assert f"macro over 2 of 3 classes {shown}" in answer.stdout
     rows = list(csv.DictReader(open(tmp_path / "eval/val/per_image.csv")))
     assert [row["iou/2"] for row in rows] == [""] * 4
 
@@ -238,3 +247,183 @@ def test_what_goes_together():
     assert groups == [[0, 1], [2], [3], [4, 5]]
     assert [len(group) for group in of_one_size(of(1, 1, 2), 1)] == [1, 1, 1]
     assert list(of_one_size([], 3)) == []
+
+
+@pytest.fixture(scope="module")
+def predicted(run: Path, ignoring: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What segtrain predict writes of the val images of `ignoring`: masks and overlays."""
+    out = tmp_path_factory.mktemp("masks") / "out"
+    list(pixel_pairs(run, sorted((ignoring / "images/val").iterdir()), ignoring / "masks/val", out))
+    return out
+
+
+def test_masks_of_another_tool_have_the_scores_of_the_network_behind_them(
+    run: Path, ignoring: Path, predicted: Path, tmp_path: Path
+):
+    evaluate(run, "--data", ignoring)
+    of_network = report(run)
+    masks = shutil.copytree(predicted, tmp_path / "masks")
+    answer = evaluate("--predictions", masks, "--data", ignoring, "--set", "data.classes=[a, b, c]")
+    of_masks = report(masks)
+    assert (of_masks["ece"], of_masks["calibration"]) == (None, None)
+    for key in [*MEANS[:7], "images", "groups", "regions"]:
+        assert of_masks[key] == of_network[key], key
+    for row, same in zip(of_masks["classes"], of_network["classes"], strict=True):
+        assert "kept" not in row
+        assert row | {"name": same["name"], "kept": same["kept"]} == same
+    folder = masks / "eval/val"
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*FILES, "worst"])
+    assert str(folder / "report.html") in answer.stdout
+    again = evaluate("--predictions", masks, "--data", ignoring, "--set", "data.classes=[a, b, c]")
+    assert again.stdout == answer.stdout  # its own pictures are no masks
+
+
+def test_classes_of_masks_are_those_of_the_data(cli, pairs: Path):
+    """Nobody names classes: they are found in the training masks."""
+    answer = evaluate("--predictions", pairs / "masks", "--data", pairs)
+    scores = report(pairs / "masks")
+    assert [row["name"] for row in scores["classes"]] == ["0", "1", "2"]
+    assert (scores["miou"], scores["images"]) == (1, 1) and "1 held out for val" in answer.stdout
+
+
+def test_masks_may_hold_the_values_of_the_data_set(tmp_path: Path):
+    root = tmp_path / "cells"
+    for split in ("train", "val"):
+        for folder in ("images", "masks", "tool"):
+            (root / folder / split).mkdir(parents=True)
+        image, mask = scene(1, classes=2)
+        Image.fromarray(image).save(root / f"images/{split}/a.png")
+        Image.fromarray(mask * 255).save(root / f"masks/{split}/a.png")
+        Image.fromarray(mask * 255).save(root / f"tool/{split}/a.png")
+    (tmp_path / "cells.yaml").write_text("data: {classes: [out, cell], label_map: {255: 1}}")
+    asked = ["--predictions", root / "tool/val", "--data", root]
+    asked += ["--config", tmp_path / "cells.yaml"]
+    answer = run_cli("eval", *asked, "--workers", "0")
+    assert answer.code == 1
+    assert "tool/val/a.png: 960 pixels of 255, which is no class" in answer.error
+    assert "--set eval.mask_values=own" in answer.error
+    evaluate(*asked, "--set", "eval.mask_values=own")
+    assert report(root / "tool/val")["miou"] == 1
+
+
+@pytest.mark.parametrize(
+    "spoil, code, said",
+    [
+        (lambda masks: (masks / "0_mask.png").unlink(), 1, "no mask for 1 of 4 images: 0"),
+        (lambda masks: shutil.rmtree(masks), 2, "no such folder"),
+        (
+            lambda masks: Image.new("L", (9, 9)).save(masks / "1_mask.png"), 1, "sizes differ"
+        ),
+        (
+            lambda masks: Image.new("L", (40, 48), 255).save(masks / "0_mask.png"), 1,
+            "1885 pixels of 255, which is no class",
+        ),
+        (lambda masks: Image.new("L", (40, 48), 3).save(masks / "0_mask.png"), 1, "value 3"),
+        (
+            lambda masks: shutil.copytree(masks, masks / "more"), 1, "two masks for",
+        ),
+    ],
+)  # fmt: skip
+def test_masks_that_cannot_be_scored(
+    cli, ignoring: Path, predicted: Path, tmp_path: Path, spoil, code: int, said: str
+):
+    masks = shutil.copytree(predicted, tmp_path / "masks")
+    spoil(masks)
+    asked = ["--predictions", masks, "--data", ignoring, "--set", "data.classes=[a, b, c]"]
+    answer = cli("eval", *asked, "--workers", "0")
+    assert (answer.code, said in answer.error) == (code, True), answer.error
+    assert not (masks / "eval").exists()
+
+
+def test_a_run_and_masks_are_not_scored_at_once(cli, run: Path, predicted: Path):
+    answer = cli("eval", run, "--predictions", predicted)
+    assert answer.code == 2 and "score one of the two" in answer.error
+    answer = cli("eval", run, "--config", "x.yaml")
+    assert answer.code == 2 and "--config is for --predictions" in answer.error
+
+
+def test_images_are_drawn_in_groups(run: Path, ignoring: Path, tmp_path: Path):
+    """Two groups of two: a resample is one of them twice, or the whole."""
+    root = shutil.copytree(ignoring, tmp_path / "videos")
+    for path in list(root.rglob("*.png")):
+        path.rename(path.with_stem("ab"[int(path.stem) // 2] + f"_{path.stem}"))
+    evaluate(run, "--data", root)
+    assert report(run)["groups"] == 4
+    evaluate(run, "--data", root, "--set", "eval.group_by='^(.)_'")
+    scores = report(run)
+    assert (scores["images"], scores["groups"]) == (4, 2)
+    assert "over 2 groups of images" in scores["headline"]
+    rows = list(csv.DictReader(open(run / "eval/val/per_image.csv")))
+    assert [row["group"] for row in rows] == ["a", "a", "b", "b"]
+
+    def miou(rows: list[dict]) -> float:
+        sums = {kind: [sum(int(row[f"{kind}/{c}"]) for row in rows) for c in range(3)]
+                for kind in ("tp", "fp", "fn")}  # fmt: skip
+        ious = [tp / all_ for tp, *others in zip(*sums.values()) if (all_ := tp + sum(others))]
+        return sum(ious) / len(ious)
+
+    assert scores["miou_ci"] == pytest.approx(sorted([miou(rows[:2]), miou(rows[2:])]))
+    assert scores["miou"] == pytest.approx(miou(rows))
+
+
+@pytest.mark.parametrize(
+    "pattern, groups",
+    [
+        (None, ["a_1.png", "a_2.png", "b_0.png"]),
+        ("^._", ["a_", "a_", "b_"]),
+        ("^a(_)", ["_", "_", "b_0.png"]),  # what it does not find stands alone
+        ("([12])[.](p)", ["1", "2", "b_0.png"]),
+    ],
+)
+def test_a_group_is_what_the_pattern_finds(pattern: str | None, groups: list[str]):
+    assert groups_of(["a_1.png", "a_2.png", "b_0.png"], pattern) == groups
+
+
+@pytest.mark.parametrize(
+    "pattern, said",
+    [("night", "'night' finds nothing in names such as 0.png"), ("(", "a regular expression")],
+)
+def test_patterns_that_cannot_group(run: Path, ignoring: Path, pattern: str, said: str):
+    answer = run_cli("eval", run, "--data", ignoring, "--set", f"eval.group_by='{pattern}'")
+    assert answer.code == 2 and said in answer.error
+
+
+def test_json_is_all_that_is_printed(run: Path, ignoring: Path):
+    answer = evaluate(run, "--data", ignoring, "--json")
+    assert json.loads(answer.stdout) == report(run)
+
+
+def test_the_table_fits_a_terminal_of_80_columns(run: Path, ignoring: Path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = evaluate(run, "--data", ignoring)
+    lines = answer.stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("class"))
+    end = next(i for i, line in enumerate(lines) if line.startswith("mIoU 0") and " on " in line)
+    table = lines[start:end]
+    assert len(table) >= 6 and max(map(len, table)) <= 80
+    assert "\x1b" not in answer.stdout and "…" not in answer.stdout
+
+
+def test_windows_give_nearly_the_same_score(run: Path, ignoring: Path):
+    evaluate(run, "--data", ignoring)
+    whole = report(run)["miou"]
+    windows = ["--set", "eval.max_pixels=700", "--set", "eval.window=32"]
+    evaluate(run, "--data", ignoring, *windows)
+    assert report(run)["miou"] == pytest.approx(whole, abs=0.1)
+    evaluate(run, "--data", ignoring, "--set", "eval.tta=[hflip, 1.25]")
+    assert report(run)["miou"] == pytest.approx(whole, abs=0.1)
+
+
+def test_windowed_and_flipped_scores_are_those_of_the_masks_that_predict_writes(
+    run: Path, ignoring: Path, tmp_path: Path
+):
+    changed = ["--set", "eval.max_pixels=700", "--set", "eval.window=32"]
+    changed += ["--set", "eval.tta=[hflip, 0.75]"]
+    evaluate(run, "--data", ignoring, *changed)
+    images = sorted((ignoring / "images/val").iterdir())
+    done = run_cli("predict", *images, "--checkpoint", run, "--out", tmp_path / "out", *changed)
+    assert done.code == 0, done.stderr
+    scores = report(run)
+    masks = ["--predictions", tmp_path / "out", "--set", "data.classes=[a, b, c]"]
+    evaluate(*masks, "--data", ignoring)
+    assert report(tmp_path / "out")["miou"] == scores["miou"]

@@ -438,13 +438,13 @@ def test_bad_steps_are_skipped_and_too_many_end_the_run(cli, pairs: Path):
 
 
 def test_images_too_large_to_score_are_told_apart(cli, straight: Path, monkeypatch):
-    import segtrain.evaluate
+    import segtrain.predictions
 
     def predict(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
-    monkeypatch.setattr(segtrain.evaluate, "predict_logits", predict)
-    for size, said in ((1, "make the images of that split smaller"), (4, "set eval.batch_size=1")):
+    monkeypatch.setattr(segtrain.predictions, "predict_bands", predict)
+    for size, said in ((1, "for smaller windows set eval.max"), (4, "set eval.batch_size=1")):
         copy = shutil.copytree(straight, Path(f"runs/{size}"))
         failed = cli("eval", copy, "--set", f"eval.batch_size={size}", "--workers", "0")
         assert failed.code == 1

@@ -12,7 +12,7 @@ from conftest import QUICK, TINY
 from segtrain import load
 from segtrain.checkpoint import read_meta, save_model
 from segtrain.errors import SegtrainError
-from segtrain.metrics import Confusion, score
+from segtrain.metrics.confusion import Confusion, score
 from segtrain.state import SaveClock, TrainState, find_state, keep_last, score_of
 
 

@@ -22,12 +22,12 @@ import numpy as np
 import PIL
 
 import segtrain
-from segtrain.config import Data
 from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
 from segtrain.data.room import free_memory, make_room
 from segtrain.data.workers import FORK
+from segtrain.dataconfig import Data
 from segtrain.errors import first_line
 from segtrain.folders import cache_folder
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from segtrain.config import Data
 from segtrain.data.duplicates import groups_by, near_pairs, same_bytes
 from segtrain.data.findings import Finding
 from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts, colour_of
 from segtrain.data.pairing import Sample
 from segtrain.data.scan import ImageFacts, MaskFacts, PairFacts
+from segtrain.dataconfig import Data
 from segtrain.errors import listing
 
 Facts = dict[str, list[PairFacts]]  # by split

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from segtrain.config import Data, Split
 from segtrain.data.coco import find_jsons
 from segtrain.data.findings import Finding
 from segtrain.data.images import SUFFIXES
@@ -22,6 +21,7 @@ from segtrain.data.published import (
     find_voc,
 )
 from segtrain.data.splits import find_splits, list_coco, named_format
+from segtrain.dataconfig import Data, Split
 from segtrain.errors import SegtrainError, UsageError
 
 SPLITS = {

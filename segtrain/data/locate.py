@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 import segtrain
-from segtrain.config import Data
 from segtrain.data.demo import CLASSES, PALETTE, write_demo
 from segtrain.data.formats import find_layout
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
+from segtrain.dataconfig import Data
 from segtrain.errors import SegtrainError
 from segtrain.folders import cache_folder
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from segtrain.config import Data
 from segtrain.configfile import revised
 from segtrain.data.formats import Found
+from segtrain.dataconfig import Data
 from segtrain.errors import SegtrainError, listing
 
 

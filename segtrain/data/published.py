@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from segtrain.config import Data
 from segtrain.data.lists import choose
 from segtrain.data.masks import class_palette
 from segtrain.data.pairing import Fault, Group, Listing, files_by_stem, group
+from segtrain.dataconfig import Data
 
 PUBLISHED_SPLITS = ("train", "val", "test")
 TABLES = Path(__file__).parent / "classes"

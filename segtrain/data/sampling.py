@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segtrain.config import Data
+from segtrain.dataconfig import Data
 from segtrain.errors import UsageError, did_you_mean, listing
 
 RARE = 0.25  # of an even share of the pixels: a class with less is rare

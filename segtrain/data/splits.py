@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from segtrain.config import Data, Split
 from segtrain.data.coco import check_same_categories, class_table, image_folder, read_coco
 from segtrain.data.findings import Finding
 from segtrain.data.lists import choose, read_pairs
 from segtrain.data.pairing import Listing, files_by_stem, from_root, group, ways_into
+from segtrain.dataconfig import Data, Split
 from segtrain.errors import UsageError
 
 # what one split may name

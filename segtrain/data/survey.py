@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from segtrain.config import Data
 from segtrain.configfile import revised
 from segtrain.data.faults import Facts, Faults, class_pixels
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
@@ -18,6 +17,7 @@ from segtrain.data.locate import image_reader, locate, mask_reader, root_of
 from segtrain.data.masks import MaskReader, class_palette
 from segtrain.data.meaning import fill_in
 from segtrain.data.scan import PairFacts, Scanner
+from segtrain.dataconfig import Data
 from segtrain.errors import SegtrainError
 
 DEEP_READ = 8  # 16-bit images that the quick survey decodes

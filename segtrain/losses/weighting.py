@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segtrain.errors import UsageError
 from segtrain.losses.arguments import number, numbers, whole_number
-from segtrain.losses.nll import Pixels, class_sums, read_pixels
+from segtrain.losses.nll import Pixels, class_sums
 from segtrain.losses.select import shares_of_largest
 from segtrain.losses.term import Term
 
@@ -212,10 +212,10 @@ class Mining(PixelLoss):
         count = self.count(pixels).clamp(min=1)
         return shares_of_largest(pixels.nll.detach(), pixels.valid, count, pixels.total)
 
-    def kept(self, logits: Tensor, target: Tensor) -> Tensor:
-        """How far each pixel of logits (N,C,H,W) and target (N,H,W) is kept, 0..1 (N,H,W)."""
-        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-            return self.keep(read_pixels(logits, target, self.lb_ignore))[0]
+    def kept(self, nll: Tensor, target: Tensor) -> Tensor:
+        """How far each pixel of a map m (N,H,W), as read of `target`, is kept, 0..1 (N,H,W)."""
+        valid = target != self.lb_ignore
+        return self.keep(Pixels(nll, target, valid, 0, {}, None, sync=False))[0]
 
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         with torch.no_grad():

@@ -73,8 +73,8 @@ def save_image(path: Path, image: Image.Image) -> None:
 def save_mask(path: Path, class_ids: np.ndarray, palette: Palette) -> None:
     """An indexed PNG of class ids (H,W) with the classes' palette; grey 16-bit over 256 classes."""
     if len(palette) > 256:
-        return save_image(path, Image.fromarray(class_ids.astype(np.uint16)))
-    image = Image.fromarray(class_ids.astype(np.uint8))
+        return save_image(path, Image.fromarray(class_ids.astype(np.uint16, copy=False)))
+    image = Image.fromarray(class_ids.astype(np.uint8, copy=False))
     image.putpalette([part for colour in palette for part in colour])
     save_image(path, image)
 

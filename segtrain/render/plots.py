@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from segtrain.atomic import whole_file
 
 WRITTEN_UP_TO = 25  # classes: beyond, the numbers in the cells would overlap
+# stand for the page's --series-1 to --series-6, which differ between light and dark
+SERIES = ("#010001", "#020002", "#030003", "#040004", "#050005", "#060006")
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+
+
+class Chart(NamedTuple):
+    title: str
+    svg: str  # an svg element, to be put into a page as it is
+    alt: str  # what it shows, in words
 
 
 def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> None:
@@ -42,3 +58,128 @@ def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> 
     figure.colorbar(picture, shrink=0.8, label="share of the true class")
     with whole_file(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)
+
+
+def training_charts(history: list[dict[str, Any]]) -> list[Chart]:
+    """Loss by term, val mIoU, and the kept fraction of losses that mine; those that have values.
+
+    history: the rows of metrics.csv, numbers or None; an epoch without validation has no val_miou.
+    """
+    terms = values_of(history, r"loss/([^/]+)/value")
+    losses = {"training loss": values_of(history, "train_loss").get("train_loss", [])}
+    if len(terms) > 1:
+        losses |= {f"{name} (weighted)": values for name, values in terms.items()}
+    kept = values_of(history, r"loss/([^/]+)/kept")
+    drawn = [
+        ("Loss", losses, None),
+        ("mIoU on val", {"val mIoU": values_of(history, "val_miou").get("val_miou", [])}, (0, 1)),
+        ("Fraction of pixels kept", kept, (0, 1)),
+    ]
+    epochs = [row["epoch"] for row in history]
+    return [
+        line_chart(title, epochs, lines, limits)
+        for title, lines, limits in drawn
+        if any(value is not None for values in lines.values() for value in values)
+    ]
+
+
+def values_of(history: list[dict[str, Any]], pattern: str) -> dict[str, list[float | None]]:
+    """The columns that match, by the pattern's group or whole: a value or None an epoch."""
+    found = {name: re.fullmatch(pattern, name) for row in history for name in row}
+    names = {name: match[match.lastindex or 0] for name, match in found.items() if match}
+    return {short: [row.get(name) for row in history] for name, short in names.items()}
+
+
+def line_chart(
+    title: str,
+    epochs: list[float],
+    lines: dict[str, list[float | None]],
+    limits: tuple[float, float] | None,
+) -> Chart:
+    """Lines over epochs; None is a gap that is drawn across."""
+    figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    said = []
+    for place, (name, values) in enumerate(lines.items()):
+        points = [(e, v) for e, v in zip(epochs, values) if v is not None]
+        if not points:
+            continue
+        x, y = zip(*points)
+        axes.plot(
+            x,
+            y,
+            label=name,
+            color=SERIES[place % len(SERIES)],
+            linestyle=DASHES[place % len(DASHES)],
+            linewidth=1.8,
+            marker="o" if len(points) < 3 else None,
+            markersize=4,
+        )
+        said.append(f"{name} from {y[0]:.3f} in epoch {x[0]:g} to {y[-1]:.3f} in epoch {x[-1]:g}")
+    if limits:
+        axes.set_ylim(*limits)
+    else:
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.set_xlim(epochs[0] - 0.02 * len(epochs), epochs[-1] + 0.02 * len(epochs))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlabel("epoch")
+    if len(said) > 1:
+        axes.legend(frameon=False, fontsize=9, handlelength=2.6)
+    return Chart(title, svg(figure, axes, title), f"{title}: {'; '.join(said)}.")
+
+
+def reliability_chart(calibration: list[dict[str, Any]]) -> Chart:
+    """Accuracy by confidence (rows of metrics.calibration), over each bin's share of the pixels."""
+    figure = Figure(figsize=(4.4, 4.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    filled = [row for row in calibration if row["pixels"]]
+    total = sum(row["pixels"] for row in filled)
+    left, width = [row["low"] for row in filled], [row["high"] - row["low"] for row in filled]
+    accuracy, confidence = ([row[key] for row in filled] for key in ("accuracy", "confidence"))
+    bars = {"align": "edge", "color": SERIES[0], "linewidth": 0}
+    upper.bar(left, accuracy, width=[0.92 * w for w in width], alpha=0.45, **bars)
+    upper.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=(0, (4, 3)))
+    upper.plot(confidence, accuracy, color=SERIES[0], linewidth=1.8, marker="o", markersize=4)
+    upper.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
+    shares = [row["pixels"] / total for row in filled]
+    lower.bar(left, shares, width=[0.92 * w for w in width], **bars)
+    lower.set(ylabel="share of pixels", xlabel="confidence")
+    gaps = [c - a for c, a in zip(confidence, accuracy)]
+    mean = sum(gap * share for gap, share in zip(gaps, shares))
+    said = f"confidence is on average {abs(mean):.3f} {'above' if mean > 0 else 'below'} accuracy"
+    if filled:
+        said += f"; {shares[-1]:.0%} of the pixels have a confidence over {left[-1]:.2f}"
+    title = "Reliability"
+    return Chart(title, svg(figure, [upper, lower], title), f"{title} diagram: {said}.")
+
+
+def svg(figure: Figure, axes: Axes | list[Axes], salt: str) -> str:
+    """The figure as an svg element for a page: its text is the page's, so are its colours.
+
+    Black becomes the page's ink and SERIES its series; `salt` keeps ids apart on one page, which
+    otherwise are the same each time.
+    """
+    for each in axes if isinstance(axes, list) else [axes]:
+        each.spines[["top", "right"]].set_visible(False)
+        each.tick_params(labelsize=9)
+        each.grid(axis="y", color="black", alpha=0.12, linewidth=0.7)
+        each.set_axisbelow(True)
+        each.xaxis.label.set_fontsize(9)
+        each.yaxis.label.set_fontsize(9)
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.patch.set_alpha(0)
+        for each in figure.axes:
+            each.patch.set_alpha(0)
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace("#000000", "currentColor")
+    for part in ("metadata", "style"):  # what the style says would hold for the whole page
+        text = re.sub(rf"<{part}.*?</{part}>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1 and such, on every chart
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
+    text = re.sub(r"(font: [\d.]+px) [^;\"]*", r"\1 system-ui, sans-serif", text)
+    for place, colour in enumerate(SERIES, 1):
+        text = text.replace(colour, f"var(--series-{place})")
+    return re.sub(r"\s+", " ", text)

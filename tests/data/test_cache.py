@@ -13,7 +13,6 @@ import pytest
 from conftest import write_pairs
 from PIL import Image
 
-from segtrain.config import Data
 from segtrain.data import cache as caching
 from segtrain.data import room
 from segtrain.data.cache import open_caches
@@ -21,6 +20,7 @@ from segtrain.data.dataset import Pairs, checked, one_by_one
 from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
+from segtrain.dataconfig import Data
 
 HEIGHT, WIDTH = 48, 40
 PIXELS = HEIGHT * WIDTH

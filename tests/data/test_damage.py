@@ -28,11 +28,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from segtrain.config import Data
 from segtrain.data import images, masks
 from segtrain.data.faults import Faults
 from segtrain.data.locate import image_reader, mask_reader
 from segtrain.data.survey import Survey, prepare, survey
+from segtrain.dataconfig import Data
 from segtrain.errors import SegtrainError
 
 CASES = int(os.environ.get("SEGTRAIN_DAMAGE_CASES", 0))

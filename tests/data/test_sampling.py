@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.config import Augment, Data
+from segtrain.config import Augment
 from segtrain.data.augment import Augmentation
 from segtrain.data.sampling import (
     BatchSampler,
@@ -20,6 +20,7 @@ from segtrain.data.sampling import (
     shares_seen,
     steps_per_pass,
 )
+from segtrain.dataconfig import Data
 from segtrain.errors import UsageError
 
 SEEDS = st.integers(0, 2**32)

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from segtrain.config import Data
 from segtrain.data import scan
 from segtrain.data.coco import CocoMask
 from segtrain.data.formats import find_pairs
@@ -33,6 +32,7 @@ from segtrain.data.scan import (
     smooth_share,
     stamp,
 )
+from segtrain.dataconfig import Data
 from segtrain.errors import SegtrainError
 
 CAMVID_TRAIN = [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877,

@@ -12,12 +12,12 @@ import pytest
 from conftest import scene, write_pairs
 from PIL import Image
 
-from segtrain.config import Data
 from segtrain.configfile import revised
 from segtrain.data import demo
 from segtrain.data.findings import Finding, merge_mends
 from segtrain.data.locate import demo_folder, locate, root_of
 from segtrain.data.survey import prepare, survey
+from segtrain.dataconfig import Data
 from segtrain.errors import SegtrainError
 
 

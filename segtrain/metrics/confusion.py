@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+AT_ONCE = 2**24  # pixels, at 8 bytes several times
+
 
 class Confusion:
     """Pixels by (true class, predicted class): an int64 (C,C) matrix on the device."""
@@ -17,14 +19,17 @@ class Confusion:
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
     def update(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Counts one batch: prediction and target of the same shape; returns its own matrix.
+        """Counts one batch: prediction and target of the same shape and any integers; returns its
+        own matrix.
 
         Pixels whose target is lb_ignore count nowhere.
         """
         c = self.num_classes
-        pairs = (target * c + prediction).where(target != self.lb_ignore, c * c)
         counts = torch.zeros(c * c + 1, dtype=torch.int64, device=self.matrix.device)
-        counts.scatter_add_(0, pairs.flatten(), torch.ones_like(pairs).flatten())
+        parts = (pixels.flatten().split(AT_ONCE) for pixels in (prediction, target))
+        for claimed, true in zip(*parts):
+            pairs = (true.long() * c + claimed).where(true != self.lb_ignore, c * c)
+            counts.scatter_add_(0, pairs, torch.ones_like(pairs))
         batch = counts[:-1].view(c, c)
         self.matrix += batch
         return batch
@@ -38,10 +43,13 @@ class Scores:
     precision = tp / (tp + fp), recall = tp / (tp + fn), share = (tp + fn) / all pixels.
     A class absent from both truth and prediction has no iou and counts in no mean; `miou` is the
     mean over the others, `mean_accuracy` the mean recall over classes in the truth, `fw_iou` the
-    mean of iou weighted by share (Long et al. 2015, arXiv:1411.4038).
+    mean of iou weighted by share (Long et al. 2015, arXiv:1411.4038). `miou_absent_as_0` is the
+    mean over all classes where an absent one counts as 0, as some programs have it: for comparison
+    with their figures only.
     """
 
     miou: float | None
+    miou_absent_as_0: float | None
     pixel_accuracy: float | None
     mean_accuracy: float | None
     fw_iou: float | None
@@ -53,27 +61,33 @@ class Scores:
         return [c["name"] for c in self.classes if c["iou"] is None]
 
 
+def counts_of(matrix: Tensor) -> Tensor:
+    """tp, fp, fn of each class, (3,C), of a (C,C) confusion matrix (rows true)."""
+    tp = matrix.diag()
+    return torch.stack([tp, matrix.sum(0) - tp, matrix.sum(1) - tp])
+
+
 def score(matrix: Tensor, names: list[str]) -> Scores:
     """Scores of an int64 (C,C) confusion matrix (rows true, columns predicted)."""
-    matrix = matrix.cpu()  # one transfer: the scores are a handful of numbers
-    tp, truth, predicted = (x.tolist() for x in (matrix.diag(), matrix.sum(1), matrix.sum(0)))
-    total = sum(truth)
+    counts = counts_of(matrix).T.tolist()  # one transfer: the scores are a handful of numbers
+    total = sum(tp + fn for tp, _, fn in counts)
     classes = [
         {
             "name": name,
-            "iou": _ratio(hit, true + claimed - hit),
-            "dice": _ratio(2 * hit, true + claimed),
-            "precision": _ratio(hit, claimed),
-            "recall": _ratio(hit, true),
-            "share": _ratio(true, total),
+            "iou": _ratio(tp, tp + fp + fn),
+            "dice": _ratio(2 * tp, 2 * tp + fp + fn),
+            "precision": _ratio(tp, tp + fp),
+            "recall": _ratio(tp, tp + fn),
+            "share": _ratio(tp + fn, total),
         }
-        for name, hit, true, claimed in zip(names, tp, truth, predicted)
+        for name, (tp, fp, fn) in zip(names, counts)
     ]
     ious = [c["iou"] for c in classes]
     weighted = [c["share"] * c["iou"] for c in classes if c["share"]]
     return Scores(
         miou=_mean(ious),
-        pixel_accuracy=_ratio(sum(tp), total),
+        miou_absent_as_0=_mean([iou or 0 for iou in ious]) if total else None,
+        pixel_accuracy=_ratio(sum(tp for tp, _, _ in counts), total),
         mean_accuracy=_mean([c["recall"] for c in classes]),
         fw_iou=sum(weighted) if weighted else None,
         classes=classes,

@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from segtrain.metrics import Confusion, score
+from segtrain.metrics.confusion import Confusion, counts_of, score
 
 NAMES = ["road", "tree", "sky", "car"]
 
@@ -49,6 +49,8 @@ def test_equals_scikit_learn(seed, ignore):
     matrix = confusion(prediction, target, ignore=ignore).matrix
     truth, claimed = target[target != ignore].numpy(), prediction[target != ignore].numpy()
     assert matrix.tolist() == sk.confusion_matrix(truth, claimed).tolist()
+    _, fp, fn, tp = sk.multilabel_confusion_matrix(truth, claimed).reshape(4, 4).T
+    assert counts_of(matrix).tolist() == [tp.tolist(), fp.tolist(), fn.tolist()]
     scores = score(matrix, NAMES)
     precision, recall, f1, support = sk.precision_recall_fscore_support(truth, claimed)
     assert column(scores, "precision") == pytest.approx(precision.tolist())
@@ -65,10 +67,11 @@ def test_by_pencil():
     target = [[0, 0, 0], [1, 1, 255], [1, 1, 2]]
     matrix = confusion(prediction, target, classes=3).matrix
     assert matrix.tolist() == [[2, 1, 0], [1, 3, 0], [0, 0, 1]]
+    assert counts_of(matrix).tolist() == [[2, 3, 1], [1, 1, 0], [1, 1, 0]]
     scores = score(matrix, NAMES[:3])
     assert column(scores, "iou") == pytest.approx([2 / 4, 3 / 5, 1 / 1])
     assert column(scores, "dice") == pytest.approx([4 / 6, 6 / 8, 2 / 2])
-    assert scores.miou == pytest.approx(0.7)
+    assert scores.miou == scores.miou_absent_as_0 == pytest.approx(0.7)
     assert scores.pixel_accuracy == pytest.approx(6 / 8)
     assert scores.mean_accuracy == pytest.approx((2 / 3 + 3 / 4 + 1) / 3)
     assert scores.fw_iou == pytest.approx((3 * 0.5 + 4 * 0.6 + 1 * 1) / 8)
@@ -81,6 +84,7 @@ def test_absent_and_invented_classes():
     assert column(scores, "recall") == [1, 0.5, None, None]
     assert column(scores, "precision") == [1, 1, 0, None]
     assert scores.miou == pytest.approx(1.5 / 3)
+    assert scores.miou_absent_as_0 == pytest.approx(1.5 / 4)
     assert scores.mean_accuracy == pytest.approx(1.5 / 2)
     assert scores.absent == ["car"]
 
@@ -88,6 +92,7 @@ def test_absent_and_invented_classes():
 def test_everything_ignored_is_undefined():
     scores = score(confusion([[0, 1]], [[255, 255]]).matrix, NAMES)
     assert (scores.miou, scores.pixel_accuracy, scores.mean_accuracy, scores.fw_iou) == (None,) * 4
+    assert scores.miou_absent_as_0 is None
     assert scores.absent == NAMES
     assert all(set(row.values()) == {row["name"], None} for row in scores.classes)
 

@@ -1,0 +1,67 @@
+"""Calibration: whether a network is right as often as it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ONE = 2**24  # confidence 1 in its units, which are float32's steps from 1/2 to 1
+
+
+class Calibration:
+    """Sums over pixels by confidence, the highest softmax probability, in bins of equal width.
+
+    Bin b holds the confidences in (b / bins, (b + 1) / bins], as in Guo et al. 2017
+    (arXiv:1706.04599). `matrix`, int64 (bins,3) on the device: pixels, correct ones, and the sum
+    of their confidences in units of 2**-24. They are integers, so neither the order of the images
+    nor a sum over processes changes a digit.
+    """
+
+    def __init__(self, bins: int = 15, device: torch.device | str = "cpu"):
+        self.bins = bins
+        self.matrix = torch.zeros(bins, 3, dtype=torch.int64, device=device)
+
+    def update(self, logits: Tensor, target: Tensor, lb_ignore: int) -> None:
+        """Counts logits (N,C,H,W) of any float and target (N,H,W); ignored pixels count nowhere.
+
+        The softmax is taken in float32; where it is no number, confidence is 0. Nothing waits for
+        the device.
+        """
+        logits = logits.float()
+        top, prediction = logits.max(1, keepdim=True)
+        confidence = (logits - top).exp_().sum(1).reciprocal().nan_to_num(0)
+        units = (confidence * ONE).long()
+        correct = (prediction.squeeze(1) == target).long()
+        own_bin = ((units * self.bins - 1) // ONE).clamp(0, self.bins - 1)
+        own_bin = own_bin.where(target != lb_ignore, self.bins).flatten()
+        for column, values in enumerate((torch.ones_like(units), correct, units)):
+            sums = torch.zeros(self.bins + 1, dtype=torch.int64, device=self.matrix.device)
+            self.matrix[:, column] += sums.scatter_add_(0, own_bin, values.flatten())[:-1]
+
+
+def ece(matrix: Tensor) -> float | None:
+    """Expected calibration error: the mean over pixels of their bin's |accuracy - confidence|.
+
+    0 where the network is right as often as it says, 1 at worst; None where nothing was counted.
+    """
+    rows = matrix.tolist()
+    total = sum(pixels for pixels, _, _ in rows)
+    gap = sum(abs(correct * ONE - units) for _, correct, units in rows)
+    return gap / (total * ONE) if total else None
+
+
+def rows(matrix: Tensor) -> list[dict[str, Any]]:
+    """A row a bin: its bounds, pixels, mean confidence and accuracy; both None where empty."""
+    bins = len(matrix)
+    return [
+        {
+            "low": b / bins,
+            "high": (b + 1) / bins,
+            "pixels": pixels,
+            "confidence": units / (pixels * ONE) if pixels else None,
+            "accuracy": correct / pixels if pixels else None,
+        }
+        for b, (pixels, correct, units) in enumerate(matrix.tolist())
+    ]

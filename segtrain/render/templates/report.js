@@ -1,0 +1,323 @@
+"use strict";
+
+// Sorting, the table of confusions and the viewer. Without this script the page shows the same,
+// as tables and rows of pictures.
+
+(() => {
+  const data = JSON.parse(document.getElementById("report-data").textContent);
+  const $ = (selector, within = document) => within.querySelector(selector);
+  const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+  // name, attributes, content (text, never HTML)
+  function element(name, attributes = {}, ...content) {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...content);
+    return made;
+  }
+
+  // Sorting: a header's button orders one way, then the other, then as it was
+
+  function sortable(table) {
+    const body = $("tbody", table);
+    const rows = [...body.rows];
+    for (const header of $$("th[data-sort]", table)) {
+      const button = element("button", { type: "button" }, ...header.childNodes);
+      header.append(button);
+      button.addEventListener("click", () => {
+        const order = nextOrder(header);
+        for (const other of $$("th[aria-sort]", table)) other.removeAttribute("aria-sort");
+        if (order) header.setAttribute("aria-sort", order);
+        body.append(...(order ? sorted(rows, header, order) : rows));
+      });
+    }
+  }
+
+  function nextOrder(header) {
+    const orders = header.dataset.sort === "text" ? ["ascending", "descending"] : ["descending", "ascending"];
+    return orders[orders.indexOf(header.getAttribute("aria-sort")) + 1];
+  }
+
+  function sorted(rows, header, order) {
+    const sign = order === "ascending" ? 1 : -1;
+    const textual = header.dataset.sort === "text";
+    const value = (row) => row.cells[header.cellIndex].dataset.value;
+    return [...rows].sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (textual) return sign * x.localeCompare(y, undefined, { numeric: true });
+      if (x === "" || y === "") return (x === "") - (y === ""); // undefined ones come last
+      return sign * (x - y);
+    });
+  }
+
+  // The table of confusions: one stop for Tab, arrow keys within
+
+  function confusions(table, found, show) {
+    const rows = $$("tbody tr", table).map((row) => $$("td", row));
+    table.setAttribute("role", "grid");
+    rows.flat().forEach((cell, place) => {
+      cell.tabIndex = place ? -1 : 0;
+      cell.setAttribute("aria-label", cell.title);
+    });
+    const placeOf = (cell) => [cell.parentNode.sectionRowIndex, cell.cellIndex - 1];
+
+    function focus(row, column) {
+      const cell = rows[row] && rows[row][column];
+      if (!cell) return;
+      for (const other of $$("td[tabindex='0']", table)) other.tabIndex = -1;
+      cell.tabIndex = 0;
+      cell.focus();
+    }
+
+    const read = (event) => {
+      const cell = event.target.closest("td");
+      if (cell) $(".readout", found).textContent = cell.title;
+    };
+    table.addEventListener("pointerover", read);
+    table.addEventListener("focusin", read);
+    found.hidden = false;
+
+    function open(cell) {
+      for (const other of $$("td[aria-selected]", table)) other.removeAttribute("aria-selected");
+      cell.setAttribute("aria-selected", "true");
+      listImages($("[aria-live]", found), cell, show);
+    }
+
+    table.addEventListener("click", (event) => {
+      const cell = event.target.closest("td");
+      if (!cell) return;
+      focus(...placeOf(cell));
+      open(cell);
+    });
+    table.addEventListener("keydown", (event) => {
+      const cell = event.target.closest("td");
+      if (!cell) return;
+      const [row, column] = placeOf(cell);
+      const steps = {
+        ArrowUp: () => focus(row - 1, column),
+        ArrowDown: () => focus(row + 1, column),
+        ArrowLeft: () => focus(row, column - 1),
+        ArrowRight: () => focus(row, column + 1),
+        Home: () => focus(row, 0),
+        End: () => focus(row, rows[row].length - 1),
+        Enter: () => open(cell),
+        " ": () => open(cell),
+      };
+      if (!steps[event.key]) return;
+      event.preventDefault();
+      steps[event.key]();
+    });
+  }
+
+  function listImages(answer, cell, show) {
+    const images = data.confused[cell.dataset.at] || [];
+    const list = element("ol");
+    for (const [place, pixels] of images) {
+      const name = data.images[place];
+      const item = element("li");
+      const open = show(name);
+      if (open) {
+        const button = element("button", { type: "button", class: "link" }, name);
+        button.addEventListener("click", open);
+        item.append(button);
+      } else item.append(name);
+      item.append(`: ${pixels.toLocaleString("en-GB")} pixels`);
+      list.append(item);
+    }
+    const none = cell.classList.contains("right") ? "Nothing is confused here." : "No image is known with this confusion.";
+    const note = images.length ? "The images with most of it:" : none;
+    answer.replaceChildren(element("h3", {}, cell.title), element("p", { class: "note" }, note), list);
+  }
+
+  // The viewer
+
+  const layers = { image: "Image", truth: "Truth", prediction: "Prediction", errors: "Errors", hard: "Hard pixels" };
+  const hidden = new Set(); // class ids, whichever image is shown
+
+  function colourNumbers() {
+    return new Map(data.colours.map(([r, g, b], id) => [(r << 16) | (g << 8) | b, id]));
+  }
+
+  function pixelsOf(image) {
+    const canvas = element("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0);
+    return context.getImageData(0, 0, canvas.width, canvas.height);
+  }
+
+  // A painted mask's class ids; as many as there are classes where ignored
+  function idsOf(pixels, numbers) {
+    const ids = new Uint16Array(pixels.data.length / 4).fill(data.classes.length);
+    const rgba = pixels.data;
+    for (let i = 0, at = 0; i < ids.length; i++, at += 4) {
+      if (rgba[at + 3]) ids[i] = numbers.get((rgba[at] << 16) | (rgba[at + 1] << 8) | rgba[at + 2]);
+    }
+    return ids;
+  }
+
+  // The layer with the pixels of hidden classes made transparent
+  function withoutHidden(pixels, ids) {
+    const shown = new ImageData(new Uint8ClampedArray(pixels.data), pixels.width);
+    for (let i = 0; i < ids.length; i++) if (hidden.has(ids[i])) shown.data[4 * i + 3] = 0;
+    const canvas = element("canvas", { width: pixels.width, height: pixels.height });
+    canvas.getContext("2d").putImageData(shown, 0, 0);
+    return canvas;
+  }
+
+  async function load(picture, numbers) {
+    if (picture.ids) return;
+    const images = Object.values(picture.layers);
+    await Promise.all(images.map((image) => image.decode()));
+    picture.pixels = Object.fromEntries(Object.entries(picture.layers).map(([key, image]) => [key, pixelsOf(image)]));
+    const truth = idsOf(picture.pixels.truth, numbers);
+    picture.ids = { truth, prediction: idsOf(picture.pixels.prediction, numbers), errors: truth, hard: truth };
+  }
+
+  function viewer(root, gallery) {
+    const numbers = colourNumbers();
+    const panes = $$(".pane", root);
+    const [stage, where, toggles, slider, readout] = [".stage", ".where", ".toggles ul", "#opacity", ".readout"].map((s) => $(s, root));
+    const pictures = $$("li", gallery).map((item) => ({
+      name: $("h3", item).textContent,
+      caption: $("p", item).textContent,
+      kind: item.dataset.kind,
+      layers: Object.fromEntries($$("img", item).map((image) => [image.dataset.layer, image])),
+    }));
+    let current = 0;
+
+    function chosenLayers() {
+      const layer = $("input[name=layer]:checked", root).value;
+      if (layer === "both") return ["truth", "prediction"];
+      return [pictures[current].layers[layer] ? layer : "image"];
+    }
+
+    function drawPane(pane, key) {
+      const picture = pictures[current];
+      const canvas = $("canvas", pane);
+      const photo = picture.layers.image;
+      canvas.width = photo.naturalWidth;
+      canvas.height = photo.naturalHeight;
+      canvas.style.setProperty("--ratio", canvas.width / canvas.height);
+      canvas.classList.toggle("small", canvas.width < 320);
+      const context = canvas.getContext("2d");
+      context.drawImage(photo, 0, 0);
+      if (key !== "image") {
+        context.globalAlpha = slider.value / 100;
+        context.drawImage(withoutHidden(picture.pixels[key], picture.ids[key]), 0, 0);
+      }
+      canvas.setAttribute("aria-label", key === "image" ? picture.layers.image.alt : `${picture.layers[key].alt}, over the image`);
+      $("figcaption", pane).textContent = layers[key];
+    }
+
+    function draw() {
+      const keys = chosenLayers();
+      stage.classList.toggle("two", keys.length > 1);
+      panes.forEach((pane, place) => {
+        pane.hidden = !keys[place];
+        if (keys[place]) drawPane(pane, keys[place]);
+      });
+      $("output", root).textContent = `${slider.value} %`;
+    }
+
+    async function go(place) {
+      current = (place + pictures.length) % pictures.length;
+      const picture = pictures[current];
+      await load(picture, numbers);
+      if (picture !== pictures[current]) return; // another one was asked for meanwhile
+      where.replaceChildren(
+        element("strong", {}, picture.name),
+        element("span", { class: "soft" }, picture.caption),
+        element("span", { class: "soft" }, `${current + 1} of ${pictures.length}`),
+      );
+      listClasses(picture);
+      draw();
+      $$("button", strip).forEach((thumb, i) => thumb.setAttribute("aria-current", i === current));
+      const thumb = $$("button", strip)[current];
+      strip.scrollTo({ left: thumb.offsetLeft - strip.clientWidth / 2 + thumb.clientWidth / 2 });
+    }
+
+    function listClasses(picture) {
+      const present = new Set([...picture.ids.truth, ...picture.ids.prediction]);
+      present.delete(data.classes.length);
+      toggles.replaceChildren(...[...present].sort((a, b) => a - b).map((id) => {
+        const box = element("input", { type: "checkbox", value: id });
+        box.checked = !hidden.has(id);
+        const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
+        swatch.style.setProperty("--colour", `rgb(${data.colours[id].join(" ")})`);
+        return element("li", {}, element("label", {}, box, swatch, data.classes[id]));
+      }));
+    }
+
+    function thumbnail(picture, place) {
+      const image = element("img", { src: picture.layers.image.src, alt: "" });
+      const words = element("span", { class: "hidden" }, `: ${picture.name}`);
+      const button = element("button", { type: "button" }, image, rankOf(picture, place), words);
+      button.addEventListener("click", () => go(place));
+      return element("li", {}, button);
+    }
+
+    // The worst come first
+    function rankOf(picture, place) {
+      const before = pictures.findIndex((other) => other.kind === picture.kind);
+      return `${picture.kind} ${place - before + 1}`;
+    }
+
+    function toggle(id, shown) {
+      if (shown) hidden.delete(id);
+      else hidden.add(id);
+    }
+
+    function read(event) {
+      const canvas = event.target.closest("canvas");
+      const picture = pictures[current];
+      if (!canvas || !picture.ids) return;
+      const box = canvas.getBoundingClientRect();
+      const x = Math.floor(((event.clientX - box.left) / box.width) * canvas.width);
+      const y = Math.floor(((event.clientY - box.top) / box.height) * canvas.height);
+      const at = y * canvas.width + x;
+      const name = (ids) => data.classes[ids[at]] ?? "ignored";
+      readout.textContent = `Truth: ${name(picture.ids.truth)}. Predicted: ${name(picture.ids.prediction)}.`;
+    }
+
+    const strip = $(".strip", root);
+    strip.append(...pictures.map(thumbnail));
+    root.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button?.dataset.step) go(current + Number(button.dataset.step));
+      if (!button?.dataset.all) return;
+      data.classes.forEach((_, id) => toggle(id, button.dataset.all === "true"));
+      listClasses(pictures[current]);
+      draw();
+    });
+    root.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!step || event.target.matches("input")) return;
+      event.preventDefault();
+      go(current + step);
+    });
+    root.addEventListener("input", (event) => {
+      if (event.target.type === "checkbox") toggle(Number(event.target.value), event.target.checked);
+      if (pictures[current].ids) draw();
+    });
+    stage.addEventListener("pointermove", read);
+    stage.addEventListener("pointerdown", read);
+    root.hidden = false;
+    gallery.classList.add("printed");
+    go(0);
+
+    // What shows an image of that name, where the viewer has it
+    return (name) => {
+      const place = pictures.findIndex((picture) => picture.name === name);
+      return place < 0 ? null : () => {
+        go(place);
+        stage.focus({ preventScroll: true });
+        root.scrollIntoView({ block: "nearest" });
+      };
+    };
+  }
+
+  $$("table:has(th[data-sort])").forEach(sortable);
+  for (const text of $$(".needs-script")) text.hidden = false;
+  const show = $("#viewer") ? viewer($("#viewer"), $("#gallery")) : () => null;
+  confusions($("#matrix"), $("#found"), show);
+})();
