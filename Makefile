@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/segtrain eval
 	$(BIN)/segtrain predict demo --legend
 	@echo
-	@echo "report:     $$(readlink -f runs/latest)/eval/val/ (metrics.json, confusion.png, worst/)"
+	@echo "report:     $$(readlink -f runs/latest)/eval/val/report.html"
 	@echo "overlay:    $(CURDIR)/predictions/160_overlay.png"
 	@echo "checkpoint: $$(readlink -f runs/latest)/checkpoints/best.safetensors"
 

@@ -18,6 +18,7 @@ from segtrain.config import Config
 from segtrain.errors import SegtrainError, Stopped
 from segtrain.processes import end_with_launcher
 
+LOSSES = "ce,ohem,focal,ghm,ohem+dice"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -318,6 +319,54 @@ def check(
 
     if not run_check(path, config, set_, preview, augment, json, write_config):
         raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="folders that eval has written to; the first is what the others are set against",
+            metavar="RUN RUN...",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[str, _option("which split's scores", "val")] = "val",
+    out: Annotated[
+        Path, _option("folder of comparison.html and comparison.json", "comparison")
+    ] = Path("comparison"),
+    json: Annotated[bool, _option("print JSON in place of the table", "no", "--json")] = False,
+) -> None:
+    """Tell which differences between runs are more than noise, for mIoU and each class."""
+    from segtrain.compare import compare as run_compare
+
+    run_compare(runs, split, out, json)
+
+
+@app.command()
+def sweep(
+    loss: Annotated[
+        str, _option("losses, with commas between them", LOSSES, metavar="LOSS,LOSS...")
+    ] = LOSSES,
+    seeds: Annotated[int, _option("trainings of each loss, of seeds 0, 1, ...", "1", min=1)] = 1,
+    config: Annotated[
+        Path | None, _option("YAML file of config sections", "none", metavar="FILE")
+    ] = None,
+    data: Annotated[Text, _field("data.path", metavar="PATH|demo")] = None,
+    device: Device = None,
+    out: Annotated[Path, _option("folder of the sweep's runs and comparison", "sweep")] = Path(
+        "sweep"
+    ),
+    dry_run: Annotated[
+        bool,
+        _option("print the commands that are left to run, one a line", "run them", "--dry-run"),
+    ] = False,
+    set_: Sets = [],
+) -> None:
+    """Train with each loss, all else the same, skipping what is done, and compare."""
+    from segtrain.sweep import sweep as run_sweep
+
+    run_sweep(loss, seeds, config, set_, data, device, out, dry_run)
 
 
 @app.command()

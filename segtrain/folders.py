@@ -1,7 +1,10 @@
-"""Where segtrain keeps what it can make again."""
+"""Names in a run's folder that several verbs read, and where segtrain keeps what it can remake."""
 
 import os
 from pathlib import Path
+
+CONFIG = Path("config.yaml")
+ENVIRONMENT = Path("environment.json")
 
 
 def cache_folder() -> Path:

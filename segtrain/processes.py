@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-PARENT = "SEGTRAIN_PARENT"  # the PID of the rank 0 that started this rank
+PARENT = "SEGTRAIN_PARENT"  # the PID of what started this: rank 0 a rank, sweep a training
 GATHERING = 30 * 60  # seconds that ranks wait for each other at the start: rank 0 reads the data
 PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 

@@ -148,7 +148,7 @@ class Watch:
     def frozen(self, states: str = "Tt") -> str:
         """Which other rank of this host the system has in one of these states; '' for none."""
         others = {rank: child.pid for rank, child in enumerate(self.children, 1)}
-        if PARENT in os.environ:
+        if PARENT in os.environ and self.fabric.global_rank:  # rank 0's may be a sweep
             others[0] = int(os.environ[PARENT])
         for rank, pid in others.items():
             if (stat_of(pid) or " ")[0] in states:

@@ -63,6 +63,14 @@ class Subject:
     history: Path | None = None  # metrics.csv of its training
 
     @property
+    def title(self) -> str:
+        """Whose predictions of what, such as 'unet, ohem: val of camvid'."""
+        config, whose = self.config, self.folder.resolve().parents[1].name
+        if self.checkpoint:
+            whose = f"{config.model.arch}, {config.loss.expression}"
+        return f"{whose}: {self.split} of {Path(config.data.path).name}"
+
+    @property
     def images(self) -> list[str]:
         """A name an image: its path from the folder that they all have in common."""
         paths = [sample.image for sample in self.pairs.samples]
@@ -85,7 +93,7 @@ def write(subject: Subject, tally: Tally, seconds: float) -> dict[str, Any]:
     save_confusion(folder / "confusion.png", matrix, names, title)
     pictures = list(paint(subject, dict(zip(sorted(tally.of_image), rows))))
     page = {
-        "title": f"{subject.config.data.path}: {subject.split}",
+        "title": subject.title,
         "headline": metrics["headline"],
         "metrics": metrics,
         "confusion": matrix.tolist(),

@@ -31,10 +31,10 @@ from segtrain.atomic import whole_file, write_text
 from segtrain.config import Config
 from segtrain.configfile import save_config
 from segtrain.errors import SegtrainError, UsageError
+from segtrain.folders import CONFIG
+from segtrain.folders import ENVIRONMENT as ENVIRONMENT
 
 LATEST = "latest"
-CONFIG = Path("config.yaml")
-ENVIRONMENT = Path("environment.json")
 BEST = Path("checkpoints/best.safetensors")
 LAST = Path("checkpoints/last.safetensors")
 STATE = Path("checkpoints/last.state.pt")
@@ -55,8 +55,12 @@ PACKAGES = (
 
 def default_name(arch: str, loss: str) -> str:
     """Date, time, arch and loss, as a file name."""
-    safe = "".join(c if c.isalnum() or c in "+.-" else "_" for c in loss.replace(" ", ""))
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{arch}-{safe}"[:100]
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{arch}-{safe_name(loss)}"[:100]
+
+
+def safe_name(loss: str) -> str:
+    """A loss expression as part of a file name."""
+    return "".join(c if c.isalnum() or c in "+.-" else "_" for c in loss.replace(" ", ""))
 
 
 def refuse_name(out: Path, name: str) -> None:

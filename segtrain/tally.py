@@ -19,7 +19,7 @@ from segtrain.metrics.regions import region_counts
 from segtrain.predictions import Predicted
 
 CONFUSED = 5  # images that are remembered for each pair of classes
-AHEAD = 8  # images that may wait for the host while the device goes on
+AHEAD = 32, 2**25  # images, and pixels, that may wait for the host while the device goes on
 
 
 class Counts(NamedTuple):
@@ -52,15 +52,16 @@ class Tally:
 
     def add_all(self, predictions: Iterable[Predicted]) -> Iterator[Predicted]:
         """Adds the predictions as they go by; the host's part is done beside the device's work."""
-        waiting: deque = deque()
+        waiting, pixels = deque(), 0
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
             for predicted in predictions:
                 matrix = self.confusion.update(predicted.prediction, predicted.target)
                 if predicted.kept is not None:
                     self.kept += kept_by_class(predicted, self.num_classes)
+                pixels += predicted.target.numel()
                 waiting.append(threads.submit(self._count, predicted, matrix))
-                if len(waiting) > AHEAD:
-                    self._add(waiting.popleft().result())
+                while len(waiting) > AHEAD[0] or pixels > AHEAD[1]:
+                    pixels -= self._add(waiting.popleft().result())
                 yield predicted
             while waiting:
                 self._add(waiting.popleft().result())
@@ -72,7 +73,8 @@ class Tally:
         boundary, regions = boundary_counts(*what), region_counts(*what)
         return Counts(predicted.index, matrix.cpu(), boundary, regions, ids.shape)
 
-    def _add(self, counts: Counts) -> None:
+    def _add(self, counts: Counts) -> int:
+        """Adds what was counted in an image; its number of pixels."""
         self.boundary += counts.boundary
         self.regions += counts.regions
         self.sizes[counts.size] += 1
@@ -86,6 +88,7 @@ class Tally:
             order = np.argsort(-most, axis=1, kind="stable")[:, :CONFUSED]
             self.most[cells] = np.take_along_axis(most, order, 1)
             self.most_at[cells] = np.take_along_axis(images, order, 1)
+        return counts.size[0] * counts.size[1]
 
     @property
     def ignored(self) -> float:

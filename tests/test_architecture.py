@@ -43,7 +43,7 @@ TOOLS = {
     "state": {"checkpoint", "losses", "metrics.confusion", "model", "plan", "runlog"},
     "endings": {"checkpoint", "data.sampling", "devices", "plan", "runlog", "state", "step"},
 }
-VERBS = {"fit", "evaluate", "predict", "check", "catalogue"}
+VERBS = {"fit", "evaluate", "predict", "check", "catalogue", "compare", "sweep"}
 
 
 def allowed(name: str) -> set[str]:

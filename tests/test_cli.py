@@ -49,10 +49,17 @@ def test_fit_has_exactly_these_options():
     assert list(options_of("fit")) == FIT_OPTIONS
 
 
-@pytest.mark.parametrize("command", ["fit", "eval", "predict"])
+def test_compare_and_sweep_have_exactly_these_options():
+    assert list(options_of("compare")) == "--split --out --json --help".split()
+    assert list(options_of("sweep")) == (
+        "--loss --seeds --config --data --device --out --dry-run --set --help".split()
+    )
+
+
+@pytest.mark.parametrize("command", ["fit", "eval", "predict", "compare", "sweep"])
 def test_every_option_quotes_its_default(command: str):
     options = options_of(command)
-    assert len(options) > 4
+    assert len(options) > 3
     silent = [name for name, text in options.items() if "[default: " not in text]
     assert silent == ["--help"]
 
@@ -68,14 +75,14 @@ def test_help_lists_the_commands():
     answer = run_cli("--help")
     assert answer.code == 0
     listed = re.findall(r"^  (\w+) ", answer.stdout.partition("Commands:\n")[2], re.M)
-    assert listed == ["fit", "eval", "predict", "check", "losses"]
+    assert listed == ["fit", "eval", "predict", "check", "compare", "sweep", "losses"]
 
 
 def test_help_imports_nothing_heavy():
     code = """
 import sys
 from segtrain.cli import app
-for args in (['--help'], ['fit', '--help']):
+for args in (['--help'], ['fit', '--help'], ['compare', '--help'], ['sweep', '--help']):
     try:
         app(args, standalone_mode=False)
     except SystemExit:
@@ -146,6 +153,8 @@ def test_interrupt_is_one_line_and_130(cli, monkeypatch):
         (["--dbug", "fit"], ["--dbug", "--debug"]),
         (["eval", "--splt", "val"], ["--splt", "--split"]),
         (["predict"], ["PATH"]),
+        (["compare"], ["RUN"]),
+        (["sweep", "--seeds", "0"], ["--seeds"]),
         (["fit", "--set", "train.epochs"], ["train.epochs", "key.path=value"]),
     ],
     ids=" ".join,

@@ -1,0 +1,208 @@
+"""What scoring costs over bare forward passes: validation inside fit, and all that eval adds.
+
+    python benchmarks/evaluate.py [--device cpu|cuda] [--threads N] [--data FOLDER_OF_CAMVID]
+        [--images N] [--rounds N] [--out FILE]
+
+The same network (configs/camvid.yaml's, random weights) predicts the same images one by one, in
+turns, in one process; ratios are of the turns of one round:
+
+    bare       the forward passes on images that lie ready, and nothing else
+    validate   fit's validation, the pairs decoded before (data.cache: ram)
+    files      the same with the loader of fit, from files
+    eval       the pass of `segtrain eval` over decoded pairs: confusion, calibration, OHEM's kept
+               pixels, boundary IoU, regions, 3C integers an image
+
+Then the bootstrap of 1,000 images, and by how much memory grows with 10,000 small ones, both with
+19 classes. Without --data the images are painted scenes of CamVid's size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from losses import memory_kib
+from PIL import Image
+from torch import Tensor
+
+from segtrain.configfile import load_config
+from segtrain.data.cache import RamCache
+from segtrain.data.dataset import Pairs, worker_count
+from segtrain.data.demo import scene
+from segtrain.data.formats import find_pairs
+from segtrain.data.locate import image_reader, mask_reader
+from segtrain.devices import make_fabric, predictor
+from segtrain.losses import build_mining
+from segtrain.metrics import bootstrap
+from segtrain.plan import new_model
+from segtrain.predictions import Predicted, predict_split, validate
+from segtrain.runlog import environment
+from segtrain.tally import Tally
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+SIZE, CLASSES, MANY, RESAMPLED = (360, 480), 19, 10_000, 1000
+GOAL = {"cpu": 0.10, "cuda": 0.05}  # most that validation may add to bare forward passes
+
+
+def paint(folder: Path, images: int) -> None:
+    """Scenes as val of a data set with CamVid's class ids; train holds one, as it must."""
+    for index in range(images + 1):
+        image, mask = scene(0, index, SIZE)
+        split = ("val", "valannot") if index else ("train", "trainannot")
+        for kind, array in zip(split, (image, mask)):
+            (folder / kind).mkdir(exist_ok=True)
+            Image.fromarray(array).save(folder / kind / f"{index}.png")
+
+
+def measure(folder: Path, args: argparse.Namespace) -> dict:
+    flags = {"data.path": str(folder), "model.weights": "none"}
+    flags |= {"train.device": args.device, "train.precision": "auto"}
+    config = load_config(ROOT / "configs/camvid.yaml", ["data.label_map={11: ignore}"], flags)
+    fabric = make_fabric(config.train)
+    torch.manual_seed(0)
+    model = new_model(config).to(fabric.device).eval()
+    model = model.to(memory_format=torch.channels_last)
+    samples = find_pairs(config.data, folder).splits["val"][: args.images]
+    readers = image_reader(config.data, 3), mask_reader(config.data)
+    files = Pairs(samples, *readers)
+    sizes = [Image.open(sample.image).size[::-1] for sample in samples]
+    decoded = Pairs(samples, *readers, cache=RamCache(sizes, 3, readers[1].dtype, 10**9))
+    ready = [decoded[index][0][None] for index in range(len(samples))]
+    ready = [image.to(fabric.device, memory_format=torch.channels_last) for image in ready]
+    predict, names = predictor(model, fabric), config.data.classes
+    wish, watch = SimpleNamespace(signum=0), SimpleNamespace(check=lambda: None)
+    workers = worker_count("auto", args.device == "cuda", 1)
+    mining = build_mining("ohem", len(names))
+
+    def bare() -> None:
+        for image in ready:
+            predict(image)
+
+    def full() -> None:
+        tally = Tally(len(names), 255, fabric.device, calibrated=True)
+        everything = range(len(decoded))
+        found = predict_split(
+            predict, decoded, everything, fabric, 0, config.eval, mining, tally.calibration
+        )
+        for _ in tally.add_all(found):
+            pass
+
+    def validation(pairs: Pairs, workers: int) -> Callable[[], None]:
+        return lambda: validate(model, pairs, names, fabric, workers, config.eval, wish, watch)
+
+    contenders = {
+        "bare": bare,
+        "validate": validation(decoded, 0),
+        "files": validation(files, workers),
+        "eval": full,
+    }
+    seconds = {name: [] for name in contenders}
+    for turn in range(args.rounds + 1):
+        for name in list(contenders)[:: 1 if turn % 2 else -1]:
+            took = timed(contenders[name])
+            if turn:  # the first one warms up
+                seconds[name].append(took)
+    found = {
+        "images": len(samples),
+        "workers": workers,
+        "precision": str(fabric.strategy.precision.precision),
+    }
+    found |= {"ms_per_image": {}, "over_bare": {}}
+    for name, times in seconds.items():
+        found["ms_per_image"][name] = spread([1000 * t / len(samples) for t in times])
+        if name != "bare":
+            ratios = [t / b - 1 for t, b in zip(times, seconds["bare"])]
+            found["over_bare"][name] = spread(ratios)
+    return found | {"goal": GOAL[args.device]}
+
+
+def timed(function: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def spread(values: list[float]) -> dict:
+    return {"median": median(values), "spread": [min(values), max(values)]}
+
+
+def bootstrap_seconds(rounds: int) -> dict:
+    counts = np.random.default_rng(0).integers(0, 10_000, (RESAMPLED, 3, CLASSES))
+
+    def intervals() -> None:
+        ious = bootstrap.ious(bootstrap.resampled(counts))
+        bootstrap.interval(bootstrap.mious(ious))
+        for c in range(CLASSES):
+            bootstrap.interval(ious[:, c])
+
+    times = [timed(intervals) for _ in range(rounds + 1)][1:]
+    return {"images": RESAMPLED, "resamples": bootstrap.RESAMPLES, "seconds": spread(times)}
+
+
+def memory_growth() -> dict:
+    """MB that this process grows by from the 100th small image to the last."""
+    tally, seen = Tally(CLASSES, 255, "cpu", calibrated=False), {}
+    generator = torch.Generator().manual_seed(0)
+
+    def images():
+        for index in range(MANY):
+            if index in (100, MANY - 1):
+                seen[index] = memory_kib("VmRSS")
+            pair: list[Tensor] = [
+                torch.randint(0, CLASSES, (32, 32), generator=generator).to(torch.uint8)
+                for _ in range(2)
+            ]
+            yield Predicted(index, *pair)
+
+    for _ in tally.add_all(images()):
+        pass
+    return {"images": MANY, "classes": CLASSES, "mb": (seen[MANY - 1] - seen[100]) * 1.024 / 1000}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    memory = memory_growth()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.data is None:
+            paint(Path(folder), args.images)
+        found = measure(args.data or Path(folder), args)
+    device = torch.device(args.device)
+    machine = environment(device)
+    for key in ("command", "started"):
+        machine.pop(key)
+    data = " --data FOLDER_OF_CAMVID" if args.data else ""
+    command = f"python benchmarks/evaluate.py --device {args.device} --threads {args.threads}{data}"
+    content = {
+        "command": command,
+        "environment": machine,
+        "scoring": found,
+        "bootstrap": bootstrap_seconds(args.rounds),
+        "memory": memory,
+    }
+    name = f"evaluate_{args.device}" + ("" if args.device == "cuda" else f"_{args.threads}_thread")
+    out = args.out or RESULTS / f"{name}.json"
+    out.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content | {"environment": None}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""segtrain sweep, from outside; its commands run in this process, save for one real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import run_cli, write_pairs
+from running import wait_for
+
+from segtrain.sweep import split_losses, start
+
+CONFIG = {
+    "data": {"workers": 0},
+    "augment": {"crop": [32, 32]},
+    "model": {
+        "encoder": "tu-test_byobnet",
+        "weights": "none",
+        "options": {"encoder_depth": 3, "decoder_channels": [8, 8, 4]},
+    },
+    "train": {"epochs": 1, "batch_size": 2, "steps_per_epoch": 2},
+    "eval": {"worst": 0},
+}
+SWEEP = ("sweep", "--loss", "ce,ohem", "--seeds", "2", "--config", "c.yaml", "--device", "cpu")
+NAMES = ["ce-seed0", "ohem-seed0", "ce-seed1", "ohem-seed1"]
+
+
+def prepare(folder: Path) -> None:
+    write_pairs(folder / "set")
+    data = CONFIG["data"] | {"path": str(folder / "set")}
+    (folder / "c.yaml").write_text(yaml.safe_dump(CONFIG | {"data": data}))
+
+
+@pytest.fixture
+def started(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that a sweep starts, as it does; they run in this process."""
+    prepare(tmp_path)
+    words_of: list[list[str]] = []
+
+    def start(words: list[str]) -> tuple[int, int]:
+        words_of.append(words)
+        answer = run_cli(*words)
+        print(answer.stdout + answer.stderr)
+        return answer.code, 0
+
+    monkeypatch.setattr("segtrain.sweep.start", start)
+    return words_of
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished sweep of 2 losses and 2 seeds, not to be written to: copy it."""
+    home = tmp_path_factory.mktemp("swept")
+    prepare(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setattr("segtrain.sweep.start", lambda words: (run_cli(*words).code, 0))
+        done = run_cli(*SWEEP)
+    assert done.code == 0, done.stderr
+    (home / "said").write_text(done.stdout)
+    return home
+
+
+@pytest.fixture
+def copied(swept: Path, tmp_path: Path, started: list) -> Path:
+    """The finished sweep and its config in the test's own folder."""
+    shutil.copy(swept / "c.yaml", tmp_path)
+    return shutil.copytree(swept / "sweep", tmp_path / "sweep", symlinks=True)
+
+
+def kinds(started: list[list[str]]) -> list[tuple[str, str]]:
+    """Command and run's name of each started one; resumed fits are so called."""
+    found = []
+    for words in started:
+        if words[0] == "fit":
+            kind = "resume" if "--resume" in words else "fit"
+            found.append((kind, Path(words[-1]).name))
+        elif words[0] == "eval":
+            found.append(("eval", Path(words[1]).name))
+        else:
+            found.append((words[0], ""))
+    return found
+
+
+def both(*names: str) -> list[tuple[str, str]]:
+    return [(kind, name) for name in names for kind in ("fit", "eval")]
+
+
+def test_two_losses_with_two_seeds(swept: Path):
+    out = swept / "sweep"
+    places = [line for line in (swept / "said").read_text().splitlines() if line.startswith("[")]
+    # seed by seed: a sweep that stops halfway has all losses
+    assert places == ["[1/4] ce, seed 0", "[2/4] ohem, seed 0", "[3/4] ce, seed 1",
+                      "[4/4] ohem, seed 1"]  # fmt: skip
+    configs = {name: yaml.safe_load((out / name / "config.yaml").read_text()) for name in NAMES}
+    for name, config in configs.items():
+        assert name == f"{config['loss'].pop('expression')}-seed{config['train'].pop('seed')}"
+    assert configs[NAMES[0]] == configs[NAMES[1]] == configs[NAMES[2]] == configs[NAMES[3]]
+    assert configs[NAMES[0]]["train"]["device"] == "cpu"
+    assert configs[NAMES[0]]["train"]["steps_per_epoch"] == 2
+    found = json.loads((out / "comparison.json").read_text())
+    assert [(c["name"], c["seeds"]) for c in found["contenders"]] == [("ce", [0, 1]),
+                                                                     ("ohem", [0, 1])]  # fmt: skip
+    for contender in found["contenders"]:
+        scores = [json.loads((swept / run / "eval/val/metrics.json").read_text())["miou"]
+                  for run in contender["runs"]]  # fmt: skip
+        assert contender["miou"] == pytest.approx(sum(scores) / 2)
+    assert (out / "comparison.html").is_file()
+
+
+def test_what_is_done_is_skipped(copied: Path, started: list):
+    before = {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.parent != copied}
+    answer = run_cli(*SWEEP)
+    assert answer.code == 0, answer.stderr
+    assert kinds(started) == [("compare", "")]
+    assert answer.stdout.count("done already, skipped") == 4
+    assert before == {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.parent != copied}
+
+
+def test_what_is_missing_is_done(copied: Path, started: list):
+    """One run was never begun, one ended before its evaluation, one before any checkpoint."""
+    shutil.rmtree(copied / "ohem-seed0")
+    shutil.rmtree(copied / "ce-seed1" / "eval")
+    shutil.rmtree(copied / "ohem-seed1" / "eval")
+    shutil.rmtree(copied / "ohem-seed1" / "checkpoints")
+    answer = run_cli(*SWEEP)
+    assert answer.code == 0, answer.stderr
+    assert kinds(started) == [
+        *both("ohem-seed0"), ("resume", "ce-seed1"), ("eval", "ce-seed1"),
+        ("resume", "ohem-seed1"), ("eval", "ohem-seed1"), ("compare", ""),
+    ]  # fmt: skip
+    assert "resumed after step 2 of 2" in answer.stdout
+    assert all((copied / name / "eval/val/metrics.json").is_file() for name in NAMES)
+
+
+def test_further_losses_join_those_that_are_there(copied: Path, started: list):
+    command = [*SWEEP[:2], "ce , ohem( thresh=0.6 )+0.5*dice", *SWEEP[5:]]
+    answer = run_cli(*command)
+    assert answer.code == 0, answer.stderr
+    assert kinds(started) == [*both("ohem_thresh_0.6_+0.5_dice-seed0"), ("compare", "")]
+    found = json.loads((copied / "comparison.json").read_text())
+    assert [(c["name"], c["seeds"]) for c in found["contenders"]] == [
+        ("ce", [0, 1]), ("ohem( thresh=0.6 )+0.5*dice", [0]), ("ohem", [0, 1]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--set", "optim.lr=0.5"], ["optim.lr was 0.001, now 0.5", "another --out"]),
+        (["--data", "demo"], ["data.path was /", "now demo"]),
+        (["--set", "train.seed=7", "--set", "loss.expression=focal"], None),  # are a run's own
+    ],
+)
+def test_another_config_in_the_same_folder_is_refused(copied: Path, started, more, words):
+    answer = run_cli(*SWEEP, *more)
+    if words is None:
+        assert answer.code == 0, answer.stderr
+        return
+    assert answer.code == 2 and started == []
+    assert [word for word in words if word not in answer.error] == []
+
+
+def test_a_fit_that_fails_ends_the_sweep(started: list):
+    bad = [*SWEEP, "--set", "data.exclude=['images/*']"]
+    answer = run_cli(*bad)
+    assert answer.code == 1
+    assert kinds(started) == [("fit", "ce-seed0")]
+    last = answer.stderr.splitlines()[-1]
+    assert last.startswith("error: sweep/ce-seed0: segtrain fit ended with exit code")
+    assert "the same sweep command goes on" in last
+
+
+def test_one_run_needs_no_comparison(started: list):
+    answer = run_cli("sweep", "--loss", "ce", *SWEEP[5:])
+    assert answer.code == 0, answer.stderr
+    assert kinds(started) == both("ce-seed0")
+    assert "nothing to compare" in answer.stdout
+
+
+# before anything starts
+
+
+@pytest.mark.parametrize(
+    "loss, words",
+    [
+        ("ce,ohm", ["'ohm'", "did you mean ohem"]),
+        ("ce,ohem(thresh=2)", ["thresh"]),
+        ("ce,,ohem", ["''", "not a loss expression"]),
+        ("ce,ohem,ce", ["ce is named more than once"]),
+        ("ohem+dice,ohem + 1.0*dice", ["named more than once"]),
+        ("+".join(["0.125*dice"] * 9) + "," + "+".join(["0.125*dice"] * 10), ["share the folder"]),
+        ("ohem(thresh=0.5),ohem( thresh = 0.50 )", ["named more than once"]),
+    ],
+)
+def test_wrong_losses_cost_no_training(started: list, tmp_path: Path, loss: str, words: list[str]):
+    answer = run_cli("sweep", "--loss", loss, *SWEEP[5:])
+    assert answer.code == 2 and started == []
+    assert [word for word in words if word not in answer.error] == []
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("ce", ["ce"]),
+        ("ce, ohem+dice", ["ce", "ohem+dice"]),
+        ("ohem(focal(gamma=2, alpha=1), thresh=0.6),ce", ["ohem(focal(gamma=2, alpha=1), "
+                                                         "thresh=0.6)", "ce"]),
+        ("ce(weights=[1, 2,3]),ohem", ["ce(weights=[1, 2,3])", "ohem"]),
+        ("ce,", ["ce", ""]),
+    ],
+)  # fmt: skip
+def test_commas_in_brackets_part_no_losses(text: str, parts: list[str]):
+    assert split_losses(text) == parts
+
+
+# --dry-run
+
+
+def test_dry_run_prints_commands_that_a_shell_can_run(started: list, tmp_path: Path):
+    """As jobs on a cluster; the same command then finds all done, and compares."""
+    (tmp_path / "set").rename(tmp_path / "my set")
+    before = sorted(tmp_path.rglob("*"))
+    command = [*SWEEP, "--data", "my set", "--out", "big sweep", "--seeds", "1"]
+    command += ["--set", "optim.lr=0.01"]
+    answer = run_cli(*command, "--dry-run")
+    assert answer.code == 0, answer.stderr
+    assert sorted(tmp_path.rglob("*")) == before and started == []
+    lines = answer.stdout.splitlines()
+    assert len(lines) == 2 and "0 of 2 are done" in answer.stderr
+    for line in lines:
+        for job in line.split(" && "):
+            program, *words = shlex.split(job)
+            assert program == "segtrain"
+            done = run_cli(*words)
+            assert done.code == 0, done.stderr
+    left = run_cli(*command, "--dry-run")
+    assert (left.code, left.stdout) == (0, "") and "2 of 2 are done" in left.stderr
+    assert not (tmp_path / "big sweep" / "sweep.json").exists()
+    answer = run_cli(*command)
+    assert answer.code == 0, answer.stderr
+    assert kinds(started) == [("compare", "")]
+    assert (tmp_path / "big sweep" / "comparison.html").is_file()
+    config = yaml.safe_load((tmp_path / "big sweep" / "ohem-seed0" / "config.yaml").read_text())
+    assert (config["optim"]["lr"], config["loss"]["expression"]) == (0.01, "ohem")
+
+
+def test_dry_run_leaves_out_what_is_done_and_resumes_what_has_begun(copied: Path, started):
+    shutil.rmtree(copied / "ohem-seed0" / "eval")
+    answer = run_cli(*SWEEP, "--dry-run")
+    assert answer.stdout.splitlines() == [
+        "segtrain fit --resume sweep/ohem-seed0 && segtrain eval sweep/ohem-seed0 --device cpu"
+    ]
+
+
+# real processes
+
+
+CHILD = """
+import os, signal, sys, time
+def stop(signum, frame):
+    print("child had", signum, flush=True)
+    time.sleep(0.3)  # as a step that ends and is saved
+    sys.exit(128 + signum)
+for signum in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(signum, stop)
+print("child runs", *sys.argv[1:], "for", os.environ["SEGTRAIN_PARENT"], flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGINT to both", "SIGTERM to the sweep", "SIGTERM to the child"])
+def test_a_signal_ends_the_fit_and_the_sweep(cli, tmp_path: Path, monkeypatch, how: str):
+    """The process that a sweep starts is real, but does nothing; `how` it is told to stop."""
+    prepare(tmp_path)
+    signum = signal.Signals[how.split()[0]]
+    processes, started = [], subprocess.Popen
+
+    def popen(command: list[str], **more: object) -> subprocess.Popen:
+        with open(tmp_path / "said", "w") as file:
+            command = [command[0], "-c", CHILD, *command[1:]]
+            processes.append(started(command, stdout=file, **more))
+        return processes[-1]
+
+    def tell() -> None:
+        wait_for(lambda: "child runs" in (tmp_path / "said").read_text())
+        for told, pid in (("child", processes[0].pid), ("sweep", os.getpid())):
+            if told in how or "both" in how:  # a terminal tells both
+                os.kill(pid, signum)
+
+    monkeypatch.setattr("segtrain.sweep.LOOK", 0.05)
+    monkeypatch.setattr("segtrain.sweep.subprocess.Popen", popen)
+    (tmp_path / "said").touch()
+    teller = threading.Thread(target=tell)
+    teller.start()
+    answer = run_cli(*SWEEP)
+    teller.join()
+    assert answer.code == 128 + signum
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said[0].startswith("child runs -m segtrain fit --config c.yaml")
+    assert said[0].endswith(f"--name ce-seed0 for {os.getpid()}")  # which it ends with
+    assert said[1:] == [f"child had {int(signum)}"]
+    assert processes[0].returncode == 128 + signum and len(processes) == 1
+    assert answer.stderr.splitlines() == [
+        "stopped at sweep/ce-seed0; the same sweep command goes on from there"
+    ]
+
+
+def test_real_processes_are_started(capfd):
+    assert start(["--version"]) == (0, 0)
+    assert start(["fti"]) == (2, 0)
+    said = capfd.readouterr()
+    assert said.out.startswith("segtrain ") and "fti" in said.err
