@@ -57,7 +57,8 @@ def check(
         write_sheets(found, config, preview, augment)
     for written in filter(None, (preview, augment, write_config)):
         if not as_json:
-            console.print(f"wrote {written}", highlight=False)
+            use = f", for 'segtrain fit --config {written}'" if written == write_config else ""
+            console.print(f"wrote {written}{use}", highlight=False, markup=False)
     return not report["errors"]
 
 
@@ -143,8 +144,9 @@ def show(report: dict[str, Any], findings: list[Finding], console: Console) -> N
     for finding in sorted(findings, key=lambda finding: not finding.error):
         show_finding(finding, console)
     errors, notes = report["errors"], report["notes"]
+    how = " (--write-config FILE writes these lines)" if merge_mends(findings) else ""
     verdict = (
-        f"[bold red]{errors} error{'s' * (errors != 1)}[/]: mend before training"
+        f"[bold red]{errors} error{'s' * (errors != 1)}[/]: mend before training{how}"
         if errors
         else "[bold green]no error[/]: 'segtrain fit' can train on this data set"
     )

@@ -108,7 +108,8 @@ def read_meta(path: Path) -> Meta:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
     except (SafetensorError, OSError) as error:
-        raise SegtrainError(f"{path}: not a segtrain checkpoint ({error})") from error
+        hint = "" if path.suffix == ".safetensors" else "; a run's is checkpoints/best.safetensors"
+        raise SegtrainError(f"{path}: not a segtrain checkpoint ({error}){hint}") from error
     if text is None:
         raise SegtrainError(f"{path}: not a segtrain checkpoint (its metadata has no {KEY!r})")
     return parse_meta(path, text)

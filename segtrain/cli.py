@@ -30,7 +30,10 @@ class OneLineErrors(TyperGroup):
         try:
             return super().parse_args(ctx, sorted(args, key=lambda arg: arg != "--debug"))
         except typer.TyperException as error:
-            _fail(error.format_message())
+            if not args:  # the error is the help page
+                typer.echo(error.format_message())
+                raise typer.Exit(error.exit_code) from None
+            _fail(_explained(error))
             raise typer.Exit(error.exit_code) from None
 
     def invoke(self, ctx: typer.Context) -> Any:
@@ -51,7 +54,7 @@ class OneLineErrors(TyperGroup):
         except (SegtrainError, typer.TyperException) as error:
             if ctx.params["debug"]:
                 traceback.print_exc()
-            _fail(error if isinstance(error, SegtrainError) else error.format_message())
+            _fail(error if isinstance(error, SegtrainError) else _explained(error))
             raise typer.Exit(error.exit_code) from None
         except Exception as error:
             where = _keep_traceback()
@@ -71,6 +74,19 @@ class BareResume(TyperCommand):
             if arg == "--resume" and following.startswith("-"):
                 spelled.append("latest")
         return super().parse_args(ctx, spelled)
+
+
+def _explained(error: typer.TyperException) -> str:
+    """What is wrong with a command line, and what to do where typer doesn't say."""
+    text, ctx = error.format_message().rstrip("."), getattr(error, "ctx", None)
+    if "No such command" in text and "Did you mean" not in text:
+        return f"{text}; there are {', '.join(ctx.command.list_commands(ctx))}"
+    if "No such option" in text and "Possible" not in text and ctx.parent:
+        return f"{text}; 'segtrain {ctx.info_name} --help' lists them"
+    if "unexpected extra argument" in text:
+        text += "; put quotes around what has spaces in it"
+        return text + ("; name a data set with --data" if ctx.info_name == "fit" else "")
+    return text
 
 
 def _fail(message: object) -> None:
@@ -251,7 +267,7 @@ def evaluate(
     json: Annotated[bool, _option("print metrics.json in place of tables", "no", "--json")] = False,
     set_: Sets = [],
 ) -> None:
-    """Score a split at the images' own size; report under the run's eval/SPLIT/."""
+    """Score a split at the images' own size, and write a report."""
     flags = {"data.path": data, "data.workers": workers, "train.device": device}
     from segtrain.evaluate import evaluate as run_evaluate
 
@@ -314,7 +330,7 @@ def check(
     ] = None,
     set_: Sets = [],
 ) -> None:
-    """Read a data set once and say what is there, what is wrong, and the line that mends it."""
+    """Say what a data set holds, what is wrong, and what mends it."""
     from segtrain.check import check as run_check
 
     if not run_check(path, config, set_, preview, augment, json, write_config):
@@ -337,7 +353,7 @@ def compare(
     ] = Path("comparison"),
     json: Annotated[bool, _option("print JSON in place of the table", "no", "--json")] = False,
 ) -> None:
-    """Tell which differences between runs are more than noise, for mIoU and each class."""
+    """Tell which differences between runs are more than noise."""
     from segtrain.compare import compare as run_compare
 
     run_compare(runs, split, out, json)
@@ -363,7 +379,7 @@ def sweep(
     ] = False,
     set_: Sets = [],
 ) -> None:
-    """Train with each loss, all else the same, skipping what is done, and compare."""
+    """Train with several losses, all else the same, and compare them."""
     from segtrain.sweep import sweep as run_sweep
 
     run_sweep(loss, seeds, config, set_, data, device, out, dry_run)
@@ -375,7 +391,7 @@ def losses(
         Text, typer.Argument(help="one loss [default: all]", metavar="[LOSS]", show_default=False)
     ] = None,
 ) -> None:
-    """List the losses, or explain one: formula, arguments, defaults, source."""
+    """List the losses with their formulas, or explain one."""
     from segtrain.catalogue import show_losses
 
     show_losses(name)

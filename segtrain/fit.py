@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -195,6 +196,7 @@ def train(
         if state.epoch < epochs:
             print(f"stopped early: validations without a better {reporter.monitor}: {state.stale}")
         print(f"best {reporter.monitor} {number(state.best)}; checkpoint: {run / BEST}")
+        print(f"score it with: segtrain eval {shlex.quote(str(run))}")
 
 
 def start(
@@ -276,6 +278,7 @@ def train_epoch(
         if state.step == reporter.done + 1:
             reporter.say(f"memory with the first step: {peak_memory(fabric.device) / 1e9:.2f} GB")
         verdicts.note(state.step, verdict)
+        reporter.count(state.epoch, state.step)
         recent = dict([*recent.items(), (state.step, parts)][-2:])
         signum = 0
         for seen in verdicts.read(waits):
@@ -288,7 +291,7 @@ def train_epoch(
             laps.settle()
             state.loss_sum = loss_sum.item()
         if reads:
-            reporter.step(state.epoch, state.step, loss.item(), lr, sum(state.seconds.values()))
+            reporter.step(state.step, loss.item(), lr, sum(state.seconds.values()))
         if signum:
             stop(fabric, plan, training, signum)
         if waits and clock.due(state.step) and fabric.is_global_zero:

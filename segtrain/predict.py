@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from segtrain.atomic import whole_file
@@ -21,7 +20,7 @@ from segtrain.data.dataset import as_tensor
 from segtrain.data.formats import image_files
 from segtrain.data.locate import demo_folder, image_reader
 from segtrain.devices import make_fabric, predictor
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError, UsageError, listing
 from segtrain.inference import Predict, memory_advice, predict_bands
 from segtrain.progress import bar
 from segtrain.render.overlay import (
@@ -59,7 +58,7 @@ def predict(
     forward = predictor(model, fabric)
     read_image = image_reader(config.data, config.model.in_channels)
 
-    console, written = Console(), []
+    written = []
     for path in bar(images, "predicting", len(images)):
         image = as_tensor(read_image(path)).permute(2, 0, 1)[None]
         parts = ["mask.png", "overlay.png"] + ["probs.npy"] * config.predict.save_probs
@@ -73,8 +72,9 @@ def predict(
             overlay = with_legend(overlay, meta.classes, meta.palette)
         save_mask(files[0], class_ids, meta.palette)
         save_image(files[1], overlay)
-        console.print(f"{path} -> {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
+        print(f"{path} -> {', '.join(map(str, files))}")
         written += files
+        del image, class_ids, overlay  # large ones would be there twice as the next is read
     return written
 
 
@@ -95,7 +95,7 @@ def predict_image(
     overlay = Image.new("RGB", (width, height))
     for top, (logits,) in predict_bands(forward, image, config.eval):
         bottom, device = top + logits.shape[1], logits.device
-        best = logits.argmax(0)
+        best = logits.max(0).indices  # as in evaluation, ties and all
         class_ids[top:bottom] = best.cpu().numpy()
         band, colours = image[0, :, top:bottom].to(device), colour_table(meta.palette, device)
         blended = blend(visible(band), best, colours, config.predict.opacity)
@@ -115,7 +115,9 @@ def _expand(text: str) -> Iterator[Path]:
     if path.is_dir():
         found = image_files(path)
         if not found:
-            raise SegtrainError(f"{path}: no images in this folder")
+            inside = sorted(child.name for child in path.iterdir() if child.is_dir())
+            hint = f"; its folders are {listing(inside)}" if inside else ""
+            raise SegtrainError(f"{path}: no images in this folder{hint}")
         yield from found
     elif path.is_file():
         yield path

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from segtrain.config import Train
@@ -20,8 +21,12 @@ def bar(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
     """The items, with a bar that goes away at the end where a terminal shows it."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        return iter(items)
-    return track(items, label, total, console=console, transient=True)
+        yield from items
+        return
+    # what is printed meanwhile stands above the bar, or in the file where it goes to
+    above = sys.stdout.isatty()
+    with Progress(console=console, transient=True, redirect_stdout=above) as progress:
+        yield from progress.track(items, total, description=label)
 
 
 class Reporter:
@@ -83,13 +88,15 @@ class Reporter:
         if self.live:  # else some versions of rich end with an empty line
             self.bar.stop()
 
-    def step(self, epoch: int, step: int, loss: float, lr: float, seconds: float) -> None:
+    def count(self, epoch: int, step: int) -> None:
+        """After each step."""
+        self.bar.update(self.task, completed=step, place=f"epoch {epoch + 1}/{self.epochs}")
+
+    def step(self, step: int, loss: float, lr: float, seconds: float) -> None:
         """After a step was read; seconds of the epoch's training so far."""
         speed = ((step - 1) % self.steps_per_epoch + 1) * self.batch_size / seconds
         self.bar.update(
             self.task,
-            completed=step,
-            place=f"epoch {epoch + 1}/{self.epochs}",
             loss=f"{loss:.3f}",
             lr=f"{lr:.1e}",
             speed=f"{speed:.1f} images/s",
@@ -129,7 +136,9 @@ class Reporter:
             names = ("data", "forward", "backward", "other")
             shares = (f"{n} {row[f'{n}_seconds'] / row['train_seconds']:.0%}" for n in names)
             each = row["seconds"] / self.steps_per_epoch
-            self.say(f"time of a step: {', '.join(shares)}; ends {self._when(each, row['step'])}")
+            left = row["step"] < self.epochs * self.steps_per_epoch
+            ends = f"; ends {self._when(each, row['step'])}" if left else ""
+            self.say(f"time of a step: {', '.join(shares)}{ends}")
 
     def say(self, line: str) -> None:
         if self.loud:

@@ -222,7 +222,8 @@ def paint(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterator[Shown]:
         predicted = next(subject.predict(range(index, index + 1), None))
         image = visible(as_tensor(subject.pairs.images(sample.image)).permute(2, 0, 1))
         image, predicted = thinned(image, predicted)
-        caption = f"{sample.name}: mIoU {rows[index]['miou']:.3f}"
+        score = f"mIoU {rows[index]['miou']:.3f}"
+        caption = f"{sample.name}: {score}"
         if rank <= len(worst):
             name = f"{rank:02d}_{sample.name}.png"
             save_image(folder / "worst" / name, picture(image, predicted, subject, caption))
@@ -231,7 +232,7 @@ def paint(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterator[Shown]:
                 save_image(folder / "hard_pixels" / name, page)
         yield Shown.of(
             rows[index]["image"],
-            caption,
+            score,
             "worst" if rank <= len(worst) else "best",
             image,
             predicted.target,

@@ -30,7 +30,7 @@ import segtrain
 from segtrain.atomic import whole_file, write_text
 from segtrain.config import Config
 from segtrain.configfile import save_config
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError, UsageError, listing
 from segtrain.folders import CONFIG
 from segtrain.folders import ENVIRONMENT as ENVIRONMENT
 
@@ -118,6 +118,9 @@ def point_latest(run: Path) -> None:
 def latest_run(out: Path) -> Path:
     """The run that OUT/latest points at. Raises UsageError where there is none."""
     if not (out / LATEST).is_dir():
+        runs = [file.parent.name for file in sorted(out.glob(f"*/{CONFIG}"))]
+        if runs:
+            raise UsageError(f"{out / LATEST} leads to no run; name one of {listing(runs, 8)}")
         raise UsageError(
             f"no run in {out}; train one with 'segtrain fit', or name a run or checkpoint"
         )
@@ -125,14 +128,18 @@ def latest_run(out: Path) -> Path:
 
 
 def find_checkpoint(target: Path | None, out: Path) -> Path:
-    """The checkpoint that a command means: a file, a run's best one, or the latest run's."""
+    """The checkpoint that a command means: a file, a run's best one, or the latest run's.
+
+    A run is named by its folder, or by its name in `out`.
+    """
     run = target if target else latest_run(out)
+    run = out / run if not run.exists() and (out / run).is_dir() else run
     if run.is_dir():
         if not (run / BEST).is_file():
             raise UsageError(f"{run}: no {BEST} in it; is it a run, and did its first epoch end?")
         return run / BEST
     if not run.exists():
-        raise UsageError(f"{run}: no such run or checkpoint")
+        raise UsageError(f"{run}: no such run or checkpoint, here or in {out}")
     return run
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import subprocess
 
 os.environ.update(
     OMP_NUM_THREADS="1",  # one core for each of the test processes
@@ -11,14 +14,18 @@ os.environ.update(
     COLUMNS="200",
 )
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # 2 steps of a network that is as small as the library has them
@@ -122,3 +129,40 @@ def shared_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real images of {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium of this machine; skips the test where there is none, but fails in CI."""
+    from playwright.sync_api import sync_playwright
+
+    path, reason = find_chromium(tmp_path_factory)
+    if path is None and os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    if path is None:
+        pytest.skip(reason)
+    root = os.geteuid() == 0  # whose Chromium has no sandbox
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox"] if root else []
+        )
+        yield browser
+        browser.close()
+
+
+def find_chromium(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | None, str]:
+    """Its path, or None and why; as root on a machine with apt-get, Debian's is installed."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    missing = f"no {', '.join(names)} on PATH"
+    base = tmp_path_factory.getbasetemp()
+    lock = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "chromium.lock"
+    with open(lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # one of the test processes installs it, once
+        if path := next(filter(None, map(shutil.which, names)), None):
+            return path, ""
+        if os.geteuid() or not shutil.which("apt-get"):
+            return None, f"{missing}; install one, such as Debian's chromium"
+        install = "apt-get update && apt-get install -y --no-install-recommends chromium"
+        done = subprocess.run(install, shell=True, capture_output=True, text=True, timeout=600)
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        return shutil.which("chromium"), f"{missing}, and apt-get: {said[-1] if said else ''}"

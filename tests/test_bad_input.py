@@ -131,8 +131,20 @@ def test_the_same_image_in_train_and_val(cli):
 
 
 def test_no_such_folder(cli):
-    refused(fit(cli, data="nowhere"), 2, "nowhere", "no such folder")
+    refused(fit(cli, data="nowhere"), 2, "nowhere", "no such folder", "--data")
     assert list(Path().iterdir()) == []
+
+
+def test_a_part_of_a_data_set(cli, pairs: Path):
+    refused(fit(cli, data=pairs / "images"), 1, f"is {pairs} meant?")
+
+
+def test_one_class_is_nothing_to_learn(cli, pairs: Path):
+    """Names for masks of 0 and 255, where 255 is ignored by default."""
+    every_mask(lambda ids: (ids > 0) * np.uint8(255))
+    answer = fit(cli, "--set", "data.classes=[cell, membrane]")
+    refused(answer, 1, "all training pixels are cell", "0, 255", "is ignored", "data.label_map")
+    assert [path.name for path in Path().iterdir()] == ["set"]
 
 
 def test_a_folder_without_image_and_mask_folders(cli):
@@ -396,6 +408,14 @@ def test_no_such_run(cli, named: str):
     Image.new("RGB", (8, 8)).save("a.png")
     refused(cli("eval", named), 2, named)
     refused(cli("predict", "a.png", "--checkpoint", named), 2, named)
+
+
+def test_a_run_whose_folder_was_renamed(cli, trained: Path):
+    shutil.copytree(trained, "runs/renamed", ignore=shutil.ignore_patterns("*.pt"))
+    Path("runs/latest").symlink_to("old_name")
+    Image.new("RGB", (8, 8)).save("a.png")
+    refused(cli("eval"), 2, "runs/latest", "renamed")
+    assert cli("predict", "a.png", "--checkpoint", "renamed", "--device", "cpu").code == 0
 
 
 def test_unknown_split(cli, trained: Path):

@@ -250,7 +250,7 @@ def test_the_written_config_trains(cli, spoilt: Path):
 
 def test_the_config_of_a_good_data_set_trains_too(cli, good: Path):
     answer = cli("check", SET, "--write-config", "sub/my.yaml")
-    assert answer.code == 0 and "wrote sub/my.yaml" in answer.stdout
+    assert answer.code == 0 and "'segtrain fit --config sub/my.yaml'" in answer.stdout
     config = yaml.safe_load(Path("sub/my.yaml").read_text())
     assert config["data"]["path"] == str(good) and config["data"]["classes"] == ["0", "1", "2"]
     assert cli("fit", "--config", "sub/my.yaml", *QUICK).code == 0
@@ -488,6 +488,8 @@ def test_camvids_config_can_be_used(camvid: dict[str, Any]):
 def test_membrane_is_mended_by_one_line(cli):
     found = report(cli, shared_data("membrane"), "--write-config", "m.yaml", code=1)
     assert kinds(found, "error") == ["classes"]
+    assert "--write-config" in run_cli("check", shared_data("membrane")).stdout
+    assert "--write-config" in run_cli("fit", "--data", shared_data("membrane")).stderr
     (error,) = [f for f in found["findings"] if f["severity"] == "error"]
     assert error["mend"]["data.label_map"] == {"255": 1}
     again = report(cli, "--config", "m.yaml")

@@ -78,6 +78,19 @@ def test_help_lists_the_commands():
     assert listed == ["fit", "eval", "predict", "check", "compare", "sweep", "losses"]
 
 
+def test_segtrain_alone_prints_the_help_page():
+    answer = run_cli()
+    assert answer.code == 2
+    assert answer.stdout.rstrip("\n") == run_cli("--help").stdout.rstrip("\n")
+    assert answer.stderr == ""
+
+
+def test_the_commands_are_described_in_whole_sentences():
+    listed = run_cli("--help").stdout.partition("Commands:\n")[2]
+    assert listed and all(line.endswith(".") for line in listed.splitlines())
+    assert "..." not in listed
+
+
 def test_help_imports_nothing_heavy():
     code = """
 import sys
@@ -146,10 +159,13 @@ def test_interrupt_is_one_line_and_130(cli, monkeypatch):
     "args, words",
     [
         (["fti"], ["fti", "fit"]),
+        (["train"], ["train", "fit", "eval", "predict", "check", "losses"]),
         (["fit", "--epoch", "3"], ["--epoch", "--epochs"]),
         (["fit", "--epochs", "many"], ["--epochs", "integer"]),
         (["fit", "--epochs"], ["--epochs"]),
-        (["fit", "stray"], ["stray"]),
+        (["fit", "my", "data"], ["my data", "--data", "quotes"]),
+        (["fit", "--set", "data.label_map={255:", "1}"], ["1}", "quotes"]),
+        (["check", "--data", "some"], ["--data", "'segtrain check --help'"]),
         (["--dbug", "fit"], ["--dbug", "--debug"]),
         (["eval", "--splt", "val"], ["--splt", "--split"]),
         (["predict"], ["PATH"]),

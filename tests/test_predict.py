@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import scene
 from PIL import Image
 from safetensors import safe_open
+
+import segtrain.data.images
+from segtrain.checkpoint import read_meta
+from segtrain.config import Config
+from segtrain.data.images import ImageReader
+from segtrain.model import SegmentationModel
+from segtrain.predict import predict_image
 
 SIZE = (33, 47)  # odd, and no multiple of the encoder's stride
 
@@ -146,3 +155,96 @@ def test_the_other_images_of_a_damaged_one_are_kept(cli, trained: Path):
     answer = cli("predict", "a.png", "b.png", "--checkpoint", trained)
     assert answer.code == 1 and "b.png" in answer.error
     assert sorted(p.name for p in Path("predictions").iterdir()) == ["a_mask.png", "a_overlay.png"]
+
+
+WINDOWED = ["--set", "eval.max_pixels=1000", "--set", "eval.window=32"]
+
+
+def test_windows_give_nearly_the_whole_images_masks(cli, trained: Path):
+    """Nearer to them than to themselves moved a little: nothing stands in a wrong place."""
+    names = "012"
+    for name, size in zip(names, [(96, 128), (32, 200), (41, 25)]):
+        Image.fromarray(scene(int(name), 96, 200)[0][: size[0], : size[1]]).save(f"{name}.png")
+    options = [*(f"{name}.png" for name in names), "--set", "predict.save_probs=true"]
+    predict(cli, trained, *options, "--out", "whole")
+    predict(cli, trained, *options, "--out", "windows", *WINDOWED)
+    assert len(list(Path("windows").iterdir())) == 9
+    for name in names:
+        whole, windowed = ids(name, "whole"), ids(name, "windows")
+        assert whole.shape == windowed.shape and (whole == windowed).mean() > 0.7
+        files = [f"{out}/{name}_probs.npy" for out in ("whole", "windows")]
+        one, many = (np.load(file).astype(float) for file in files)
+        assert one.shape == many.shape == (3, *whole.shape)
+        np.testing.assert_allclose(many.sum(0), 1, atol=2e-3)
+        assert (np.take_along_axis(many, windowed[None].astype(int), 0)[0] == many.max(0)).all()
+        for axis in (1, 2):
+            moved = np.roll(many, 8, axis)
+            assert 0 < np.abs(one - many).mean() < 0.8 * np.abs(one - moved).mean()
+        overlays = [np.asarray(Image.open(f"{o}/{name}_overlay.png")) for o in ("whole", "windows")]
+        same = whole == windowed
+        np.testing.assert_array_equal(overlays[0][same], overlays[1][same])
+
+
+def test_flips_are_averaged(cli, trained: Path):
+    pixels = photo(Path("a.png"), (40, 56))
+    Image.fromarray(pixels[:, ::-1]).save("b.png")
+    flips = ["--set", "eval.tta=[hflip]", "--set", "predict.save_probs=true"]
+    predict(cli, trained, "a.png", "b.png", *flips)
+    predict(cli, trained, "a.png", "--out", "bare", "--set", "predict.save_probs=true")
+    one, other = (np.load(f"predictions/{name}_probs.npy").astype(float) for name in "ab")
+    bare = np.load("bare/a_probs.npy").astype(float)
+    np.testing.assert_allclose(one, other[..., ::-1], atol=2e-3)
+    assert np.abs(one - bare).max() > 2e-3
+
+
+def test_too_little_memory_names_what_to_set(cli, trained: Path, monkeypatch):
+    def short(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr(SegmentationModel, "forward", short)
+    photo(Path("a.png"))
+    answer = cli("predict", "a.png", "--checkpoint", trained, "--set", "predict.save_probs=true")
+    assert answer.code == 1
+    assert "out of memory: a.png: 1 x 33x47 pixels" in answer.error
+    assert "eval.max_pixels=387" in answer.error and "eval.window=16x23" in answer.error
+    assert not list(Path("predictions").iterdir())  # no part of the probabilities either
+
+
+@pytest.mark.parametrize(
+    "channels, mode", [(3, "RGB"), (3, "P"), (1, "RGB"), (4, "RGBA"), (2, "LA")]
+)
+def test_a_large_image_is_decoded_by_bands(cli, channels: int, mode: str, monkeypatch):
+    Image.fromarray(scene(1, 48, 40)[0]).convert(mode).save("a.png")
+    at_once = ImageReader(channels)(Path("a.png"))
+    for pixels in (1, 40, 41 * 7, 40 * 47):
+        monkeypatch.setattr(segtrain.data.images, "BAND", pixels)
+        by_bands = ImageReader(channels)(Path("a.png"))
+        assert by_bands.flags.writeable and by_bands.flags.c_contiguous  # so it is not copied
+        np.testing.assert_array_equal(by_bands, at_once)
+    assert at_once.shape == (48, 40, channels)
+
+
+def test_more_than_256_classes_have_16_bits(trained: Path):
+    """Ids and colours of a band, from a network that says which class by the pixel's place."""
+    height, width, classes = 24, 16, 300
+    picked = torch.arange(height * width).view(height, width) % classes
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(picked, classes).permute(2, 0, 1)[None].float()
+
+    meta = read_meta(trained / "checkpoints/best.safetensors")
+    palette = [(i % 256, i // 256, 7) for i in range(classes)]
+    meta = replace(meta, classes=[str(i) for i in range(classes)], palette=palette)
+    image = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+    config = Config(predict={"opacity": 1})
+    found, overlay = predict_image(forward, image, meta, config)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, picked)
+    np.testing.assert_array_equal(np.asarray(overlay), np.array(palette)[picked])
+
+
+@pytest.mark.parametrize("wrong", ["eval.overlap=1", "eval.window=0", "eval.tta=[diagonal]"])
+def test_wrong_settings_are_refused(cli, trained, wrong: str):
+    photo(Path("a.png"))
+    answer = cli("predict", "a.png", "--checkpoint", trained, "--set", wrong)
+    assert answer.code == 2 and wrong.partition("=")[0] in answer.error

@@ -182,6 +182,26 @@ class Faults:
             found.append(Finding("smooth", False, text, smooth, fix))
         return found
 
+    def nothing_to_learn(
+        self, facts: list[PairFacts], counts: np.ndarray, data: Data
+    ) -> list[Finding]:
+        """Training masks of one class or none; counts are (images, classes) pixels."""
+        present = [name for name, pixels in zip(data.classes, counts.sum(0)) if pixels]
+        if len(present) > 1:
+            return []
+        text = (
+            f"all training pixels are {present[0]}"
+            if present
+            else "no training pixel has a class: all are ignored"
+        )
+        values = sorted(set().union(*(fact.mask.values for fact in facts)))
+        held = f"; the masks hold {listing(values, 8)}" if values else ""
+        if ignored := sum(fact.mask.values.get(data.lb_ignore, 0) for fact in facts):
+            share = ignored / (ignored + counts.sum())
+            held += f", and {data.lb_ignore} ({share:.0%} of their pixels) is ignored"
+        fix = "do data.classes and data.label_map say what the mask values mean?"
+        return [Finding("ignored", True, text + held, [], fix)]
+
     def copies(self, splits: dict[str, list[Sample]]) -> list[Finding]:
         """The same image in two splits by its file's bytes: quick, and blind to re-encoding."""
         images = {split: [sample.image for sample in of] for split, of in splits.items()}

@@ -41,12 +41,14 @@ class Finding:
         return f"{self.text}{where}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-def raise_errors(findings: Iterable[Finding]) -> None:
+def raise_errors(findings: list[Finding]) -> None:
     """Raises one SegtrainError with all errors among the findings."""
     errors = [str(finding) for finding in findings if finding.error]
     if errors:
-        more = f" ({len(errors)} kinds of fault; 'segtrain check' shows all)"
-        raise SegtrainError("; ".join(errors) + (more if len(errors) > 1 else ""))
+        ways = [f"{len(errors)} kinds of fault; 'segtrain check' shows all"] * (len(errors) > 1)
+        if merge_mends(findings):
+            ways.append("'segtrain check PATH --write-config FILE' writes a YAML for --config")
+        raise SegtrainError("; ".join(errors) + (f" ({'; '.join(ways)})" if ways else ""))
 
 
 def yaml_line(value: Any, most: int = 4) -> str:

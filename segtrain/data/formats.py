@@ -67,13 +67,17 @@ def find_pairs(data: Data, root: Path) -> Found:
     if root.is_file():
         data, root = data.model_copy(update={"splits": splits_of(root, data)}), root.parent
     if not root.is_dir():
-        raise UsageError(f"data.path {root}: no such folder")
+        raise UsageError(
+            f"data.path {root}: no such folder; where it has moved, name its new place (--data)"
+        )
     found = (named_format(data), find_splits(data, root)) if data.splits else None
     found = found or find_layout(root, data)
     if found is None:
         rows = [row for row in LAYOUTS if data.format in ("auto", row.name)]
         tried = "; ".join(f"{row.name}: {row.looks_for}" for row in rows)
-        raise SegtrainError(f"{root}: no data set found; looked for {tried}")
+        part = root.name.lower() in (*IMAGES, *MASKS, *sum(SPLITS.values(), ()))
+        above = f"is {root.parent} meant? " if part else ""
+        raise SegtrainError(f"{root}: no data set found; {above}looked for {tried}")
     name, listing = found
     verdict = judge(listing, find_excluded(listing, data.exclude, root) if data.exclude else set())
     findings = listing.findings + verdict.findings

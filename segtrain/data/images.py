@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from segtrain.dataconfig import Data
+from segtrain.config import Data
 from segtrain.errors import SegtrainError, first_line
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -29,6 +29,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 ORIENTATION_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp")
 ALPHA_MODES = ("RGBA", "LA", "PA")
+BAND = 1 << 22  # pixels
 MAX_PIXELS = Data.model_fields["max_pixels"].default
 # what decoders raise for damaged files, besides what they document
 DECODING_ERRORS = (
@@ -81,8 +82,8 @@ class ImageReader:
                 f"{path}: 16-bit colour is read as 8-bit, so data.value_range has no meaning; "
                 "save it as TIFF or .npy"
             )
-        pixels = np.asarray(self._convert(image, path))
-        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        image = self._convert(image, path)
+        pixels = pixels_of(image)
         return to_uint8(pixels, path, self.value_range) if self.value_range else pixels
 
     def size(self, path: Path) -> tuple[int, int]:
@@ -180,6 +181,19 @@ def to_uint8(
         )
     scaled = (values.astype(np.float32) - low) * (255 / (high - low))
     return np.rint(scaled).clip(0, 255).astype(np.uint8)
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """(H,W,C) of a decoded image. A large one is copied by bands: NumPy would have it twice."""
+    rows = max(1, BAND // image.width)
+    if image.height <= rows:
+        return np.asarray(image).reshape(image.height, image.width, -1)
+    pixels = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        band = np.asarray(image.crop((0, top, image.width, bottom)))
+        pixels[top:bottom] = band.reshape(bottom - top, image.width, -1)
+    return pixels
 
 
 def raw_modes(image: Image.Image) -> str:

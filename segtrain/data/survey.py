@@ -104,10 +104,8 @@ def survey(data: Data, channels: int = 3, full: bool = False) -> Survey:
         by_image = {split: class_matrix(of_split, masks) for split, of_split in facts.items()}
         findings += faults.values(facts, masks)
         findings += faults.contents(facts, by_image, data.classes) if full else []
-        if not by_image["train"].sum() and not any(finding.error for finding in findings):
-            text = "no training pixel has a class: all are ignored"
-            fix = "do data.classes and data.label_map say what the mask values mean?"
-            findings.append(Finding("ignored", True, text, [], fix))
+        if not any(finding.error for finding in findings):
+            findings += faults.nothing_to_learn(facts["train"], by_image["train"], data)
     elif unclear and unclear[0].mend:  # what else is wrong once that is mended: both in one go
         findings += faults.values(facts, mask_reader(revised(data, unclear[0].mend, "data")))
     counts = ", ".join(f"{len(samples)} {name}" for name, samples in found.splits.items())

@@ -61,6 +61,7 @@ def write_report(
         chosen = [shown[i] for i in sorted(order)]
         text = page(
             "report.html",
+            sections=[s for s in SECTIONS if shown or s[0] != "images"],
             **context,
             **choices(chosen),
             pictures=chosen,
@@ -87,7 +88,6 @@ def contents(report: dict[str, Any]) -> dict[str, Any]:
         "expression": report["expression"],
         "data_set": report["data"],
         "provenance": report["provenance"],
-        "sections": SECTIONS,
         "longest": LONGEST,
         "columns": {key: name for key, name in NUMBERS.items() if key != "kept" or mining},
         "means": [(name, value) for name, value in means.items() if value is not None],
@@ -95,6 +95,7 @@ def contents(report: dict[str, Any]) -> dict[str, Any]:
         "sizes": list(metrics["regions"]),
         "grid": confusion_grid(report["confusion"]),
         "mixed_up": most_mixed_up(report),
+        "located": bool(report["confused"]),
         "charts": training_charts(history) if history else [],
         "reliability": reliability_chart(calibration) if calibration else None,
     }

@@ -97,7 +97,7 @@ def as_ids(ids: np.ndarray) -> Image.Image:
 def painted(ids: np.ndarray, colours: Palette) -> bytes:
     """PNG of ids (H,W) in exactly their colours; what has none is transparent."""
     table = np.array([(*colour, 255) for colour in colours] + [(0, 0, 0, 0)], np.uint8)
-    ids = np.minimum(ids, len(colours))
+    ids = np.minimum(ids.astype(np.int64), len(colours))
     if len(table) > 256:
         return png(Image.fromarray(table[ids]))
     image = Image.fromarray(ids.astype(np.uint8))

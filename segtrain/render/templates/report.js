@@ -71,7 +71,7 @@
 
     const read = (event) => {
       const cell = event.target.closest("td");
-      if (cell) $(".readout", found).textContent = cell.title;
+      if (cell) $(".readout", found).textContent = cell.hasAttribute("aria-selected") ? "" : cell.title;
     };
     table.addEventListener("pointerover", read);
     table.addEventListener("focusin", read);
@@ -80,6 +80,7 @@
     function open(cell) {
       for (const other of $$("td[aria-selected]", table)) other.removeAttribute("aria-selected");
       cell.setAttribute("aria-selected", "true");
+      $(".readout", found).textContent = "";
       listImages($("[aria-live]", found), cell, show);
     }
 
@@ -155,22 +156,23 @@
     return ids;
   }
 
-  // The layer with the pixels of hidden classes made transparent
+  // The layer with ignored pixels and those of hidden classes made transparent
   function withoutHidden(pixels, ids) {
     const shown = new ImageData(new Uint8ClampedArray(pixels.data), pixels.width);
-    for (let i = 0; i < ids.length; i++) if (hidden.has(ids[i])) shown.data[4 * i + 3] = 0;
+    const off = new Set([...hidden, data.classes.length]);
+    for (let i = 0; i < ids.length; i++) if (off.has(ids[i])) shown.data[4 * i + 3] = 0;
     const canvas = element("canvas", { width: pixels.width, height: pixels.height });
     canvas.getContext("2d").putImageData(shown, 0, 0);
     return canvas;
   }
 
+  // Of each layer its pixels and the class ids by which they are hidden
   async function load(picture, numbers) {
-    if (picture.ids) return;
-    const images = Object.values(picture.layers);
-    await Promise.all(images.map((image) => image.decode()));
-    picture.pixels = Object.fromEntries(Object.entries(picture.layers).map(([key, image]) => [key, pixelsOf(image)]));
-    const truth = idsOf(picture.pixels.truth, numbers);
-    picture.ids = { truth, prediction: idsOf(picture.pixels.prediction, numbers), errors: truth, hard: truth };
+    const images = Object.entries(picture.layers);
+    await Promise.all(images.map(([, image]) => image.decode()));
+    const pixels = Object.fromEntries(images.map(([key, image]) => [key, pixelsOf(image)]));
+    const truth = idsOf(pixels.truth, numbers);
+    return { pixels, ids: { truth, prediction: idsOf(pixels.prediction, numbers), errors: truth, hard: truth } };
   }
 
   function viewer(root, gallery) {
@@ -184,6 +186,7 @@
       layers: Object.fromEntries($$("img", item).map((image) => [image.dataset.layer, image])),
     }));
     let current = 0;
+    let loaded = null; // of the current picture only: others' pixels would fill a phone
 
     function chosenLayers() {
       const layer = $("input[name=layer]:checked", root).value;
@@ -203,13 +206,14 @@
       context.drawImage(photo, 0, 0);
       if (key !== "image") {
         context.globalAlpha = slider.value / 100;
-        context.drawImage(withoutHidden(picture.pixels[key], picture.ids[key]), 0, 0);
+        context.drawImage(withoutHidden(loaded.pixels[key], loaded.ids[key]), 0, 0);
       }
       canvas.setAttribute("aria-label", key === "image" ? picture.layers.image.alt : `${picture.layers[key].alt}, over the image`);
       $("figcaption", pane).textContent = layers[key];
     }
 
     function draw() {
+      if (!loaded) return;
       const keys = chosenLayers();
       stage.classList.toggle("two", keys.length > 1);
       panes.forEach((pane, place) => {
@@ -221,23 +225,26 @@
 
     async function go(place) {
       current = (place + pictures.length) % pictures.length;
+      loaded = null;
       const picture = pictures[current];
-      await load(picture, numbers);
+      const found = await load(picture, numbers);
       if (picture !== pictures[current]) return; // another one was asked for meanwhile
+      loaded = found;
       where.replaceChildren(
         element("strong", {}, picture.name),
         element("span", { class: "soft" }, picture.caption),
         element("span", { class: "soft" }, `${current + 1} of ${pictures.length}`),
       );
-      listClasses(picture);
+      listClasses();
       draw();
       $$("button", strip).forEach((thumb, i) => thumb.setAttribute("aria-current", i === current));
       const thumb = $$("button", strip)[current];
       strip.scrollTo({ left: thumb.offsetLeft - strip.clientWidth / 2 + thumb.clientWidth / 2 });
     }
 
-    function listClasses(picture) {
-      const present = new Set([...picture.ids.truth, ...picture.ids.prediction]);
+    function listClasses() {
+      if (!loaded) return;
+      const present = new Set([...loaded.ids.truth, ...loaded.ids.prediction]);
       present.delete(data.classes.length);
       toggles.replaceChildren(...[...present].sort((a, b) => a - b).map((id) => {
         const box = element("input", { type: "checkbox", value: id });
@@ -269,14 +276,13 @@
 
     function read(event) {
       const canvas = event.target.closest("canvas");
-      const picture = pictures[current];
-      if (!canvas || !picture.ids) return;
+      if (!canvas || !loaded) return;
       const box = canvas.getBoundingClientRect();
       const x = Math.floor(((event.clientX - box.left) / box.width) * canvas.width);
       const y = Math.floor(((event.clientY - box.top) / box.height) * canvas.height);
       const at = y * canvas.width + x;
       const name = (ids) => data.classes[ids[at]] ?? "ignored";
-      readout.textContent = `Truth: ${name(picture.ids.truth)}. Predicted: ${name(picture.ids.prediction)}.`;
+      readout.textContent = `Truth: ${name(loaded.ids.truth)}. Predicted: ${name(loaded.ids.prediction)}.`;
     }
 
     const strip = $(".strip", root);
@@ -286,7 +292,7 @@
       if (button?.dataset.step) go(current + Number(button.dataset.step));
       if (!button?.dataset.all) return;
       data.classes.forEach((_, id) => toggle(id, button.dataset.all === "true"));
-      listClasses(pictures[current]);
+      listClasses();
       draw();
     });
     root.addEventListener("keydown", (event) => {
@@ -297,7 +303,7 @@
     });
     root.addEventListener("input", (event) => {
       if (event.target.type === "checkbox") toggle(Number(event.target.value), event.target.checked);
-      if (pictures[current].ids) draw();
+      draw();
     });
     stage.addEventListener("pointermove", read);
     stage.addEventListener("pointerdown", read);

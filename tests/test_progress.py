@@ -1,0 +1,54 @@
+"""What a terminal shows while work goes on, and what a file gets meanwhile."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from segtrain.config import Train
+from segtrain.progress import Reporter, bar
+
+
+@pytest.fixture
+def terminal(monkeypatch) -> None:
+    """rich takes every stream for a terminal."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_bar_leaves_what_is_printed_to_its_own_stream(terminal, monkeypatch, capsys, shown: bool):
+    """`segtrain predict folder > list.txt` lists files; on a screen they stand above the bar."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: shown)
+    for name in bar(["a.png", "b.png"], "predicting", 2):
+        print(name)
+    out, err = (re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text) for text in capsys.readouterr())
+    assert "predicting" in err
+    assert re.findall(r"[ab]\.png\n", err if shown else out) == ["a.png\n", "b.png\n"]
+    assert shown == (out == "")
+
+
+def test_without_a_terminal_there_is_no_bar(capsys):
+    assert list(bar("ab", "predicting", 2)) == ["a", "b"]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_training_bar_counts_every_step():
+    """Not only those whose loss is read: on a CPU ten steps can take minutes."""
+    reporter = Reporter(Train(epochs=3), 20, 0, None, True)
+    reporter.count(0, 1)
+    screen = Console(file=io.StringIO(), width=150)
+    screen.print(reporter.bar)
+    assert "epoch 1/3" in screen.file.getvalue() and "1/60" in screen.file.getvalue()
+
+
+def test_the_last_epoch_says_nothing_of_the_end(capsys):
+    row = {"epoch": 1, "train_loss": 1.0, "lr": 0.1, "val_miou": None, "images_per_second": 1.0}
+    row |= {"seconds": 2.0, "train_seconds": 1.0, "step": 20}
+    row |= {f"{part}_seconds": 0.25 for part in ("data", "forward", "backward", "other")}
+    for epochs, said in ((1, False), (2, True)):
+        Reporter(Train(epochs=epochs), 20, 0, None, True).epoch(row, None)
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith("time of a step: data 25%") and ("ends in" in line) == said

@@ -1,0 +1,261 @@
+"""Every command, setting and snippet of the README works as it stands there.
+
+The segtrain commands of fenced blocks run, made small by SMALL, in a folder where STAND_INS are put
+in place of what they name; commands and settings in running text must exist. Output that a page
+shows belongs in a ```text block.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+import typer
+from conftest import QUICK, TINY, run_cli, write_pairs
+from torch.distributed.run import get_args_parser
+
+import segtrain
+from segtrain.cli import app
+from segtrain.config import Config
+from segtrain.configfile import known_keys, load_config
+from segtrain.losses import FAMILIES, balanced, build_loss
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page for page in PAGES if "docs/generate.py" not in page.read_text()[:200]]
+VERBS = typer.main.get_command(app).commands
+ON_CPU = ["--device", "cpu"]
+SMALL = {  # added to the commands of each verb
+    "fit": QUICK + TINY,
+    "eval": [*ON_CPU, "--workers", "0"],
+    "predict": ON_CPU,
+    "check": [],
+    "losses": [],
+    "compare": [],
+    "sweep": ["--dry-run"],  # each run would be a process
+}
+OWN_NETWORK = [*QUICK[:-2], "--crop", "64x64"]  # in place of that where fit is given its network
+GOES_ON = [*ON_CPU, "--workers", "0", "--epochs", "2"]  # ... where it resumes
+ONE_DEVICE = ["--dry-run", "--devices", "1", "--nodes", "1"]  # tests/faults starts real ranks
+STAND_INS = {  # what is put in place of a word of a command
+    r"/datasets/camvid": "camvid",
+    r"/datasets/\w+|DATA": "pairs",
+    r"(runs/[\w.-]+|RUN)(/metrics.csv|/checkpoints/.*)?": "run",
+    r"[\w/-]+\.(png|jpe?g|tiff?)": "image",
+    r"\w+/\*\.\w+|photos/?": "images",
+    r"masks/": "masks",
+    r"\w+\.safetensors": "checkpoint",
+    r"(?!configs/)[\w/-]+\.yaml": "config",
+    r"resnet50": "resnet18",
+}
+SHELL = ("", "sh", "bash", "console")
+NOT_OURS = {"git", "cd", "pip", "source", "bash", "srun", "sbatch", "tensorboard"}
+# options of other programs
+FOREIGN = {"--shm-size", "--node-rank", "--master-addr", "--max-restarts", "--signal"}
+KEY = rf"(?<![\w/.-])((?:{'|'.join(Config.model_fields)})\.(?!txt|csv|json)[a-z_.]+)"
+
+
+def blocks(*languages: str) -> list[Any]:
+    """Fenced blocks of these languages as parameters, named by their page and beginning."""
+    fenced = [
+        (page, *block)
+        for page in PAGES
+        for block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.M | re.S)
+    ]
+    return [
+        pytest.param(text, id=f"{page.relative_to(ROOT)}: {text.strip()[:60]}")
+        for page, language, text in fenced
+        if language in languages
+    ]
+
+
+def inline(pattern: str) -> list[str]:
+    """The inline codes in which the pattern is found, each once."""
+    prose = "".join(re.sub(r"^```.*?^```", "", p.read_text(), flags=re.M | re.S) for p in PAGES)
+    codes = dict.fromkeys(re.findall(r"`([^`]+)`", prose))
+    return [code for code in codes if re.search(pattern, code)]
+
+
+def lines_of(block: str) -> list[list[str]]:
+    """A shell block as lists of words; with prompts, what follows them alone."""
+    lines = re.sub(r"\\\n", " ", block).splitlines()
+    lines = [line[2:] for line in lines if line.startswith("$ ")] or lines
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def recipe(target: str) -> list[list[str]] | None:
+    """The lines that make runs for a target, without those of what it needs first, if any is so."""
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text(), re.M)
+    return [shlex.split(line) for line in found[1].splitlines()] if found else None
+
+
+def commands() -> Iterator[list[str]]:
+    """The arguments of each segtrain in the shell blocks, and in what their `make` runs."""
+    for words in (words for block in blocks(*SHELL) for words in lines_of(*block.values)):
+        for line in recipe(words[1]) or [] if words[0] == "make" else [words]:
+            names = [word.rpartition("/")[2] for word in line]
+            if "segtrain" in names:
+                arguments = line[names.index("segtrain") + 1 :]
+                yield arguments[: arguments.index(">")] if ">" in arguments else arguments
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Two data sets, and a tiny run and masks that were scored."""
+    home = tmp_path_factory.mktemp("reader")
+    write_pairs(home / "pairs")
+    for first, split in ((0, "train"), (6, "val")):
+        write_pairs(home / "camvid", images=split, masks=f"{split}annot", first=first)
+    for file in (home / "camvid").rglob("*.png"):
+        file.rename(file.with_stem(f"0001TP_{file.stem:>06}"))
+    done = run_cli("fit", "--data", home / "pairs", "--out", home, "--name", "run", *SMALL["fit"])
+    assert done.code == 0, done.stderr
+    done = run_cli("eval", home / "run", *SMALL["eval"])
+    assert done.code == 0, done.stderr
+    shutil.copytree(home / "pairs/masks", home / "masks")
+    scored = ["--predictions", home / "masks", "--data", home / "pairs"]
+    done = run_cli("eval", *scored, *SMALL["eval"])
+    assert done.code == 0, done.stderr
+    return home
+
+
+@pytest.fixture
+def reader(home: Path, tmp_path: Path, monkeypatch) -> Path:
+    """The folder that a reader is in: the clone's configs, a data set in data/, a run."""
+    monkeypatch.chdir(tmp_path)
+    Path("configs").symlink_to(ROOT / "configs")
+    Path("data").symlink_to(home / "pairs")
+    shutil.copytree(home / "run", "runs/NAME")
+    Path("runs/latest").symlink_to("NAME")
+    return home
+
+
+def stand_in(word: str, home: Path) -> str:
+    """Puts in this folder what the word names, and gives it as it is called there."""
+    kind = next((kind for pattern, kind in STAND_INS.items() if re.fullmatch(pattern, word)), None)
+    path, image = Path(word.removeprefix("/")), home / "pairs/images/000.png"
+    if kind == "resnet18":
+        return kind
+    if kind is None or path.exists():
+        return word
+    if kind == "run":
+        depth = 2 if path.parts[0] == "runs" else 1
+        shutil.copytree(home / "run", Path(*path.parts[:depth]))
+        return word
+    if kind == "masks":
+        shutil.copytree(home / kind, path)
+        return word
+    if kind == "images":
+        path = (path if "*" in word else path / "*.png").with_name(f"photo{path.suffix or '.png'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind in ("pairs", "camvid"):
+        path.symlink_to(home / kind)
+    elif kind == "config":
+        path.write_text(f"data: {{path: {home / 'pairs'}}}")
+    elif kind == "checkpoint":
+        shutil.copy(home / "run/checkpoints/best.safetensors", path)
+    else:
+        shutil.copy(image, path)
+    return word.removeprefix("/")
+
+
+def made_small(arguments: list[str]) -> list[str]:
+    given, verb = set(arguments), arguments[0]
+    assert verb in SMALL, f"give {verb} a line in SMALL, and what it reads in STAND_INS"
+    if verb != "fit":
+        return arguments + SMALL[verb]
+    small = GOES_ON if "--resume" in given else SMALL["fit"]
+    small = OWN_NETWORK if {"--arch", "--encoder"} & given else small
+    return arguments + small + (ONE_DEVICE if {"--devices", "--nodes"} & given else [])
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(map(shlex.join, commands())))
+def test_the_command_runs(command: str, reader: Path):
+    arguments = [stand_in(word, reader) for word in shlex.split(command)]
+    answer = run_cli(*made_small(arguments))
+    assert answer.code == 0, answer.stderr or answer.stdout
+
+
+@pytest.mark.parametrize("block", blocks(*SHELL) + inline(r"^make \w|^\S*python \w.*\.py"))
+def test_the_programs_exist(block: str):
+    for words in lines_of(block):
+        program = next(word for word in words if not re.match(r"[A-Z_]+=", word))
+        if program == "make":
+            assert recipe(words[1]) is not None, f"the Makefile has no target {words[1]}"
+        elif program == "torchrun":  # exits for an option that it has not
+            get_args_parser().parse_args(words[1:])
+        elif program.endswith("python"):
+            assert words[1] == "-m" or (ROOT / words[1]).is_file()
+        elif not program.endswith("segtrain"):
+            assert program in NOT_OURS, "output belongs in a ```text block, others in NOT_OURS"
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_the_yaml_is_a_config(block: str, tmp_path: Path):
+    (tmp_path / "some.yaml").write_text(block)
+    load_config(tmp_path / "some.yaml")
+
+
+@pytest.mark.parametrize("code", blocks("python") + inline(r"^segtrain\.\w+\(.*\)$"))
+def test_the_python_runs(code: str, reader: Path, monkeypatch):
+    loggers = {name: MagicMock() for name in ("wandb", "mlflow")}
+    for name, logger in loggers.items():
+        monkeypatch.setitem(sys.modules, name, logger)
+    for word in re.findall(r'"([\w./-]+)"', code):
+        stand_in(word, reader)
+    given = {  # what a snippet takes from the reader's own code
+        "segtrain": segtrain,
+        "logits": torch.randn(2, 19, 32, 32),
+        "coarse_logits": torch.randn(2, 19, 8, 8),
+        "target": torch.randint(0, 19, (2, 32, 32)),
+        "images": torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+    }
+    exec(code, given)
+    assert all(logger.method_calls for name, logger in loggers.items() if name in code)
+
+
+@pytest.mark.parametrize("code", inline(r"segtrain [a-z]|--[a-z]|^(fit|eval|predict|check) -"))
+def test_the_options_exist(code: str):
+    named = re.search(r"\bsegtrain ([a-z]+)|^(fit|eval|predict|check) -", code)
+    known = {"--help"} if named else {"--help", "--debug", "--version"} | FOREIGN
+    for verb in [named[1] or named[2]] if named else VERBS:
+        assert verb in VERBS, f"there is no segtrain {verb}"
+        known |= {option for parameter in VERBS[verb].params for option in parameter.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= known
+
+
+@pytest.mark.parametrize("code", inline(r"--loss \S|^segtrain losses \w"))
+def test_the_loss_exists(code: str):
+    words = shlex.split(code)
+    expression = words[words.index("--loss" if "--loss" in words else "losses") + 1]
+    for loss in expression.split(",") if "sweep" in words else [expression]:
+        build_loss(balanced(loss, [1] * 3, [1] * 3), 3, 255)
+
+
+def test_the_tables_of_losses_name_losses():
+    tables = re.findall(r"^\| (?:name|loss) \|.*\n((?:\|.*\n)+)", PAGES[0].read_text(), re.M)
+    for name in re.findall(r"`(\w+)`", "".join(re.findall(r"^\|[^|]+", "".join(tables), re.M))):
+        assert name in FAMILIES
+
+
+@pytest.mark.parametrize("code", inline(KEY))
+def test_the_setting_exists_and_takes_the_value(code: str):
+    for key, value in re.findall(KEY + r"(?:(?:=|: )(.+))?", code):
+        found = [known for known in known_keys() if f"{key}.".startswith(f"{known}.")]
+        assert found, f"there is no {key}"
+        shells = value.rstrip('"')  # --set "key=value"
+        load_config(sets=[f"{key}={shells}"] if shells else [])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path):
+    for link in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
