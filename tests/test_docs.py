@@ -31,12 +31,20 @@ def test_the_readme_quotes_the_benchmark():
         assert f"| `{loss}` | {' | '.join(cells)} |" in readme
 
 
-def test_the_benchmarks_page_quotes_camvid():
-    found = json.loads((ROOT / "benchmarks/results/camvid_losses.json").read_text())["summary"]
-    page = (ROOT / "benchmarks/README.md").read_text()
-    for loss, scores in found.items():
-        ious = [f"{iou['mean']:.3f}" for iou in scores["iou"].values()]
-        assert f"| `{loss}` | {scores['miou']['mean']:.3f} | {' | '.join(ious)} |" in page
+def test_the_pages_quote_camvid():
+    found = json.loads((ROOT / "benchmarks/results/camvid_losses.json").read_text())
+    pages = [(ROOT / page).read_text() for page in ("benchmarks/README.md", "README.md")]
+    against = {row["name"]: row for row in found["differences"]}
+    for row in found["contenders"]:
+        ranges = [f"{low:.3f}-{high:.3f}" for low, high in (row["miou_ci"], row["miou_range"])]
+        cells = [f"`{row['name']}`", f"{row['miou']:.3f} ({ranges[0]})", ranges[1], "", ""]
+        if other := against.get(row["name"]):
+            low, high = other["miou_ci"]
+            cells[3] = f"{other['miou']:+.3f} ({low:+.3f} to {high:+.3f})"
+            cells[4] = "yes" if other["beyond_noise"] else "no"
+        assert all(f"| {' | '.join(cells)} |" in page for page in pages)
+        ious = [f"{c['iou']:.3f}" for c in row["classes"]]
+        assert f"| {cells[0]} | {' | '.join(ious)} |" in pages[0]
 
 
 @pytest.mark.parametrize("view", ["frames", "crops"])
