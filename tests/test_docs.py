@@ -104,6 +104,23 @@ def test_the_benchmarks_page_quotes_time_and_memory(threads, file):
         assert f"| {' | '.join(map(str, cells))} |" in page
 
 
+def test_the_pages_quote_the_large_image():
+    found = json.loads((ROOT / "benchmarks/results/large_image.json").read_text())
+    height, width = found["image"]["size"]
+    whole, with_all = (found["cases"][case] for case in ("default", "all files"))
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "benchmarks/README.md"))
+    peak = max(whole["peak_bytes"], with_all["peak_bytes"])
+    assert f"{height:,} x {width:,} pixels and {found['model']['classes']} classes" in readme
+    assert f"took {peak / 1e9:.1f} GB" in readme and peak < found["goal_bytes"]
+    windows, (rows, columns) = found["windows"]["count"], found["windows"]["size"]
+    for text in (
+        f"{windows} windows of {rows:,} x {columns:,}",
+        f"{whole['seconds'] / 60:.0f} minutes and {whole['peak_bytes'] / 1e9:.2f} GB",
+        f"{with_all['seconds'] / 60:.0f} minutes and {with_all['peak_bytes'] / 1e9:.2f} GB",
+    ):
+        assert text in page
+
+
 @pytest.mark.parametrize("threads", ["1_thread", "2_threads"])
 def test_the_benchmarks_page_quotes_the_step(threads):
     file = ROOT / f"benchmarks/results/train_cpu_{threads}.json"
