@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -106,7 +105,6 @@ def main() -> None:
     found = environment(torch.device("cpu"))
     for key in ("command", "started"):
         found.pop(key)
-    found["threads"] = os.environ.get("OMP_NUM_THREADS", found["threads"])
     content = {
         "command": f"python benchmarks/large_image.py --size {options.size}",
         "seed": SEED,

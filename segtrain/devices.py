@@ -58,7 +58,7 @@ def predictor(model: nn.Module, fabric: Fabric) -> Callable[[Tensor], Tensor]:
     """Images (N,K,H,W), wherever they are -> logits (N,C,H,W) in float32 on the fabric's device."""
 
     def predict(images: Tensor) -> Tensor:
-        images = images.to(fabric.device, memory_format=torch.channels_last)
+        images = images.to(fabric.device, non_blocking=True, memory_format=torch.channels_last)
         with torch.inference_mode(), fabric.autocast():
             return model(images).float()
 

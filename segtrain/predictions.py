@@ -60,8 +60,9 @@ def predict_split(
     """
     loader = one_by_one(pairs, indices, workers, fabric.device.type == "cuda")
     for batches in of_one_size(checked(loader), settings.batch_size):
-        images = torch.cat([batch.images for batch in batches])
-        targets = torch.cat([batch.targets for batch in batches]).to(fabric.device)
+        images = joined([batch.images for batch in batches])
+        targets = joined([batch.targets for batch in batches])
+        targets = targets.to(fabric.device, non_blocking=True)
         with limits_explained(memory_advice(images.shape, settings)):
             bands = predict_bands(predict, images, settings)
             ids, nll = read_bands(bands, targets, pairs.masks.lb_ignore, mining, calibration)
@@ -69,6 +70,11 @@ def predict_split(
             one = slice(place, place + 1)
             kept = mining.kept(nll[one], targets[one])[0] if mining else None
             yield Predicted(batch.indices[0], targets[place], ids[place], kept)
+
+
+def joined(tensors: list[Tensor]) -> Tensor:
+    """One batch; one alone stays where it is, in pinned memory on a GPU's host."""
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def read_bands(
