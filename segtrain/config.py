@@ -237,8 +237,8 @@ class Eval(Section):
     )
     group_by: str | None = Field(
         None,
-        description="regular expression; images whose names it finds the same text in (of its "
-        "group, where it has one) are drawn together for the confidence intervals, such as "
+        description="regular expression; images in whose names it finds the same text (that of "
+        "its group, where it has one) are drawn together for the confidence intervals, such as "
         "'^(.+)_[0-9]+' for frames of videos; default: each image by itself",
     )
     mask_values: Literal["ids", "own"] = Field(

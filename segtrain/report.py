@@ -110,14 +110,19 @@ def write(subject: Subject, tally: Tally, seconds: float) -> dict[str, Any]:
 def groups_of(images: list[str], pattern: str | None) -> list[str]:
     """What each image is drawn with: the text that the pattern finds in its name, else its name.
 
-    Raises UsageError where the pattern finds nothing in any.
+    That of the first of its groups which found any, where it has groups. Raises UsageError for a
+    name in which it finds nothing.
     """
     if pattern is None:
         return images
     found = [re.search(pattern, name) for name in images]
-    if not any(found):
-        raise UsageError(f"eval.group_by: {pattern!r} finds nothing in names such as {images[0]}")
-    return [match[match.re.groups and 1] if match else n for match, n in zip(found, images)]
+    missed = [name for name, match in zip(images, found) if match is None]
+    if missed:
+        raise UsageError(
+            f"eval.group_by: {pattern!r} finds nothing in {len(missed)} of {len(images)} names, "
+            f"such as {missed[0]}; '|(.+)' at its end lets those stand alone"
+        )
+    return [next(filter(None, match.groups()), match[0]) for match in found]
 
 
 def metrics_of(subject: Subject, tally: Tally, groups: list[str]) -> dict[str, Any]:
@@ -172,7 +177,7 @@ def headline(
     absent = [row["name"] for row in scores.classes if row["iou"] is None]
     present, spread, without = len(scores.classes) - len(absent), "", ""
     if interval:
-        over = "images" if groups == images else f"{groups} groups of images"
+        over = f"{groups} groups of images" if subject.config.eval.group_by else "images"
         spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f} over {over})"
     if absent:
         as_0 = f"as 0 in it: {scores.miou_absent_as_0:.4f}"

@@ -366,13 +366,23 @@ def test_images_are_drawn_in_groups(run: Path, ignoring: Path, tmp_path: Path):
     assert scores["miou"] == pytest.approx(miou(rows))
 
 
+def test_an_image_that_is_all_ignored_is_not_drawn(run: Path, ignoring: Path, tmp_path: Path):
+    """One image is left, of which nothing can be said."""
+    root = shutil.copytree(ignoring, tmp_path / "one")
+    for path in sorted((root / "masks/val").iterdir())[1:]:
+        Image.fromarray(np.full_like(np.asarray(Image.open(path)), 255)).save(path)
+    evaluate(run, "--data", root)
+    scores = report(run)
+    assert (scores["images"], scores["groups"], scores["miou_ci"]) == (4, 1, None)
+
+
 @pytest.mark.parametrize(
     "pattern, groups",
     [
         (None, ["a_1.png", "a_2.png", "b_0.png"]),
         ("^._", ["a_", "a_", "b_"]),
-        ("^a(_)", ["_", "_", "b_0.png"]),  # what it does not find stands alone
-        ("([12])[.](p)", ["1", "2", "b_0.png"]),
+        ("^a_(.)|^(b)", ["1", "2", "b"]),
+        ("^(a)_|(.+)", ["a", "a", "b_0.png"]),
     ],
 )
 def test_a_group_is_what_the_pattern_finds(pattern: str | None, groups: list[str]):
@@ -381,7 +391,11 @@ def test_a_group_is_what_the_pattern_finds(pattern: str | None, groups: list[str
 
 @pytest.mark.parametrize(
     "pattern, said",
-    [("night", "'night' finds nothing in names such as 0.png"), ("(", "a regular expression")],
+    [
+        ("night", "'night' finds nothing in 4 of 4 names, such as 0.png"),
+        ("[1-3]", "finds nothing in 1 of 4 names, such as 0.png; '|(.+)' at its end"),
+        ("(", "expected a regular expression"),
+    ],
 )
 def test_patterns_that_cannot_group(run: Path, ignoring: Path, pattern: str, said: str):
     answer = run_cli("eval", run, "--data", ignoring, "--set", f"eval.group_by='{pattern}'")

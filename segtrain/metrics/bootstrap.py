@@ -11,13 +11,14 @@ DRAWN_AT_ONCE = 2**20  # indices in memory together, 8 bytes each, and two matri
 def grouped(counts: np.ndarray, groups: list[str]) -> np.ndarray:
     """int64 (I,3,C) of images -> (G,3,C): summed by group, in order of first appearance.
 
-    Frames of one video look alike: they are no independent draws, their sequences nearly are.
+    Frames of one video look alike: they are no independent draws, their sequences nearly are. A
+    group without a pixel that counts is left out: drawing it would draw nothing.
     """
     order: dict[str, int] = {}
     index = [order.setdefault(group, len(order)) for group in groups]
     sums = np.zeros((len(order), *counts.shape[1:]), np.int64)
     np.add.at(sums, index, counts)
-    return sums
+    return sums[sums.any((1, 2))]
 
 
 def resampled(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
