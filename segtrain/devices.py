@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import shlex
 import sys
@@ -63,6 +64,16 @@ def predictor(model: nn.Module, fabric: Fabric) -> Callable[[Tensor], Tensor]:
             return model(images).float()
 
     return predict
+
+
+def to_device(pixels: Tensor, fabric: Fabric, most: float = math.inf) -> Tensor:
+    """Maps (...,H,W) on the fabric's device; those of more than `most` pixels stay where they are.
+
+    From pinned memory without waiting.
+    """
+    if pixels.shape[-2] * pixels.shape[-1] > most:
+        return pixels
+    return pixels.to(fabric.device, non_blocking=True)
 
 
 def make_ddp(train: Train) -> DDPStrategy:

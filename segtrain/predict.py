@@ -19,7 +19,7 @@ from segtrain.config import Config
 from segtrain.data.dataset import as_tensor
 from segtrain.data.formats import image_files
 from segtrain.data.locate import demo_folder, image_reader
-from segtrain.devices import make_fabric, predictor
+from segtrain.devices import make_fabric, predictor, to_device
 from segtrain.errors import SegtrainError, UsageError, listing
 from segtrain.inference import Predict, memory_advice, predict_bands
 from segtrain.progress import bar
@@ -61,6 +61,7 @@ def predict(
     written = []
     for path in bar(images, "predicting", len(images)):
         image = as_tensor(read_image(path)).permute(2, 0, 1)[None]
+        image = to_device(image, fabric, config.eval.max_pixels)
         parts = ["mask.png", "overlay.png"] + ["probs.npy"] * config.predict.save_probs
         files = [out / f"{path.stem}_{part}" for part in parts]
         shape = (len(meta.classes), *image.shape[2:])

@@ -16,7 +16,7 @@ from segtrain.data.dataset import Batch, Pairs, checked, one_by_one
 from segtrain.data.images import SUFFIXES
 from segtrain.data.masks import MaskReader
 from segtrain.data.pairing import Sample
-from segtrain.devices import max_over_ranks, predictor
+from segtrain.devices import max_over_ranks, predictor, to_device
 from segtrain.errors import SegtrainError, UsageError, listing
 from segtrain.inference import Predict, memory_advice, predict_bands
 from segtrain.losses import Mining
@@ -60,9 +60,9 @@ def predict_split(
     """
     loader = one_by_one(pairs, indices, workers, fabric.device.type == "cuda")
     for batches in of_one_size(checked(loader), settings.batch_size):
-        images = joined([batch.images for batch in batches])
-        targets = joined([batch.targets for batch in batches])
-        targets = targets.to(fabric.device, non_blocking=True)
+        most = settings.max_pixels
+        images = torch.cat([to_device(batch.images, fabric, most) for batch in batches])
+        targets = torch.cat([to_device(batch.targets, fabric) for batch in batches])
         with limits_explained(memory_advice(images.shape, settings)):
             bands = predict_bands(predict, images, settings)
             ids, nll = read_bands(bands, targets, pairs.masks.lb_ignore, mining, calibration)
@@ -70,11 +70,6 @@ def predict_split(
             one = slice(place, place + 1)
             kept = mining.kept(nll[one], targets[one])[0] if mining else None
             yield Predicted(batch.indices[0], targets[place], ids[place], kept)
-
-
-def joined(tensors: list[Tensor]) -> Tensor:
-    """One batch; one alone stays where it is, in pinned memory on a GPU's host."""
-    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def read_bands(
@@ -174,16 +169,29 @@ def pairs_of_masks(
             f"{folder}: no mask for {len(missing)} of {len(samples)} images: {listing(missing)}; "
             f"expected {missing[0]}.png or {missing[0]}_mask.png"
         )
-    chosen = [replace(s, image=_only(paths, s)) for s, paths in zip(samples, of_each)]
-    return Pairs(chosen, predicted, truth)
+    chosen = [_only(paths, sample, folder) for sample, paths in zip(samples, of_each)]
+    first: dict[Path, Sample] = {}
+    for path, sample in zip(chosen, samples):
+        if path in first:
+            raise SegtrainError(
+                f"{path} would be the prediction of both {first[path].image} and {sample.image}; "
+                "put masks into folders that are named as those of the images"
+            )
+        first[path] = sample
+    masks = [replace(sample, image=path) for sample, path in zip(samples, chosen)]
+    return Pairs(masks, predicted, truth)
 
 
-def _only(paths: list[Path], sample: Sample) -> Path:
-    """Of several masks of one name, the one in a folder that is named as the image's."""
+def _only(paths: list[Path], sample: Sample, folder: Path) -> Path:
+    """Of several masks of one name, the one below folders that are named as the image's."""
+    around = set(sample.image.parent.parts)
+    alike = [len(around & set(path.relative_to(folder).parent.parts)) for path in paths]
+    paths = [path for path, names in zip(paths, alike) if names == max(alike)]
     if len(paths) > 1:
-        paths = [path for path in paths if path.parent.name == sample.image.parent.name] or paths
-    if len(paths) > 1:
-        raise SegtrainError(f"two masks for {sample.image}: {paths[0]} and {paths[1]}; remove one")
+        raise SegtrainError(
+            f"two masks for {sample.image}: {paths[0]} and {paths[1]}; remove one, or put them "
+            "into folders that are named as those of the images"
+        )
     return paths[0]
 
 

@@ -320,7 +320,8 @@ def test_masks_may_hold_the_values_of_the_data_set(tmp_path: Path):
         ),
         (lambda masks: Image.new("L", (40, 48), 3).save(masks / "0_mask.png"), 1, "value 3"),
         (
-            lambda masks: shutil.copytree(masks, masks / "more"), 1, "two masks for",
+            lambda masks: [shutil.copytree(masks, masks / sub) for sub in ("a", "b")], 1,
+            "two masks for",
         ),
     ],
 )  # fmt: skip
@@ -333,6 +334,30 @@ def test_masks_that_cannot_be_scored(
     answer = cli("eval", *asked, "--workers", "0")
     assert (answer.code, said in answer.error) == (code, True), answer.error
     assert not (masks / "eval").exists()
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_images_of_one_name_have_masks_of_their_own(cli, tmp_path: Path, mirrored: bool):
+    """Two cameras with images of the same names: their folders tell the masks apart."""
+    lines = []
+    for index, camera in enumerate(("cam1", "cam2", "cam3")):
+        image, mask = scene(index)
+        for kind, array in (("image", image), ("mask", mask), ("tool", mask)):
+            folder = tmp_path / kind / (camera if mirrored or kind != "tool" else "all")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / "7.png")
+        lines.append(f"image/{camera}/7.png,mask/{camera}/7.png")
+    (tmp_path / "train.txt").write_text(lines.pop())
+    (tmp_path / "val.txt").write_text("\n".join(lines))
+    asked = ["--predictions", tmp_path / "tool", "--data", tmp_path, "--set", "data.format=lists"]
+    answer = cli("eval", *asked, "--split", "val", "--set", "data.classes=[a, b, c]")
+    if mirrored:
+        assert answer.code == 0, answer.stderr
+        assert report(tmp_path / "tool")["miou"] == 1
+        rows = list(csv.DictReader(open(tmp_path / "tool/eval/val/per_image.csv")))
+        assert [row["image"] for row in rows] == ["cam1/7.png", "cam2/7.png"]
+    else:
+        assert answer.code == 1 and "would be the prediction of both" in answer.error
 
 
 def test_a_run_and_masks_are_not_scored_at_once(cli, run: Path, predicted: Path):
