@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +13,17 @@ from conftest import scene
 from lightning_fabric import Fabric
 from PIL import Image
 
-from segtrain.config import Eval
+from segtrain.config import Eval, Model
 from segtrain.data.dataset import Pairs
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
 from segtrain.data.pairing import Sample
+from segtrain.devices import predictor
 from segtrain.losses import build_mining
 from segtrain.metrics.calibration import Calibration
-from segtrain.predictions import predict_split, read_bands, validate
+from segtrain.metrics.confusion import Confusion, score
+from segtrain.model import build_model
+from segtrain.predictions import Predicted, predict_split, read_bands, validate
 from segtrain.tally import Tally
 
 NAMES = ["red", "green", "blue"]
@@ -85,6 +89,43 @@ def test_a_tally_is_the_same_for_any_batch_size(pairs: Pairs, fabric: Fabric):
     assert sorted(one.of_image) == list(everything)
     for batch_size in (7, 32):
         assert sums(tallied(pairs, fabric, everything, batch_size=batch_size)) == sums(one)
+
+
+def test_a_networks_miou_is_nearly_the_same_for_any_batch_size(pairs: Pairs, fabric: Fabric):
+    """Convolution rounds by batch, so a pixel at a tie may go either way."""
+    torch.manual_seed(0)
+    config = Model(encoder="tu-test_byobnet", options={"encoder_depth": 3,
+                                                       "decoder_channels": [8, 8, 4]})  # fmt: skip
+    predict, found = predictor(build_model(config, 3).eval(), fabric), []
+    for batch_size in (1, 7, 32):
+        confusion = Confusion(3, 255)
+        settings = Eval(batch_size=batch_size)
+        for one in predict_split(predict, pairs, range(len(pairs)), fabric, 0, settings):
+            confusion.update(one.prediction, one.target)
+        found.append(score(confusion.matrix, NAMES).miou)
+    assert 0 < found[0] < 1 and found == pytest.approx([found[0]] * 3, abs=1e-4)
+
+
+def test_only_3_c_integers_are_kept_of_an_image():
+    """Python's memory for 400 more images, besides the 456 bytes each that 19 classes need."""
+    tally, grown = Tally(19, 255, "cpu", calibrated=False), []
+    generator = torch.Generator().manual_seed(0)
+
+    def images():
+        for index in range(600):
+            if index in (200, 599):
+                grown.append(tracemalloc.get_traced_memory()[0])
+            drawn = torch.randint(0, 19, (2, 40, 40), generator=generator).to(torch.uint8)
+            yield Predicted(index, *drawn)
+
+    tracemalloc.start()
+    try:
+        for _ in tally.add_all(images()):
+            pass
+    finally:
+        tracemalloc.stop()
+    assert {counts.nbytes for counts in tally.of_image.values()} == {3 * 19 * 8}
+    assert len(tally.of_image) == 600 and (grown[1] - grown[0]) / 400 < 1500
 
 
 def test_a_tally_in_three_parts_adds_up_to_the_whole(pairs: Pairs, fabric: Fabric):
