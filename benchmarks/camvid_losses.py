@@ -15,7 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trainings import RESULTS, ROOT
+from machine import RESULTS
+from trainings import ROOT
 
 LOSSES, SEEDS, EPOCHS = "ce,ohem,focal,ghm,ohem+dice", 2, 5
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sys
 
-from trainings import RESULTS, ROOT, compare
+from machine import RESULTS
+from trainings import ROOT, compare
 
 SAMPLERS, SEEDS = ("uniform", "class-balanced", "rare-crop"), (0,)
 VIEWS = {

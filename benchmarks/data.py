@@ -33,6 +33,7 @@ import cv2
 import numpy as np
 import torch
 from albumentations.pytorch import ToTensorV2
+from machine import RESULTS, machine
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -46,9 +47,7 @@ from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
 from segtrain.data.sampling import Draw
 from segtrain.dataconfig import Data
-from segtrain.runlog import environment
 
-RESULTS = Path(__file__).parent / "results"
 SEED, IGNORED, QUALITY, GRAIN = 0, 255, 92, 1.0
 SCALE, HFLIP, JITTER = (0.5, 2.0), 0.5, 0.3
 CAMVID = (360, 480)
@@ -345,9 +344,7 @@ def main() -> None:
                 **goal
             )
         )
-    found = environment(torch.device("cpu"))
-    for key in ("command", "started"):
-        found.pop(key)
+    found = machine()
     found["packages"]["opencv"] = cv2.__version__
     command = f"python benchmarks/data.py --seconds {options.seconds:g} --repeats {options.repeats}"
     command += f" --images FOLDER_OF_{options.images.name.upper()}" if options.images else ""

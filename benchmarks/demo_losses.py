@@ -8,7 +8,8 @@ at the end, and each class's IoU, by loss and seed.
 
 from __future__ import annotations
 
-from trainings import RESULTS, ROOT, compare
+from machine import RESULTS
+from trainings import ROOT, compare
 
 LOSSES, SEEDS = ("ce", "ohem"), (0, 1, 2)
 

@@ -30,6 +30,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from losses import memory_kib
+from machine import RESULTS, machine
 from PIL import Image
 from torch import Tensor
 
@@ -44,11 +45,9 @@ from segtrain.losses import build_mining
 from segtrain.metrics import bootstrap
 from segtrain.plan import new_model
 from segtrain.predictions import Predicted, predict_split, validate
-from segtrain.runlog import environment
 from segtrain.tally import Tally
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks/results"
 SIZE, CLASSES, MANY, RESAMPLED = (360, 480), 19, 10_000, 1000
 GOAL = {"cpu": 0.10, "cuda": 0.05}  # most that validation may add to bare forward passes
 
@@ -185,15 +184,11 @@ def main() -> None:
         if args.data is None:
             paint(Path(folder), args.images)
         found = measure(args.data or Path(folder), args)
-    device = torch.device(args.device)
-    machine = environment(device)
-    for key in ("command", "started"):
-        machine.pop(key)
     data = " --data FOLDER_OF_CAMVID" if args.data else ""
     command = f"python benchmarks/evaluate.py --device {args.device} --threads {args.threads}{data}"
     content = {
         "command": command,
-        "environment": machine,
+        "environment": machine(args.device),
         "scoring": found,
         "bootstrap": bootstrap_seconds(args.rounds),
         "memory": memory,

@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import RESULTS, machine
 from PIL import Image
 
 from segtrain.checkpoint import Meta, save_model
 from segtrain.config import Config
 from segtrain.inference import starts, window_of
 from segtrain.model import build_model
-from segtrain.runlog import environment
 
-RESULT = Path(__file__).parent / "results/large_image.json"
+RESULT = RESULTS / "large_image.json"
 SEED, CLASSES, BLOCK = 0, 11, 8
 GOAL = 4_000_000_000  # bytes
 OPTIONS = {"decoder_channels": [32, 16, 16, 8, 8]}
@@ -102,9 +102,7 @@ def main() -> None:
             print(f"{case}: {json.dumps(cases[case])}", flush=True)
     window = window_of(options.size, options.size, config.eval)
     rows, columns = (len(starts(options.size, side, config.eval.overlap)) for side in window)
-    found = environment(torch.device("cpu"))
-    for key in ("command", "started"):
-        found.pop(key)
+    found = machine()
     content = {
         "command": f"python benchmarks/large_image.py --size {options.size}",
         "seed": SEED,

@@ -17,12 +17,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
+from machine import RESULTS, machine
 from PIL import Image
 
-from segtrain.runlog import environment
-
-RESULT = Path(__file__).parent / "results/listing.json"
+RESULT = RESULTS / "listing.json"
 REPEATS = 3
 FIND = """
 import json, resource, sys, time
@@ -57,9 +55,7 @@ def main(pairs: int) -> None:
             )
             runs.append(json.loads(done.stdout))
     seconds = [run["seconds"] for run in runs]
-    found = environment(torch.device("cpu"))
-    for key in ("command", "started"):
-        found.pop(key)
+    found = machine()
     content = {
         "command": f"python benchmarks/listing.py {pairs}",
         "environment": found,

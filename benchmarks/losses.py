@@ -33,13 +33,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import RESULTS, machine
 from torch import Tensor
 
 from segtrain.losses import build_loss
 from segtrain.losses.nll import PATHS_TAKEN
-from segtrain.runlog import environment
 
-RESULTS = Path(__file__).parent / "results"
 THRESH, FACTOR, IGNORED, BLOB = 0.7, 16, 255, 64
 CPU_SIZES = [(2, 2, 512, 512), (2, 19, 512, 512), (1, 150, 256, 256)]
 GPU_SIZES = [(16, 2, 1024, 2048), (16, 19, 1024, 2048), (4, 19, 512, 512), (4, 150, 512, 512)]
@@ -223,9 +222,7 @@ def main() -> None:
             )
             found["peak_mib"] = measure(case, device, name, options.threads)
         show(result)
-    found = environment(torch.device(device))
-    for key in ("command", "started"):
-        found.pop(key)
+    found = machine(device)
     command = f"python benchmarks/losses.py --threads {options.threads} --repeats {options.repeats}"
     command += f" --out benchmarks/results/{options.out.name}"
     content = {"command": command, "seed": 0, "environment": found, "cases": results}

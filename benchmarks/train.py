@@ -50,6 +50,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from losses import memory_kib
+from machine import RESULTS, machine
 from torch import Tensor
 from torch.optim.lr_scheduler import PolynomialLR
 
@@ -65,12 +66,10 @@ from segtrain.optim import build_optimizer
 from segtrain.plan import Plan, loss_of, make_plan, new_model
 from segtrain.progress import Reporter
 from segtrain.ranks import Watch
-from segtrain.runlog import environment
 from segtrain.state import LAPS
 from segtrain.step import TrainingModule
 from segtrain.survive import StopWish
 
-RESULTS = Path(__file__).parent / "results"
 SEED, IGNORED, BATCHES, EPOCHS = 0, 255, 4, 1000
 CLASSES = 19  # as in Cityscapes; with --data, those of the data
 LR, MOMENTUM, DECAY = 1e-5, 0.9, 1e-4  # so small that clipping changes nothing to speak of
@@ -617,9 +616,7 @@ def main() -> None:
                 classes = plan_of(options.data, case).config.data.classes
                 case = replace(case, classes=len(classes))
             results.append(measure(case, options))
-    found = environment(torch.device(options.device))
-    for key in ("command", "started"):
-        found.pop(key)
+    found = machine(options.device)
     found["packages"]["lightning"] = version("lightning") if has_lightning() else None
     content = {
         "command": command(sys.argv[1:], options),

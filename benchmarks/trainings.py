@@ -1,4 +1,4 @@
-"""Trains variants of one config side by side and writes their scores; what three scripts share."""
+"""Trains variants of one config side by side and writes their scores; shared by scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import mean
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks/results"
 
 
 def fit(config: Path, variant: str, seed: int, out: Path, *more: str) -> Path:

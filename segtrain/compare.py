@@ -83,7 +83,7 @@ def read_report(run: Path, split: str) -> Report:
         classes = [c["name"] for c in metrics["classes"]]
         with open(folder / "per_image.csv", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        counts = {row["image"]: counts_of(row, classes) for row in rows}
+        counts = {row["image"]: counts_in(row, classes) for row in rows}
         groups = {row["image"]: row["group"] for row in rows}
     except FileNotFoundError as error:
         raise UsageError(
@@ -102,7 +102,7 @@ def read_report(run: Path, split: str) -> Report:
     return Report(run, counts, groups, classes, config, environment)
 
 
-def counts_of(row: dict[str, str], classes: list[str]) -> np.ndarray:
+def counts_in(row: dict[str, str], classes: list[str]) -> np.ndarray:
     """int64 (3,C) of a row of per_image.csv."""
     return np.array(
         [[int(row[f"{kind}/{name}"]) for name in classes] for kind in ("tp", "fp", "fn")]
@@ -120,7 +120,7 @@ def refuse_other_data(report: Report, reference: Report) -> None:
         having, lacking = (report, reference) if image in report.counts else (reference, report)
         raise UsageError(
             f"{both} were scored on different images: {image} is in {having.run}, not in "
-            f"{lacking.run} ({len(differing)} such in all)"
+            f"{lacking.run} ({len(differing)} such in all); evaluate both on one data set"
         )
     for image, counts in reference.counts.items():
         # tp + fn: the pixels of each class in the truth
@@ -367,7 +367,7 @@ def run_row(name: str, report: Report) -> dict[str, Any]:
 
 def show(comparison: dict[str, Any], out: Path) -> None:
     """A table of at most 80 columns, and the sentences."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names are text, whatever they hold
     contenders = comparison["contenders"]
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", overflow="fold")
@@ -380,8 +380,8 @@ def show(comparison: dict[str, Any], out: Path) -> None:
     console.print(table)
     for c in contenders:
         if len(c["runs"]) > 1:
-            console.print(f"{c['name']}: seeds from {span(c['miou_range'])}", markup=False)
+            console.print(f"{c['name']}: seeds from {span(c['miou_range'])}")
     for d in comparison["differences"]:
-        console.print(f"\n{d['sentence']}\n{d['about_classes']}", markup=False)
-    console.print("\n" + "\n".join(comparison["notes"]), markup=False)
-    console.print(f"wrote {out / 'comparison.html'}", markup=False, soft_wrap=True)
+        console.print(f"\n{d['sentence']}\n{d['about_classes']}")
+    console.print("\n" + "\n".join(comparison["notes"]))
+    console.print(f"wrote {out / 'comparison.html'}", soft_wrap=True)

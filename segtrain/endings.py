@@ -13,9 +13,10 @@ from segtrain.checkpoint import save_state
 from segtrain.data.sampling import seed_at
 from segtrain.devices import max_over_ranks
 from segtrain.errors import SegtrainError, Stopped, listing
+from segtrain.folders import BAD_BATCH, BAD_STEPS
 from segtrain.plan import Plan
 from segtrain.progress import Reporter
-from segtrain.runlog import BAD_BATCH, BAD_STEPS, write_csv
+from segtrain.runlog import write_csv
 from segtrain.state import Training, save
 from segtrain.step import Part, broken_part
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,10 +28,18 @@ from segtrain.data.survey import prepare
 from segtrain.dataconfig import Data
 from segtrain.devices import make_fabric, predictor
 from segtrain.errors import SegtrainError, UsageError
+from segtrain.folders import HISTORY
 from segtrain.losses import build_mining
-from segtrain.predictions import PredictedMasks, pairs_of_masks, predict_split, read_split
+from segtrain.metrics.calibration import Calibration
+from segtrain.predictions import (
+    Predicted,
+    PredictedMasks,
+    pairs_of_masks,
+    predict_split,
+    read_split,
+)
 from segtrain.progress import bar
-from segtrain.report import Subject, write
+from segtrain.report import Subject, refuse_unwritable, write
 from segtrain.runlog import find_checkpoint, run_of
 from segtrain.tally import Tally
 
@@ -59,6 +68,7 @@ def evaluate(
         subject = of_masks(masks, split, load_config(file, sets, flags), say)
     else:
         subject = of_checkpoint(find_checkpoint(target, out), split, sets, flags, say)
+    refuse_unwritable(subject.folder)
     count, lb_ignore = len(subject.classes), subject.config.data.lb_ignore
     tally = Tally(count, lb_ignore, subject.device, calibrated=not masks)
     everything = range(len(subject.pairs))
@@ -89,8 +99,8 @@ def of_checkpoint(
     fabric = make_fabric(config.train)
     data, found = open_split(config.data, split, say)
     pairs = pairs_of(found, split, data, config)
-    on_gpu = fabric.device.type == "cuda"
-    predict = predictor(model.to(fabric.device).eval(), fabric)
+    model = model.to(fabric.device, memory_format=torch.channels_last)  # as predict has it
+    predict = predictor(model, fabric)
     mining = build_mining(
         config.loss.expression,
         len(meta.classes),
@@ -98,12 +108,11 @@ def of_checkpoint(
         thresh=config.loss.thresh,
         n_min_factor=config.loss.n_min_factor,
     )
+    workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
 
-    def of_images(indices: range, calibration):
-        workers = worker_count(config.data.workers, on_gpu, 1) if len(indices) > 1 else 0
-        settings = config.eval
+    def of_images(indices: range, calibration: Calibration | None) -> Iterator[Predicted]:
         return predict_split(
-            predict, pairs, indices, fabric, workers, settings, mining, calibration
+            predict, pairs, indices, fabric, workers, config.eval, mining, calibration
         )
 
     run = run_of(checkpoint)
@@ -119,7 +128,7 @@ def of_checkpoint(
         device=fabric.device,
         mines=mining is not None,
         checkpoint=checkpoint,
-        history=run / "metrics.csv",
+        history=run / HISTORY,
     )
 
 
@@ -140,11 +149,7 @@ def of_masks(folder: Path, split: str, config: Config, say: Say) -> Subject:
         reader = PredictedMasks(mask_reader(data), "")
     pairs = pairs_of(found, split, data, config)
     of_tool = pairs_of_masks(folder, pairs.samples, reader, pairs.masks)
-
-    def of_images(indices: range, calibration):
-        workers = worker_count(config.data.workers, False, 1) if len(indices) > 1 else 0
-        return read_split(of_tool, indices, fabric, workers)
-
+    workers = worker_count(config.data.workers, False, 1)
     return Subject(
         folder=folder / "eval" / split,
         config=config,
@@ -153,7 +158,7 @@ def of_masks(folder: Path, split: str, config: Config, say: Say) -> Subject:
         classes=data.classes,
         palette=palette,
         pairs=pairs,
-        predict=of_images,
+        predict=lambda indices, _: read_split(of_tool, indices, fabric, workers),
         device=fabric.device,
     )
 
@@ -180,7 +185,7 @@ def pairs_of(found: Found, split: str, data: Data, config: Config) -> Pairs:
 
 def print_scores(metrics: dict[str, Any], subject: Subject) -> None:
     """The table, the means and the headline, within 80 columns; colours on a terminal only."""
-    console = Console()
+    console = Console(highlight=False, markup=False)  # names are text, whatever they hold
     columns = {
         "IoU": "iou",
         "95 % interval": "iou_ci",
@@ -213,10 +218,9 @@ def print_scores(metrics: dict[str, Any], subject: Subject) -> None:
     parts = [f"{name} {_cell(metrics[key])}" for name, key in means.items()]
     found = (f"{size} {_cell(r['recall'])} of {r['count']}" for size, r in sizes.items())
     for line in ("  ".join(parts[:3]), "  ".join(parts[3:]), f"regions found: {', '.join(found)}"):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(metrics["headline"], highlight=False, soft_wrap=True)
-    page = subject.folder / "report.html"
-    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    console.print(metrics["headline"], soft_wrap=True)
+    console.print(f"report: {subject.folder / 'report.html'}", soft_wrap=True)
 
 
 def _cell(value: float | list[float] | None) -> str:

@@ -25,6 +25,7 @@ from segtrain.devices import batch_norm_note, make_fabric, share_buffers
 from segtrain.endings import report_bad, stop
 from segtrain.errors import UsageError
 from segtrain.feed import open_feed
+from segtrain.folders import BEST, CONFIG, ENVIRONMENT, LAST, LATEST
 from segtrain.model import SegmentationModel, check_names
 from segtrain.optim import build_optimizer, lr_at, set_lr, update_average
 from segtrain.plan import (
@@ -40,11 +41,6 @@ from segtrain.predictions import validate
 from segtrain.pretrained import load_weights
 from segtrain.progress import Reporter, number
 from segtrain.runlog import (
-    BEST,
-    CONFIG,
-    ENVIRONMENT,
-    LAST,
-    LATEST,
     History,
     Laps,
     create_run,

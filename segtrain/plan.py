@@ -14,17 +14,18 @@ from segtrain import config as configuration
 from segtrain.config import Config
 from segtrain.configfile import differences, load_config, to_yaml
 from segtrain.data.augment import Augmentation
-from segtrain.data.formats import Sample
 from segtrain.data.locate import mask_reader
+from segtrain.data.pairing import Sample
 from segtrain.data.sampling import ClassDraws, batch_at, class_draws, shares_seen, steps_per_pass
 from segtrain.data.survey import prepare
 from segtrain.dataconfig import Data
 from segtrain.errors import UsageError, did_you_mean
+from segtrain.folders import CONFIG, LATEST
 from segtrain.losses import Loss, balanced, build_loss
 from segtrain.lossexpr import parse_loss
 from segtrain.model import SegmentationModel, build_model
 from segtrain.pretrained import imagenet_at_hand
-from segtrain.runlog import CONFIG, LATEST, latest_run
+from segtrain.runlog import latest_run
 
 CROPS_COUNTED = 256  # to tell what a sampler shows of each class
 SCHEDULE = "the learning rate goes on as if it had been so from the first step"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,9 +38,6 @@ class Predicted:
     target: Tensor  # (H,W) class ids and lb_ignore, in the dtype of the masks
     prediction: Tensor  # (H,W) class ids, in the same
     kept: Tensor | None = None  # (H,W), 0..1: how far a loss that mines keeps each pixel
-
-
-Predictions = Callable[[range], Iterator[Predicted]]  # of the images with these indices
 
 
 def predict_split(

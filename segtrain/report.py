@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from segtrain.config import Config
 from segtrain.configfile import to_yaml
 from segtrain.data.dataset import Pairs, as_tensor
-from segtrain.errors import UsageError
+from segtrain.errors import SegtrainError, UsageError, listing
 from segtrain.metrics import bootstrap, calibration
-from segtrain.metrics.confusion import Scores, score
+from segtrain.metrics.confusion import Scores, score, scores_of
 from segtrain.predictions import Predicted
 from segtrain.render.html import write_report
 from segtrain.render.overlay import (
@@ -91,7 +92,7 @@ def write(subject: Subject, tally: Tally, seconds: float) -> dict[str, Any]:
     write_csv(folder / "confusion.csv", confusion_rows(matrix, names))
     title = f"mIoU {metrics['miou']:.4f} on {subject.split}"
     save_confusion(folder / "confusion.png", matrix, names, title)
-    pictures = list(paint(subject, dict(zip(sorted(tally.of_image), rows))))
+    pictures = list(paint_extremes(subject, dict(zip(sorted(tally.of_image), rows))))
     page = {
         "title": subject.title,
         "headline": metrics["headline"],
@@ -105,6 +106,16 @@ def write(subject: Subject, tally: Tally, seconds: float) -> dict[str, Any]:
     }
     write_report(folder / "report.html", page, pictures, subject.palette)
     return metrics
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises SegtrainError where a report can't be written, before anything is scored."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise SegtrainError(
+            f"cannot write the report to {folder}: {place} is no folder that can be written to; "
+            "copy or link what is to be scored to one that can"
+        )
 
 
 def groups_of(images: list[str], pattern: str | None) -> list[str]:
@@ -174,14 +185,14 @@ def headline(
     scores: Scores, interval: list[float] | None, subject: Subject, images: int, groups: int
 ) -> str:
     """The number and what it is of, in one line."""
-    absent = [row["name"] for row in scores.classes if row["iou"] is None]
-    present, spread, without = len(scores.classes) - len(absent), "", ""
+    absent, spread, without = scores.absent, "", ""
+    present = len(scores.classes) - len(absent)
     if interval:
         over = f"{groups} groups of images" if subject.config.eval.group_by else "images"
         spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f} over {over})"
     if absent:
         as_0 = f"as 0 in it: {scores.miou_absent_as_0:.4f}"
-        without = f" ({', '.join(absent)} absent, in no mean; {as_0})"
+        without = f" ({listing(absent)} absent, in no mean; {as_0})"
     return (
         f"mIoU {scores.miou:.4f} on {subject.split}{spread}: macro over {present} of "
         f"{len(scores.classes)} classes{without}, dataset level, ignore id "
@@ -191,17 +202,15 @@ def headline(
 
 def image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> dict[str, Any]:
     """A row of per_image.csv, from tp, fp and fn of each class (3,C)."""
-    tp, fp, fn = counts.tolist()
-    ious = [t / (t + p + n) if t + p + n else None for t, p, n in zip(tp, fp, fn)]
-    defined = [iou for iou in ious if iou is not None]
-    pixels = sum(tp) + sum(fn)
+    scores, (tp, fp, fn) = scores_of(counts.T.tolist(), names), counts.tolist()
     row = {
         "image": image,
         "group": group,
-        "miou": sum(defined) / len(defined) if defined else None,
-        "pixel_accuracy": sum(tp) / pixels if pixels else None,
-        "pixels": pixels,
+        "miou": scores.miou,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "pixels": sum(tp) + sum(fn),
     }
+    ious = [c["iou"] for c in scores.classes]
     for kind, values in (("iou", ious), ("tp", tp), ("fp", fp), ("fn", fn)):
         row |= {f"{kind}/{name}": value for name, value in zip(names, values)}
     return row
@@ -214,7 +223,7 @@ def confusion_rows(matrix: Tensor, names: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def paint(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterator[Shown]:
+def paint_extremes(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterator[Shown]:
     """The worst and the best images: as files in worst/ and hard_pixels/, and for the page."""
     folder, config = subject.folder, subject.config
     for pictures in ("worst", "hard_pixels"):
@@ -227,8 +236,8 @@ def paint(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterator[Shown]:
         predicted = next(subject.predict(range(index, index + 1), None))
         image = visible(as_tensor(subject.pairs.images(sample.image)).permute(2, 0, 1))
         image, predicted = thinned(image, predicted)
-        score = f"mIoU {rows[index]['miou']:.3f}"
-        caption = f"{sample.name}: {score}"
+        said = f"mIoU {rows[index]['miou']:.3f}"
+        caption = f"{sample.name}: {said}"
         if rank <= len(worst):
             name = f"{rank:02d}_{sample.name}.png"
             save_image(folder / "worst" / name, picture(image, predicted, subject, caption))
@@ -237,7 +246,7 @@ def paint(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterator[Shown]:
                 save_image(folder / "hard_pixels" / name, page)
         yield Shown.of(
             rows[index]["image"],
-            score,
+            said,
             "worst" if rank <= len(worst) else "best",
             image,
             predicted.target,
@@ -257,7 +266,7 @@ def thinned(image: Tensor, predicted: Predicted) -> tuple[Tensor, Predicted]:
     return image[:, *rows], Predicted(predicted.index, target, ids, kept)
 
 
-def picture(image: Tensor, predicted: Predicted, subject: Subject, title: str):
+def picture(image: Tensor, predicted: Predicted, subject: Subject, title: str) -> Image.Image:
     """Image, truth, prediction and errors side by side."""
     colours, opacity = colour_table(subject.palette), subject.config.predict.opacity
     lb_ignore = subject.config.data.lb_ignore
@@ -270,7 +279,7 @@ def picture(image: Tensor, predicted: Predicted, subject: Subject, title: str):
     return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
 
 
-def hard_picture(image: Tensor, predicted: Predicted, subject: Subject, title: str):
+def hard_picture(image: Tensor, predicted: Predicted, subject: Subject, title: str) -> Image.Image:
     """Image, truth, and what a loss that mines keeps, side by side."""
     colours, config = colour_table(subject.palette), subject.config
     ignored = predicted.target == config.data.lb_ignore

@@ -31,15 +31,8 @@ from segtrain.atomic import whole_file, write_text
 from segtrain.config import Config
 from segtrain.configfile import save_config
 from segtrain.errors import SegtrainError, UsageError, listing
-from segtrain.folders import CONFIG
-from segtrain.folders import ENVIRONMENT as ENVIRONMENT
+from segtrain.folders import BEST, CONFIG, HISTORY, LATEST
 
-LATEST = "latest"
-BEST = Path("checkpoints/best.safetensors")
-LAST = Path("checkpoints/last.safetensors")
-STATE = Path("checkpoints/last.state.pt")
-BAD_STEPS = Path("bad_steps.csv")
-BAD_BATCH = Path("bad_batch.pt")
 PACKAGES = (
     "torch",
     "torchvision",
@@ -237,7 +230,7 @@ class History:
 
     def __init__(self, run: Path, epochs_done: int):
         name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
-        self.table, self.events = run / "metrics.csv", run / name
+        self.table, self.events = run / HISTORY, run / name
         first = [Event(file_version="brain.Event:2")]
         if epochs_done:  # those of a try that was lost go
             restart = SessionLog(status=SessionLog.START)

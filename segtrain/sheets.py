@@ -10,8 +10,8 @@ from PIL import Image
 from segtrain.config import Config
 from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import as_tensor
-from segtrain.data.formats import Sample
 from segtrain.data.locate import image_reader, mask_reader
+from segtrain.data.pairing import Sample
 from segtrain.data.sampling import Draw
 from segtrain.data.survey import Survey
 from segtrain.errors import SegtrainError

@@ -20,11 +20,12 @@ from segtrain.checkpoint import Meta, load_state, read_meta, save_model, save_st
 from segtrain.config import Config
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.fieldtypes import seconds
+from segtrain.folders import BEST, LAST, STATE
 from segtrain.losses import Loss
 from segtrain.metrics.confusion import Scores
 from segtrain.model import SegmentationModel
 from segtrain.plan import Plan
-from segtrain.runlog import BEST, LAST, STATE, device_name, packages
+from segtrain.runlog import device_name, packages
 
 LAPS = ("data", "forward", "backward", "other")  # where the time of a step goes
 

@@ -69,8 +69,8 @@ class Tally:
     def _count(self, predicted: Predicted, matrix: Tensor) -> Counts:
         """Off the main thread, which need not wait for the device then."""
         ids, truth = predicted.prediction.cpu().numpy(), predicted.target.cpu().numpy()
-        what = ids, truth, self.num_classes, self.lb_ignore
-        boundary, regions = boundary_counts(*what), region_counts(*what)
+        boundary = boundary_counts(ids, truth, self.num_classes, self.lb_ignore)
+        regions = region_counts(ids, truth, self.num_classes)
         return Counts(predicted.index, matrix.cpu(), boundary, regions, ids.shape)
 
     def _add(self, counts: Counts) -> int:

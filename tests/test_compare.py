@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import random
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from segtrain.metrics.paired import difference, measure
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
 
 # counts of an image: tp, fp and fn of each class
 GOOD, FAIR, BAD = ([[9, 8], [0, 1], [1, 0]], [[8, 8], [0, 2], [2, 0]], [[5, 8], [0, 5], [5, 0]])
@@ -345,6 +340,14 @@ def test_the_table_fits_80_columns(cli, tmp_path: Path, monkeypatch):
     }  # fmt: skip
 
 
+def test_names_are_text_and_no_markup(cli, tmp_path: Path):
+    runs = [write_run(tmp_path / name, EVERY, ("[red]", "[/b]")) for name in ("[bold]", "[u]")]
+    answer = cli("compare", *runs, "--out", "[i]")
+    assert answer.code == 0, answer.stderr
+    assert all(f"\n{run.name} " in answer.stdout for run in runs)
+    assert answer.stdout.endswith("wrote [i]/comparison.html\n")
+
+
 def test_json_alone_is_printed(cli, two: list[Path]):
     answer = cli("compare", *two, "--json")
     assert json.loads(answer.stdout) == json.loads(Path("comparison/comparison.json").read_text())
@@ -381,112 +384,24 @@ def test_the_page_says_it_all_and_loads_nothing(cli, tmp_path: Path):
     assert "http://" not in html and "https://" not in html and "<script" not in html
 
 
-# the mathematics
-
-
-def counts_of(draw: random.Random, images: int, better: float) -> list[list[list[int]]]:
-    """tp, fp, fn by image of three classes, of each of which an image has 100 pixels."""
-    found = []
-    for _ in range(images):
-        hit = [min(100, max(0, round(draw.gauss(60 + better, 15)))) for _ in range(3)]
-        found.append([hit, [draw.randint(0, 20) for _ in range(3)], [100 - h for h in hit]])
-    return found
-
-
-def twin_scores(rows: list) -> list[float]:
-    """mIoU and IoU of each class, of counts of images: no numpy, nothing of ours."""
-    by_class = []
-    for c in range(3):
-        tp, fp, fn = (sum(row[kind][c] for row in rows) for kind in range(3))
-        by_class.append(iou(tp, fp, fn))
-    return [sum(by_class) / 3, *by_class]
-
-
-def test_a_twin_in_plain_loops_agrees():
-    draw = random.Random(3)
-    a, b = counts_of(draw, 25, 0), counts_of(draw, 25, 4)
-    drawn = []
-    for _ in range(1500):
-        chosen = [draw.randrange(25) for _ in range(25)]
-        one, other = (twin_scores([rows[i] for i in chosen]) for rows in (b, a))
-        drawn.append([x - y for x, y in zip(one, other)])
-    found = difference(measure([np.array(b)]), measure([np.array(a)]))
-    exact = [x - y for x, y in zip(twin_scores(b), twin_scores(a))]
-    assert found.scores.tolist() == pytest.approx(exact)
-    for values, (low, high) in zip(zip(*drawn), found.intervals, strict=True):
-        values = sorted(values)
-        width = high - low
-        assert low == pytest.approx(values[37], abs=0.15 * width)
-        assert high == pytest.approx(values[1462], abs=0.15 * width)
-
-
-def test_pairing_narrows_the_interval():
-    """Images are hard or easy for both: independent draws would call this noise."""
-    hard = [[[10 * i] * 2, [5] * 2, [100 - 10 * i] * 2] for i in range(1, 9)]
-    easier = [[[10 * i + 2] * 2, [5] * 2, [98 - 10 * i] * 2] for i in range(1, 9)]
-    one, against = measure([np.array(easier)]), measure([np.array(hard)])
-    found = difference(one, against)
-    assert found.beyond_noise[0]
-    assert one.intervals[0][0] < against.intervals[0][1]
-
-
-COUNTS = st.lists(
-    st.lists(st.lists(st.integers(0, 30), min_size=2, max_size=2), min_size=3, max_size=3),
-    min_size=3, max_size=3,
-)  # fmt: skip
-RUNS = st.lists(COUNTS.map(np.array), min_size=1, max_size=3)
-
-
-@given(RUNS, RUNS)
-@settings(deadline=None, max_examples=60)
-def test_swapping_the_two_turns_the_sign(one: list, other: list):
-    a, b = measure(one, 40), measure(other, 40)
-    forth, back = difference(a, b), difference(b, a)
-    np.testing.assert_array_equal(forth.scores, -back.scores)
-    for there, here in zip(forth.intervals, back.intervals, strict=True):
-        assert (there is None) == (here is None)
-        assert there is None or there == pytest.approx([-here[1], -here[0]], abs=1e-12)
-    assert forth.seeds_overlap == back.seeds_overlap
-
-
-@given(RUNS)
-@settings(deadline=None, max_examples=30)
-def test_nothing_differs_from_itself(runs: list):
-    found = difference(measure(runs, 40), measure(runs, 40))
-    assert all(np.isnan(score) or score == 0 for score in found.scores)
-    assert all(ends in (None, [0, 0]) for ends in found.intervals)
-    assert not any(found.beyond_noise)
-
-
-# in a browser
-
-
-def test_the_page_in_a_browser(cli, tmp_path: Path):
-    api = pytest.importorskip("playwright.sync_api")
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not chromium:
-        pytest.skip("needs Chromium")
+def test_the_page_in_a_browser(cli, chromium: Browser, tmp_path: Path):
     runs = [*seeded(tmp_path, "ce", EVERY, EVERY), *seeded(tmp_path, "ohem", BETTER, BETTER)]
     for loss, counts in (("focal", MIXED), ("ghm", BETTER), ("dice", BETTER), ("topk", BETTER)):
         runs += seeded(tmp_path, loss, counts)  # wider than a phone, marks to the right end
     assert cli("compare", *runs).code == 0
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for scheme in ("light", "dark"):
-            page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
-            page.goto(Path("comparison/comparison.html").resolve().as_uri())
-            assert page.evaluate("performance.getEntriesByType('resource').length") == 0
-            assert page.evaluate("document.documentElement.scrollWidth") <= 390
-            # the dots lie to the right and left of 0 as the numbers beside them say
-            places = {}
-            for row, name in ((1, "ohem"), (2, "focal")):
-                plot = page.locator(f"#differences li:nth-child({row}) svg")
-                zero = plot.locator("> line").bounding_box()
-                dot = plot.locator("circle").bounding_box()
-                places[name] = dot["x"] + dot["width"] / 2 - zero["x"] - zero["width"] / 2
-            assert places["ohem"] > 20 and places["focal"] > 5
-            found = axe.Axe().run(page).response["violations"]
-            assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
-            page.close()
-        browser.close()
+    for scheme in ("light", "dark"):
+        page = chromium.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+        page.goto(Path("comparison/comparison.html").resolve().as_uri())
+        assert page.evaluate("performance.getEntriesByType('resource').length") == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        # the dots lie to the right and left of 0 as the numbers beside them say
+        places = {}
+        for row, name in ((1, "ohem"), (2, "focal")):
+            plot = page.locator(f"#differences li:nth-child({row}) svg")
+            zero = plot.locator("> line").bounding_box()
+            dot = plot.locator("circle").bounding_box()
+            places[name] = dot["x"] + dot["width"] / 2 - zero["x"] - zero["width"] / 2
+        assert places["ohem"] > 20 and places["focal"] > 5
+        found = Axe().run(page).response["violations"]
+        assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
+        page.close()

@@ -360,6 +360,17 @@ def test_images_of_one_name_have_masks_of_their_own(cli, tmp_path: Path, mirrore
         assert answer.code == 1 and "would be the prediction of both" in answer.error
 
 
+def test_where_no_report_can_be_written_nothing_is_scored(
+    cli, ignoring: Path, predicted: Path, tmp_path: Path, monkeypatch
+):
+    masks = shutil.copytree(predicted, tmp_path / "masks")
+    (masks / "eval").write_text("a file")
+    monkeypatch.setattr("segtrain.predictions.read_split", None)  # it would be scoring
+    asked = ["--predictions", masks, "--data", ignoring, "--set", "data.classes=[a, b, c]"]
+    answer = cli("eval", *asked)
+    assert answer.code == 1 and f"{masks / 'eval'} is no folder that can be" in answer.error
+
+
 def test_a_run_and_masks_are_not_scored_at_once(cli, run: Path, predicted: Path):
     answer = cli("eval", run, "--predictions", predicted)
     assert answer.code == 2 and "score one of the two" in answer.error
@@ -430,6 +441,15 @@ def test_patterns_that_cannot_group(run: Path, ignoring: Path, pattern: str, sai
 def test_json_is_all_that_is_printed(run: Path, ignoring: Path):
     answer = evaluate(run, "--data", ignoring, "--json")
     assert json.loads(answer.stdout) == report(run)
+
+
+def test_names_of_classes_are_text_and_no_markup(cli, pairs: Path):
+    masks = pairs.rename(pairs.with_name("[red]")) / "masks"
+    names = "data.classes=['[bold]', '[/u]', '[/]', '[i]']"  # the last is absent
+    answer = evaluate("--predictions", masks, "--data", masks.parent, "--set", names)
+    rows = [line.split()[0] for line in answer.stdout.splitlines() if line.startswith("[")]
+    assert rows == ["[bold]", "[/u]", "[/]", "[i]"]
+    assert "[i] absent" in answer.stdout and f"report: {masks}/eval" in answer.stdout
 
 
 def test_the_table_fits_a_terminal_of_80_columns(run: Path, ignoring: Path, monkeypatch):

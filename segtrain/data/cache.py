@@ -22,9 +22,9 @@ import numpy as np
 import PIL
 
 import segtrain
-from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
+from segtrain.data.pairing import Sample
 from segtrain.data.room import free_memory, make_room
 from segtrain.data.workers import FORK
 from segtrain.dataconfig import Data

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from segtrain.data.cache import DiskCache, RamCache, stamp_of
 from segtrain.data.findings import MOST_SKIPPED
-from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
+from segtrain.data.pairing import Sample
 from segtrain.data.sampling import BatchSampler, Draw
 from segtrain.data.workers import FORK, next_batches
 from segtrain.errors import SegtrainError, listing
@@ -167,6 +167,7 @@ def train_loader(
 
 def one_by_one(pairs: Pairs, indices: range, workers: int, pin_memory: bool = False) -> DataLoader:
     """Batches of one image at its own size, in the order of `indices`."""
+    workers = workers if len(indices) > 1 else 0  # one image is read before a worker has started
     return _loader(pairs, workers, pin_memory, sampler=indices, batch_size=1)
 
 

@@ -17,7 +17,6 @@ from PIL import Image
 
 from segtrain.atomic import write_text
 from segtrain.data.coco import CocoMask
-from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader, header
 from segtrain.data.masks import (
     SMOOTH,
@@ -29,6 +28,7 @@ from segtrain.data.masks import (
     read_raw,
     smooth_share,
 )
+from segtrain.data.pairing import Sample
 from segtrain.errors import SegtrainError
 from segtrain.folders import cache_folder
 from segtrain.progress import bar

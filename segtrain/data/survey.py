@@ -11,11 +11,12 @@ import numpy as np
 from segtrain.configfile import revised
 from segtrain.data.faults import Facts, Faults, class_pixels
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
-from segtrain.data.formats import Found, Sample, find_pairs
+from segtrain.data.formats import Found, find_pairs
 from segtrain.data.guess import ClassesUnclear, find_num_classes
 from segtrain.data.locate import image_reader, locate, mask_reader, root_of
 from segtrain.data.masks import MaskReader, class_palette
 from segtrain.data.meaning import fill_in
+from segtrain.data.pairing import Sample
 from segtrain.data.scan import PairFacts, Scanner
 from segtrain.dataconfig import Data
 from segtrain.errors import SegtrainError

@@ -69,7 +69,11 @@ def counts_of(matrix: Tensor) -> Tensor:
 
 def score(matrix: Tensor, names: list[str]) -> Scores:
     """Scores of an int64 (C,C) confusion matrix (rows true, columns predicted)."""
-    counts = counts_of(matrix).T.tolist()  # one transfer: the scores are a handful of numbers
+    return scores_of(counts_of(matrix).T.tolist(), names)  # one transfer: a handful of numbers
+
+
+def scores_of(counts: list[list[int]], names: list[str]) -> Scores:
+    """Scores from tp, fp and fn of each class."""
     total = sum(tp + fn for tp, _, fn in counts)
     classes = [
         {

@@ -1,4 +1,4 @@
-"""Scores and images -> pages that a person reads: each one file, which loads nothing else."""
+"""Scores and images -> report.html: one file, which loads nothing else."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def contents(report: dict[str, Any]) -> dict[str, Any]:
     """What report.html says, besides the pictures."""
     metrics, history = report["metrics"], report["history"]
     mining = any(row.get("kept") is not None for row in metrics["classes"])
-    means = {name: metrics.get(key) for key, name in MEANS.items()}
+    means = {name: metrics[key] for key, name in MEANS.items()}
     if metrics["miou_absent_as_0"] == metrics["miou"]:  # no class is absent
         means.pop(MEANS["miou_absent_as_0"])
     calibration = metrics["calibration"]

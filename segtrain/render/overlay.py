@@ -14,7 +14,8 @@ from segtrain.atomic import whole_file
 
 Palette = Sequence[tuple[int, int, int]]
 IGNORED_COLOUR = (255, 255, 255)
-RIGHT, WRONG = (40, 160, 70), (220, 40, 40)
+# told apart by how light they are, too, for eyes that don't see red and green
+RIGHT, WRONG = (205, 211, 219), (190, 24, 60)
 KEPT, EASY = (230, 30, 30), (40, 80, 200)
 
 
@@ -46,7 +47,7 @@ def blend(image: Tensor, class_ids: Tensor, colours: Tensor, opacity: float) -> 
 
 
 def error_map(prediction: Tensor, target: Tensor, lb_ignore: int) -> Tensor:
-    """RGB uint8 (3,H,W): green where right, red where wrong, white where ignored."""
+    """RGB uint8 (3,H,W): light grey where right, dark red where wrong, white where ignored."""
     kind = (prediction != target).long().where(target != lb_ignore, 2)
     colours = torch.tensor([RIGHT, WRONG, IGNORED_COLOUR], dtype=torch.uint8, device=target.device)
     return colours[kind].permute(2, 0, 1)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+
+from segtrain.progress import duration
 
 
 def page(template: str, **context: object) -> str:
@@ -23,7 +22,11 @@ def page(template: str, **context: object) -> str:
         "percent": percent,
         "count": count,
         "duration": duration,
-        "json": as_json,
+    }
+    pages.policies["json.dumps_kwargs"] = {  # of tojson, which no text in a script element can end
+        "ensure_ascii": False,
+        "allow_nan": False,
+        "separators": (",", ":"),
     }
     return pages.get_template(template).render(context)
 
@@ -44,19 +47,3 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
-
-
-def duration(seconds: float) -> str:
-    """Such as 42.3 s, 3 min 05 s, 2 h 07 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-    )
-
-
-def as_json(value: object) -> Markup:
-    """JSON for a script element, which no text in it can end."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))

@@ -19,6 +19,8 @@ from torch import Tensor
 from segtrain.atomic import whole_file
 
 WRITTEN_UP_TO = 25  # classes: beyond, the numbers in the cells would overlap
+NAMED_UP_TO = 200  # classes: beyond, their names would
+LARGEST = 34  # inches of a side, 100 pixels each
 # stand for the page's --series-1 to --series-6, which differ between light and dark
 SERIES = ("#010001", "#020002", "#030003", "#040004", "#050005", "#060006")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
@@ -35,14 +37,17 @@ def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> 
     counts = matrix.cpu().numpy().astype(float)
     rows = counts.sum(1, keepdims=True)
     shares = np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
-    side = max(4.5, 0.55 * len(names) + 2)
+    few = len(names) <= WRITTEN_UP_TO
+    side = min(max(4.5, (0.55 if few else 0.15) * len(names) + 2), LARGEST)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
+    if len(names) <= NAMED_UP_TO:
+        text = {"fontsize": 10 if few else 6}
+        axes.set_xticks(range(len(names)), names, rotation=90, **text)
+        axes.set_yticks(range(len(names)), names, **text)
     axes.set(xlabel="predicted", ylabel="true", title=title)
-    if len(names) <= WRITTEN_UP_TO:
+    if few:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
                 colour = "white" if share > 0.6 else "black"

@@ -10,11 +10,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from segtrain.render.overlay import Palette, kept_map, to_image
+from segtrain.render.overlay import RIGHT, WRONG, Palette, kept_map, to_image
 
 LONGEST = 640  # pixels of a picture's longer side
-# of errors: told apart by how light they are, too, for eyes that don't see red and green
-RIGHT, WRONG = (205, 211, 219), (190, 24, 60)
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,7 @@ def smaller(image: Tensor) -> Tensor:
     longest = max(image.shape[1:])
     if longest <= LONGEST:
         return image.cpu()
-    step = longest // (4 * LONGEST) or 1  # of a huge image one pixel in so many will do
-    image = image[:, ::step, ::step].cpu()
-    factor = LONGEST / max(image.shape[1:])
-    height, width = (max(1, round(side * factor)) for side in image.shape[1:])
+    height, width = (max(1, round(side * LONGEST / longest)) for side in image.shape[1:])
     small = to_image(image).resize((width, height), Image.Resampling.BOX)
     return image.new_tensor(np.asarray(small)).permute(2, 0, 1)
 

@@ -48,10 +48,10 @@ def test_a_blend_leaves_ignored_pixels_as_they_are(lb_ignore: int, opacity: floa
         assert np.abs(mixed[row, column] - expected).max() <= 0.5
 
 
-def test_errors_are_red_hits_green_and_ignored_white():
+def test_errors_are_red_hits_lighter_and_ignored_white():
     prediction, truth = torch.tensor([[0, 1, 2, 0]]), torch.tensor([[0, 2, 255, 1]])
     hit, miss, ignored, also = rgb(error_map(prediction, truth, 255))[0]
-    assert hit[1] > max(hit[0], hit[2]) and miss[0] > max(miss[1:]) and miss == also
+    assert miss[0] > 2 * max(miss[1:]) and min(hit) > max(miss) and miss == also
     assert ignored == [255, 255, 255]
 
 

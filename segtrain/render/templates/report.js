@@ -125,8 +125,7 @@
       item.append(`: ${pixels.toLocaleString("en-GB")} pixels`);
       list.append(item);
     }
-    const none = cell.classList.contains("right") ? "Nothing is confused here." : "No image is known with this confusion.";
-    const note = images.length ? "The images with most of it:" : none;
+    const note = images.length ? "The images with most of it:" : "Nothing is confused here.";
     answer.replaceChildren(element("h3", {}, cell.title), element("p", { class: "note" }, note), list);
   }
 

@@ -1,0 +1,18 @@
+"""What every result of a benchmark says beside its numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segtrain.runlog import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Versions, device and commit, without what differs from call to call."""
+    found = environment(torch.device(device))
+    return {key: value for key, value in found.items() if key not in ("command", "started")}
