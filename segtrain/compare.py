@@ -57,7 +57,7 @@ def compare(runs: list[Path], split: str, out: Path, as_json: bool = False) -> d
     if len(set(paths)) < 2:
         raise UsageError("compare needs two different runs or more: segtrain compare RUN RUN...")
     if twice := [run for run, path in zip(runs, paths) if paths.count(path) > 1]:
-        raise UsageError(f"{twice[0]}: given twice")
+        raise UsageError(f"{twice[0]}: given twice; name each run once")
     reports = [read_report(run, split) for run in runs]
     for report in reports[1:]:
         refuse_other_data(report, reports[0])

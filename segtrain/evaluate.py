@@ -168,7 +168,8 @@ def open_split(given: Data, split: str, say: Say) -> tuple[Data, Found]:
     data, where = locate(given)
     found = find_pairs(data, root_of(data))
     if split not in found.splits:
-        raise UsageError(f"--split {split}: {data.path} has {', '.join(found.splits)}")
+        has = ", ".join(found.splits)
+        raise UsageError(f"--split {split}: {data.path} has {has}; take one of them")
     raise_errors(found.findings)
     data, said = fill_in(data, found)
     for line in said:

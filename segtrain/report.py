@@ -328,6 +328,6 @@ def provenance(subject: Subject, seconds: float) -> dict[str, Any]:
         "precision": subject.config.train.precision,
         "segtrain": found["segtrain"],
         "commit": found["git_commit"],
-        "date": found["started"],
+        "date": found["started"][:16].replace("T", " "),
         "seconds": seconds,
     }
