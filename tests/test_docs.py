@@ -104,6 +104,20 @@ def test_the_benchmarks_page_quotes_time_and_memory(threads, file):
         assert f"| {' | '.join(map(str, cells))} |" in page
 
 
+def test_the_benchmarks_page_quotes_scoring():
+    found = json.loads((ROOT / "benchmarks/results/evaluate_cpu_1_thread.json").read_text())
+    page = (ROOT / "benchmarks/README.md").read_text()
+    scoring, memory = found["scoring"], found["memory"]["mb"]
+    for name, row in (("validate", "validate`"), ("files", "validate` from files"), ("eval", "eval`")):
+        over = [scoring["over_bare"][name]["median"], *scoring["over_bare"][name]["spread"]]
+        median, low, high = (f"{100 * share:+.1f}" for share in over)
+        cells = f"{scoring['ms_per_image'][name]['median']:.0f} | {median} % ({low} to {high}) |"
+        assert f"| `{row} | {cells}" in page
+    assert scoring["over_bare"]["validate"]["median"] < scoring["goal"] == 0.1
+    assert f"take {found['bootstrap']['seconds']['median']:.2f} s" in page
+    assert f"grow by {memory:.0f} MB" in page and memory < 100
+
+
 def test_the_pages_quote_the_large_image():
     found = json.loads((ROOT / "benchmarks/results/large_image.json").read_text())
     height, width = found["image"]["size"]
