@@ -108,7 +108,8 @@ def test_the_benchmarks_page_quotes_scoring():
     found = json.loads((ROOT / "benchmarks/results/evaluate_cpu_1_thread.json").read_text())
     page = (ROOT / "benchmarks/README.md").read_text()
     scoring, memory = found["scoring"], found["memory"]["mb"]
-    for name, row in (("validate", "validate`"), ("files", "validate` from files"), ("eval", "eval`")):
+    rows = {"validate": "validate`", "files": "validate` from files", "eval": "eval`"}
+    for name, row in rows.items():
         over = [scoring["over_bare"][name]["median"], *scoring["over_bare"][name]["spread"]]
         median, low, high = (f"{100 * share:+.1f}" for share in over)
         cells = f"{scoring['ms_per_image'][name]['median']:.0f} | {median} % ({low} to {high}) |"
