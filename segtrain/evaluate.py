@@ -39,7 +39,7 @@ from segtrain.predictions import (
     read_split,
 )
 from segtrain.progress import bar
-from segtrain.report import Subject, refuse_unwritable, write
+from segtrain.report import Subject, groups_of, refuse_unwritable, write
 from segtrain.runlog import find_checkpoint, run_of
 from segtrain.tally import Tally
 
@@ -69,6 +69,7 @@ def evaluate(
     else:
         subject = of_checkpoint(find_checkpoint(target, out), split, sets, flags, say)
     refuse_unwritable(subject.folder)
+    groups = groups_of(subject.images, subject.config.eval.group_by)
     count, lb_ignore = len(subject.classes), subject.config.data.lb_ignore
     tally = Tally(count, lb_ignore, subject.device, calibrated=not masks)
     everything = range(len(subject.pairs))
@@ -80,7 +81,7 @@ def evaluate(
             f"{subject.config.data.path}: every pixel of {split} is ignored: no score; do "
             "data.classes and data.label_map say what its mask values mean?"
         )
-    metrics = write(subject, tally, time.perf_counter() - began)
+    metrics = write(subject, tally, groups, time.perf_counter() - began)
     if as_json:
         print(json.dumps(metrics, indent=2, allow_nan=False))
     else:

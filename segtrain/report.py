@@ -79,11 +79,9 @@ class Subject:
         return [path.relative_to(common).as_posix() for path in paths]
 
 
-def write(subject: Subject, tally: Tally, seconds: float) -> dict[str, Any]:
-    """Writes all files; the content of metrics.json."""
-    folder, names = subject.folder, subject.classes
-    images = subject.images
-    groups = groups_of(images, subject.config.eval.group_by)
+def write(subject: Subject, tally: Tally, groups: list[str], seconds: float) -> dict[str, Any]:
+    """Writes all files; the content of metrics.json. groups: of each image, as groups_of has it."""
+    folder, names, images = subject.folder, subject.classes, subject.images
     metrics = metrics_of(subject, tally, groups)
     rows = [image_row(images[i], groups[i], c, names) for i, c in sorted(tally.of_image.items())]
     matrix = tally.confusion.matrix.cpu()
