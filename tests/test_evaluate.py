@@ -17,7 +17,6 @@ from PIL import Image
 from segtrain.checkpoint import load_model, save_model
 from segtrain.data.dataset import Batch
 from segtrain.predictions import of_one_size
-from segtrain.report import groups_of
 
 MEANS = ["miou", "miou_ci", "miou_absent_as_0", "pixel_accuracy", "mean_accuracy", "fw_iou"]
 MEANS += ["boundary_iou", "ece", "images", "groups", "headline", "classes", "regions"]
@@ -410,19 +409,6 @@ def test_an_image_that_is_all_ignored_is_not_drawn(run: Path, ignoring: Path, tm
     evaluate(run, "--data", root)
     scores = report(run)
     assert (scores["images"], scores["groups"], scores["miou_ci"]) == (4, 1, None)
-
-
-@pytest.mark.parametrize(
-    "pattern, groups",
-    [
-        (None, ["a_1.png", "a_2.png", "b_0.png"]),
-        ("^._", ["a_", "a_", "b_"]),
-        ("^a_(.)|^(b)", ["1", "2", "b"]),
-        ("^(a)_|(.+)", ["a", "a", "b_0.png"]),
-    ],
-)
-def test_a_group_is_what_the_pattern_finds(pattern: str | None, groups: list[str]):
-    assert groups_of(["a_1.png", "a_2.png", "b_0.png"], pattern) == groups
 
 
 @pytest.mark.parametrize(
