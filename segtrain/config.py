@@ -233,7 +233,8 @@ class Eval(Section):
     tta: list[Literal["hflip", "vflip"] | Annotated[float, Field(gt=0)]] = Field(
         [],
         description="test-time augmentation: flips and scales, such as [hflip, 0.75, 1.25], whose "
-        "probabilities are averaged with the image's own",
+        "probabilities are averaged with the image's own, in eval and predict; fit's validation "
+        "does without",
     )
     group_by: str | None = Field(
         None,

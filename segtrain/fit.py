@@ -224,7 +224,9 @@ def start(
     if saved:
         restore(fabric, training, saved)
         if loud:
-            print(f"resumed after step {training.state.step} of {total_steps}")
+            over = training.state.step == total_steps
+            hint = ": it is at its end, more --epochs go on" if over else ""
+            print(f"resumed after step {training.state.step} of {total_steps}{hint}")
             for line in changes_since(saved, fabric):
                 print(line)
     return training

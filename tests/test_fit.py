@@ -158,7 +158,7 @@ def test_a_signal_ends_the_step_and_resuming_equals_the_straight_run(
     assert stopped.stderr.strip().endswith("go on with: segtrain fit --resume 'runs/a run'")
     resumed = cli("fit", "--resume", "runs/a run")
     assert resumed.code == 0, resumed.stderr
-    assert f"resumed after step {step} of 10" in resumed.stdout
+    assert f"resumed after step {step} of 10\n" in resumed.stdout
     assert_same_run(straight, Path("runs/a run"))
     starts = json.loads(Path("runs/a run/environment.json").read_text())
     assert len(starts["resumed"]) == 1 and starts["resumed"][0]["packages"] == starts["packages"]
@@ -257,7 +257,7 @@ def test_a_run_is_resumed_by_any_name(cli, straight: Path, how: list[str]):
     Path("runs/latest").symlink_to("r")
     finished = cli("fit", "--resume", *how)
     assert finished.code == 0, finished.stderr
-    assert "resumed after step 10 of 10" in finished.stdout
+    assert "resumed after step 10 of 10: it is at its end, more --epochs go on" in finished.stdout
     assert_same_run(straight, copy)
     assert Path("runs/latest").resolve() == copy.resolve()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -38,6 +39,23 @@ def test_the_three_commands_on_a_gpu(cli, tmp_path: Path, precision: str):
     assert cli("eval").code == 0
     assert cli("predict", "set/images").code == 0
     assert len(list(Path("predictions").glob("*_mask.png"))) == 6
+
+
+@pytest.mark.parametrize(
+    "settings", [[], ["eval.max_pixels=700", "eval.window=32"], ["eval.tta=[hflip, 1.25]"]]
+)
+def test_scores_on_a_gpu_are_those_on_a_cpu(cli, tmp_path: Path, settings: list[str]):
+    write_pairs(tmp_path / "set")
+    fitted = cli("fit", "--data", "set", *QUICK, "--name", "run")
+    assert fitted.code == 0, fitted.stderr
+    sets = [word for entry in [*settings, "train.precision=32"] for word in ("--set", entry)]
+    found = []
+    for device in ("cpu", "cuda"):
+        answer = cli("eval", "runs/run", "--device", device, "--json", *sets)
+        assert answer.code == 0, answer.stderr
+        found.append(json.loads(answer.stdout))
+    for key in ("miou", "boundary_iou", "ece"):
+        assert found[1][key] == pytest.approx(found[0][key], abs=5e-3), key
 
 
 EXPRESSIONS = [
