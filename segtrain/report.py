@@ -191,10 +191,12 @@ def headline(
     if absent:
         as_0 = f"as 0 in it: {scores.miou_absent_as_0:.4f}"
         without = f" ({listing(absent)} absent, in no mean; {as_0})"
+    tta = subject.config.eval.tta if subject.checkpoint else []
+    views = f", averaged over {', '.join(map(str, tta))}" if tta else ""
     return (
         f"mIoU {scores.miou:.4f} on {subject.split}{spread}: macro over {present} of "
         f"{len(scores.classes)} classes{without}, dataset level, ignore id "
-        f"{subject.config.data.lb_ignore}, native size, {images} image{'s' if images > 1 else ''}"
+        f"{subject.config.data.lb_ignore}, native size, {images} image{'s' if images > 1 else ''}{views}"
     )
 
 

@@ -457,6 +457,7 @@ def test_windows_give_nearly_the_same_score(run: Path, ignoring: Path):
     assert report(run)["miou"] == pytest.approx(whole, abs=0.1)
     evaluate(run, "--data", ignoring, "--set", "eval.tta=[hflip, 1.25]")
     assert report(run)["miou"] == pytest.approx(whole, abs=0.1)
+    assert report(run)["headline"].endswith("native size, 4 images, averaged over hflip, 1.25")
 
 
 def test_windowed_and_flipped_scores_are_those_of_the_masks_that_predict_writes(
