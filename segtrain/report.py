@@ -196,7 +196,8 @@ def headline(
     return (
         f"mIoU {scores.miou:.4f} on {subject.split}{spread}: macro over {present} of "
         f"{len(scores.classes)} classes{without}, dataset level, ignore id "
-        f"{subject.config.data.lb_ignore}, native size, {images} image{'s' if images > 1 else ''}{views}"
+        f"{subject.config.data.lb_ignore}, native size, {images} image{'s' if images > 1 else ''}"
+        f"{views}"
     )
 
 
