@@ -130,6 +130,7 @@ def test_no_cycles():
         ("tifffile", "", {"data.images"}),
         ("pycocotools", "", {"data.coco"}),
         ("matplotlib", "", {"render.plots"}),
+        ("jinja2", "", {"render.page"}),
         ("typer", "", {"cli"}),
     ],
 )
