@@ -34,18 +34,18 @@ from machine import RESULTS, machine
 from PIL import Image
 from torch import Tensor
 
-from segtrain.configfile import load_config
-from segtrain.data.cache import RamCache
-from segtrain.data.dataset import Pairs, worker_count
+from segtrain.config.loading import load_config
 from segtrain.data.demo import scene
-from segtrain.data.formats import find_pairs
-from segtrain.data.locate import image_reader, mask_reader
-from segtrain.devices import make_fabric, predictor
-from segtrain.losses import build_mining
+from segtrain.data.layouts.detect import find_pairs
+from segtrain.data.layouts.locate import image_reader, mask_reader
+from segtrain.data.loading.cache import RamCache
+from segtrain.data.loading.dataset import Pairs, worker_count
+from segtrain.distributed.devices import make_fabric, predictor
+from segtrain.evaluation.accumulator import Tally
+from segtrain.evaluation.prediction import Predicted, predict_split, validate
+from segtrain.losses.build import build_mining
 from segtrain.metrics import bootstrap
-from segtrain.plan import new_model
-from segtrain.predictions import Predicted, predict_split, validate
-from segtrain.tally import Tally
+from segtrain.training.plan import new_model
 
 ROOT = Path(__file__).parents[1]
 SIZE, CLASSES, MANY, RESAMPLED = (360, 480), 19, 10_000, 1000

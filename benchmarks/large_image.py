@@ -24,10 +24,10 @@ import torch
 from machine import RESULTS, machine
 from PIL import Image
 
-from segtrain.checkpoint import Meta, save_model
 from segtrain.config import Config
-from segtrain.inference import starts, window_of
-from segtrain.model import build_model
+from segtrain.models.checkpoint import Meta, save_model
+from segtrain.models.inference import starts, window_of
+from segtrain.models.segmentation import build_model
 
 RESULT = RESULTS / "large_image.json"
 SEED, CLASSES, BLOCK = 0, 11, 8

@@ -25,8 +25,8 @@ REPEATS = 3
 FIND = """
 import json, resource, sys, time
 from pathlib import Path
-from segtrain.dataconfig import Data
-from segtrain.data.formats import find_pairs
+from segtrain.config import Data
+from segtrain.data.layouts.detect import find_pairs
 began = time.perf_counter()
 found = find_pairs(Data(), Path(sys.argv[1]))
 seconds = time.perf_counter() - began

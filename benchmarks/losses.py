@@ -37,7 +37,7 @@ from machine import RESULTS, machine
 from torch import Tensor
 
 from segtrain.losses import build_loss
-from segtrain.losses.nll import PATHS_TAKEN
+from segtrain.losses.pixels import PATHS_TAKEN
 
 THRESH, FACTOR, IGNORED, BLOB = 0.7, 16, 255, 64
 CPU_SIZES = [(2, 2, 512, 512), (2, 19, 512, 512), (1, 150, 256, 256)]
@@ -198,7 +198,7 @@ def measure_memory(case: Case, device: str, name: str, threads: int) -> float:
 def in_fresh_process(function: Callable, *args) -> float:
     """One that has imported and done nothing else: no heap of others counts."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["segtrain.losses", "segtrain.runlog"])
+    context.set_forkserver_preload(["segtrain.losses.build", "segtrain.runs.folder"])
     with context.Pool(1) as pool:
         return pool.apply(function, args)
 

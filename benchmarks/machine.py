@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from segtrain.runlog import environment
+from segtrain.runs.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -13,8 +13,7 @@ cross-entropy and SGD in the same precision, on batches that lie ready:
                (`pip install lightning`; left out where it is not installed)
     bare       forward, backward and the optimiser's step of segtrain's TrainingModule and nothing
                else; on a GPU its batches lie there already
-    segtrain   the loop of `segtrain fit` with all that it does: segtrain.fit.train_epoch on uint8
-               batches
+    segtrain   what `segtrain fit` does in an epoch, all of it: train_epoch on uint8 batches
 
 Each has a process of its own, since a loop may change what is the process's (how memory is
 allocated, what cuDNN tries out). They take turns of a few steps each, in one order and then in the
@@ -54,21 +53,21 @@ from machine import RESULTS, machine
 from torch import Tensor
 from torch.optim.lr_scheduler import PolynomialLR
 
+from segtrain.commands.fit import start, train_epoch
 from segtrain.config import Config
-from segtrain.configfile import load_config
-from segtrain.data.dataset import Batch, collate, worker_count
+from segtrain.config.loading import load_config
 from segtrain.data.demo import scene
-from segtrain.devices import make_fabric, resolve_device, resolve_precision
-from segtrain.feed import open_feed
-from segtrain.fit import start, train_epoch
-from segtrain.model import SegmentationModel
-from segtrain.optim import build_optimizer
-from segtrain.plan import Plan, loss_of, make_plan, new_model
-from segtrain.progress import Reporter
-from segtrain.ranks import Watch
-from segtrain.state import LAPS
-from segtrain.step import TrainingModule
-from segtrain.survive import StopWish
+from segtrain.data.loading.dataset import Batch, collate, worker_count
+from segtrain.distributed.devices import make_fabric, resolve_device, resolve_precision
+from segtrain.distributed.launch import Watch
+from segtrain.models.segmentation import SegmentationModel
+from segtrain.training.loaders import open_feed
+from segtrain.training.nonfinite import StopWish
+from segtrain.training.optim import build_optimizer
+from segtrain.training.plan import Plan, loss_of, make_plan, new_model
+from segtrain.training.progress import Reporter
+from segtrain.training.state import LAPS
+from segtrain.training.step import TrainingModule
 
 SEED, IGNORED, BATCHES, EPOCHS = 0, 255, 4, 1000
 CLASSES = 19  # as in Cityscapes; with --data, those of the data

@@ -3,15 +3,15 @@
 import inspect
 from pathlib import Path
 
-from segtrain.catalogue import signature
+from segtrain.commands.losses import signature
 from segtrain.config import Config
 from segtrain.losses import FAMILIES
 
 CONFIG_HEADER = """# Every config field
 
-Written by `python docs/generate.py` from `segtrain/config.py` and `dataconfig.py`. Any of them can
-stand in the YAML of `--config` or in `--set key=value`; a flag wins over `--set`, that over the
-file, that over the default. The sections stand in the order in which a batch meets them.
+Written by `python docs/generate.py` from `segtrain/config/`. Any of them can stand in the YAML
+of `--config` or in `--set key=value`; a flag wins over `--set`, that over the file, that over the
+default. The sections stand in the order in which a batch meets them.
 """
 
 

@@ -1,11 +1,11 @@
 """segtrain: semantic segmentation with pixel-level hard-example losses."""
 
-__version__ = "0.1.0"
+from segtrain.version import __version__  # noqa: F401
 
 
 def __getattr__(name: str):
     if name == "load":  # lazily: importing segtrain must not import torch
-        from segtrain.checkpoint import load_model
+        from segtrain.models.checkpoint import load_model
 
         return load_model
     raise AttributeError(f"module 'segtrain' has no attribute {name!r}")

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-import segtrain
 from segtrain.config import Config
+from segtrain.distributed.processes import end_with_launcher
 from segtrain.errors import SegtrainError, Stopped
-from segtrain.processes import end_with_launcher
+from segtrain.version import __version__
 
 LOSSES = "ce,ohem,focal,ghm,ohem+dice"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -97,7 +97,7 @@ def _keep_traceback() -> str:
     with tempfile.NamedTemporaryFile(
         "w", prefix="segtrain-error-", suffix=".log", delete=False
     ) as file:
-        file.write(f"segtrain {segtrain.__version__}\n{' '.join(sys.argv)}\n\n")
+        file.write(f"segtrain {__version__}\n{' '.join(sys.argv)}\n\n")
         traceback.print_exc(file=file)
         return file.name
 
@@ -113,7 +113,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"segtrain {segtrain.__version__}")
+        typer.echo(f"segtrain {__version__}")
         raise typer.Exit
 
 
@@ -237,7 +237,7 @@ def fit(
         "train.precision": precision,
         "train.seed": seed,
     }
-    from segtrain.fit import fit as run_fit
+    from segtrain.commands.fit import fit as run_fit
 
     run_fit(config, set_, flags, out, name, resume, dry_run)
 
@@ -269,7 +269,7 @@ def evaluate(
 ) -> None:
     """Score a split at the images' own size, and write a report."""
     flags = {"data.path": data, "data.workers": workers, "train.device": device}
-    from segtrain.evaluate import evaluate as run_evaluate
+    from segtrain.commands.eval import evaluate as run_evaluate
 
     run_evaluate(run, out, split, set_, flags, predictions, config, json)
 
@@ -299,7 +299,7 @@ def predict(
     set_: Sets = [],
 ) -> None:
     """Predict masks and overlays of images, each at its own size."""
-    from segtrain.predict import predict as run_predict
+    from segtrain.commands.predict import predict as run_predict
 
     run_predict(paths, checkpoint, runs, out, legend, set_, {"train.device": device})
 
@@ -331,7 +331,7 @@ def check(
     set_: Sets = [],
 ) -> None:
     """Say what a data set holds, what is wrong, and what mends it."""
-    from segtrain.check import check as run_check
+    from segtrain.commands.check import check as run_check
 
     if not run_check(path, config, set_, preview, augment, json, write_config):
         raise typer.Exit(1)
@@ -354,7 +354,7 @@ def compare(
     json: Annotated[bool, _option("print JSON in place of the table", "no", "--json")] = False,
 ) -> None:
     """Tell which differences between runs are more than noise."""
-    from segtrain.compare import compare as run_compare
+    from segtrain.evaluation.comparison import compare as run_compare
 
     run_compare(runs, split, out, json)
 
@@ -380,7 +380,7 @@ def sweep(
     set_: Sets = [],
 ) -> None:
     """Train with several losses, all else the same, and compare them."""
-    from segtrain.sweep import sweep as run_sweep
+    from segtrain.commands.sweep import sweep as run_sweep
 
     run_sweep(loss, seeds, config, set_, data, device, out, dry_run)
 
@@ -392,6 +392,6 @@ def losses(
     ] = None,
 ) -> None:
     """List the losses with their formulas, or explain one."""
-    from segtrain.catalogue import show_losses
+    from segtrain.commands.losses import show_losses
 
     show_losses(name)

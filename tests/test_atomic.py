@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.atomic import whole_file, write_bytes, write_text
 from segtrain.errors import SegtrainError
+from segtrain.files import whole_file, write_bytes, write_text
 
 
 def test_writes_a_file_and_its_folders(tmp_path: Path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segtrain.losses import FAMILIES, arguments_of
+from segtrain.losses.build import FAMILIES, arguments_of
 
 
 def test_lists_every_loss_with_its_formula(cli):

@@ -157,7 +157,7 @@ def test_what_cannot_be_checked(cli, good: Path, args: list, code: int, words: l
 
 def test_without_a_path_the_demo_is_checked(cli, tmp_path: Path, monkeypatch):
     small = partial(demo.write_demo, train=3, val=2)
-    monkeypatch.setattr("segtrain.data.locate.write_demo", small)
+    monkeypatch.setattr("segtrain.data.layouts.locate.write_demo", small)
     monkeypatch.setenv("SEGTRAIN_CACHE", str(tmp_path / "cache"))
     answer = cli("check")
     assert answer.code == 0
@@ -214,7 +214,7 @@ def test_a_second_check_reads_nothing(cli, good: Path, monkeypatch):
         raise AssertionError("read again")
 
     for name in ("image_facts", "mask_facts", "header_facts"):
-        monkeypatch.setattr(f"segtrain.data.scan.{name}", never)
+        monkeypatch.setattr(f"segtrain.data.inspection.scan.{name}", never)
     assert cli("check", SET).stdout == first.stdout
 
 

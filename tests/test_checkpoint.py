@@ -12,7 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from segtrain.checkpoint import (
+from segtrain.config import Config
+from segtrain.config.loading import make_config
+from segtrain.errors import SegtrainError, UsageError
+from segtrain.models.checkpoint import (
     Meta,
     is_checkpoint,
     load_model,
@@ -21,10 +24,7 @@ from segtrain.checkpoint import (
     save_model,
     save_state,
 )
-from segtrain.config import Config
-from segtrain.configfile import make_config
-from segtrain.errors import SegtrainError, UsageError
-from segtrain.model import SegmentationModel, build_model
+from segtrain.models.segmentation import SegmentationModel, build_model
 
 CLASSES = ["sky", "road", "größe"]
 PALETTE = [(1, 2, 3), (4, 5, 6), (255, 0, 9)]

@@ -133,7 +133,7 @@ def test_unexpected_exception_keeps_its_traceback_in_a_file(cli, tmp_path, monke
     def broken(*_, **__):
         raise RuntimeError("the inside of a fault")
 
-    monkeypatch.setattr("segtrain.predict.predict", broken)
+    monkeypatch.setattr("segtrain.commands.predict.predict", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answer = cli("predict", "a.png")
     assert answer.code == 1
@@ -148,7 +148,7 @@ def test_interrupt_is_one_line_and_130(cli, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("segtrain.predict.predict", interrupted)
+    monkeypatch.setattr("segtrain.commands.predict.predict", interrupted)
     answer = cli("predict", "a.png")
     assert answer.code == 130
     assert answer.stderr.splitlines() == [answer.error]

@@ -7,9 +7,8 @@ import pytest
 import yaml
 
 import segtrain
-from segtrain.config import Config
-from segtrain.configfile import differences, known_keys, load_config, make_config, to_yaml
-from segtrain.dataconfig import Split
+from segtrain.config import Config, Split
+from segtrain.config.loading import differences, known_keys, load_config, make_config, to_yaml
 from segtrain.errors import UsageError
 
 SOURCES = Path(segtrain.__file__).parent

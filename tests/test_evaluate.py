@@ -14,9 +14,9 @@ import torch
 from conftest import Answer, run_cli, scene
 from PIL import Image
 
-from segtrain.checkpoint import load_model, save_model
-from segtrain.data.dataset import Batch
-from segtrain.predictions import of_one_size
+from segtrain.data.loading.dataset import Batch
+from segtrain.evaluation.prediction import of_one_size
+from segtrain.models.checkpoint import load_model, save_model
 
 MEANS = ["miou", "miou_ci", "miou_absent_as_0", "pixel_accuracy", "mean_accuracy", "fw_iou"]
 MEANS += ["boundary_iou", "ece", "images", "groups", "headline", "classes", "regions"]
@@ -364,7 +364,7 @@ def test_where_no_report_can_be_written_nothing_is_scored(
 ):
     masks = shutil.copytree(predicted, tmp_path / "masks")
     (masks / "eval").write_text("a file")
-    monkeypatch.setattr("segtrain.predictions.read_split", None)  # it would be scoring
+    monkeypatch.setattr("segtrain.evaluation.prediction.read_split", None)  # it would be scoring
     asked = ["--predictions", masks, "--data", ignoring, "--set", "data.classes=[a, b, c]"]
     answer = cli("eval", *asked)
     assert answer.code == 1 and f"{masks / 'eval'} is no folder that can be" in answer.error

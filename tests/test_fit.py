@@ -18,8 +18,8 @@ from conftest import QUICK, TINY, run_cli, scene, write_pairs
 from PIL import Image
 from safetensors import safe_open
 
-from segtrain.losses.nll import PATHS_TAKEN
-from segtrain.runlog import held
+from segtrain.losses.pixels import PATHS_TAKEN
+from segtrain.runs.folder import held
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SEEDED_LOSS = 1.1540
@@ -120,17 +120,18 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def signal_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int, signum: int) -> None:
-    """Sends this process a signal in the n-th call of a function of segtrain.fit's."""
-    import segtrain.fit
+    """Sends this process a signal in the n-th call of a function of the training loop's."""
 
-    whole, calls = getattr(segtrain.fit, function), iter(range(1, 1000))
+    from segtrain.commands import fit
+
+    whole, calls = getattr(fit, function), iter(range(1, 1000))
 
     def signalling(*args, **kwargs):
         if next(calls) == call:
             os.kill(os.getpid(), signum)
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(segtrain.fit, function, signalling)
+    monkeypatch.setattr(fit, function, signalling)
 
 
 @pytest.mark.parametrize(
@@ -167,15 +168,16 @@ def test_a_signal_ends_the_step_and_resuming_equals_the_straight_run(
 def test_a_time_between_checkpoints_is_looked_at_where_the_loss_is_read(
     cli, straight: Path, monkeypatch
 ):
-    import segtrain.fit
 
-    steps, whole = [], segtrain.fit.save
+    from segtrain.commands import fit
+
+    steps, whole = [], fit.save
 
     def save(fabric, plan, training, *args):
         steps.append(training.state.step)
         whole(fabric, plan, training, *args)
 
-    monkeypatch.setattr(segtrain.fit, "save", save)
+    monkeypatch.setattr(fit, "save", save)
     data, every = straight.parents[1] / "set", "train.checkpoint_every"
     assert cli("fit", "--data", data, *QUICK, *WHOLE, "--set", f"{every}=0.001s").code == 0
     assert steps == [2, 4, 5, 5, 6, 8, 10, 10]  # log_every is 2; an epoch's end is saved scored
@@ -438,12 +440,11 @@ def test_bad_steps_are_skipped_and_too_many_end_the_run(cli, pairs: Path):
 
 
 def test_images_too_large_to_score_are_told_apart(cli, straight: Path, monkeypatch):
-    import segtrain.predictions
 
     def predict(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
-    monkeypatch.setattr(segtrain.predictions, "predict_bands", predict)
+    monkeypatch.setattr("segtrain.evaluation.prediction.predict_bands", predict)
     for size, said in ((1, "for smaller windows set eval.max"), (4, "set eval.batch_size=1")):
         copy = shutil.copytree(straight, Path(f"runs/{size}"))
         failed = cli("eval", copy, "--set", f"eval.batch_size={size}", "--workers", "0")
@@ -453,12 +454,11 @@ def test_images_too_large_to_score_are_told_apart(cli, straight: Path, monkeypat
 
 
 def test_out_of_memory_says_what_to_try(cli, pairs: Path, monkeypatch):
-    import segtrain.fit
 
     def step(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
-    monkeypatch.setattr(segtrain.fit, "train_step", step)
+    monkeypatch.setattr("segtrain.commands.fit.train_step", step)
     failed = cli("fit", "--data", pairs, *QUICK, "--crop", "64x96", "--name", "r")
     assert failed.code == 1
     for said in (

@@ -16,14 +16,14 @@ from conftest import QUICK, write_pairs
 
 from segtrain import load
 from segtrain.config import Model, Optim, Train
-from segtrain.devices import make_fabric
+from segtrain.distributed.devices import make_fabric
 from segtrain.losses import build_loss
-from segtrain.losses.nll import PATHS_TAKEN
-from segtrain.model import build_model
-from segtrain.optim import build_optimizer
-from segtrain.runlog import Laps
-from segtrain.step import TrainingModule, train_step
-from segtrain.survive import Statistics, StopWish, Verdicts
+from segtrain.losses.pixels import PATHS_TAKEN
+from segtrain.models.segmentation import build_model
+from segtrain.runs.folder import Laps
+from segtrain.training.nonfinite import Statistics, StopWish, Verdicts
+from segtrain.training.optim import build_optimizer
+from segtrain.training.step import TrainingModule, train_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -184,9 +184,9 @@ def test_a_deterministic_run_is_resumed_to_the_last_bit(cli, pairs: Path, monkey
     command = ["fit", "--data", pairs, *QUICK, *options, "--set", "train.checkpoint_every=1"]
     assert cli(*command, "--name", "straight").code == 0
 
-    import segtrain.fit
+    from segtrain.commands import fit
 
-    whole, calls = segtrain.fit.train_step, iter(range(1, 100))
+    whole, calls = fit.train_step, iter(range(1, 100))
 
     def stopping(*args):
         if next(calls) == 3:
@@ -194,7 +194,7 @@ def test_a_deterministic_run_is_resumed_to_the_last_bit(cli, pairs: Path, monkey
         return whole(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(segtrain.fit, "train_step", stopping)
+        patch.setattr(fit, "train_step", stopping)
         assert cli(*command, "--name", "stopped").code == 143
     resumed = cli("fit", "--resume", "runs/stopped")
     assert resumed.code == 0, resumed.stderr

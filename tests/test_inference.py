@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import segtrain.inference
 from segtrain.config import Eval
-from segtrain.inference import memory_advice, predict_bands
+from segtrain.models import inference
+from segtrain.models.inference import memory_advice, predict_bands
 
 CONSTANTS = [0.3, -7.0, 0.30000001, 21.5]
 
@@ -95,7 +95,7 @@ def in_numpy(predict):
 @pytest.mark.parametrize("predict", [constant, pointwise, placed])
 def test_a_small_image_is_predicted_as_it_is(predict, monkeypatch):
     """At most max_pixels, or covered by one window: one call, its logits to the last bit."""
-    monkeypatch.setattr(segtrain.inference, "PIECE", 21)
+    monkeypatch.setattr(inference, "PIECE", 21)
     images = picture(13, 21, 2)
     for eval in (config(max_pixels=13 * 21), config((13, 21)), config((64, 32), 0.9)):
         ((top, logits),) = predict_bands(predict, images, eval)
@@ -135,7 +135,7 @@ def test_windowed_or_whole_is_the_same_where_windows_agree(size, window, overlap
 @given(st.integers(1, 3000), st.integers(1, 700), st.floats(0, 0.99))
 def test_windows_along_a_side(side: int, window: int, overlap: float):
     window = min(side, window)
-    places = segtrain.inference.starts(side, window, overlap)
+    places = inference.starts(side, window, overlap)
     assert places[0] == 0 and places[-1] == side - window
     steps = np.diff(places)
     assert (steps >= 1).all() and np.ptp(steps) <= 1 if len(steps) else side == window
@@ -144,7 +144,7 @@ def test_windows_along_a_side(side: int, window: int, overlap: float):
         fewer = math.ceil((side - window) / (len(steps) - 1)) if len(steps) > 1 else side - window
         assert len(steps) == 1 or window - fewer < overlap * window or fewer > window
     sums = np.zeros(side)
-    weights = segtrain.inference.blend_weights(window, places)
+    weights = inference.blend_weights(window, places)
     for place, weight in zip(places, weights, strict=True):
         assert (weight > 0).all()
         sums[place : place + window] += weight.numpy()
@@ -165,7 +165,7 @@ def test_memory_is_that_of_one_row_of_windows(monkeypatch, overlap: float):
         kept.append(tuple(found.shape))
         return found
 
-    monkeypatch.setattr(segtrain.inference, "PIECE", 5 * 50)
+    monkeypatch.setattr(inference, "PIECE", 5 * 50)
     images = picture(60, 50)
     expected = twin(images.numpy(), 16, 24, overlap, in_numpy(placed))
     monkeypatch.setattr(torch, "zeros", spied_zeros)
@@ -292,7 +292,7 @@ def test_advice_where_memory_is_short_names_what_to_set():
         assert all(part in advice for part in parts), advice
         words = advice.replace("eval.", "").split()
         told = dict(word.split("=") for word in words if "=" in word)
-        smaller = segtrain.inference.window_of(*shape[2:], Eval(**told))
+        smaller = inference.window_of(*shape[2:], Eval(**told))
         assert math.prod(smaller) < math.prod(shape[2:]) and smaller != shape[2:]
     told = dict(w.split("=") for w in memory_advice((1, 3, 1, 1), eval).split() if "=" in w)
     Eval(**{name.removeprefix("eval."): value for name, value in told.items()})  # still allowed

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.errors import UsageError
-from segtrain.lossexpr import Term, parse_loss
+from segtrain.losses.expression import Term, parse_loss
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segtrain.config import Model
 from segtrain.errors import UsageError
-from segtrain.model import SegmentationModel, build_model
+from segtrain.models.segmentation import SegmentationModel, build_model
 
 SMALL = {"unet": {"decoder_channels": [8] * 5}, "fpn": {"decoder_segmentation_channels": 32},
          "deeplabv3plus": {"decoder_channels": 8}}  # fmt: skip

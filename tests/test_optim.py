@@ -15,8 +15,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from segtrain.config import Model, Optim
-from segtrain.model import build_model
-from segtrain.optim import build_optimizer, lr_at, set_lr, update_average
+from segtrain.models.segmentation import build_model
+from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
 
 NAMES = ("adamw", "sgd")
 DEVICES = ["cpu", pytest.param("cuda", marks=[

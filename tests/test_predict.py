@@ -14,12 +14,12 @@ from conftest import scene
 from PIL import Image
 from safetensors import safe_open
 
-import segtrain.data.images
-from segtrain.checkpoint import read_meta
+from segtrain.commands.predict import predict_image
 from segtrain.config import Config
+from segtrain.data import images
 from segtrain.data.images import ImageReader
-from segtrain.model import SegmentationModel
-from segtrain.predict import predict_image
+from segtrain.models.checkpoint import read_meta
+from segtrain.models.segmentation import SegmentationModel
 
 SIZE = (33, 47)  # odd, and no multiple of the encoder's stride
 
@@ -217,7 +217,7 @@ def test_a_large_image_is_decoded_by_bands(cli, channels: int, mode: str, monkey
     Image.fromarray(scene(1, 48, 40)[0]).convert(mode).save("a.png")
     at_once = ImageReader(channels)(Path("a.png"))
     for pixels in (1, 40, 41 * 7, 40 * 47):
-        monkeypatch.setattr(segtrain.data.images, "BAND", pixels)
+        monkeypatch.setattr(images, "BAND", pixels)
         by_bands = ImageReader(channels)(Path("a.png"))
         assert by_bands.flags.writeable and by_bands.flags.c_contiguous  # so it is not copied
         np.testing.assert_array_equal(by_bands, at_once)

@@ -12,13 +12,13 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from segtrain.config import Eval, Model
-from segtrain.data.dataset import Pairs
-from segtrain.devices import predictor
-from segtrain.losses import build_mining
+from segtrain.data.loading.dataset import Pairs
+from segtrain.distributed.devices import predictor
+from segtrain.evaluation.prediction import predict_split, read_bands, validate
+from segtrain.losses.build import build_mining
 from segtrain.metrics.calibration import Calibration
 from segtrain.metrics.confusion import Confusion, score
-from segtrain.model import build_model
-from segtrain.predictions import predict_split, read_bands, validate
+from segtrain.models.segmentation import build_model
 
 NAMES = ["red", "green", "blue"]
 

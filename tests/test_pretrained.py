@@ -15,11 +15,11 @@ import torch
 from conftest import QUICK
 from safetensors.torch import load_file, save_file
 
-from segtrain import pretrained
 from segtrain.config import Model
 from segtrain.errors import SegtrainError
-from segtrain.model import SegmentationModel, build_model
-from segtrain.pretrained import load_file_weights, load_imagenet
+from segtrain.models import pretrained
+from segtrain.models.pretrained import load_file_weights, load_imagenet
+from segtrain.models.segmentation import SegmentationModel, build_model
 
 HEAD = "network.segmentation_head."
 SMALL = Model(options={"decoder_channels": [8] * 5})
@@ -160,7 +160,7 @@ def hub_of(folder: Path, encoder: torch.nn.Module, monkeypatch, **settings) -> l
         return str(folder / filename)
 
     monkeypatch.setattr(smp.encoders, "hf_hub_download", download)
-    monkeypatch.setattr("segtrain.pretrained.imagenet_at_hand", lambda _: True)
+    monkeypatch.setattr("segtrain.models.pretrained.imagenet_at_hand", lambda _: True)
     return asked
 
 
@@ -203,7 +203,7 @@ def test_a_hub_that_fails_halfway_is_told_in_a_line(tmp_path: Path, encoder, mon
 
 def test_auto_is_imagenet_where_it_is_at_hand(cli, pairs: Path, tmp_path, encoder, monkeypatch):
     hub_of(tmp_path, encoder, monkeypatch)
-    monkeypatch.setattr("segtrain.plan.imagenet_at_hand", lambda _: True)
+    monkeypatch.setattr("segtrain.training.plan.imagenet_at_hand", lambda _: True)
     answer = cli("fit", "--data", pairs, *QUICK, "--weights", "auto", "--name", "a")
     assert answer.code == 0, answer.stderr
     assert "weights: ImageNet's, in the encoder resnet18" in answer.stdout

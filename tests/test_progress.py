@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from segtrain.config import Train
-from segtrain.progress import Reporter, bar
+from segtrain.training.progress import Reporter, bar
 
 
 @pytest.fixture

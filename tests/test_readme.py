@@ -25,8 +25,8 @@ from torch.distributed.run import get_args_parser
 import segtrain
 from segtrain.cli import app
 from segtrain.config import Config
-from segtrain.configfile import known_keys, load_config
-from segtrain.losses import FAMILIES, balanced, build_loss
+from segtrain.config.loading import known_keys, load_config
+from segtrain.losses.build import FAMILIES, balanced, build_loss
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]

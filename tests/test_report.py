@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segtrain.report import groups_of
+from segtrain.evaluation.report import groups_of
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segtrain.config import Config
 from segtrain.errors import SegtrainError, UsageError
-from segtrain.runlog import History, Laps, create_run, write_csv
+from segtrain.runs.folder import History, Laps, create_run, write_csv
 
 
 def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
@@ -55,7 +55,7 @@ def test_a_folder_appears_with_its_config(tmp_path: Path, monkeypatch):
     def full(*_: object) -> None:
         raise SegtrainError("cannot write: no space")
 
-    monkeypatch.setattr("segtrain.runlog.save_config", full)
+    monkeypatch.setattr("segtrain.runs.folder.save_config", full)
     with pytest.raises(SegtrainError, match="no space"):
         create_run(tmp_path, "other", Config())
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
@@ -63,7 +63,7 @@ def test_a_folder_appears_with_its_config(tmp_path: Path, monkeypatch):
 
 def test_laps_add_up(monkeypatch):
     now = iter([10.0, 11.0, 13.0, 13.5, 14.0])
-    monkeypatch.setattr("segtrain.runlog.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("segtrain.runs.folder.time.perf_counter", lambda: next(now))
     seconds = {"data": 100.0}
     laps = Laps(torch.device("cpu"), seconds)
     laps.mark("data")

@@ -10,10 +10,10 @@ import torch
 from conftest import QUICK, TINY
 
 from segtrain import load
-from segtrain.checkpoint import read_meta, save_model
 from segtrain.errors import SegtrainError
 from segtrain.metrics.confusion import Confusion, score
-from segtrain.state import SaveClock, TrainState, find_state, keep_last, score_of
+from segtrain.models.checkpoint import read_meta, save_model
+from segtrain.training.state import SaveClock, TrainState, find_state, keep_last, score_of
 
 
 def test_the_best_score_and_how_long_it_stands():
@@ -47,7 +47,7 @@ def test_steps_and_time_between_checkpoints(monkeypatch):
     clock = SaveClock(3)
     assert [step for step in range(1, 10) if clock.due(step)] == [3, 6, 9]
     now = [100.0]
-    monkeypatch.setattr("segtrain.state.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("segtrain.training.state.time.monotonic", lambda: now[0])
     clock, due = SaveClock("1min"), []
     assert not clock.counts(3)
     for now[0] in range(120, 300, 20):

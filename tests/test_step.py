@@ -11,11 +11,17 @@ from torch import nn
 
 from segtrain.config import Model, Optim, Train
 from segtrain.losses import build_loss
-from segtrain.losses.nll import PATHS_TAKEN
-from segtrain.model import build_model
-from segtrain.optim import build_optimizer
-from segtrain.step import TrainingModule, broken_part, compile_or_not, describe_path, train_step
-from segtrain.survive import Statistics, StopWish
+from segtrain.losses.pixels import PATHS_TAKEN
+from segtrain.models.segmentation import build_model
+from segtrain.training.nonfinite import Statistics, StopWish
+from segtrain.training.optim import build_optimizer
+from segtrain.training.step import (
+    TrainingModule,
+    broken_part,
+    compile_or_not,
+    describe_path,
+    train_step,
+)
 
 CPU = torch.device("cpu")
 
@@ -247,7 +253,7 @@ def test_a_step_that_is_whole_in_itself_blames_the_network():
     ],
 )
 def test_what_is_compiled_and_why(monkeypatch, asked, device, path, steps, expected, why):
-    monkeypatch.setattr("segtrain.step.choose_path", lambda *_: (path, "no Triton"))
+    monkeypatch.setattr("segtrain.training.step.choose_path", lambda *_: (path, "no Triton"))
     compiled, reason = compile_or_not(Train(compile=asked), torch.device(device), steps)
     assert compiled is expected and why in reason
 

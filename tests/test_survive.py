@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from segtrain.errors import SegtrainError
-from segtrain.survive import SIGNALS, Statistics, StopWish, Verdict, Verdicts, limits_explained
+from segtrain.training.nonfinite import (
+    SIGNALS,
+    Statistics,
+    StopWish,
+    Verdict,
+    Verdicts,
+    limits_explained,
+)
 
 
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
@@ -32,7 +39,7 @@ def test_a_quiet_one_says_nothing(capfd):
 
 SECOND = """
 import os, signal, sys
-from segtrain.survive import StopWish
+from segtrain.training.nonfinite import StopWish
 first, second = int(sys.argv[1]), int(sys.argv[2])
 with StopWish():
     os.kill(os.getpid(), first)

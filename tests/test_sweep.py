@@ -16,7 +16,7 @@ import yaml
 from conftest import run_cli, write_pairs
 from running import wait_for
 
-from segtrain.sweep import split_losses, start
+from segtrain.commands.sweep import split_losses, start
 
 CONFIG = {
     "data": {"workers": 0},
@@ -51,7 +51,7 @@ def started(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[s
         print(answer.stdout + answer.stderr)
         return answer.code, 0
 
-    monkeypatch.setattr("segtrain.sweep.start", start)
+    monkeypatch.setattr("segtrain.commands.sweep.start", start)
     return words_of
 
 
@@ -62,7 +62,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        patch.setattr("segtrain.sweep.start", lambda words: (run_cli(*words).code, 0))
+        patch.setattr("segtrain.commands.sweep.start", lambda words: (run_cli(*words).code, 0))
         done = run_cli(*SWEEP)
     assert done.code == 0, done.stderr
     (home / "said").write_text(done.stdout)
@@ -297,8 +297,8 @@ def test_a_signal_ends_the_fit_and_the_sweep(cli, tmp_path: Path, monkeypatch, h
             if told in how or "both" in how:  # a terminal tells both
                 os.kill(pid, signum)
 
-    monkeypatch.setattr("segtrain.sweep.LOOK", 0.05)
-    monkeypatch.setattr("segtrain.sweep.subprocess.Popen", popen)
+    monkeypatch.setattr("segtrain.commands.sweep.LOOK", 0.05)
+    monkeypatch.setattr("segtrain.commands.sweep.subprocess.Popen", popen)
     (tmp_path / "said").touch()
     teller = threading.Thread(target=tell)
     teller.start()

@@ -13,10 +13,10 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from segtrain.config import Eval
-from segtrain.data.dataset import Pairs
-from segtrain.losses import build_mining
-from segtrain.predictions import Predicted, predict_split
-from segtrain.tally import Tally
+from segtrain.data.loading.dataset import Pairs
+from segtrain.evaluation.accumulator import Tally
+from segtrain.evaluation.prediction import Predicted, predict_split
+from segtrain.losses.build import build_mining
 
 
 @pytest.fixture(scope="module")

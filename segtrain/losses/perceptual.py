@@ -14,8 +14,8 @@ from torchvision.models import VGG19_Weights, vgg19
 
 from segtrain.errors import UNREADABLE, SegtrainError, UsageError, first_line
 from segtrain.losses.arguments import whole_number
-from segtrain.losses.nll import Pixels
-from segtrain.losses.term import Term
+from segtrain.losses.base import Term
+from segtrain.losses.pixels import Pixels
 
 LAYERS = (3, 8, 13, 22, 31)  # the second ReLU of each block
 LEAST_SIDE = 32  # pixels: smaller pictures vanish in five poolings

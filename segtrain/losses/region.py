@@ -7,9 +7,9 @@ from torch import Tensor
 
 from segtrain.errors import UsageError
 from segtrain.losses.arguments import choice, number, switch
-from segtrain.losses.nll import Pixels
+from segtrain.losses.base import Term
+from segtrain.losses.pixels import Pixels
 from segtrain.losses.reduce import world_size
-from segtrain.losses.term import Term
 
 CLASSES = ("all", "present")
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from segtrain.atomic import whole_file
+from segtrain.files import whole_file
 
 Palette = Sequence[tuple[int, int, int]]
 IGNORED_COLOUR = (255, 255, 255)

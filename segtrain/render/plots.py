@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from segtrain.atomic import whole_file
+from segtrain.files import whole_file
 
 WRITTEN_UP_TO = 25  # classes: beyond, the numbers in the cells would overlap
 NAMED_UP_TO = 200  # classes: beyond, their names would

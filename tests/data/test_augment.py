@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from segtrain.config import Augment
-from segtrain.data.augment import MEAN_COLOUR, MEAN_VALUE, PRESETS, STRONG, Augmentation
-from segtrain.data.sampling import Draw
+from segtrain.data.loading.augment import MEAN_COLOUR, MEAN_VALUE, PRESETS, STRONG, Augmentation
+from segtrain.data.loading.sampling import Draw
 from segtrain.errors import UsageError
 
 COLOURS = np.array([(250, 10, 10), (10, 250, 10), (10, 10, 250)], np.uint8)

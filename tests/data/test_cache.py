@@ -13,14 +13,14 @@ import pytest
 from conftest import write_pairs
 from PIL import Image
 
-from segtrain.data import cache as caching
-from segtrain.data import room
-from segtrain.data.cache import open_caches
-from segtrain.data.dataset import Pairs, checked, one_by_one
-from segtrain.data.formats import Sample
+from segtrain.config import Data
 from segtrain.data.images import ImageReader
+from segtrain.data.layouts.pairing import Sample
+from segtrain.data.loading import cache as caching
+from segtrain.data.loading import room
+from segtrain.data.loading.cache import open_caches
+from segtrain.data.loading.dataset import Pairs, checked, one_by_one
 from segtrain.data.masks import MaskReader
-from segtrain.dataconfig import Data
 
 HEIGHT, WIDTH = 48, 40
 PIXELS = HEIGHT * WIDTH

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segtrain.config import Data, Split
 from segtrain.data.coco import CocoMask, unpack_runs
-from segtrain.data.formats import Found, find_pairs
+from segtrain.data.layouts.detect import Found, find_pairs
 from segtrain.data.masks import MaskReader
-from segtrain.dataconfig import Data, Split
 from segtrain.errors import SegtrainError, UsageError
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}]

@@ -28,11 +28,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from segtrain.config import Data
 from segtrain.data import images, masks
-from segtrain.data.faults import Faults
-from segtrain.data.locate import image_reader, mask_reader
-from segtrain.data.survey import Survey, prepare, survey
-from segtrain.dataconfig import Data
+from segtrain.data.inspection.checks import Faults
+from segtrain.data.inspection.survey import Survey, prepare, survey
+from segtrain.data.layouts.locate import image_reader, mask_reader
 from segtrain.errors import SegtrainError
 
 CASES = int(os.environ.get("SEGTRAIN_DAMAGE_CASES", 0))
@@ -636,9 +636,7 @@ def rewrite_mask(meaning: Meaning, file: Path, values: np.ndarray) -> None:
     file.write_bytes(mask_file(values, *how[1:]))
 
 
-def resize(
-    meaning: Meaning, pair: Pair, file: Path, side: str, rng: np.random.Generator
-) -> None:
+def resize(meaning: Meaning, pair: Pair, file: Path, side: str, rng: np.random.Generator) -> None:
     height, width = pair.ids.shape
     size = (height + rng.integers(1, 4), width) if rng.random() < 0.5 else (width, height)
     size = (height, width - 1) if size == (height, width) else size

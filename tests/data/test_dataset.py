@@ -11,15 +11,15 @@ import torch
 from conftest import write_pairs
 from PIL import Image
 
-import segtrain.data.dataset
 from segtrain.config import Augment
-from segtrain.data.augment import Augmentation
-from segtrain.data.cache import RamCache
-from segtrain.data.dataset import Pairs, checked, collate, one_by_one, train_loader
-from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader
+from segtrain.data.layouts.pairing import Sample
+from segtrain.data.loading import dataset
+from segtrain.data.loading.augment import Augmentation
+from segtrain.data.loading.cache import RamCache
+from segtrain.data.loading.dataset import Pairs, checked, collate, one_by_one, train_loader
+from segtrain.data.loading.sampling import BatchSampler, Draw, batch_at
 from segtrain.data.masks import MaskReader
-from segtrain.data.sampling import BatchSampler, Draw, batch_at
 from segtrain.errors import SegtrainError
 
 
@@ -252,7 +252,7 @@ def test_nothing_skipped_says_nothing(pairs: Path):
 
 def test_what_workers_import_stays_light():
     """They would import it all again where they are not forked."""
-    tree = ast.parse(Path(segtrain.data.dataset.__file__).read_text())
+    tree = ast.parse(Path(dataset.__file__).read_text())
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert not {n for n in names if n.split(".")[0] in ("lightning_fabric", "albumentations")}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.data.duplicates import (
+from segtrain.data.inspection.duplicates import (
     MOST_IN_A_BAND,
     NEAR_BITS,
     PROBE_BYTES,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segtrain.config import Data, Split
 from segtrain.data.findings import raise_errors
-from segtrain.data.formats import LAYOUTS, Found, find_pairs
-from segtrain.data.pairing import Sample
-from segtrain.dataconfig import Data, Split
+from segtrain.data.layouts.detect import LAYOUTS, Found, find_pairs
+from segtrain.data.layouts.pairing import Sample
 from segtrain.errors import SegtrainError, UsageError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segtrain.data.guess import ClassesUnclear, find_num_classes
+from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
 from segtrain.errors import SegtrainError
 
 

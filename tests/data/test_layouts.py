@@ -11,10 +11,10 @@ import yaml
 from conftest import shared_data
 from PIL import Image
 
-from segtrain.data.formats import Found, find_pairs
+from segtrain.config import Data, Split
+from segtrain.data.layouts.detect import Found, find_pairs
+from segtrain.data.layouts.published import TABLES, load_table, published_split
 from segtrain.data.masks import MaskReader, class_palette
-from segtrain.data.published import TABLES, load_table, published_split
-from segtrain.dataconfig import Data, Split
 from segtrain.errors import SegtrainError, UsageError
 
 VOID = 255

@@ -11,14 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from segtrain.data.masks import (
-    UNKNOWN,
-    MaskReader,
-    class_palette,
-    code,
-    grey_values,
-    read_raw,
-)
+from segtrain.data.masks import UNKNOWN, MaskReader, class_palette, code, grey_values, read_raw
 from segtrain.errors import SegtrainError
 
 IDS = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from segtrain.data.formats import Found
-from segtrain.data.meaning import fill_in
-from segtrain.dataconfig import Data
+from segtrain.config import Data
+from segtrain.data.layouts.detect import Found
+from segtrain.data.layouts.label_maps import fill_in
 from segtrain.errors import SegtrainError, UsageError
 
 ANIMALS = ["background", "cat", "dog"]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.config import Augment
-from segtrain.data.augment import Augmentation
-from segtrain.data.sampling import (
+from segtrain.config import Augment, Data
+from segtrain.data.loading.augment import Augmentation
+from segtrain.data.loading.sampling import (
     BatchSampler,
     Draw,
     batch_at,
@@ -20,7 +20,6 @@ from segtrain.data.sampling import (
     shares_seen,
     steps_per_pass,
 )
-from segtrain.dataconfig import Data
 from segtrain.errors import UsageError
 
 SEEDS = st.integers(0, 2**32)

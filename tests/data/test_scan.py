@@ -14,13 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from segtrain.data import scan
+from segtrain.config import Data
 from segtrain.data.coco import CocoMask
-from segtrain.data.formats import find_pairs
 from segtrain.data.images import ImageReader
-from segtrain.data.masks import MaskReader
-from segtrain.data.pairing import Sample
-from segtrain.data.scan import (
+from segtrain.data.inspection import scan
+from segtrain.data.inspection.scan import (
     MOST_VALUES,
     ImageFacts,
     MaskFacts,
@@ -29,10 +27,11 @@ from segtrain.data.scan import (
     difference_hash,
     image_facts,
     mask_facts,
-    smooth_share,
     stamp,
 )
-from segtrain.dataconfig import Data
+from segtrain.data.layouts.detect import find_pairs
+from segtrain.data.layouts.pairing import Sample
+from segtrain.data.masks import MaskReader, smooth_share
 from segtrain.errors import SegtrainError
 
 CAMVID_TRAIN = [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877,
@@ -266,7 +265,7 @@ def anti_aliased(size: int = 48) -> np.ndarray:
     ],
 )
 def test_smooth_edges_are_told_from_hard_ones(mask: np.ndarray, smooth: bool):
-    from segtrain.data.faults import SMOOTH
+    from segtrain.data.masks import SMOOTH
 
     assert (smooth_share(mask) > SMOOTH) == smooth
 
@@ -543,4 +542,3 @@ def test_snapped_pixels_are_counted(tmp_path: Path):
     hard = np.array([[0, 0, 7, 7, 255, 255]], np.uint8).repeat(4, 0)
     (facts,) = Scanner(tmp_path, ImageReader(), masks, False)([pair(tmp_path, "b", hard)])
     assert facts.mask.values == {0: 8, 7: 8, 255: 8} and facts.mask.snapped == 0
-

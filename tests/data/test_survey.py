@@ -12,12 +12,12 @@ import pytest
 from conftest import scene, write_pairs
 from PIL import Image
 
-from segtrain.configfile import revised
+from segtrain.config import Data
+from segtrain.config.loading import revised
 from segtrain.data import demo
 from segtrain.data.findings import Finding, merge_mends
-from segtrain.data.locate import demo_folder, locate, root_of
-from segtrain.data.survey import prepare, survey
-from segtrain.dataconfig import Data
+from segtrain.data.inspection.survey import prepare, survey
+from segtrain.data.layouts.locate import demo_folder, locate, root_of
 from segtrain.errors import SegtrainError
 
 
@@ -25,7 +25,7 @@ from segtrain.errors import SegtrainError
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache and working folder, and a demo of few scenes, which are soon painted."""
     small = partial(demo.write_demo, train=3, val=2)
-    monkeypatch.setattr("segtrain.data.locate.write_demo", small)
+    monkeypatch.setattr("segtrain.data.layouts.locate.write_demo", small)
     monkeypatch.setenv("SEGTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
@@ -104,7 +104,7 @@ def test_a_demo_that_fails_to_be_written_leaves_nothing(cache: Path, monkeypatch
         (folder / "half.png").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("segtrain.data.locate.write_demo", full)
+    monkeypatch.setattr("segtrain.data.layouts.locate.write_demo", full)
     with pytest.raises(SegtrainError, match="cannot write the demo data .*No space left"):
         demo_folder()
     assert list(cache.iterdir()) == []
@@ -475,7 +475,7 @@ def test_a_second_survey_reads_nothing(tmp_path: Path, monkeypatch):
         raise AssertionError("read again")
 
     for name in ("image_facts", "mask_facts", "header_facts"):
-        monkeypatch.setattr(f"segtrain.data.scan.{name}", never)
+        monkeypatch.setattr(f"segtrain.data.inspection.scan.{name}", never)
     assert survey(Data(path=str(root)), full=True).facts == first.facts
     assert prepare(Data(path=str(root))).data.classes == ["0", "1", "2"]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from segtrain.config import Augment
-from segtrain.data.augment import MEAN_COLOUR, PRESETS, STRONG, Augmentation
-from segtrain.data.sampling import Draw
-from segtrain.data.transforms import TRANSFORMS, _build
+from segtrain.data.loading.augment import MEAN_COLOUR, PRESETS, STRONG, Augmentation
+from segtrain.data.loading.sampling import Draw
+from segtrain.data.loading.transforms import TRANSFORMS, _build
 from segtrain.errors import UsageError
 
 SHAPE = (32, 40, 3)

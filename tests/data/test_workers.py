@@ -17,23 +17,23 @@ import pytest
 from conftest import QUICK, write_pairs
 from running import ENVIRONMENT, Running, alive, children, wait_for
 
-from segtrain.data.dataset import Pairs, checked, train_loader
-from segtrain.data.formats import Sample
 from segtrain.data.images import ImageReader
+from segtrain.data.layouts.pairing import Sample
+from segtrain.data.loading.dataset import Pairs, checked, train_loader
+from segtrain.data.loading.sampling import Draw
+from segtrain.data.loading.workers import FORK
 from segtrain.data.masks import MaskReader
-from segtrain.data.sampling import Draw
-from segtrain.data.workers import FORK
 
 # a loader of six pairs, over and over; argv: folder, workers, then any of pinned, train
 LOADER = """
 import sys
 from itertools import cycle, islice
 from pathlib import Path
-from segtrain.data.dataset import Pairs, checked, one_by_one, train_loader
-from segtrain.data.formats import Sample
+from segtrain.data.loading.dataset import Pairs, checked, one_by_one, train_loader
+from segtrain.data.layouts.pairing import Sample
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
-from segtrain.data.sampling import Draw
+from segtrain.data.loading.sampling import Draw
 from segtrain.errors import SegtrainError
 
 folder, workers, *how = Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
@@ -46,7 +46,9 @@ if augmentation:
 else:
     loader = one_by_one(pairs, range(len(pairs)), workers, "pinned" in how)
 """
-LOOP = LOADER + """
+LOOP = (
+    LOADER
+    + """
 try:
     while True:
         for seen, batch in enumerate(checked(loader)):
@@ -56,6 +58,7 @@ except SegtrainError as error:
     print(f"said: {error}", flush=True)
     sys.exit(1)
 """
+)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGBUS])
@@ -155,7 +158,9 @@ def test_a_stuck_worker_is_ended_by_its_parent():
 
 
 # stops where a signal asks for it, some batches later; the worker with draw 54 is stuck for ever
-RUN = LOADER + """
+RUN = (
+    LOADER
+    + """
 import ctypes, signal, time
 from itertools import count
 stop, left = [], 10
@@ -183,6 +188,7 @@ for epoch in count():
 print("saved", flush=True)
 sys.exit(128 + stop[0])
 """
+)
 
 
 @pytest.mark.parametrize("how", [(), ("stuck",)], ids=["busy", "stuck"])

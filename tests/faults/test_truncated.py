@@ -21,8 +21,8 @@ import torch
 from conftest import QUICK, Answer, run_cli
 
 from faults.runs import STATE, Straight
-from segtrain.checkpoint import load_model, load_state
 from segtrain.errors import SegtrainError
+from segtrain.models.checkpoint import load_model, load_state
 
 LENGTHS = 100
 FLIPS = 60

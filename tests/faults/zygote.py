@@ -35,16 +35,17 @@ from typing import Any
 
 # object, its function, the event's name
 FUNCTIONS = [
-    ("segtrain.fit", "make_plan", "plan"),
-    ("segtrain.model.SegmentationModel", "__init__", "model"),
-    ("segtrain.data.dataset.Pairs", "__getitem__", "load"),
-    ("segtrain.step.TrainingModule", "forward", "forward"),
+    ("segtrain.commands.fit", "make_plan", "plan"),
+    ("segtrain.models.segmentation.SegmentationModel", "__init__", "model"),
+    ("segtrain.data.loading.dataset.Pairs", "__getitem__", "load"),
+    ("segtrain.training.step.TrainingModule", "forward", "forward"),
     ("torch.Tensor", "backward", "backward"),
     ("torch.optim.AdamW", "step", "update"),
-    ("segtrain.fit", "validate", "validate"),
+    ("segtrain.commands.fit", "validate", "validate"),
 ]
 IMPORTS = (
-    "segtrain.fit segtrain.evaluate segtrain.predict segtrain.check segtrain.cli"
+    "segtrain.commands.fit segtrain.commands.eval segtrain.commands.predict segtrain.commands.check"
+    " segtrain.cli"
     " torch.utils.tensorboard matplotlib.pyplot"
 ).split()
 BEFORE, HALF, AFTER = "before", "half", "after"

@@ -67,7 +67,7 @@ def compare(
     grad_atol: float = 5e-6,
 ) -> dict[str, float]:
     """Values and gradients beside the reference, for the same random weights of both."""
-    from segtrain.losses.kernels import TritonPixels
+    from segtrain.losses.kernels.triton_nll import TritonPixels
 
     if weight is None:
         weight = torch.rand(target.shape)
@@ -108,7 +108,7 @@ def strided():
 
 
 def all_ignored(S):
-    from segtrain.losses.kernels import TritonPixels
+    from segtrain.losses.kernels.triton_nll import TritonPixels
 
     logits = torch.randn(2, 3, 2, 3).requires_grad_()
     target = torch.full((2, 2 * S, 3 * S), IGNORE)
@@ -129,7 +129,7 @@ def poisoned(powers):
 
 def poisoned_upsampled():
     """A NaN in the low-resolution logits where all outputs that blend it are ignored."""
-    from segtrain.losses.kernels import TritonPixels
+    from segtrain.losses.kernels.triton_nll import TritonPixels
 
     logits = torch.randn(1, 3, 4, 4)
     target = labels(logits, 2)
@@ -164,7 +164,7 @@ def easy(classes):
 
 def weightless(upsample):
     """Pixels of weight 0 pass on exactly 0, as under OHEM, even if their logits are infinite."""
-    from segtrain.losses.kernels import TritonPixels
+    from segtrain.losses.kernels.triton_nll import TritonPixels
 
     logits = torch.randn(1, 3, 4, 4)
     logits[0, 0, 3, 3] = math.inf
@@ -180,7 +180,7 @@ def weightless(upsample):
 
 
 def unknown_label():
-    from segtrain.losses.kernels import TritonPixels
+    from segtrain.losses.kernels.triton_nll import TritonPixels
 
     target = torch.tensor([[[0, 1, 3, -7, 255]]])
     nll, _ = TritonPixels.apply(torch.randn(1, 3, 1, 5), target, IGNORE, 1, False, ())
@@ -189,7 +189,7 @@ def unknown_label():
 
 
 def sums(classes):
-    from segtrain.losses.map_kernels import class_sums
+    from segtrain.losses.kernels.triton_reductions import class_sums
 
     values, target = torch.rand(2, 13, 17), torch.randint(0, classes, (2, 13, 17))
     target[torch.rand(target.shape) < 0.2] = -1
@@ -201,7 +201,7 @@ def sums(classes):
 
 def digits():
     """Three rounds down to one value, in which every histogram counts."""
-    from segtrain.losses.map_kernels import digit_counts
+    from segtrain.losses.kernels.triton_reductions import digit_counts
 
     values = 10 ** torch.empty(3, 11, 101).uniform_(-6, 1)
     values[0, 0] = 0.0
@@ -227,7 +227,9 @@ def whole_losses(expression, upsample):
     """A loss that goes the kernels' way through all of its parts, against plain float64."""
     from unittest import mock
 
-    from segtrain.losses import build_loss, nll, select
+    from segtrain.losses import build_loss
+    from segtrain.losses import pixels as nll
+    from segtrain.losses import selection as select
 
     low, target = torch.randn(2, 5, 6, 5) * 3, torch.randint(0, 5, (2, 6 * upsample, 5 * upsample))
     target[torch.rand(target.shape) < 0.2] = 255
@@ -245,14 +247,15 @@ def whole_losses(expression, upsample):
 
 
 def probed():
-    from segtrain.losses import kernels, map_kernels
+    from segtrain.losses.kernels import triton_nll as kernels
+    from segtrain.losses.kernels import triton_reductions as map_kernels
 
     return {"runs": wrong_unless(kernels.probe("cpu") is map_kernels.probe("cpu") is None)}
 
 
 def garbage_without_a_share(upsample, align):
     """The last column is infinite, and no valid pixel has a share of it."""
-    from segtrain.losses.kernels import TritonPixels
+    from segtrain.losses.kernels.triton_nll import TritonPixels
 
     logits, size = torch.randn(1, 3, 4, 4), 4 * upsample
     clean, target = logits.clone(), torch.randint(0, 3, (1, size, size))

@@ -73,7 +73,7 @@ def spilled(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("classes", [19, 150])
 def test_full_resolution_does_not_spill(classes, dtype, order, masses, spilled):
-    from segtrain.losses import kernels
+    from segtrain.losses.kernels import triton_nll as kernels
 
     tile = tile_of(dtype, order, 1)
     options = dict(C=classes, S=1, ALIGN=False, **MASSES[masses], **tile)
@@ -95,7 +95,7 @@ def test_full_resolution_does_not_spill(classes, dtype, order, masses, spilled):
     ],
 )
 def test_upsampling_does_not_spill(classes, dtype, upsample, align, order, masses, spilled):
-    from segtrain.losses import kernels
+    from segtrain.losses.kernels import triton_nll as kernels
 
     options = dict(C=classes, S=upsample, ALIGN=align, **MASSES[masses])
     tile = tile_of(dtype, order, upsample)
@@ -111,14 +111,14 @@ def test_upsampling_does_not_spill(classes, dtype, upsample, align, order, masse
 
 @pytest.mark.parametrize("classes", [19, 150])
 def test_class_sums_do_not_spill(classes, spilled):
-    from segtrain.losses.map_kernels import class_sums_kernel
+    from segtrain.losses.kernels.triton_reductions import class_sums_kernel
 
     assert not spilled(class_sums_kernel, "fp32", C=classes, BC=32, BX=128)
 
 
 @pytest.mark.parametrize(("shift", "width"), [(21, 11), (10, 11), (0, 10)])
 def test_digit_counts_do_not_spill(shift, width, spilled):
-    from segtrain.losses.map_kernels import digit_counts_kernel
+    from segtrain.losses.kernels.triton_reductions import digit_counts_kernel
 
     assert not spilled(digit_counts_kernel, "fp32", SHIFT=shift, WIDTH=width, BX=2048)
 
@@ -127,7 +127,7 @@ def tile_of(dtype: str, order: str, upsample: int) -> dict[str, int]:
     """The tile that the product chooses for such logits."""
     import torch
 
-    from segtrain.losses.kernels import pixel_tile
+    from segtrain.losses.kernels.triton_nll import pixel_tile
 
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     logits = torch.empty((1, 3, 2, 2), dtype=torch_dtype)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from twins import valid_pixels
 
 from segtrain.errors import UsageError
-from segtrain.losses.nll import pixel_nll
+from segtrain.losses.pixels import pixel_nll
 
 
 def nll_twin(logits: np.ndarray, target: np.ndarray, ignore: int) -> np.ndarray:
@@ -110,7 +110,9 @@ def test_a_target_of_another_type_is_refused():
 
 
 def test_without_a_compiler_the_plain_path_is_taken_and_said_once(monkeypatch, caplog):
-    from segtrain.losses import kernels, map_kernels, nll
+    from segtrain.losses import pixels as nll
+    from segtrain.losses.kernels import triton_nll as kernels
+    from segtrain.losses.kernels import triton_reductions as map_kernels
 
     def fails(device):
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")

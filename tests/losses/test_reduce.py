@@ -102,7 +102,7 @@ def one_rank(rank: int, world: int, folder: str) -> None:
 def ranks(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple], list[tuple]]:
     folder: Path = tmp_path_factory.mktemp("ranks")
     world = request.param
-    multiprocessing.set_forkserver_preload(["segtrain.losses", "pytest"])  # imported once
+    multiprocessing.set_forkserver_preload(["segtrain.losses.build", "pytest"])  # imported once
     mp.start_processes(one_rank, (world, str(folder)), nprocs=world, start_method="forkserver")
     return SHARDS[world], [torch.load(folder / str(rank)) for rank in range(world)]
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segtrain.losses import build_loss, tiles
-from segtrain.losses.nll import PATHS_TAKEN, pixel_nll
+from segtrain.losses import build_loss
+from segtrain.losses.kernels import tiled as tiles
+from segtrain.losses.pixels import PATHS_TAKEN, pixel_nll
 
 FUSED = [
     "ce", "ohem", "topk(keep=7)", "focal", "ghm", "dice", "dice(squared=True)",

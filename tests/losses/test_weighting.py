@@ -22,9 +22,10 @@ from scenes import (
 )  # fmt: skip
 from twins import TWINS
 
-from segtrain import losses
-from segtrain.losses import build_loss, select
-from segtrain.losses.select import kth_largest
+from segtrain.losses import build as losses
+from segtrain.losses import build_loss
+from segtrain.losses import selection as select
+from segtrain.losses.selection import kth_largest
 
 # ---- ce
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.metrics.paired import difference, measure
+from segtrain.metrics.paired_bootstrap import difference, measure
 
 
 def counts_of(draw: random.Random, images: int, better: float) -> list[list[list[int]]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segtrain.render.html import Shown
+from segtrain.render.viewer_images import Shown
 
 NAMES = ["road", "building", "pole", "car", "sky"]
 PALETTE = [(128, 64, 128), (70, 70, 70), (40, 40, 220), (40, 40, 220), (70, 130, 180)]  # 2 are one

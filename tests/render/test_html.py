@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from made_up import NAMES, PALETTE, made_up_masks, made_up_pictures, made_up_report
 from PIL import Image
 
-from segtrain.render import html
-from segtrain.render.html import Shown, write_report
-from segtrain.render.shown import distinct, repainted
+from segtrain.render import report_page as html
+from segtrain.render.report_page import write_report
+from segtrain.render.viewer_images import Shown, distinct, repainted
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 SCRIPT = "</script><script>window.caught = 1</script>"

@@ -11,8 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from made_up import NAMES, PALETTE, made_up_masks, made_up_pictures, made_up_report
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from segtrain.render.html import write_report
-from segtrain.render.shown import distinct
+from segtrain.render.report_page import write_report
+from segtrain.render.viewer_images import distinct
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 PIXEL = """(canvas, [x, y]) => {

@@ -1,0 +1,230 @@
+"""segtrain eval: scores of a split at the images' own size, of a checkpoint or of any masks."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from segtrain.config import Config, Data
+from segtrain.config.loading import load_config
+from segtrain.data.findings import raise_errors
+from segtrain.data.inspection.survey import prepare
+from segtrain.data.layouts.detect import Found, find_pairs
+from segtrain.data.layouts.label_maps import fill_in
+from segtrain.data.layouts.locate import image_reader, locate, mask_reader, root_of
+from segtrain.data.loading.dataset import Pairs, worker_count
+from segtrain.data.masks import MaskReader, class_palette
+from segtrain.distributed.devices import make_fabric, predictor
+from segtrain.errors import SegtrainError, UsageError
+from segtrain.evaluation.accumulator import Tally
+from segtrain.evaluation.prediction import (
+    Predicted,
+    PredictedMasks,
+    pairs_of_masks,
+    predict_split,
+    read_split,
+)
+from segtrain.evaluation.report import Subject, groups_of, refuse_unwritable, write
+from segtrain.losses.build import build_mining
+from segtrain.metrics.calibration import Calibration
+from segtrain.models.checkpoint import load_model
+from segtrain.runs.folder import find_checkpoint, run_of
+from segtrain.runs.folders import HISTORY
+from segtrain.training.progress import bar
+
+Say = Callable[[str], None]
+
+
+def evaluate(
+    target: Path | None,
+    out: Path,
+    split: str,
+    sets: list[str] = [],
+    flags: dict[str, Any] = {},
+    masks: Path | None = None,
+    file: Path | None = None,
+    as_json: bool = False,
+) -> Path:
+    """The verb: scores a split with a checkpoint, or of the folder `masks` what another tool made
+    of it; writes and prints the report; its folder."""
+    if file and not masks:
+        raise UsageError("--config is for --predictions; a checkpoint has its own")
+    if masks and target:
+        raise UsageError(f"{target} and --predictions: score one of the two")
+    say = partial(print, file=sys.stderr if as_json else sys.stdout)
+    began = time.perf_counter()
+    if masks:
+        subject = of_masks(masks, split, load_config(file, sets, flags), say)
+    else:
+        subject = of_checkpoint(find_checkpoint(target, out), split, sets, flags, say)
+    refuse_unwritable(subject.folder)
+    groups = groups_of(subject.images, subject.config.eval.group_by)
+    count, lb_ignore = len(subject.classes), subject.config.data.lb_ignore
+    tally = Tally(count, lb_ignore, subject.device, calibrated=not masks)
+    everything = range(len(subject.pairs))
+    predictions = subject.predict(everything, tally.calibration)
+    for _ in bar(tally.add_all(predictions), "evaluating", len(everything)):
+        pass
+    if not tally.confusion.matrix.any():
+        raise SegtrainError(
+            f"{subject.config.data.path}: every pixel of {split} is ignored: no score; do "
+            "data.classes and data.label_map say what its mask values mean?"
+        )
+    metrics = write(subject, tally, groups, time.perf_counter() - began)
+    if as_json:
+        print(json.dumps(metrics, indent=2, allow_nan=False))
+    else:
+        print_scores(metrics, subject)
+    if subject.pairs.skipped:
+        say(subject.pairs.skipped)
+    return subject.folder
+
+
+def of_checkpoint(
+    checkpoint: Path, split: str, sets: list[str], flags: dict[str, Any], say: Say
+) -> Subject:
+    """A network's predictions of a split."""
+    model, meta = load_model(checkpoint)
+    config = meta.config_here(checkpoint, sets, flags)
+    fabric = make_fabric(config.train)
+    data, found = open_split(config.data, split, say)
+    pairs = pairs_of(found, split, data, config)
+    model = model.to(fabric.device, memory_format=torch.channels_last)  # as predict has it
+    predict = predictor(model, fabric)
+    mining = build_mining(
+        config.loss.expression,
+        len(meta.classes),
+        config.data.lb_ignore,
+        thresh=config.loss.thresh,
+        n_min_factor=config.loss.n_min_factor,
+    )
+    workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
+
+    def of_images(indices: range, calibration: Calibration | None) -> Iterator[Predicted]:
+        return predict_split(
+            predict, pairs, indices, fabric, workers, config.eval, mining, calibration
+        )
+
+    run = run_of(checkpoint)
+    return Subject(
+        folder=run / "eval" / split,
+        config=config,
+        split=split,
+        layout=found.layout,
+        classes=meta.classes,
+        palette=meta.palette,
+        pairs=pairs,
+        predict=of_images,
+        device=fabric.device,
+        mines=mining is not None,
+        checkpoint=checkpoint,
+        history=run / HISTORY,
+    )
+
+
+def of_masks(folder: Path, split: str, config: Config, say: Say) -> Subject:
+    """What another tool predicted of a split, as masks."""
+    fabric = make_fabric(config.train)
+    data, found = open_split(config.data, split, say)
+    if not data.classes:  # nor has the layout: those that are in the masks
+        surveyed = prepare(config.data, config.model.in_channels)
+        data, found = surveyed.data, surveyed.found
+    config = config.model_copy(update={"data": data})
+    palette = class_palette(len(data.classes), data.palette, data.label_map)
+    if config.eval.mask_values == "ids":
+        ids = MaskReader(len(data.classes), {}, data.lb_ignore, palette, max_pixels=data.max_pixels)
+        hint = "; if masks of --predictions have the data set's values, --set eval.mask_values=own"
+        reader = PredictedMasks(ids, hint)
+    else:
+        reader = PredictedMasks(mask_reader(data), "")
+    pairs = pairs_of(found, split, data, config)
+    of_tool = pairs_of_masks(folder, pairs.samples, reader, pairs.masks)
+    workers = worker_count(config.data.workers, False, 1)
+    return Subject(
+        folder=folder / "eval" / split,
+        config=config,
+        split=split,
+        layout=found.layout,
+        classes=data.classes,
+        palette=palette,
+        pairs=pairs,
+        predict=lambda indices, _: read_split(of_tool, indices, fabric, workers),
+        device=fabric.device,
+    )
+
+
+def open_split(given: Data, split: str, say: Say) -> tuple[Data, Found]:
+    """The data section by which a split is read, and the pairs; says where they are."""
+    data, where = locate(given)
+    found = find_pairs(data, root_of(data))
+    if split not in found.splits:
+        has = ", ".join(found.splits)
+        raise UsageError(f"--split {split}: {data.path} has {has}; take one of them")
+    raise_errors(found.findings)
+    data, said = fill_in(data, found)
+    for line in said:
+        say(line)
+    say(f"{where}; {split}: {len(found.splits[split])} pairs; {found.layout}")
+    return data, found
+
+
+def pairs_of(found: Found, split: str, data: Data, config: Config) -> Pairs:
+    """The untouched pairs of one split."""
+    images = image_reader(data, config.model.in_channels)
+    return Pairs(found.splits[split], images, mask_reader(data), on_error=data.on_error)
+
+
+def print_scores(metrics: dict[str, Any], subject: Subject) -> None:
+    """The table, the means and the headline, within 80 columns; colours on a terminal only."""
+    console = Console(highlight=False, markup=False)  # names are text, whatever they hold
+    columns = {
+        "IoU": "iou",
+        "95 % interval": "iou_ci",
+        "Dice": "dice",
+        "prec.": "precision",
+        "recall": "recall",
+        "bound.": "boundary_iou",
+        "share": "share",
+    }
+    columns |= {"kept": "kept"} if subject.mines else {}
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("class", max_width=20, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row, colour in zip(metrics["classes"], subject.palette):
+        name = Text(row["name"])
+        if console.is_terminal:
+            name = Text.assemble(("■ ", f"rgb({colour[0]},{colour[1]},{colour[2]})"), name)
+        table.add_row(name, *(_cell(row[key]) for key in columns.values()))
+    console.print(table)
+    sizes = metrics["regions"]
+    means = {
+        "mIoU": "miou",
+        "pixel accuracy": "pixel_accuracy",
+        "mean accuracy": "mean_accuracy",
+        "fw IoU": "fw_iou",
+        "boundary IoU": "boundary_iou",
+        "calibration error": "ece",
+    }
+    parts = [f"{name} {_cell(metrics[key])}" for name, key in means.items()]
+    found = (f"{size} {_cell(r['recall'])} of {r['count']}" for size, r in sizes.items())
+    for line in ("  ".join(parts[:3]), "  ".join(parts[3:]), f"regions found: {', '.join(found)}"):
+        console.print(line, soft_wrap=True)
+    console.print(metrics["headline"], soft_wrap=True)
+    console.print(f"report: {subject.folder / 'report.html'}", soft_wrap=True)
+
+
+def _cell(value: float | list[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value[0]:.3f}-{value[1]:.3f}"

@@ -1,0 +1,100 @@
+"""Sheets of pictures that show a data set: masks over images, and pairs as augmented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segtrain.config import Config
+from segtrain.data.inspection.survey import Survey
+from segtrain.data.layouts.locate import image_reader, mask_reader
+from segtrain.data.layouts.pairing import Sample
+from segtrain.data.loading.augment import Augmentation
+from segtrain.data.loading.dataset import as_tensor
+from segtrain.data.loading.sampling import Draw
+from segtrain.errors import SegtrainError
+from segtrain.render.overlay import (
+    blend,
+    colour_table,
+    contact_sheet,
+    save_image,
+    to_image,
+    visible,
+    with_legend,
+)
+from segtrain.training.plan import crop_of
+
+SHOWN = 12  # pictures on a sheet
+PASSES = 3  # times that each augmented pair is shown
+
+
+def write_sheets(found: Survey, config: Config, preview: Path | None, augment: Path | None) -> None:
+    """Writes the sheets that are asked for.
+
+    Raises SegtrainError where nothing can be painted: no classes are known, no pair can be read.
+    """
+    if not found.data.classes or not found.facts["train"]:
+        raise SegtrainError(
+            "--preview and --augment need training pairs that can be read and classes that are "
+            "clear; mend the errors above first"
+        )
+    for sheet, file in ((preview_sheet, preview), (augment_sheet, augment)):
+        if file:
+            save_image(file, sheet(found, config))
+
+
+def preview_sheet(found: Survey, config: Config) -> Image.Image:
+    """Pairs of all splits with their masks in colour, every class among them where any has it."""
+    read_image = image_reader(found.data, config.model.in_channels)
+    read_mask = mask_reader(found.data)
+    colours, pictures = colour_table(found.palette), []
+    for split, sample in chosen(found):
+        image = visible(as_tensor(read_image(sample.image)).permute(2, 0, 1))
+        class_ids = as_tensor(read_mask(sample.mask))
+        pictures.append(
+            (f"{split}: {sample.name}", to_image(blend(image, class_ids, colours, 0.5)))
+        )
+    return with_legend(contact_sheet(pictures), found.data.classes, found.palette)
+
+
+def augment_sheet(found: Survey, config: Config) -> Image.Image:
+    """Training pairs as the network would see them, some times each."""
+    read_image = image_reader(found.data, config.model.in_channels)
+    read_mask = mask_reader(found.data)
+    settings = config.augment.model_copy(update={"crop": crop_of(config, found.median_size)})
+    augmentation = Augmentation(
+        settings, found.data.lb_ignore, config.train.seed, config.model.in_channels
+    )
+    colours, pictures = colour_table(found.palette), []
+    train = found.splits["train"]
+    for index in evenly(len(train), SHOWN // PASSES):
+        pair = read_image(train[index].image), read_mask(train[index].mask)
+        for pass_ in range(PASSES):
+            image, mask = augmentation(*pair, Draw(pass_, index))
+            painted = blend(
+                visible(as_tensor(image).permute(2, 0, 1)), as_tensor(mask), colours, 0.35
+            )
+            pictures.append((f"{train[index].name}, pass {pass_ + 1}", to_image(painted)))
+    sheet = contact_sheet(pictures, columns=PASSES)
+    return with_legend(sheet, found.data.classes, found.palette)
+
+
+def chosen(found: Survey) -> list[tuple[str, Sample]]:
+    """At most SHOWN (split, pair): first the pair with most of each class, the rarest first."""
+    places = [(s, i) for s, facts in found.facts.items() for i in range(len(facts))]
+    matrix = np.concatenate([found.by_image[split] for split in found.facts])
+    picked: list[int] = []
+    for class_id in np.argsort(matrix.sum(0)):
+        best = int(matrix[:, class_id].argmax())
+        if matrix[best, class_id] and not (matrix[picked, class_id] > 0).any():
+            picked.append(best)
+    spread = evenly(len(places), SHOWN)
+    order = list(dict.fromkeys(picked[:SHOWN] + spread))[:SHOWN]
+    return [(split, found.facts[split][i].sample) for split, i in map(places.__getitem__, order)]
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` indices of 0..count-1, evenly spread."""
+    return list(dict.fromkeys(np.linspace(0, count - 1, min(count, most)).round().astype(int)))

@@ -1,0 +1,150 @@
+"""The data section of the config: what a data set is and how its files are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from segtrain.config.types import Colour, Section
+from segtrain.errors import did_you_mean
+
+
+class Split(Section):
+    """Where one split's pairs lie; paths are relative to data.path."""
+
+    images: str | None = Field(None, description="folder of images")
+    masks: str | None = Field(None, description="folder of masks, matched to images by stem")
+    list: str | None = Field(
+        None,
+        description="text file: an image's name a line (a choice among the folders' pairs), "
+        "or an image's and a mask's path, by tab, comma or space",
+    )
+    coco: str | None = Field(
+        None, description="COCO JSON, in place of masks, of the images in `images`"
+    )
+
+
+class Data(Section):
+    path: str | None = Field(
+        None,
+        description="folder of the data set, or demo; default: data/ where it holds one, else demo",
+    )
+    format: Literal[
+        "auto",
+        "pairs",
+        "lists",
+        "voc",
+        "cityscapes",
+        "ade20k",
+        "camvid",
+        "camvid-rgb",
+        "coco",
+    ] = Field("auto", description="layout of the folder; auto finds it and says which it is")
+    splits: dict[str, Split] = Field(
+        {}, description="splits by name (train, val, ...); default: found by the layout"
+    )
+    val_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of the training pairs held out where there is no val"
+    )
+    split_seed: int = Field(0, description="seed of that choice")
+    exclude: list[str] = Field(
+        [],
+        description="files to leave out with their partners: paths below data.path, or patterns "
+        "such as '*/night_*'",
+    )
+    allow_outside: bool = Field(
+        False, description="lists and JSON may name files outside the data set's folder"
+    )
+    classes: list[str] | None = Field(
+        None,
+        min_length=2,
+        description="class names in id order; default: the layout's, or ids found in the masks",
+    )
+    palette: list[Colour] | None = Field(
+        None, description="RGB of each mask value, to read RGB masks and to paint classes"
+    )
+    label_map: dict[int, int | Literal["ignore"]] = Field(
+        {},
+        description="mask value: class id or ignore; values not named mean what the layout says, "
+        "else stay as they are",
+    )
+    lb_ignore: int = Field(
+        255, gt=-32768, le=32767, description="class id of pixels that count nowhere"
+    )
+    allow_lossy_masks: bool = Field(
+        False,
+        description="read JPEG masks and such with smooth edges: values that mean nothing become "
+        "the nearest that does; needs classes",
+    )
+    value_range: tuple[float, float] | None = Field(
+        None,
+        description="image values that become 0 and 255, such as [0, 4095]; default: all of an "
+        "integer type's range, 0 to 1 for floats",
+    )
+    max_pixels: int = Field(
+        178_956_970, ge=1, description="larger images are refused unread (decompression bombs)"
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what a damaged file does: stop the run, or be skipped and counted (more than "
+        "1 % of a split's files that a process meets stops it all the same)",
+    )
+    sampler: Literal["uniform", "class-balanced", "rare-crop"] = Field(
+        "uniform",
+        description="uniform: each image once a pass; class-balanced: images drawn so that each "
+        "class comes equally often; rare-crop: a share of the crops is centred on a rare class",
+    )
+    rare_share: float = Field(
+        0.33, gt=0, le=1, description="share of the crops that rare-crop centres"
+    )
+    rare_classes: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="classes that rare-crop centres on, each as often; default: those with less "
+        "than a quarter of an even share of the training pixels",
+    )
+    cache: Literal["none", "ram", "disk"] = Field(
+        "none",
+        description="keep decoded pairs, in memory or below $SEGTRAIN_CACHE (~/.cache/segtrain); "
+        "changed files are read anew",
+    )
+    cache_gb: float = Field(
+        16, gt=0, description="most that the cache may take, in GB; the rest is decoded each time"
+    )
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="loader processes for each device; 0 loads in the training process, "
+        "auto is 1 on CPU and up to 8 on a GPU",
+    )
+
+    @field_validator("value_range")
+    @classmethod
+    def _range_rises(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values and not values[0] < values[1]:
+            raise ValueError("expected two values, the lower one first")
+        return values
+
+    @model_validator(mode="after")
+    def _classes_agree(self) -> Data:
+        if self.classes is None:
+            return self
+        count = len(self.classes)
+        if twice := [name for name in self.classes if self.classes.count(name) > 1]:
+            raise ValueError(f"classes names {twice[0]} twice")
+        if 0 <= self.lb_ignore < count:
+            raise ValueError(
+                f"lb_ignore {self.lb_ignore} is the id of class "
+                f"{self.classes[self.lb_ignore]}; take one outside 0..{count - 1}"
+            )
+        if self.palette is not None and len(self.palette) < count:
+            raise ValueError(f"palette has {len(self.palette)} colours for {count} classes")
+        outside = [c for c in self.label_map.values() if c != "ignore" and not 0 <= c < count]
+        if outside:
+            raise ValueError(f"label_map names class {outside[0]}, but classes are 0..{count - 1}")
+        if rare := [name for name in self.rare_classes or [] if name not in self.classes]:
+            raise ValueError(
+                f"rare_classes names {rare[0]!r}{did_you_mean(rare[0], self.classes)}; "
+                f"classes are {', '.join(self.classes)}"
+            )
+        return self

@@ -1,0 +1,245 @@
+"""Reads every pair once, on all cores: facts of each file, kept for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segtrain.data.coco import CocoMask
+from segtrain.data.images import ImageReader, header
+from segtrain.data.layouts.pairing import Sample
+from segtrain.data.masks import (
+    SMOOTH,
+    MaskReader,
+    MaskSource,
+    Palette,
+    code,
+    grey_values,
+    read_raw,
+    smooth_share,
+)
+from segtrain.errors import SegtrainError
+from segtrain.files import write_text
+from segtrain.runs.folders import cache_folder
+from segtrain.training.progress import bar
+
+FACTS_VERSION = 2  # of what is kept on disk
+MOST_VALUES = 4096  # that are counted one by one in a mask; sane masks have far fewer
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """An image: from its header, and, once its pixels were read, what they are."""
+
+    size: tuple[int, int]  # (height, width), upright
+    turned: bool = False  # EXIF says that width and height change places
+    alpha: bool = False
+    deep: bool = False  # 16-bit integers
+    digest: str = ""  # of shape and pixels; all below is of a full scan
+    dhash: int = 0
+    pixels: int = 0
+    sums: list[int] = field(default_factory=list)  # of each channel's 0..255 values
+    squares: list[int] = field(default_factory=list)
+    highest: int = 0
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """A mask: its pixels by grey value, or by colour code where it is coloured."""
+
+    size: tuple[int, int]
+    values: dict[int, int] = field(default_factory=dict)
+    colours: dict[int, int] = field(default_factory=dict)
+    distinct: int = 0  # values or colours; more than are counted one by one in a broken mask
+    lossy: bool = False
+    smooth: float = 0  # smooth_share: edges that pass through a value in between
+    snapped: int = 0  # pixels that data.allow_lossy_masks made the nearest class
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """One pair; a str in place of facts says why the file can't be read."""
+
+    sample: Sample
+    image: ImageFacts | str
+    mask: MaskFacts | str
+
+
+class Scanner:
+    """Reads facts of pairs, or takes them from what an earlier scan kept of unchanged files.
+
+    A full scan decodes images, too; else their headers are read alone.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        images: ImageReader,
+        masks: MaskReader | None,
+        full: bool,
+        palette: Palette | None = None,
+    ):
+        """`masks` snaps lossy masks where data.allow_lossy_masks is set, and else is None.
+
+        Where a palette is known, RGB masks are colours, be they all grey.
+        """
+        self.root, self.images, self.masks = root, images, masks
+        self.full, self.palette = full, palette
+        settings = (str(root), repr(images), masks and masks.anchors.tolist(), palette)
+        name = hashlib.sha256(repr((FACTS_VERSION, settings)).encode()).hexdigest()[:24]
+        self.kept_at = cache_folder() / "scan" / f"{name}.json"
+        self.kept, self.new = read_kept(self.kept_at), {}
+
+    def __call__(self, samples: list[Sample]) -> list[PairFacts]:
+        """Facts of the pairs, in their order; what was read is kept for the next time."""
+        label = "reading images and masks" if self.full else "reading masks"
+        facts = on_all_cores(self._pair, samples, label)
+        if self.new:
+            self.kept |= self.new
+            self.new = {}
+            with suppress(SegtrainError):  # a full or read-only disk: read again the next time
+                write_text(self.kept_at, json.dumps(self.kept, separators=(",", ":")))
+        return facts
+
+    def _pair(self, sample: Sample) -> PairFacts:
+        return PairFacts(sample, self._image(sample.image), self._mask(sample.mask))
+
+    def _image(self, path: Path) -> ImageFacts | str:
+        kept = self._recall(path, f"image {path}", ImageFacts)
+        if isinstance(kept, ImageFacts) and (kept.digest or not self.full):
+            return kept
+        read = image_facts if self.full else header_facts
+        return self._keep(path, f"image {path}", partial(read, path, self.images))
+
+    def _mask(self, source: MaskSource) -> MaskFacts | str:
+        path = source.file if isinstance(source, CocoMask) else source
+        kept = self._recall(path, f"mask {source}", MaskFacts)
+        if isinstance(kept, MaskFacts):
+            return kept
+        read = partial(mask_facts, source, self.masks, self.images.max_pixels, self.palette)
+        return self._keep(path, f"mask {source}", read)
+
+    def _recall(self, path: Path, key: str, kind: type) -> ImageFacts | MaskFacts | None:
+        try:
+            when, fields = self.kept[key]
+            return from_json(kind, fields) if when == stamp(path) else None
+        except (LookupError, TypeError, ValueError, AttributeError):  # none, or not ours
+            return None
+
+    def _keep(self, path: Path, key: str, read: Callable) -> ImageFacts | MaskFacts | str:
+        when = stamp(path)  # before reading: what changes meanwhile is read again
+        try:
+            facts = read()
+        except SegtrainError as error:
+            return str(error)
+        self.new[key] = [when, asdict(facts)]
+        return facts
+
+
+def stamp(path: Path) -> list[int]:
+    """[size, time of the last change], by which a file counts as unchanged."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def read_kept(file: Path) -> dict[str, list]:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def from_json(kind: type, fields: dict) -> ImageFacts | MaskFacts:
+    """The facts that JSON turned into lists and text keys."""
+    numbered = {
+        key: {int(k): v for k, v in value.items()} if isinstance(value, dict) else value
+        for key, value in fields.items()
+    }
+    return kind(**numbered | {"size": tuple(fields["size"])})
+
+
+def header_facts(path: Path, images: ImageReader) -> ImageFacts:
+    return ImageFacts(images.size(path), *header(path, images.max_pixels))
+
+
+def image_facts(path: Path, images: ImageReader) -> ImageFacts:
+    """Facts of all pixels. Raises SegtrainError for an image that can't be read."""
+    pixels = images(path)  # before any other look: it refuses what is too large
+    turned, alpha, deep = header(path, images.max_pixels)
+    height, width, channels = pixels.shape
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels))
+    planes = [Image.fromarray(np.ascontiguousarray(pixels[..., c])) for c in range(channels)]
+    histograms = np.array([plane.histogram() for plane in planes])
+    levels = np.arange(256)
+    return ImageFacts(
+        (height, width),
+        turned,
+        alpha,
+        deep,
+        digest.hexdigest(),
+        difference_hash(planes[channels // 2]),  # green is most of what the eye sees
+        height * width,
+        (histograms @ levels).tolist(),
+        (histograms @ levels**2).tolist(),
+        int(np.flatnonzero(histograms.sum(0)).max()),
+    )
+
+
+def difference_hash(plane: Image.Image) -> int:
+    """64 bits that hold whether brightness rises from left to right in an 8x9 thumbnail.
+
+    Krawetz, "Kind of Like That" (2013): near-duplicates differ in few bits.
+    """
+    small = np.asarray(plane.resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes())
+
+
+def mask_facts(
+    source: MaskSource, masks: MaskReader | None, max_pixels: int, palette: Palette | None = None
+) -> MaskFacts:
+    """Facts of all pixels. Raises SegtrainError for a file that can't be a mask."""
+    raw, lossy = read_raw(source, max_pixels, palette)
+    smooth, snapped = smooth_share(raw), 0
+    if masks and (lossy or smooth > SMOOTH):
+        nearest = masks.snap(raw)
+        before = raw if raw.ndim == nearest.ndim else raw[..., 1]  # grey, though of three channels
+        snapped = int((nearest != before).reshape(*raw.shape[:2], -1).any(2).sum())
+        raw = nearest
+    values = None if palette and raw.ndim == 3 else grey_values(raw)
+    counts, distinct = count_values(code(raw) if values is None else values)
+    by_kind = ({}, counts) if values is None else (counts, {})
+    return MaskFacts(raw.shape[:2], *by_kind, distinct, lossy, smooth, snapped)
+
+
+def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:
+    """Pixels by value, the most frequent at most, and how many values there are in all."""
+    if values.dtype in (np.uint8, np.uint16, bool):  # far quicker than the sort of np.unique
+        histogram = np.bincount(values.ravel())
+        found = np.flatnonzero(histogram)
+        counts = histogram[found]
+    else:
+        found, counts = np.unique(values, return_counts=True)
+    if len(found) > MOST_VALUES:
+        most = np.sort(np.argsort(-counts, kind="stable")[:MOST_VALUES])
+        return dict(zip(found[most].tolist(), counts[most].tolist())), len(found)
+    return dict(zip(found.tolist(), counts.tolist())), len(found)
+
+
+def on_all_cores(function: Callable, items: list, label: str) -> list:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
+        return list(bar(pool.map(function, items), label, len(items)))

@@ -1,0 +1,259 @@
+"""A layout on disk -> pairs of image and mask, by split."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from segtrain.config import Data, Split
+from segtrain.data.coco import find_jsons
+from segtrain.data.findings import Finding
+from segtrain.data.images import SUFFIXES
+from segtrain.data.layouts.explicit import find_splits, list_coco, named_format
+from segtrain.data.layouts.lists import LIST_SUFFIXES, names_pairs
+from segtrain.data.layouts.pairing import Listing, Sample, find_excluded, judge
+from segtrain.data.layouts.published import (
+    find_ade20k,
+    find_camvid,
+    find_camvid_rgb,
+    find_cityscapes,
+    find_voc,
+)
+from segtrain.errors import SegtrainError, UsageError
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+IMAGES = ("images", "image", "imgs", "img")
+MASKS = ("masks", "mask", "labels", "label", "annotations", "annot")
+# (where a split's images are, where its masks are); {i} and {m} are any of IMAGES and MASKS
+FOLDERS = (
+    ("{i}/{split}", "{m}/{split}"),
+    ("{split}/{i}", "{split}/{m}"),
+    ("{split}", "{split}annot"),
+)
+UNSPLIT = ("{i}", "{m}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pairs of each split, sorted by name, what the layout says of them, and what is wrong.
+
+    Classes, colours and label map are None or empty where the layout has none of its own.
+    """
+
+    splits: dict[str, list[Sample]]
+    format: str
+    layout: str  # how they were found, in one line
+    classes: list[str] | None = None
+    palette: list[tuple[int, int, int]] | None = None
+    label_map: dict[int, int | str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def find_pairs(data: Data, root: Path) -> Found:
+    """The pairs below `root`, by data.splits, by data.format, or by the first layout that is there.
+
+    Root may be a list or a COCO JSON, too: its pairs are for training. What data.exclude names is
+    left out; what can't be a pair is left out and among the findings. Where there is no val, a
+    share of train is held out by data.split_seed. Raises UsageError for a folder that does not
+    exist and a config that contradicts itself, SegtrainError where no layout or no pair is found.
+    """
+    if root.is_file():
+        data, root = data.model_copy(update={"splits": splits_of(root, data)}), root.parent
+    if not root.is_dir():
+        raise UsageError(
+            f"data.path {root}: no such folder; where it has moved, name its new place (--data)"
+        )
+    found = (named_format(data), find_splits(data, root)) if data.splits else None
+    found = found or find_layout(root, data)
+    if found is None:
+        rows = [row for row in LAYOUTS if data.format in ("auto", row.name)]
+        tried = "; ".join(f"{row.name}: {row.looks_for}" for row in rows)
+        part = root.name.lower() in (*IMAGES, *MASKS, *sum(SPLITS.values(), ()))
+        above = f"is {root.parent} meant? " if part else ""
+        raise SegtrainError(f"{root}: no data set found; {above}looked for {tried}")
+    name, listing = found
+    verdict = judge(listing, find_excluded(listing, data.exclude, root) if data.exclude else set())
+    findings = listing.findings + verdict.findings
+    if not all(verdict.pairs.values()):  # what leaves nothing mends nothing
+        findings = [
+            replace(f, mend={k: v for k, v in f.mend.items() if k != "exclude"}) for f in findings
+        ]
+    faulty = any(finding.error for finding in findings)  # they say why a split is empty
+    splits = {}
+    for split, pairs in verdict.pairs.items():
+        if not pairs and not faulty:
+            where = listing.layout.replace(" + ", " and ")
+            raise SegtrainError(
+                f"{root}: no pairs found for {split} in {where}"
+                + (f", {verdict.left_out} excluded" if verdict.left_out else "")
+                + f"; looked for files of the same stem ending in {', '.join(sorted(SUFFIXES))}"
+            )
+        splits[split] = [
+            Sample(Path(root, image), Path(root, mask) if isinstance(mask, str) else mask)
+            for image, mask in pairs
+        ]
+    layout = listing.layout
+    if "train" in splits and "val" not in splits and (len(splits["train"]) > 1 or not faulty):
+        # drawn among the excluded, too: an exclusion moves no other image from train to val
+        drawn = judge(listing, set()) if verdict.left_out else verdict
+        everyone = [Path(root, image) for image, _ in drawn.pairs["train"]]
+        splits = hold_out(splits, everyone, data.val_fraction, data.split_seed)
+        layout += f" ({len(splits['val'])} held out for val by seed {data.split_seed})"
+    if verdict.left_out:
+        layout += f", {verdict.left_out} excluded"
+    return Found(
+        splits, name, layout, listing.classes, listing.palette, listing.label_map, findings
+    )
+
+
+def splits_of(file: Path, data: Data) -> dict[str, Split]:
+    """The splits where data.path is a list or a JSON: it is train; val.txt beside train.txt is val.
+
+    Raises UsageError for any other file.
+    """
+    if data.splits:
+        raise UsageError(f"data.path {file} is a file: give its folder, or leave out data.splits")
+    suffix = file.suffix.lower()
+    if suffix not in (*LIST_SUFFIXES, ".json"):
+        raise UsageError(
+            f"data.path {file}: expected a folder, a list ({', '.join(LIST_SUFFIXES)}) or a COCO "
+            "JSON"
+        )
+    if data.format not in ("auto", "coco" if suffix == ".json" else "lists"):
+        raise UsageError(f"data.format {data.format}: data.path {file} is no folder of it")
+    if suffix == ".json":
+        return {"train": Split(coco=file.name)}
+    beside = _list_files(file.parent) if file.stem in SPLITS["train"] else {}
+    return {split: Split(list=other.name) for split, other in (beside | {"train": file}).items()}
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images directly in `folder`, sorted; hidden files are not."""
+    return sorted(
+        f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
+    )
+
+
+def find_split_folders(data: Data, root: Path) -> Listing | None:
+    """The first of FOLDERS that has a train split."""
+    for folders in FOLDERS:
+        splits = {name: _folders(root, folders, name) for name in SPLITS}
+        if splits["train"]:
+            named = {name: split for name, split in splits.items() if split}
+            return find_splits(data.model_copy(update={"splits": named}), root)
+    return None
+
+
+def find_unsplit_folders(data: Data, root: Path) -> Listing | None:
+    """A folder of images and one of masks, without splits."""
+    unsplit = _folders(root, UNSPLIT, "train")
+    if unsplit is None:
+        return None
+    listing = find_splits(data.model_copy(update={"splits": {"train": unsplit}}), root)
+    if unread := [file.name for file in _list_files(root).values()]:
+        listing.layout += f" ({', '.join(unread)} not read: no 'image mask' lines)"
+    return listing
+
+
+def _folders(root: Path, folders: tuple[str, str], split: str) -> Split | None:
+    for alias in SPLITS[split]:
+        for i in IMAGES:
+            for m in MASKS:
+                images, masks = (part.format(i=i, m=m, split=alias) for part in folders)
+                if (root / images).is_dir() and (root / masks).is_dir():
+                    return Split(images=images, masks=masks)
+    return None
+
+
+def find_lists(data: Data, root: Path) -> Listing | None:
+    """train.txt, val.txt and test.txt (.csv, .tsv) with an image and a mask a line.
+
+    They come before folders without splits, whose splits they are, and after folders with splits.
+    """
+    files = _list_files(root)
+    if "train" not in files or not (data.format == "lists" or names_pairs(files["train"])):
+        return None
+    named = {name: Split(list=file.name) for name, file in files.items()}
+    return find_splits(data.model_copy(update={"splits": named}), root)
+
+
+def _list_files(root: Path) -> dict[str, Path]:
+    names = {
+        split: [root / f"{alias}{suffix}" for alias in SPLITS[split] for suffix in LIST_SUFFIXES]
+        for split in SPLITS
+    }
+    there = {split: [file for file in files if file.is_file()] for split, files in names.items()}
+    return {split: files[0] for split, files in there.items() if files}
+
+
+def find_coco(data: Data, root: Path) -> Listing | None:
+    """annotations/*.json with image folders, or SPLIT/_annotations.coco.json beside its images."""
+    files = find_jsons(root)
+    return list_coco(data, root, files) if "train" in files else None
+
+
+class Layout(NamedTuple):
+    name: str  # of data.format
+    find: Callable[[Data, Path], Listing | None]
+    looks_for: str
+
+
+# the most telling first
+LAYOUTS = (
+    Layout("voc", find_voc, "JPEGImages + SegmentationClass + ImageSets/Segmentation/train.txt"),
+    Layout("cityscapes", find_cityscapes, "leftImg8bit/train + gtFine/train"),
+    Layout(
+        "ade20k",
+        find_ade20k,
+        "images/training + annotations/training with objectInfo150.txt or images named ADE_*",
+    ),
+    Layout("camvid", find_camvid, "train + trainannot with frames such as 0001TP_006690.png"),
+    Layout(
+        "camvid-rgb",
+        find_camvid_rgb,
+        "701_StillsRaw_full + LabeledApproved_full, or train + train_labels, masks named X_L.png",
+    ),
+    Layout("coco", find_coco, "annotations/*train*.json, or train/_annotations.coco.json"),
+    Layout(
+        "pairs",
+        find_split_folders,
+        f"{', '.join(f'{i} + {m}' for i, m in FOLDERS)}, with {{i}} any of {'/'.join(IMAGES)}, "
+        f"{{m}} any of {'/'.join(MASKS)}, {{split}} any of {'/'.join(SPLITS)}",
+    ),
+    Layout("lists", find_lists, "train.txt, .csv or .tsv with 'image mask' a line"),
+    Layout("pairs", find_unsplit_folders, "{i} + {m}; or name folders with data.splits"),
+)
+
+
+def find_layout(root: Path, data: Data | None = None) -> tuple[str, Listing] | None:
+    """Name and files of the first of LAYOUTS that is below root, or of data.format's alone."""
+    data = data or Data()
+    for row in LAYOUTS:
+        if data.format in ("auto", row.name) and (listing := row.find(data, root)):
+            return row.name, listing
+    return None
+
+
+def hold_out(
+    splits: dict[str, list[Sample]], everyone: list[Path], fraction: float, seed: int
+) -> dict[str, list[Sample]]:
+    """The splits with a val: `fraction` of the images `everyone`, at least one, drawn by `seed`
+    alone, as far as train has them."""
+    pairs = splits["train"]
+    for drawn in (everyone, [pair.image for pair in pairs]):  # all that were drawn may be excluded
+        count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
+        held = {drawn[i] for i in random.Random(seed).sample(range(len(drawn)), count)}
+        train = [pair for pair in pairs if pair.image not in held]
+        val = [pair for pair in pairs if pair.image in held]
+        if train and val:
+            break
+    else:
+        raise SegtrainError(f"{pairs[0].image}: one pair is too few to hold one out for val")
+    return {"train": train, "val": val} | {s: of for s, of in splits.items() if s != "train"}

@@ -1,0 +1,106 @@
+"""The files that data.splits names -> a listing of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from segtrain.config import Data, Split
+from segtrain.data.coco import check_same_categories, class_table, image_folder, read_coco
+from segtrain.data.findings import Finding
+from segtrain.data.layouts.lists import choose, read_pairs
+from segtrain.data.layouts.pairing import Listing, files_by_stem, from_root, group, ways_into
+from segtrain.errors import UsageError
+
+# what one split may name
+WAYS = (
+    ("images", "masks"),
+    ("images", "masks", "list"),
+    ("list",),
+    ("coco",),
+    ("images", "coco"),
+)
+
+
+def named_format(data: Data) -> str:
+    """The format that data.splits comes to, by what the splits name. Raises UsageError."""
+    splits = data.splits.values()
+    of_coco = [bool(split.coco) for split in splits]
+    if any(of_coco) and not all(of_coco):
+        raise UsageError("data.splits: coco in one split needs coco in all: classes are the JSON's")
+    lists = all(split.list and not split.images for split in splits)
+    name = "coco" if all(of_coco) else "lists" if lists else "pairs"
+    if data.format not in ("auto", name):
+        raise UsageError(
+            f"data.format {data.format} and data.splits contradict: the splits are {name}; "
+            "leave out one of the two"
+        )
+    return name
+
+
+def find_splits(data: Data, root: Path) -> Listing:
+    """The files that data.splits names. Raises UsageError, SegtrainError."""
+    for name, split in data.splits.items():
+        if tuple(key for key in Split.model_fields if getattr(split, key)) not in WAYS:
+            raise UsageError(
+                f"data.splits.{name}: give images and masks, or a list, or all three, or coco"
+            )
+    if any(split.coco for split in data.splits.values()):
+        files = {
+            name: (root / split.coco, [root / (split.images or Path(split.coco).parent)])
+            for name, split in data.splits.items()
+        }
+        return list_coco(data, root, files)
+    groups, faults = {}, {}
+    for name, split in data.splits.items():
+        if not split.images:
+            groups[name], wrong = read_pairs(root / split.list, root, data.allow_outside)
+        else:
+            for folder in (split.images, split.masks):
+                if not (root / folder).is_dir():
+                    raise UsageError(f"data.splits.{name}: {root / folder}: no such folder")
+            files = files_by_stem(root, split.images), files_by_stem(root, split.masks)
+            if split.list:
+                groups[name], wrong = choose(root / split.list, *files, root)
+            else:
+                groups[name], wrong = group(*files), {}
+        faults |= wrong
+    layout = ", ".join(
+        f"{split.images} + {split.masks}" if split.images else split.list
+        for split in data.splits.values()
+    )
+    return Listing(groups, layout, faults=faults)
+
+
+def list_coco(data: Data, root: Path, files: dict[str, tuple[Path, list[Path]]]) -> Listing:
+    """The images and masks of the JSON of each split; `files` has it and its images' folders."""
+    cocos = {split: read_coco(file) for split, (file, _) in files.items()}
+    check_same_categories(list(cocos.values()))
+    ways = ways_into(root)
+    classes, label_map = class_table(next(iter(cocos.values())).categories)
+    listing = Listing({}, "", classes, None, label_map)
+    named = []
+    for split, coco in cocos.items():
+        source = os.path.relpath(coco.file, root)
+        folder = image_folder(coco, files[split][1])
+        boxes = set(coco.boxes)
+        listing.groups[split] = groups = []
+        for name, mask in coco.images:
+            whole = os.path.join(folder, name)
+            path = from_root(whole, ways)
+            if os.path.isabs(path) and not data.allow_outside:
+                listing.faults[path] = ("outside", source)
+            elif not os.path.isfile(whole):
+                listing.faults[path] = ("missing", source, "file")
+            elif name in boxes:
+                listing.faults[path] = ("box", source)
+            groups.append(([path], [mask]))
+        groups.sort(key=lambda pair: (Path(pair[0][0]).stem, pair[0][0]))
+        named.append(f"{source} + {os.path.relpath(folder, root)}")
+        if coco.slivers:
+            text = f"{source}: {coco.slivers} annotation(s) of fewer than three points, not drawn"
+            listing.findings.append(Finding("sliver", False, text))
+    listing.layout = ", ".join(named) + (
+        "; masks are drawn, smaller objects over larger ones, background is class 0"
+    )
+    return listing

@@ -1,0 +1,134 @@
+"""List files: a name a line, or an image's and a mask's path."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Sequence, Set
+from functools import partial
+from pathlib import Path
+
+from segtrain.data.images import SUFFIXES
+from segtrain.data.layouts.pairing import Fault, Group, from_root, ways_into
+from segtrain.errors import SegtrainError, UsageError
+
+LIST_SUFFIXES = (".txt", ".csv", ".tsv")
+IMAGE_COLUMN = re.compile(r"image|img|photo", re.IGNORECASE)
+MASK_COLUMN = re.compile(r"mask|label|annot|target|segm", re.IGNORECASE)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines that hold something; # begins a comment line. Raises UsageError, SegtrainError."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UsageError(f"data.splits: {file}: no such list file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SegtrainError(f"{file}: not a list that can be read ({error})") from error
+    return [line.strip() for line in lines if line.strip(" ,\t") and line.lstrip()[0] != "#"]
+
+
+def choose(
+    file: Path, images: dict[str, list[str]], masks: dict[str, list[str]], root: Path
+) -> tuple[list[Group], dict[str, Fault]]:
+    """The files of the stems that a list names, with or without extension, and names of none."""
+    known = images.keys() | masks.keys()
+    chosen: dict[str, Group] = {}
+    faults: dict[str, Fault] = {}
+    for line in read_lines(file):
+        stem = _stem_of(line, known)
+        if stem is None:
+            faults[line] = ("missing", os.path.relpath(file, root), "pair")
+            chosen[line] = [line], []
+        else:
+            chosen[stem] = sorted(images.get(stem, ())), sorted(masks.get(stem, ()))
+    return [chosen[name] for name in sorted(chosen)], faults
+
+
+def _stem_of(line: str, known: Set[str]) -> str | None:
+    """The stem that a line means: all of it, or its first word where others follow."""
+    first = line.replace(",", " ").split()[0]
+    guesses = (line, Path(line).stem, first, Path(first).stem)
+    return next((guess for guess in guesses if guess in known), None)
+
+
+def names_pairs(file: Path) -> bool:
+    """Whether a list's lines have an image and a mask, by its first one."""
+    lines = read_lines(file)
+    return bool(lines) and len(_fields(lines[0])) > 1
+
+
+def read_pairs(file: Path, root: Path, allow_outside: bool) -> tuple[list[Group], dict[str, Fault]]:
+    """The pairs that a list names, in the order of the images' names, and faults of paths.
+
+    Paths are separated by a tab, a comma or spaces; with spaces alone they may hold some, too: the
+    place where both sides are files counts. They are absolute, relative to the list or to root,
+    or have a foreign prefix: then the longest end that is a file is taken. A header line may name
+    the columns. Raises SegtrainError for a line that is no pair.
+    """
+    lines = read_lines(file)
+    columns = _columns(lines[0]) if lines else None
+    find = partial(find_file, folders=list(dict.fromkeys((file.parent, root))))
+    ways, source = ways_into(root), os.path.relpath(file, root)
+    faults: dict[str, Fault] = {}
+    groups = []
+    for line in lines[columns is not None :]:
+        pair = []
+        for path in _split(line, *(columns or (0, 1)), find, file):
+            whole = find(path)
+            if whole is None or [from_root(whole, ways)] == pair:  # an end that both have
+                pair.append(path)
+                faults[path] = ("missing", source, "file")
+                continue
+            pair.append(from_root(whole, ways))
+            if os.path.isabs(pair[-1]) and not allow_outside:
+                faults[pair[-1]] = ("outside", source)
+        groups.append(([pair[0]], [pair[1]]))
+    return sorted(groups, key=lambda pair: (Path(pair[0][0]).stem, pair[0][0])), faults
+
+
+def _columns(header: str) -> tuple[int, int] | None:
+    """Places of the image and the mask in a header line; None for a line that is none."""
+    fields = _fields(header)
+    images = [i for i, name in enumerate(fields) if IMAGE_COLUMN.search(name)]
+    masks = [i for i, name in enumerate(fields) if MASK_COLUMN.search(name) and i not in images]
+    is_header = images and masks and not any("." in name or "/" in name for name in fields)
+    return (images[0], masks[0]) if is_header else None
+
+
+def _fields(line: str) -> list[str]:
+    for separator in "\t,":
+        if separator in line:
+            return [field.strip() for field in next(csv.reader([line], delimiter=separator))]
+    return line.split()
+
+
+def _split(line: str, image: int, mask: int, find: Callable, file: Path) -> tuple[str, str]:
+    fields = _fields(line)
+    if len(fields) > max(image, mask) and ("\t" in line or "," in line or len(fields) == 2):
+        return fields[image], fields[mask]
+    cuts = [(line[: space.start()], line[space.end() :]) for space in re.finditer(r"\s+", line)]
+    named = [cut for cut in cuts if os.path.splitext(cut[0])[1].lower() in SUFFIXES]
+    there = [cut for cut in cuts if all(find(path) for path in cut)]
+    if not named and not there:
+        raise SegtrainError(f"{file}: expected 'image mask' a line, got {line!r}")
+    return (there or named)[0]
+
+
+def find_file(path: str, folders: Sequence[Path]) -> str | None:
+    """The file that a path means: absolute, or below one of the folders, or its longest end that
+    is a file there; None where there is none.
+    """
+    path = os.path.normpath(path.replace("\\", "/"))
+    for folder in folders:
+        whole = os.path.join(folder, path)  # an absolute path stays as it is
+        if os.path.isfile(whole):
+            return whole
+    parts = [part for part in path.split(os.sep) if part not in ("", os.pardir)]
+    for start in range(len(parts)):
+        for folder in folders:
+            whole = os.path.join(folder, *parts[start:])
+            if os.path.isfile(whole):
+                return whole
+    return None

@@ -1,0 +1,177 @@
+"""Random changes of a training pair: a crop, flips and jitter of our own, then a list's.
+
+The crop is cut out of the source before anything is resized: it costs what the crop does, not
+what the image would.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from segtrain.config import Augment
+from segtrain.data.loading.sampling import Draw, seed_at
+from segtrain.data.loading.transforms import build_transforms
+from segtrain.errors import UsageError
+
+cv2.setNumThreads(0)  # loader workers are the parallelism
+
+MEAN_COLOUR = (124, 116, 104)  # ImageNet's, so that padding is 0 once normalised
+MEAN_VALUE = 128  # of channels that are no RGB
+GREY = (0.299, 0.587, 0.114)  # luma of RGB
+
+STRONG = {  # what moves pixels comes last: its corners and holes stay plain
+    "HueSaturationValue": dict(hue_shift_limit=12, sat_shift_limit=0, val_shift_limit=0, p=0.5),
+    "RandomGamma": dict(gamma_limit=(80, 120), p=0.3),
+    "GaussianBlur": dict(blur_limit=(3, 7), p=0.2),
+    "GaussNoise": dict(std_range=(0.01, 0.05), p=0.2),
+    "ImageCompression": dict(quality_range=(40, 95), p=0.3),
+    "Affine": dict(rotate=(-15, 15), shear=(-5, 5), p=0.5),
+    "CoarseDropout": dict(
+        num_holes_range=(1, 4), hole_height_range=(0.05, 0.2), hole_width_range=(0.05, 0.2), p=0.3
+    ),
+}
+RGB_ONLY = {"HueSaturationValue", "ImageCompression"}
+
+OWN = ("scale", "hflip", "vflip", "jitter")
+PRESETS: dict[str, tuple] = {  # the values of OWN
+    "none": ((1.0, 1.0), 0.0, 0.0, 0.0),
+    "light": ((0.8, 1.25), 0.5, 0.0, 0.1),
+    "standard": ((0.5, 2.0), 0.5, 0.0, 0.3),
+    "strong": ((0.5, 2.0), 0.5, 0.0, 0.4),
+}
+
+
+class Span(NamedTuple):
+    """One axis of a crop: what it takes of the source, and where that comes to lie."""
+
+    source: slice
+    target: slice
+
+    @property
+    def size(self) -> int:
+        return self.target.stop - self.target.start
+
+
+class Augmentation:
+    """A crop and the changes that the config asks for; a function of the pair, seed and draw.
+
+    Padding is the mean colour in images (128 where they aren't RGB) and lb_ignore in masks, and
+    stays so through all that follows. Raises UsageError for transforms that can't be used.
+    """
+
+    def __init__(self, config: Augment, lb_ignore: int, seed: int, channels: int = 3):
+        own, entries = _settings(config, channels)
+        self.scale, self.jitter = own["scale"], own["jitter"]
+        self.flips = own["vflip"], own["hflip"]  # by axis
+        self.crop, self.lb_ignore, self.seed = tuple(config.crop), lb_ignore, seed
+        self.colour = MEAN_COLOUR if channels == 3 else (MEAN_VALUE,) * channels
+        fill = {"fill": MEAN_COLOUR if channels == 3 else MEAN_VALUE, "fill_mask": lb_ignore}
+        self.transform = build_transforms(entries, (*self.crop, channels), fill)
+
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, draw: Draw
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """image (H,W,C) uint8 and mask (H,W) uint8 or int16 -> the same of the crop's size.
+
+        The mask holds class ids and lb_ignore. Neither is changed in place.
+        """
+        rows, columns, rng = self._window(mask, draw)
+        image = _resized(image, rows, columns, cv2.INTER_LINEAR)
+        mask = _resized(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
+        for axis, probability in enumerate(self.flips):
+            if rng.random() < probability:
+                image, mask = cv2.flip(image, axis), cv2.flip(mask, axis)
+        image = image.reshape(*mask.shape, -1)  # cv2 drops the axis of a single channel
+        if self.jitter:
+            image = _jittered(image, self.jitter, rng)  # before padding, which stays the mean
+        content = np.full_like(mask, int(self.lb_ignore == 0)) if self.transform else None
+        image = self._padded(image, rows, columns, self.colour)
+        mask = self._padded(mask, rows, columns, self.lb_ignore)
+        if not self.transform:
+            return image, mask
+        self.transform.set_random_seed(int(rng.integers(2**32)))
+        padding = self._padded(content, rows, columns, self.lb_ignore)
+        changed = self.transform(image=image, mask=mask, padding=padding)
+        image = changed["image"]
+        image[changed["padding"] == self.lb_ignore] = self.colour  # noise may have changed it
+        return image, changed["mask"]
+
+    def crop_mask(self, mask: np.ndarray, draw: Draw) -> np.ndarray:
+        """The mask's crop as the call takes it for a draw, before flips and transforms."""
+        rows, columns, _ = self._window(mask, draw)
+        resized = _resized(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
+        return self._padded(resized, rows, columns, self.lb_ignore)
+
+    def _window(self, mask: np.ndarray, draw: Draw) -> tuple[Span, Span, np.random.Generator]:
+        """Rows, columns, and the generator of all that is drawn after them."""
+        rng = np.random.default_rng(seed_at(self.seed, draw.pass_, draw.index))
+        factor = rng.uniform(*self.scale)
+        pixels = np.flatnonzero(mask == draw.focus) if draw.focus >= 0 else ()
+        centre = np.unravel_index(rng.choice(pixels), mask.shape) if len(pixels) else (None, None)
+        rows, columns = (
+            _span(length, crop, factor, middle, rng)
+            for length, crop, middle in zip(mask.shape, self.crop, centre)
+        )
+        return rows, columns, rng
+
+    def _padded(self, content: np.ndarray, rows: Span, columns: Span, value) -> np.ndarray:
+        if content.shape[:2] == self.crop:
+            return content
+        padded = np.empty((*self.crop, *content.shape[2:]), content.dtype)
+        padded[...] = value
+        padded[rows.target, columns.target] = content
+        return padded
+
+
+def _settings(config: Augment, channels: int) -> tuple[dict[str, Any], list]:
+    """The values of OWN, and the transforms as the YAML has them."""
+    given = {name: value for name in OWN if (value := getattr(config, name)) is not None}
+    own = dict(zip(OWN, PRESETS[config.preset])) | given
+    if config.transforms is None:
+        names = STRONG if config.preset == "strong" else ()
+        return own, [{n: STRONG[n]} for n in names if channels == 3 or n not in RGB_ONLY]
+    if replaced := [name for name in OWN if name in given and name != "scale"]:
+        raise UsageError(
+            f"augment.transforms takes the place of augment.{replaced[0]}: leave one of them out "
+            "(HorizontalFlip, VerticalFlip and ColorJitter are transforms, too)"
+        )
+    return own | {"hflip": 0, "vflip": 0, "jitter": 0}, config.transforms
+
+
+def _span(
+    length: int, crop: int, factor: float, middle: int | None, rng: np.random.Generator
+) -> Span:
+    """`crop` pixels of an axis that is `length * factor` long: around `middle`, or anywhere."""
+    size = round(length * factor)
+    if size < crop:  # all of it, somewhere in the crop
+        size = max(1, size)
+        start = int(rng.integers(crop - size + 1))
+        return Span(slice(0, length), slice(start, start + size))
+    taken = min(length, max(1, round(crop / factor)))
+    last = length - taken
+    start = rng.integers(last + 1) if middle is None else min(max(middle - taken // 2, 0), last)
+    return Span(slice(start, start + taken), slice(0, crop))
+
+
+def _resized(array: np.ndarray, rows: Span, columns: Span, interpolation: int) -> np.ndarray:
+    """The window of an array, as large as it is in the crop; a copy."""
+    window = array[rows.source, columns.source]
+    if window.shape[:2] == (rows.size, columns.size):
+        return window.copy()
+    return cv2.resize(window, (columns.size, rows.size), interpolation=interpolation)
+
+
+def _jittered(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast about the mean and, of RGB, saturation, in one linear map."""
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    values = image if image.shape[2] == 3 else image.reshape(len(image), -1, 1)
+    mean = brightness * cv2.mean(image.reshape(len(image), -1))[0]
+    colours = np.eye(values.shape[2])
+    if len(colours) == 3:
+        colours = saturation * colours + (1 - saturation) * np.array(GREY)
+    offset = np.full((len(colours), 1), mean * (1 - contrast))
+    matrix = np.hstack([brightness * contrast * colours, offset])
+    return cv2.transform(values, matrix).reshape(image.shape)

@@ -1,0 +1,277 @@
+"""Decoded pairs, kept in memory or on disk so that files are decoded once.
+
+Kept is what `Pairs.decode` returns, before any augmentation, under the stamp of both files: their
+sizes and times of change. Stamps are compared at every read, so a file that changes is decoded
+anew, and a pair is never of two versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import pickle
+import struct
+import sys
+import tempfile
+from contextlib import suppress
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from segtrain.config import Data
+from segtrain.data.images import ImageReader
+from segtrain.data.layouts.pairing import Sample
+from segtrain.data.loading.room import free_memory, make_room
+from segtrain.data.loading.workers import FORK
+from segtrain.data.masks import MaskReader
+from segtrain.errors import first_line
+from segtrain.runs.folders import cache_folder
+from segtrain.version import __version__
+
+Pair = tuple[np.ndarray, np.ndarray]
+Stamp = tuple[int, int, int, int]  # bytes and time of change in ns, of image and mask
+Size = tuple[int, int]  # height, width
+
+GB = 1e9
+SHARE_OF_FREE_MEMORY = 0.75
+EMPTY, FILLING, FILLED = range(3)
+ALIGNED = 64  # bytes
+HEADER = struct.Struct("<16s32s4I")  # FORMAT, key, height, width, channels, bytes of a mask's pixel
+FORMAT = b"segtrain pair 1\n"
+
+
+def stamp_of(sample: Sample) -> Stamp | None:
+    """None where a file can't be looked at; reading it will say why."""
+    try:
+        image, mask = os.stat(sample.image), os.stat(file_of(sample.mask))
+    except OSError:
+        return None
+    return image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns
+
+
+def file_of(mask: object) -> Path:
+    """The file that a mask is in: itself, or the JSON of a COCO mask."""
+    return getattr(mask, "file", mask)
+
+
+class RamCache:
+    """Pairs in memory that this process shares with the workers it forks, filled as they are read.
+
+    The first pairs whose sizes fit into `room` bytes have a place; others are decoded each time,
+    as are those that change after they were kept. A place is written once, so what was read from
+    it stays as it is.
+    """
+
+    def __init__(self, sizes: list[Size], channels: int, mask_dtype: np.dtype, room: int):
+        self.sizes, self.channels, self.mask_dtype = sizes, channels, np.dtype(mask_dtype)
+        each = [pair_bytes(size, channels, self.mask_dtype) for size in sizes]
+        ends = np.cumsum(each, dtype=np.int64)
+        self.held = int(np.searchsorted(ends, room, side="right"))
+        self.starts = np.concatenate([[0], ends[: self.held]])
+        self.nbytes = int(self.starts[-1])
+        self.bytes = _shared(self.nbytes, np.uint8)
+        self.stamps = _shared(self.held * 4, np.int64).reshape(-1, 4)
+        self.state = _shared(self.held, np.uint8)
+        self.lock = FORK.Lock()
+
+    def get(self, index: int, stamp: Stamp) -> Pair | None:
+        """The pair, read-only and without a copy."""
+        if index >= self.held or self.state[index] != FILLED:
+            return None
+        if tuple(self.stamps[index].tolist()) != stamp:
+            return None
+        pair = self._place(index)
+        for array in pair:
+            array.flags.writeable = False
+        return pair
+
+    def put(self, index: int, stamp: Stamp, image: np.ndarray, mask: np.ndarray) -> None:
+        if index >= self.held:
+            return
+        kept_image, kept_mask = self._place(index)
+        if kept_image.shape != image.shape or kept_mask.shape != mask.shape:
+            return
+        with self.lock:
+            if self.state[index] != EMPTY:
+                return
+            self.state[index] = FILLING
+        kept_image[...], kept_mask[...], self.stamps[index] = image, mask, stamp
+        self.state[index] = FILLED
+
+    def _place(self, index: int) -> Pair:
+        start, end = self.starts[index : index + 2]
+        return _split(self.bytes[start:end], self.sizes[index], self.channels, self.mask_dtype)
+
+
+class DiskCache:
+    """Pairs in a folder that runs share: a file each, which appears whole or not at all.
+
+    `room` is how many bytes may still be added, by all workers together. A file that is cut short
+    or not of this cache counts as missing. A folder that can't be written ends the adding with one
+    line, not the run.
+    """
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        images: ImageReader,
+        masks: MaskReader,
+        folder: Path,
+        room: Synchronized,
+    ):
+        self.samples, self.folder, self.room = samples, folder, room
+        self.channels, self.mask_dtype = images.channels, np.dtype(masks.dtype)
+        readers = (__version__, PIL.__version__, images, masks)
+        self.readers = hashlib.sha256(FORMAT + pickle.dumps(readers))
+
+    def get(self, index: int, stamp: Stamp) -> Pair | None:
+        key = self.key(index, stamp)
+        try:
+            content = np.fromfile(self.folder / key.hex(), np.uint8)
+        except OSError:
+            return None
+        if content.size < HEADER.size:
+            return None
+        *given, height, width, channels, itemsize = HEADER.unpack(content[: HEADER.size])
+        mine = [FORMAT, key, self.channels, self.mask_dtype.itemsize]
+        size = pair_bytes((height, width), self.channels, self.mask_dtype) + HEADER.size
+        if [*given, channels, itemsize] != mine or content.size != size:
+            return None
+        return _split(content[HEADER.size :], (height, width), self.channels, self.mask_dtype)
+
+    def put(self, index: int, stamp: Stamp, image: np.ndarray, mask: np.ndarray) -> None:
+        key = self.key(index, stamp)
+        header = HEADER.pack(FORMAT, key, *image.shape, mask.itemsize)
+        content = np.zeros(pair_bytes(mask.shape, image.shape[2], mask.dtype), np.uint8)
+        kept_image, kept_mask = _split(content, mask.shape, image.shape[2], mask.dtype)
+        kept_image[...], kept_mask[...] = image, mask
+        with self.room.get_lock():
+            if self.room.value < (added := content.nbytes + HEADER.size):
+                return
+            self.room.value -= added
+        try:
+            write_whole(self.folder / key.hex(), header, content)
+        except OSError as error:
+            with self.room.get_lock():
+                first, self.room.value = self.room.value >= 0, -1
+            if first:
+                print(f"data.cache: no more is kept, {first_line(error)}", file=sys.stderr)
+
+    def key(self, index: int, stamp: Stamp) -> bytes:
+        sample = self.samples[index]
+        files = [os.path.abspath(file) for file in (sample.image, file_of(sample.mask))]
+        key = self.readers.copy()
+        key.update("\0".join([*files, str(sample.mask), *map(str, stamp)]).encode())
+        return key.digest()
+
+
+def open_caches(
+    data: Data,
+    splits: dict[str, list[Sample]],
+    sizes: dict[str, list[Size]],
+    images: ImageReader,
+    masks: MaskReader,
+    processes: int = 1,
+) -> tuple[dict[str, RamCache | DiskCache], str]:
+    """The cache of each split as data.cache has it, and a line that says what is kept.
+
+    `sizes` are of the upright images, in the samples' order; `processes`, those of this host, each
+    open their own and share data.cache_gb. {} and '' for data.cache none; {} too, and why, where
+    there is no place.
+    """
+    try:
+        if data.cache == "ram":
+            return _in_memory(data, sizes, images, masks, processes)
+        if data.cache == "disk":
+            return _on_disk(data, splits, sizes, images, masks, processes)
+    except OSError as error:
+        return {}, f"cache: nothing is kept, {first_line(error)}"
+    return {}, ""
+
+
+def _in_memory(
+    data: Data,
+    sizes: dict[str, list[Size]],
+    images: ImageReader,
+    masks: MaskReader,
+    processes: int,
+) -> tuple[dict[str, RamCache], str]:
+    bound, free = data.cache_gb * GB, SHARE_OF_FREE_MEMORY * free_memory()
+    room, caches = min(bound, free) / processes, {}
+    for split, of_split in sizes.items():
+        caches[split] = RamCache(of_split, images.channels, masks.dtype, room)
+        room -= caches[split].nbytes
+    held, pairs = sum(c.held for c in caches.values()), sum(map(len, sizes.values()))
+    line = f"cache: {held} of {pairs} pairs in memory, {_gb(c.nbytes for c in caches.values())}"
+    if held < pairs:
+        why = f"data.cache_gb is {data.cache_gb:g}"
+        if free < bound:
+            why = f"{SHARE_OF_FREE_MEMORY:.0%} of the free memory is taken, {free / GB:.1f} GB"
+        line += f"; {why}" + f", for {processes} processes" * (processes > 1)
+    return caches, line
+
+
+def _on_disk(
+    data: Data,
+    splits: dict[str, list[Sample]],
+    sizes: dict[str, list[Size]],
+    images: ImageReader,
+    masks: MaskReader,
+    processes: int,
+) -> tuple[dict[str, DiskCache], str]:
+    folder = cache_folder() / "decoded"
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()  # raises where nothing can be written
+    room = FORK.Value("q", 0)
+    caches = {s: DiskCache(splits[s], images, masks, folder, room) for s in splits}
+    wanted = {}
+    for split, cache in caches.items():
+        for index, (sample, size) in enumerate(zip(splits[split], sizes[split])):
+            if stamp := stamp_of(sample):
+                nbytes = HEADER.size + pair_bytes(size, images.channels, np.dtype(masks.dtype))
+                wanted[cache.key(index, stamp).hex()] = nbytes
+    kept = make_room(folder, wanted, int(data.cache_gb * GB))
+    room.value = int(data.cache_gb * GB - sum(kept.values())) // processes
+    held = kept.keys() & wanted.keys()
+    line = f"cache: {len(held)} of {sum(map(len, splits.values()))} pairs in {folder}"
+    return caches, f"{line}, {_gb(kept.values())} of {data.cache_gb:g} GB"
+
+
+def write_whole(path: Path, *parts: bytes | np.ndarray) -> None:
+    """Writes a file that others see whole or not at all; on a crash it may be lost, unlike
+    atomic's, which wait for the disk. Raises OSError."""
+    temporary = path.with_name(f".tmp-{os.urandom(8).hex()}")
+    try:
+        with open(temporary, "xb") as file:
+            for part in parts:
+                file.write(part)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def pair_bytes(size: Size, channels: int, mask_dtype: np.dtype) -> int:
+    return -(-size[0] * size[1] * (channels + mask_dtype.itemsize) // ALIGNED) * ALIGNED
+
+
+def _split(memory: np.ndarray, size: Size, channels: int, mask_dtype: np.dtype) -> Pair:
+    """Image (H,W,C) and mask (H,W) that lie in uint8 memory, the mask first."""
+    pixels = size[0] * size[1]
+    between = pixels * mask_dtype.itemsize
+    mask = memory[:between].view(mask_dtype).reshape(size)
+    return memory[between : between + pixels * channels].reshape(*size, channels), mask
+
+
+def _shared(count: int, dtype: type) -> np.ndarray:
+    """Zeros that forked workers read and write too; no pages of /dev/shm are taken."""
+    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    return np.frombuffer(memory, dtype, count)
+
+
+def _gb(sizes) -> str:
+    return f"{sum(sizes) / GB:.2f} GB"

@@ -1,0 +1,195 @@
+"""Pairs -> tensors, and the loaders around them. Images stay uint8: the model normalises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from segtrain.data.findings import MOST_SKIPPED
+from segtrain.data.images import ImageReader
+from segtrain.data.layouts.pairing import Sample
+from segtrain.data.loading.cache import DiskCache, RamCache, stamp_of
+from segtrain.data.loading.sampling import BatchSampler, Draw
+from segtrain.data.loading.workers import FORK, next_batches
+from segtrain.data.masks import MaskReader
+from segtrain.errors import SegtrainError, listing
+
+Item = tuple[Tensor, Tensor]
+PREFETCHED = 2  # batches that each worker has ready or in the making
+
+
+class Batch(NamedTuple):
+    """Pairs of one size; `images` lie in memory as (N,H,W,C), torch's channels_last."""
+
+    images: Tensor | None  # uint8 (N,C,H,W); None where nothing could be read
+    targets: Tensor | None  # uint8 or int16 (N,H,W): class ids and lb_ignore
+    indices: list[int]  # the sample behind each image
+    unread: dict[int, SegtrainError]  # samples that were to be in it, and what is wrong with them
+
+
+class Pairs(Dataset):
+    """image uint8 (C,H,W) and target (H,W) of masks.dtype, of class ids and lb_ignore.
+
+    Indexed by `Draw` with an augmentation, by image index without one. A SegtrainError is handed
+    out as the item: raised in a worker, it would arrive as a page of traceback. `checked` acts on
+    it where the batch arrives: it stops the run, or with on_error "skip" notes it in `unread`.
+    """
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        images: ImageReader,
+        masks: MaskReader,
+        augmentation: Callable | None = None,
+        cache: RamCache | DiskCache | None = None,
+        on_error: str = "stop",
+    ):
+        self.samples, self.images, self.masks = samples, images, masks
+        self.augmentation, self.cache, self.on_error = augmentation, cache, on_error
+        self.unread: dict[int, SegtrainError] = {}
+        self.most_unread = int(MOST_SKIPPED * len(samples))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Draw | int) -> Item | SegtrainError:
+        try:
+            image, mask = self.read(key.index if self.augmentation else key)
+        except SegtrainError as error:
+            return error
+        if self.augmentation:
+            image, mask = self.augmentation(image, mask, key)
+        return as_tensor(image).permute(2, 0, 1), as_tensor(mask)
+
+    def __getitems__(self, keys: list[Draw | int]) -> Batch:
+        """What a loader asks for: the batch of these keys."""
+        items, indices, unread = [], [], {}
+        for key in keys:
+            for draw in self._tries(key):
+                item, index = self[draw], draw.index if self.augmentation else draw
+                if not isinstance(item, SegtrainError):
+                    items.append(item)
+                    indices.append(index)
+                    break
+                unread[index] = item
+        return Batch(*(collate(items) if items else (None, None)), indices, unread)
+
+    def _tries(self, key: Draw | int) -> Iterator[Draw | int]:
+        """The key; in training with on_error "skip" then the samples after it, as its stand-ins.
+
+        When all of them fail, so many are unreadable that `note_unread` stops the run.
+        """
+        yield key
+        if self.augmentation and self.on_error == "skip":
+            for further in range(1, self.most_unread + 1):
+                yield Draw(key.pass_, (key.index + further) % len(self))
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H,W,C) uint8 and mask (H,W), perhaps not writeable. Raises SegtrainError."""
+        sample = self.samples[index]
+        stamp = stamp_of(sample) if self.cache else None
+        if stamp is None:
+            return self.decode(sample)
+        pair = self.cache.get(index, stamp)
+        if pair is None:
+            pair = self.decode(sample)
+            if stamp_of(sample) == stamp:  # else it changed while it was read
+                self.cache.put(index, stamp, *pair)
+        return pair
+
+    def decode(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = self.images(sample.image), self.masks(sample.mask)
+        if image.shape[:2] != mask.shape:
+            raise SegtrainError(f"sizes differ: {sample.image} and {sample.mask}")
+        return image, mask
+
+    def note_unread(self, unread: dict[int, SegtrainError]) -> None:
+        """Counts samples that could not be read, each once. Raises SegtrainError as on_error says:
+        "stop" at the first, "skip" at more than 1 % of the samples."""
+        if unread and self.on_error == "stop":
+            raise next(iter(unread.values()))
+        self.unread |= unread
+        if len(self.unread) > self.most_unread:
+            raise SegtrainError(
+                f"{len(self.unread)} of {len(self)} pairs can't be read, more than the 1 % that "
+                f"data.on_error: skip bears: {listing(self.unread.values())}; mend or remove them, "
+                "or name them in data.exclude"
+            )
+
+    @property
+    def skipped(self) -> str:
+        """'2 images skipped: a.png, b.png', or ''."""
+        names = [self.samples[index].image.name for index in sorted(self.unread)]
+        plural = "s" if len(names) > 1 else ""
+        return f"{len(names)} image{plural} skipped: {listing(names)}" if names else ""
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """Shares the memory where torch can, which wants it writeable and in order."""
+    return torch.from_numpy(np.require(array, requirements="CW"))
+
+
+def collate(items: list[Item]) -> tuple[Tensor, Tensor]:
+    """images (N,C,H,W), kept as (N,H,W,C) in memory, and targets (N,H,W).
+
+    In a loader's worker both are written straight into shared memory.
+    """
+    images, targets = zip(*items)
+    rows = default_collate([image.permute(1, 2, 0) for image in images])
+    return rows.permute(0, 3, 1, 2), default_collate(targets)
+
+
+def checked(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's batches of what could be read.
+
+    Raises SegtrainError for a pair that can't be read, as `Pairs.note_unread` says, and for a
+    worker that died.
+    """
+    for batch in next_batches(loader):
+        loader.dataset.note_unread(batch.unread)
+        if batch.indices:
+            yield batch
+
+
+def train_loader(
+    pairs: Pairs, sampler: BatchSampler, workers: int, pin_memory: bool = False
+) -> DataLoader:
+    return _loader(
+        pairs, workers, pin_memory, batch_sampler=sampler, persistent_workers=workers > 0
+    )
+
+
+def one_by_one(pairs: Pairs, indices: range, workers: int, pin_memory: bool = False) -> DataLoader:
+    """Batches of one image at its own size, in the order of `indices`."""
+    workers = workers if len(indices) > 1 else 0  # one image is read before a worker has started
+    return _loader(pairs, workers, pin_memory, sampler=indices, batch_size=1)
+
+
+def _loader(pairs: Pairs, workers: int, pin_memory: bool, **more) -> DataLoader:
+    return DataLoader(
+        pairs,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        collate_fn=_as_it_is,
+        prefetch_factor=PREFETCHED if workers else None,
+        multiprocessing_context=FORK if workers else None,
+        generator=torch.Generator(),  # else iter() draws from the one that dropout draws from
+        **more,
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def worker_count(asked: int | str, on_gpu: bool, devices: int) -> int:
+    """Loader processes of each device; `auto` leaves the cores to a CPU that also trains."""
+    if asked != "auto":
+        return int(asked)
+    return min(8, max(1, (os.cpu_count() or 1) // devices)) if on_gpu else 1

@@ -1,0 +1,169 @@
+"""Which images make a batch: a function of (seed, step), so resuming cannot get it wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from segtrain.config import Data
+from segtrain.errors import UsageError, did_you_mean, listing
+
+RARE = 0.25  # of an even share of the pixels: a class with less is rare
+DRAWN = 2**31  # first of the pass numbers of images drawn by class; no run has so many passes
+
+
+class Draw(NamedTuple):
+    """An image in a batch. Its augmentation depends on (pass_, index): no two draws share both."""
+
+    pass_: int
+    index: int
+    focus: int = -1  # the crop is centred on a pixel of this class; -1: anywhere
+
+
+def steps_per_pass(images: int, batch_size: int) -> int:
+    """Whole batches in one pass over the images; a short last one is dropped."""
+    return images // batch_size
+
+
+@lru_cache(maxsize=1)  # the steps of a pass follow each other, and share its order
+def pass_order(images: int, seed: int, pass_: int) -> np.ndarray:
+    return np.random.default_rng([seed, pass_]).permutation(images)
+
+
+@dataclass(frozen=True)
+class ClassDraws:
+    """Images drawn by class: first a class, each as likely, then one of its images, likewise."""
+
+    images: dict[int, np.ndarray]  # class id: indices of the training images that have it
+    share: float = 1.0  # of the places in batches; the others keep the uniform order
+    centred: bool = False  # crops are centred on the class
+
+    def draw(self, seed: int, number: int) -> Draw | None:
+        """What takes the place `number`, counted from the run's start; None: the uniform order."""
+        rng = np.random.default_rng([seed, DRAWN + number])
+        if rng.random() >= self.share:
+            return None
+        class_id = list(self.images)[rng.integers(len(self.images))]
+        index = rng.choice(self.images[class_id])
+        return Draw(DRAWN + number, int(index), class_id if self.centred else -1)
+
+
+def class_draws(data: Data, by_image: np.ndarray) -> ClassDraws | None:
+    """What data.sampler draws by class; None for uniform. The names of the classes are known.
+
+    by_image (images, C): pixels of each class in each training mask. Raises UsageError where
+    rare-crop has no class to centre on.
+    """
+    if data.sampler == "uniform":
+        return None
+    if data.sampler == "class-balanced":
+        return ClassDraws(_images_of(range(by_image.shape[1]), by_image))
+    images = _images_of(_rare_classes(data, by_image.sum(0)), by_image)
+    return ClassDraws(images, data.rare_share, centred=True)
+
+
+def _images_of(classes: Iterable[int], by_image: np.ndarray) -> dict[int, np.ndarray]:
+    """Indices of the images that have a class, for each class that any has."""
+    found = {c: np.flatnonzero(by_image[:, c]).astype(np.int32) for c in classes}
+    return {c: images for c, images in found.items() if len(images)}
+
+
+def _rare_classes(data: Data, pixels: np.ndarray) -> list[int]:
+    """Ids of data.rare_classes, or of the classes with few pixels; all are in some image."""
+    names = data.classes
+    if data.rare_classes is not None:
+        for name in data.rare_classes:
+            if name not in names:
+                raise UsageError(
+                    f"data.rare_classes: no class {name!r}{did_you_mean(name, names)}; "
+                    f"classes are {', '.join(names)}"
+                )
+            if not pixels[names.index(name)]:
+                raise UsageError(
+                    f"data.rare_classes: no training mask has a pixel of {name!r}; leave it out"
+                )
+        return sorted({names.index(name) for name in data.rare_classes})
+    shares, limit = pixels / max(pixels.sum(), 1), RARE / len(pixels)
+    rare = np.flatnonzero((pixels > 0) & (shares < limit)).tolist()
+    if not rare:
+        present = [c for c in np.argsort(shares, kind="stable") if pixels[c]]
+        raise UsageError(
+            f"data.sampler: rare-crop finds no rare class: none has less than {limit:.2%} of the "
+            "training pixels, a quarter of an even share ("
+            f"{listing((f'{names[c]} {shares[c]:.2%}' for c in present), 8)}); name some with "
+            "data.rare_classes, or take the sampler uniform"
+        )
+    return rare
+
+
+def batch_at(
+    step: int, images: int, batch_size: int, seed: int, by_class: ClassDraws | None = None
+) -> list[Draw]:
+    """The draws of a step. In the uniform order each pass is a permutation of its own."""
+    pass_, place = divmod(step, steps_per_pass(images, batch_size))
+    order = pass_order(images, seed, pass_)[place * batch_size : (place + 1) * batch_size]
+    draws = [Draw(pass_, int(i)) for i in order]
+    if by_class is None:
+        return draws
+    first = step * batch_size
+    return [by_class.draw(seed, first + place) or draw for place, draw in enumerate(draws)]
+
+
+def shares_seen(
+    read_mask: Callable[[int], np.ndarray],
+    draws: Iterable[Draw],
+    crop_mask: Callable[[np.ndarray, Draw], np.ndarray],
+    num_classes: int,
+) -> np.ndarray:
+    """Share (C,) of each class among the valid pixels of the draws' crops; 0s where none is.
+
+    read_mask takes an image's index, crop_mask is `Augmentation.crop_mask`; padding and ignored
+    pixels, ids outside 0..C-1, count nowhere.
+    """
+    pixels = np.zeros(num_classes, dtype=np.int64)
+    for draw in draws:
+        ids = crop_mask(read_mask(draw.index), draw)
+        pixels += np.bincount(ids[(ids >= 0) & (ids < num_classes)], minlength=num_classes)
+    return pixels / max(pixels.sum(), 1)
+
+
+def seed_at(*key: int) -> int:
+    """32 bits that depend on the key alone, to seed what happens at one place of a run."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+class BatchSampler:
+    """The batches of steps `start` to `stop` for one of `world` processes, for a DataLoader.
+
+    Each step is `accumulate` micro-batches in a row. Over all processes the m-th one is
+    batch[m::accumulate], whatever their number.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        by_class: ClassDraws | None = None,
+        accumulate: int = 1,
+    ):
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.rank, self.world, self.by_class = rank, world, by_class
+        self.accumulate = accumulate
+        self.start = self.stop = 0
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        parts = self.world * self.accumulate
+        for step in range(self.start, self.stop):
+            batch = batch_at(step, self.images, self.batch_size, self.seed, self.by_class)
+            for part in range(self.accumulate):
+                yield batch[part + self.rank * self.accumulate :: parts]

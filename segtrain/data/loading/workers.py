@@ -1,0 +1,154 @@
+"""Batches from loader processes, and the sentence for when one of them dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import popen_fork
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from segtrain.distributed.processes import die_with_parent
+from segtrain.errors import SegtrainError, first_line
+
+# forked workers start at once and share a cache in memory; not every system can fork
+SYSTEM = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
+# what torch raises where a worker has died, or can't have the memory that it shares with us
+SIGNS_OF_DEATH = (RuntimeError, OSError, EOFError, MemoryError)
+BROKEN_PIPES = (ConnectionError, EOFError)  # to a worker that is no more
+NO_SHARED_MEMORY = ("shared memory", "unable to mmap", "Bus error")
+SECONDS_TO_DIE = 5  # its pipes break before a worker has wholly ended
+
+
+class Popen(popen_fork.Popen):
+    """Ends a worker that is stuck by SIGKILL, for torch, and for multiprocessing at exit."""
+
+    terminate = popen_fork.Popen.kill
+
+
+class Worker(SYSTEM.Process):
+    """A process that dies with its parent, whichever way, and that signals to a run pass by.
+
+    SLURM, torchrun and Ctrl-C signal all processes of a run at once. The parent then finishes its
+    step, for which it needs batches, and saves. So a worker is forked with those signals blocked:
+    neither the parent's handlers nor torch's ever run in it.
+    """
+
+    def start(self) -> None:
+        self.parent = os.getpid()
+        to_a_run = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, to_a_run)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def run(self) -> None:
+        die_with_parent(self.parent)
+        super().run()
+
+    @staticmethod
+    def _Popen(process: BaseProcess) -> Popen:
+        return Popen(process)
+
+
+class Forking(type(SYSTEM)):
+    """The context whose processes are such workers."""
+
+    Process = Worker
+
+
+FORK = Forking()
+
+
+def next_batches(loader: DataLoader) -> Iterator[Any]:
+    """The loader's batches. Raises one SegtrainError for a worker that died, or cannot live."""
+    if not loader.num_workers:
+        yield from loader
+        return
+    batches = _start(loader)
+    while True:
+        with _deaths_explained(loader, batches):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _start(loader: DataLoader) -> Iterator[Any]:
+    """iter(loader) without the SIGCHLD handler that torch leaves behind.
+
+    That one raises wherever the main thread happens to be, in the midst of writing a checkpoint
+    say. Without it, the death of a worker is found when its batch is waited for, within 5 seconds.
+    """
+    try:
+        FORK.Lock()  # without /dev/shm this fails cleanly, torch's half-made iterator does not
+    except OSError as error:
+        raise _end(loader, f"loader workers cannot start ({first_line(error)})", True) from error
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        with _deaths_explained(loader, getattr(loader, "_iterator", None)):
+            return iter(loader)
+    except OSError as error:  # no process could be forked
+        raise _end(loader, f"loader workers cannot start ({first_line(error)})") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def _deaths_explained(loader: DataLoader, batches: Iterator[Any] | None) -> Iterator[None]:
+    """Raises a SegtrainError for what torch raises when a worker dies; lets all else pass."""
+    try:
+        yield
+    except SIGNS_OF_DEATH as error:
+        # torch has no public name for its processes; without them no signal is named
+        workers = getattr(batches, "_workers", ())
+        code = exit_code(workers, 0 if isinstance(error, RuntimeError) else SECONDS_TO_DIE)
+        text = str(error)
+        shared = code == -signal.SIGBUS or any(sign in text for sign in NO_SHARED_MEMORY)
+        if code is not None and code < 0:
+            what = f"a loader worker was killed ({signal.Signals(-code).name})"
+        elif code is not None or "exited unexpectedly" in text or isinstance(error, BROKEN_PIPES):
+            what = f"a loader worker ended (exit code {code or 'unknown'})"
+        elif shared or isinstance(error, MemoryError):
+            what = f"a loader worker cannot go on ({text.strip().splitlines()[-1]})"
+        else:
+            raise
+        raise _end(loader, what, shared) from error
+
+
+def exit_code(workers: Sequence[BaseProcess], patience: float) -> int | None:
+    """Of the first worker that ended badly within so many seconds; a death takes a moment."""
+    end = time.monotonic() + patience
+    while True:
+        code = next((worker.exitcode for worker in workers if worker.exitcode), None)
+        if code is not None or time.monotonic() > end:
+            return code
+        time.sleep(0.05)
+
+
+def _end(loader: DataLoader, what: str, shared: bool = False) -> SegtrainError:
+    """What happened to the loader's workers, the likely reason, and how to need less."""
+    why = f"shared memory ({_shared_memory()}) is too small" if shared else "memory ran out"
+    more = "give more with docker's --shm-size, or " if shared else ""
+    return SegtrainError(
+        f"{what}, most likely because {why}; {more}lower the need with fewer --workers "
+        f"(now {loader.num_workers}; 0 loads in the training process), or a smaller --batch-size "
+        "or --crop"
+    )
+
+
+def _shared_memory() -> str:
+    try:
+        return f"/dev/shm, {shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB"
+    except OSError:
+        return "there is no /dev/shm"

@@ -1,0 +1,334 @@
+"""What an evaluation leaves behind: metrics.json, tables, pictures, and report.html."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segtrain.config import Config
+from segtrain.config.loading import to_yaml
+from segtrain.data.loading.dataset import Pairs, as_tensor
+from segtrain.errors import SegtrainError, UsageError, listing
+from segtrain.evaluation.accumulator import Tally
+from segtrain.evaluation.prediction import Predicted
+from segtrain.metrics import bootstrap, calibration
+from segtrain.metrics.confusion import Scores, score, scores_of
+from segtrain.render.overlay import (
+    Palette,
+    blend,
+    colour_table,
+    error_map,
+    kept_map,
+    panels,
+    save_image,
+    to_image,
+    visible,
+)
+from segtrain.render.plots import save_confusion
+from segtrain.render.report_page import write_report
+from segtrain.render.viewer_images import Shown
+from segtrain.runs.folder import environment, write_csv, write_json
+
+SIZES = ("small", "medium", "large")
+PAINTED = 1024  # longest side of what a picture shows
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored: a split's predictions, and what it takes to say what they are."""
+
+    folder: Path  # where the report goes
+    config: Config
+    split: str
+    layout: str
+    classes: list[str]
+    palette: Palette
+    pairs: Pairs
+    predict: Callable[[range, calibration.Calibration | None], Iterator[Predicted]]
+    device: torch.device
+    mines: bool = False  # the loss does
+    checkpoint: Path | None = None
+    history: Path | None = None  # metrics.csv of its training
+
+    @property
+    def title(self) -> str:
+        """Whose predictions of what, such as 'unet, ohem: val of camvid'."""
+        config, whose = self.config, self.folder.resolve().parents[1].name
+        if self.checkpoint:
+            whose = f"{config.model.arch}, {config.loss.expression}"
+        return f"{whose}: {self.split} of {Path(config.data.path).name}"
+
+    @property
+    def images(self) -> list[str]:
+        """A name an image: its path from the folder that they all have in common."""
+        paths = [sample.image for sample in self.pairs.samples]
+        common = os.path.commonpath([path.parent for path in paths])
+        return [path.relative_to(common).as_posix() for path in paths]
+
+
+def write(subject: Subject, tally: Tally, groups: list[str], seconds: float) -> dict[str, Any]:
+    """Writes all files; the content of metrics.json. groups: of each image, as groups_of has it."""
+    folder, names, images = subject.folder, subject.classes, subject.images
+    metrics = metrics_of(subject, tally, groups)
+    rows = [image_row(images[i], groups[i], c, names) for i, c in sorted(tally.of_image.items())]
+    matrix = tally.confusion.matrix.cpu()
+    write_json(folder / "metrics.json", metrics)
+    write_csv(folder / "per_image.csv", rows)
+    write_csv(folder / "confusion.csv", confusion_rows(matrix, names))
+    title = f"mIoU {metrics['miou']:.4f} on {subject.split}"
+    save_confusion(folder / "confusion.png", matrix, names, title)
+    pictures = list(paint_extremes(subject, dict(zip(sorted(tally.of_image), rows))))
+    page = {
+        "title": subject.title,
+        "headline": metrics["headline"],
+        "metrics": metrics,
+        "confusion": matrix.tolist(),
+        "confused": {cell: [(images[i], n) for i, n in found] for cell, found in tally.confused()},
+        "history": read_history(subject.history),
+        "data": describe_data(subject, tally),
+        "provenance": provenance(subject, seconds),
+        "expression": subject.config.loss.expression if subject.checkpoint else None,
+    }
+    write_report(folder / "report.html", page, pictures, subject.palette)
+    return metrics
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises SegtrainError where a report can't be written, before anything is scored."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise SegtrainError(
+            f"cannot write the report to {folder}: {place} is no folder that can be written to; "
+            "copy or link what is to be scored to one that can"
+        )
+
+
+def groups_of(images: list[str], pattern: str | None) -> list[str]:
+    """What each image is drawn with: the text that the pattern finds in its name, else its name.
+
+    That of the first of its groups which found any, where it has groups. Raises UsageError for a
+    name in which it finds nothing.
+    """
+    if pattern is None:
+        return images
+    found = [re.search(pattern, name) for name in images]
+    missed = [name for name, match in zip(images, found) if match is None]
+    if missed:
+        raise UsageError(
+            f"eval.group_by: {pattern!r} finds nothing in {len(missed)} of {len(images)} names, "
+            f"such as {missed[0]}; '|(.+)' at its end lets those stand alone"
+        )
+    return [next(filter(None, match.groups()), match[0]) for match in found]
+
+
+def metrics_of(subject: Subject, tally: Tally, groups: list[str]) -> dict[str, Any]:
+    """The content of metrics.json: fractions, null where undefined; intervals are of 95 %."""
+    names = subject.classes
+    scores = score(tally.confusion.matrix, names)
+    counts = np.stack([tally.of_image[i] for i in sorted(tally.of_image)])
+    drawn = bootstrap.grouped(counts, [groups[i] for i in sorted(tally.of_image)])
+    mean_ci, class_cis = None, [None] * len(names)
+    if len(drawn) > 1:  # of one group nothing can be said
+        ious = bootstrap.ious(bootstrap.resampled(drawn))
+        mean_ci = bootstrap.interval(bootstrap.mious(ious))
+        class_cis = [bootstrap.interval(ious[:, c]) for c in range(len(names))]
+    boundaries = [int(i) / int(u) if u else None for i, u in tally.boundary.T]
+    pixels = tally.confusion.matrix.sum(1).tolist()
+    for c, row in enumerate(scores.classes):
+        name, iou = row.pop("name"), row.pop("iou")
+        found = {"name": name, "iou": iou, "iou_ci": class_cis[c], **row}
+        found |= {"boundary_iou": boundaries[c], "regions": recalls(tally.regions[c])}
+        if subject.mines:
+            found["kept"] = tally.kept[c].item() / pixels[c] if pixels[c] else None
+        scores.classes[c] = found
+    defined = [value for value in boundaries if value is not None]
+    bins = tally.calibration.matrix if tally.calibration else None
+    return {
+        "miou": scores.miou,
+        "miou_ci": mean_ci,
+        **{k: v for k, v in asdict(scores).items() if k not in ("miou", "classes")},
+        "boundary_iou": sum(defined) / len(defined) if defined else None,
+        "ece": None if bins is None else calibration.ece(bins),
+        "images": len(counts),
+        "groups": len(drawn),
+        "headline": headline(scores, mean_ci, subject, len(counts), len(drawn)),
+        "classes": scores.classes,
+        "regions": recalls(tally.regions.sum(0)),
+        "calibration": None if bins is None else calibration.rows(bins),
+    }
+
+
+def recalls(regions: np.ndarray) -> dict[str, dict[str, Any]]:
+    """(3,2) counts of regions and of those found, by size."""
+    return {
+        size: {"count": count, "found": found, "recall": found / count if count else None}
+        for size, (count, found) in zip(SIZES, regions.tolist())
+    }
+
+
+def headline(
+    scores: Scores, interval: list[float] | None, subject: Subject, images: int, groups: int
+) -> str:
+    """The number and what it is of, in one line."""
+    absent, spread, without = scores.absent, "", ""
+    present = len(scores.classes) - len(absent)
+    if interval:
+        over = f"{groups} groups of images" if subject.config.eval.group_by else "images"
+        spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f} over {over})"
+    if absent:
+        as_0 = f"as 0 in it: {scores.miou_absent_as_0:.4f}"
+        without = f" ({listing(absent)} absent, in no mean; {as_0})"
+    tta = subject.config.eval.tta if subject.checkpoint else []
+    views = f", averaged over {', '.join(map(str, tta))}" if tta else ""
+    return (
+        f"mIoU {scores.miou:.4f} on {subject.split}{spread}: macro over {present} of "
+        f"{len(scores.classes)} classes{without}, dataset level, ignore id "
+        f"{subject.config.data.lb_ignore}, native size, {images} image{'s' if images > 1 else ''}"
+        f"{views}"
+    )
+
+
+def image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """A row of per_image.csv, from tp, fp and fn of each class (3,C)."""
+    scores, (tp, fp, fn) = scores_of(counts.T.tolist(), names), counts.tolist()
+    row = {
+        "image": image,
+        "group": group,
+        "miou": scores.miou,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "pixels": sum(tp) + sum(fn),
+    }
+    ious = [c["iou"] for c in scores.classes]
+    for kind, values in (("iou", ious), ("tp", tp), ("fp", fp), ("fn", fn)):
+        row |= {f"{kind}/{name}": value for name, value in zip(names, values)}
+    return row
+
+
+def confusion_rows(matrix: Tensor, names: list[str]) -> list[dict[str, Any]]:
+    return [
+        {"true \\ predicted": name} | dict(zip(names, row))
+        for name, row in zip(names, matrix.tolist())
+    ]
+
+
+def paint_extremes(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterator[Shown]:
+    """The worst and the best images: as files in worst/ and hard_pixels/, and for the page."""
+    folder, config = subject.folder, subject.config
+    for pictures in ("worst", "hard_pixels"):
+        shutil.rmtree(folder / pictures, ignore_errors=True)  # those of an earlier evaluation
+    scored = sorted((i for i in rows if rows[i]["miou"] is not None), key=lambda i: rows[i]["miou"])
+    worst = scored[: config.eval.worst]
+    best = [i for i in reversed(scored) if i not in worst][: config.eval.best]
+    for rank, index in enumerate([*worst, *best], 1):
+        sample = subject.pairs.samples[index]
+        predicted = next(subject.predict(range(index, index + 1), None))
+        image = visible(as_tensor(subject.pairs.images(sample.image)).permute(2, 0, 1))
+        image, predicted = thinned(image, predicted)
+        said = f"mIoU {rows[index]['miou']:.3f}"
+        caption = f"{sample.name}: {said}"
+        if rank <= len(worst):
+            name = f"{rank:02d}_{sample.name}.png"
+            save_image(folder / "worst" / name, picture(image, predicted, subject, caption))
+            if subject.mines:
+                page = hard_picture(image, predicted, subject, caption)
+                save_image(folder / "hard_pixels" / name, page)
+        yield Shown.of(
+            rows[index]["image"],
+            said,
+            "worst" if rank <= len(worst) else "best",
+            image,
+            predicted.target,
+            predicted.prediction,
+            predicted.kept,
+            config.data.lb_ignore,
+            len(subject.classes),
+        )
+
+
+def thinned(image: Tensor, predicted: Predicted) -> tuple[Tensor, Predicted]:
+    """All on the CPU, every k-th pixel of them where they are too large to be looked at."""
+    step = -(-max(image.shape[1:]) // PAINTED)
+    rows = slice(None, None, step), slice(None, None, step)
+    kept = None if predicted.kept is None else predicted.kept[rows].cpu()
+    target, ids = predicted.target[rows].cpu(), predicted.prediction[rows].cpu()
+    return image[:, *rows], Predicted(predicted.index, target, ids, kept)
+
+
+def picture(image: Tensor, predicted: Predicted, subject: Subject, title: str) -> Image.Image:
+    """Image, truth, prediction and errors side by side."""
+    colours, opacity = colour_table(subject.palette), subject.config.predict.opacity
+    lb_ignore = subject.config.data.lb_ignore
+    shown = {
+        "image": image,
+        "truth": blend(image, predicted.target, colours, opacity),
+        "prediction": blend(image, predicted.prediction, colours, opacity),
+        "errors (red)": error_map(predicted.prediction, predicted.target, lb_ignore),
+    }
+    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
+
+
+def hard_picture(image: Tensor, predicted: Predicted, subject: Subject, title: str) -> Image.Image:
+    """Image, truth, and what a loss that mines keeps, side by side."""
+    colours, config = colour_table(subject.palette), subject.config
+    ignored = predicted.target == config.data.lb_ignore
+    share = float(predicted.kept.sum() / (~ignored).sum().clamp(min=1))
+    kept = kept_map(image, predicted.kept, ignored)
+    shown = {
+        "image": image,
+        "truth": blend(image, predicted.target, colours, config.predict.opacity),
+        "kept (red), easy (blue), ignored (white)": kept,
+    }
+    title = f"{title}; {config.loss.expression} keeps {share:.1%} of its pixels"
+    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
+
+
+def read_history(table: Path | None) -> list[dict[str, float | None]] | None:
+    """The rows of a run's metrics.csv, if it has one."""
+    if table is None or not table.is_file():
+        return None
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: float(v) if v else None for key, v in row.items()} for row in rows]
+
+
+def describe_data(subject: Subject, tally: Tally) -> dict[str, Any]:
+    sizes = [f"{width}x{height}" for (height, width), _ in tally.sizes.most_common(3)]
+    more = len(tally.sizes) - len(sizes)
+    return {
+        "path": subject.config.data.path,
+        "split": subject.split,
+        "layout": subject.layout,
+        "images": sum(tally.sizes.values()),
+        "sizes": ", ".join(sizes) + (f" and {more} more" if more else ""),
+        "ignored": tally.ignored,
+    }
+
+
+def provenance(subject: Subject, seconds: float) -> dict[str, Any]:
+    """What it takes to get the same numbers again."""
+    found = environment(subject.device)
+    return {
+        "command": shlex.join(["segtrain", *sys.argv[1:]]),
+        "checkpoint": str(subject.checkpoint) if subject.checkpoint else None,
+        "config": to_yaml(subject.config),
+        "versions": {"python": found["python"]} | found["packages"],
+        "hardware": f"{found['device_name']} ({found['device']}, {found['platform']})",
+        "precision": subject.config.train.precision,
+        "segtrain": found["segtrain"],
+        "commit": found["git_commit"],
+        "date": found["started"][:16].replace("T", " "),
+        "seconds": seconds,
+    }

@@ -1,0 +1,36 @@
+"""What feeds the training loop: the loader of training batches and the held-out pairs."""
+
+from __future__ import annotations
+
+from torch.utils.data import DataLoader
+
+from segtrain.data.layouts.locate import image_reader, mask_reader
+from segtrain.data.loading.augment import Augmentation
+from segtrain.data.loading.cache import open_caches
+from segtrain.data.loading.dataset import Pairs, train_loader
+from segtrain.data.loading.sampling import BatchSampler
+from segtrain.training.plan import Plan
+
+SPLITS = ("train", "val")
+
+
+def open_feed(
+    plan: Plan, workers: int, pin_memory: bool, rank: int, world: int
+) -> tuple[DataLoader, Pairs, str]:
+    """One process's training loader, the held-out pairs, and a line on the cache, or ''.
+
+    The loader's sampler gives the batches of steps `start` to `stop`, which the loop sets.
+    """
+    data, channels = plan.data, plan.config.model.in_channels
+    seed, batch_size = plan.config.train.seed, plan.config.train.batch_size
+    images, masks = image_reader(data, channels), mask_reader(data)
+    samples = {split: plan.splits[split] for split in SPLITS}
+    caches, line = open_caches(data, samples, plan.sizes, images, masks, plan.config.train.devices)
+    augmentation = Augmentation(plan.config.augment, data.lb_ignore, seed, channels)
+    train, held_out = (
+        Pairs(samples[split], images, masks, change, caches.get(split), data.on_error)
+        for split, change in zip(SPLITS, (augmentation, None))
+    )
+    accumulate = plan.config.train.accumulate
+    sampler = BatchSampler(len(train), batch_size, seed, rank, world, plan.by_class, accumulate)
+    return train_loader(train, sampler, workers, pin_memory), held_out, line

@@ -1,0 +1,259 @@
+"""What training changes: kept in one place, saved whole, and found again by --resume."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from segtrain.config import Config
+from segtrain.config.types import seconds
+from segtrain.errors import SegtrainError, UsageError
+from segtrain.files import write_bytes
+from segtrain.losses.build import Loss
+from segtrain.metrics.confusion import Scores
+from segtrain.models.checkpoint import Meta, load_state, read_meta, save_model, save_state
+from segtrain.models.segmentation import SegmentationModel
+from segtrain.runs.folder import device_name, packages
+from segtrain.runs.folders import BEST, LAST, STATE
+from segtrain.training.plan import Plan
+from segtrain.version import __version__
+
+LAPS = ("data", "forward", "backward", "other")  # where the time of a step goes
+
+
+@dataclass
+class TrainState:
+    """Where a run stands, besides its weights. The epochs done are those with a row."""
+
+    step: int = 0  # optimiser steps done, skipped ones too
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of metrics.csv
+    best: float | None = None  # of train.monitor
+    stale: int = 0  # validations since it was found
+    bad_steps: list[dict[str, Any]] = field(default_factory=list)  # of bad_steps.csv
+    bad_in_a_row: int = 0
+    # of the epoch in the making
+    loss_sum: float = 0.0  # over its steps that were not skipped
+    skipped: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        return len(self.rows)
+
+    def note(self, bad: bool) -> bool:
+        """Counts a step that was skipped; hands on whether it was."""
+        self.skipped += bad
+        self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
+        return bad
+
+    def end_epoch(
+        self,
+        steps: int,
+        config: Config,
+        lr: float,
+        scores: Scores | None,
+        terms: dict[str, float | None],
+        validation_seconds: float,
+    ) -> dict[str, Any]:
+        """Adds the epoch's row and returns it: time is of this machine, all else repeats."""
+        taken = steps - self.skipped
+        row = {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "lr": lr,
+            "train_loss": self.loss_sum / taken if taken else None,
+            "skipped_steps": self.skipped,
+            "val_miou": scores and scores.miou,
+            "val_pixel_accuracy": scores and scores.pixel_accuracy,
+            "val_mean_accuracy": scores and scores.mean_accuracy,
+            "val_fw_iou": scores and scores.fw_iou,
+        }
+        for place, name in enumerate(config.data.classes):
+            row[f"val_iou/{name}"] = scores and scores.classes[place]["iou"]
+        row |= {f"loss/{key}": value for key, value in terms.items()}
+        train_seconds = sum(self.seconds.values())
+        row["images_per_second"] = steps * config.train.batch_size / train_seconds
+        row |= {f"{name}_seconds": self.seconds[name] for name in LAPS}
+        row |= {"train_seconds": train_seconds, "seconds": train_seconds + validation_seconds}
+        self.rows.append(row)
+        self.loss_sum, self.skipped, self.seconds = 0.0, 0, {}
+        return row
+
+    def improve(self, score: float | None) -> bool:
+        """Whether a validation's score beats the best so far, which it then becomes."""
+        better = score is not None and (self.best is None or score > self.best)
+        self.best, self.stale = (score, 0) if better else (self.best, self.stale + 1)
+        return better
+
+
+@dataclass
+class Training:
+    """All that training changes."""
+
+    module: nn.Module  # as Fabric wrapped it
+    model: SegmentationModel
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    average: SegmentationModel | None  # of the weights (train.ema)
+    state: TrainState
+
+    @property
+    def scored(self) -> SegmentationModel:
+        """The model that is validated and saved."""
+        return self.average or self.model
+
+
+class SaveClock:
+    """When train.checkpoint_every has passed: so many steps, or so much time."""
+
+    def __init__(self, every: int | str):
+        self.steps = every if isinstance(every, int) else None
+        self.seconds = None if self.steps else seconds(every)
+        self.start = time.monotonic()
+
+    def counts(self, step: int) -> bool:
+        return self.steps is not None and step % self.steps == 0
+
+    def due(self, step: int) -> bool:
+        """Whether to save after that step; a time starts anew."""
+        if self.steps is not None:
+            return self.counts(step)
+        due = time.monotonic() - self.start >= self.seconds
+        if due:
+            self.start = time.monotonic()
+        return due
+
+
+def score_of(scores: Scores, monitor: str) -> float | None:
+    """The number that train.monitor names: miou, or iou:CLASS."""
+    if monitor == "miou":
+        return scores.miou
+    name = monitor.removeprefix("iou:")
+    return next(c["iou"] for c in scores.classes if c["name"] == name)
+
+
+def average_of(model: SegmentationModel) -> SegmentationModel:
+    """Where the moving average of its weights starts: a copy."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+def save(
+    fabric: Fabric, plan: Plan, training: Training, miou: float | None = None, best: bool = False
+) -> None:
+    """last.safetensors, best.safetensors where it is, and last.state.pt; rank 0 calls it alone."""
+    model, state, checkpoints = training.scored, training.state, plan.run / LAST.parent
+    meta = Meta.of(
+        model, plan.config, palette=plan.palette, epoch=state.epoch, step=state.step, miou=miou
+    )
+    if plan.config.train.keep and (plan.run / LAST).exists():
+        keep_last(checkpoints, plan.config.train.keep, state.step)
+    save_model(plan.run / LAST, model, meta)
+    if best:
+        save_model(plan.run / BEST, model, meta)
+    # weights too: one file, so one rename, is a state that fits together
+    save_state(
+        plan.run / STATE,
+        {
+            "model": training.model.state_dict(),
+            "average": training.average and training.average.state_dict(),
+            "loss": dict(training.loss.named_buffers()),
+            "observed": training.loss.observed,
+            "optimizer": training.optimizer.state_dict(),
+            "precision": fabric.strategy.precision.state_dict(),
+            "state": asdict(state),
+            "config": plan.config.model_dump(mode="json"),
+            "setting": setting(fabric),
+            "data": plan.fingerprint,
+        },
+    )
+
+
+def keep_last(checkpoints: Path, most: int, step: int) -> None:
+    """Gives last.safetensors a second name, by its step, and removes all but the newest ones.
+
+    Unless it is damaged, or of the step that is to be saved: then it is replaced.
+    """
+    last = checkpoints / LAST.name
+    try:
+        of_step = read_meta(last).step
+    except SegtrainError:
+        of_step = None
+    if of_step is not None and of_step != step:
+        kept = checkpoints / f"step-{of_step:09d}.safetensors"
+        try:
+            os.link(last, kept)
+        except FileExistsError:
+            pass  # a resumed run comes by a second time, with the same weights
+        except OSError:  # a file system without links
+            write_bytes(kept, last.read_bytes())
+    for old in sorted(checkpoints.glob("step-*.safetensors"))[:-most]:
+        with suppress(OSError):
+            old.unlink()
+
+
+def setting(fabric: Fabric) -> dict[str, Any]:
+    """What the last bits of a run depend on besides its config."""
+    return {
+        "segtrain": __version__,
+        "device": device_name(fabric.device),
+        "precision": fabric.strategy.precision.precision,
+        "threads": torch.get_num_threads(),
+        **packages(),
+    }
+
+
+def find_state(run: Path, plan: Plan) -> dict[str, Any] | None:
+    """The saved state of a run; None where it ended before its first.
+
+    Raises SegtrainError for a file that can't be read, UsageError where the data set isn't the one
+    that the run saw: images would come again, or move from one split to the other.
+    """
+    if not (run / STATE).exists():
+        return None
+    saved = load_state(run / STATE)
+    if "setting" not in saved:
+        raise SegtrainError(f"{run / STATE}: of an older segtrain; start a new run")
+    for what, now in plan.fingerprint.items():
+        if (then := saved["data"][what]) != now:
+            raise UsageError(
+                f"--resume {run}: its data set has changed: {what} was {then}, now {now}; bring "
+                "back what it was, or start a new run"
+            )
+    return saved
+
+
+def changes_since(saved: dict[str, Any], fabric: Fabric) -> list[str]:
+    """A line for each thing besides the config that makes a resumed run differ in last bits."""
+    then, now = saved["setting"], setting(fabric)
+    return [
+        f"note: saved with {name} {then.get(name)}, resumed with {now[name]}: the last digits "
+        "may differ from a straight run's"
+        for name in now
+        if then.get(name) != now[name]
+    ]
+
+
+def restore(fabric: Fabric, training: Training, saved: dict[str, Any]) -> None:
+    """Puts everything back as `save` found it."""
+    training.model.load_state_dict(saved["model"])
+    if training.average:
+        training.average.load_state_dict(saved["average"])
+    # what it learns; vgg's weights are fixed
+    training.loss.load_state_dict(saved["loss"], strict=False)
+    training.loss.observed = [
+        {name: value.to(fabric.device) for name, value in record.items()}
+        for record in saved["observed"]
+    ]
+    training.optimizer.load_state_dict(saved["optimizer"])
+    if saved["precision"]:  # a scaler's; a run that had none begins with a new one
+        fabric.strategy.precision.load_state_dict(saved["precision"])
+    training.state = TrainState(**saved["state"])

@@ -1,0 +1,167 @@
+"""One optimiser step: images and targets -> changed weights, or a skipped step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from segtrain.config import Train
+from segtrain.data.loading.dataset import Batch
+from segtrain.distributed.devices import max_over_ranks
+from segtrain.losses.build import Loss
+from segtrain.losses.pixels import choose_path
+from segtrain.models.segmentation import SegmentationModel
+from segtrain.training.nonfinite import Statistics, StopWish
+
+Part = tuple[Tensor, Tensor]  # images and target of a micro-step, on the device
+COMPILE_FROM = 2000  # steps; compiling takes a minute or two, which fewer don't win back
+
+
+class TrainingModule(nn.Module):
+    """What Fabric wraps. The loss is inside: outputs would be copied to float32.
+
+    The loss gets the logits before the head upsamples them. Where every term can read them so,
+    it upsamples them on the way, and full-resolution logits are never written.
+    """
+
+    def __init__(self, model: SegmentationModel, loss: Loss, compiled: bool = False):
+        super().__init__()
+        self.model, self.loss = model, loss
+        # the bound method alone: evaluation's many sizes would each be compiled, and the names
+        # of the weights stay as they are
+        self.network = torch.compile(model.low_resolution) if compiled else model.low_resolution
+
+    def forward(self, images: Tensor, target: Tensor, observe: bool = False) -> Tensor:
+        """uint8 images (N,K,H,W) and target int64 (N,H,W) -> 0-d."""
+        model, loss = self.model, self.loss
+        return loss(
+            self.network(images),
+            model.pad(target, loss.lb_ignore),
+            model.upsampling,
+            model.align_corners,
+            observe,
+        )
+
+
+def on_device(fabric: Fabric, batches: Iterable[Batch], channels_last: bool) -> Iterator[Part]:
+    """Copies batches as they are asked for, from pinned memory without waiting for the copy."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    for batch in batches:
+        images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
+        yield images, batch.targets.to(fabric.device, non_blocking=True).long()
+
+
+def train_step(
+    fabric: Fabric,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    statistics: Statistics,
+    parts: list[Part],
+    clip_norm: float,
+    observe: bool,
+    wish: StopWish,
+    mark: Callable[[str], None],
+) -> tuple[Tensor, Tensor]:
+    """Steps on the mean loss of the parts; the loss (0-d) and the verdict (2,) of all ranks.
+
+    The verdict is (1, signal) where a loss or the gradient is not finite on any rank: then
+    weights, optimiser and batch norm's statistics are as before. Nothing here waits for a device.
+    `mark` is told what has just ended: forward, backward, other.
+    """
+    statistics.keep()
+    loss = torch.zeros((), device=fabric.device)
+    for place, (images, target) in enumerate(parts, 1):
+        with fabric.no_backward_sync(module, enabled=fabric.world_size > 1 and place < len(parts)):
+            part = module(images, target, observe=observe) / len(parts)
+            mark("forward")
+            fabric.backward(part)
+            mark("backward")
+        loss += part.detach()
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    if scaler is not None:  # of fp16
+        spoil_gradient(optimizer, loss)
+        scaler.unscale_(optimizer.optimizer)  # Fabric's own clipping refuses fused optimisers here
+    norm = gradient_norm(module, clip_norm)
+    bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
+    verdict = max_over_ranks(torch.stack([bad.float(), torch.full_like(loss, wish.signum)]))
+    bad = verdict[0] > 0
+    statistics.restore(bad)
+    # fused optimisers read it on the device, as the gradient scaler has them do
+    optimizer.optimizer.found_inf = bad.float()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss, verdict
+
+
+def spoil_gradient(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Makes the gradient NaN where any rank's loss (0-d) is not finite.
+
+    A gradient scaler looks at gradients alone, and its finding takes the place of ours.
+    """
+    bad = max_over_ranks((~torch.isfinite(loss)).float())
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    first = next(p for p in parameters if p.grad is not None)
+    first.grad += torch.where(bad > 0, torch.nan, 0.0)
+
+
+def gradient_norm(module: nn.Module, clip_norm: float) -> Tensor:
+    """Norm (0-d) of the whole gradient, which is clipped to clip_norm unless that is 0."""
+    if clip_norm:
+        return torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def broken_part(fabric: Fabric, module: TrainingModule, part: Part) -> str:
+    """What is not finite in a step on that part, the first in the order of computing."""
+    model, loss = module.model, module.loss
+    images, target = part
+    with fabric.autocast(), torch.no_grad():
+        logits = model.low_resolution(images)
+    target = model.pad(target, loss.lb_ignore)
+    broken = {
+        "the network's weights": _not_finite(*model.parameters()),
+        "the network's output": _not_finite(logits),
+    }
+    for name, weight, term in zip(loss.names, loss.weights, loss.terms):
+        alone = Loss([name], [weight], [term], loss.lb_ignore, loss.sync)
+        leaf = logits.detach().float().requires_grad_()
+        value = alone(leaf, target, model.upsampling, model.align_corners)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        broken[f"the loss term {name}"] = _not_finite(value, gradient)
+    # each rank's own finding counts; all take part in the losses' sums, so none returns early
+    found = max_over_ranks(torch.stack(list(broken.values())).float())
+    names = [name for name, one in zip(broken, found.tolist()) if one]
+    return names[0] if names else "the gradient inside the network"
+
+
+def _not_finite(*tensors: Tensor) -> Tensor:
+    return ~torch.stack([torch.isfinite(t).all() for t in tensors]).all()
+
+
+def compile_or_not(train: Train, device: torch.device, steps: int) -> tuple[bool, str]:
+    """Whether train.compile means the network's compilation on that device, and why."""
+    if train.compile != "auto":
+        return train.compile == "on", f"train.compile is {train.compile}"
+    if device.type == "cpu":
+        return False, "on a CPU it gained nothing"
+    path, reason = choose_path(device, torch.float32)
+    if path != "triton":  # which compiled networks need, too
+        return False, reason
+    if steps < COMPILE_FROM:
+        return False, f"{steps} steps are too few to win back what it takes"
+    return True, f"{steps} steps on a GPU"
+
+
+def describe_path(model: SegmentationModel, loss: Loss, device: torch.device) -> str:
+    """Which way the loss will go on that device, and why, in a line."""
+    path, reason = choose_path(device, next(model.parameters()).dtype)
+    line = f"{path} path ({reason})"
+    if model.upsampling > 1:
+        needy = " and ".join(loss.reads_logits)
+        fused = f"not fused: {needy} reads full-resolution logits" if needy else "fused"
+        line += f", {model.upsampling}x upsampling of logits {fused}"
+    return line
