@@ -41,12 +41,12 @@ from segtrain.config import Augment, Data
 from segtrain.data.demo import CLASSES, scene
 from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_pairs
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.cache import open_caches
 from segtrain.data.loading.dataset import Pairs, checked, collate, train_loader
 from segtrain.data.loading.sampling import Draw
 from segtrain.data.masks import MaskReader
+from segtrain.data.sample import Sample
 
 SEED, IGNORED, QUALITY, GRAIN = 0, 255, 92, 1.0
 SCALE, HFLIP, JITTER = (0.5, 2.0), 0.5, 0.3

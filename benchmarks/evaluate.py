@@ -36,13 +36,15 @@ from torch import Tensor
 
 from segtrain.config.loading import load_config
 from segtrain.data.demo import scene
+from segtrain.data.images import image_reader
 from segtrain.data.layouts.detect import find_pairs
-from segtrain.data.layouts.locate import image_reader, mask_reader
 from segtrain.data.loading.cache import RamCache
 from segtrain.data.loading.dataset import Pairs, worker_count
+from segtrain.data.masks import mask_reader
 from segtrain.distributed.devices import make_fabric, predictor
 from segtrain.evaluation.accumulator import Tally
-from segtrain.evaluation.prediction import Predicted, predict_split, validate
+from segtrain.evaluation.prediction import Predicted, predict_split
+from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_mining
 from segtrain.metrics import bootstrap
 from segtrain.training.plan import new_model

@@ -36,7 +36,7 @@ OPTIONS = {"decoder_channels": [32, 16, 16, 8, 8]}
 CASES = {"default": [], "all files": ["--legend", "--set", "predict.save_probs=true"]}
 PREDICT = """
 import resource, sys
-from segtrain.cli import app
+from segtrain.cli.app import app
 try:
     app(["predict", *sys.argv[1:]])
 finally:

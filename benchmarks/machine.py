@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from segtrain.runs.folder import environment
+from segtrain.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -53,16 +53,16 @@ from machine import RESULTS, machine
 from torch import Tensor
 from torch.optim.lr_scheduler import PolynomialLR
 
-from segtrain.commands.fit import start, train_epoch
 from segtrain.config import Config
 from segtrain.config.loading import load_config
 from segtrain.data.demo import scene
 from segtrain.data.loading.dataset import Batch, collate, worker_count
 from segtrain.distributed.devices import make_fabric, resolve_device, resolve_precision
 from segtrain.distributed.launch import Watch
+from segtrain.distributed.signals import StopWish
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.training.loaders import open_feed
-from segtrain.training.nonfinite import StopWish
+from segtrain.training.loop import start, train_epoch
 from segtrain.training.optim import build_optimizer
 from segtrain.training.plan import Plan, loss_of, make_plan, new_model
 from segtrain.training.progress import Reporter

@@ -1,9 +1,13 @@
-"""segtrain: semantic segmentation with pixel-level hard-example losses."""
+"""Semantic segmentation with pixel-level hard-example losses."""
 
-from segtrain.version import __version__  # noqa: F401
+from typing import Any
+
+from segtrain.version import __version__
+
+__all__ = ["__version__", "load"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name == "load":  # lazily: importing segtrain must not import torch
         from segtrain.models.checkpoint import load_model
 

@@ -1,3 +1,3 @@
-from segtrain.cli import app
+from segtrain.cli.app import app
 
 app(prog_name="segtrain")

@@ -1,9 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Files written whole or not at all: text, bytes, JSON, CSV; and the cache folder."""
 
+import csv
+import io
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from segtrain.errors import SegtrainError
 
@@ -44,3 +48,22 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A header and the rows, None as an empty field, and what a row lacks, too."""
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def cache_folder() -> Path:
+    """$SEGTRAIN_CACHE, or ~/.cache/segtrain; it may be deleted at any time."""
+    return Path(os.environ.get("SEGTRAIN_CACHE") or Path.home() / ".cache" / "segtrain")

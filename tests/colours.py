@@ -10,9 +10,9 @@ from conftest import scene
 from PIL import Image
 
 from segtrain.data.images import ImageReader
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.loading.dataset import Pairs
 from segtrain.data.masks import MaskReader
+from segtrain.data.sample import Sample
 
 
 class ByColour(torch.nn.Module):

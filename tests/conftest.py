@@ -59,7 +59,7 @@ class Answer:
 
 def run_cli(*args: object) -> Answer:
     """Runs segtrain in this process."""
-    from segtrain.cli import app
+    from segtrain.cli.app import app
 
     result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
     return Answer(result.exit_code, result.stdout, result.stderr)

@@ -34,7 +34,7 @@ def options_of(command: str) -> dict[str, str]:
     answer = run_cli(command, "--help")
     assert answer.code == 0
     listed = answer.stdout.partition("Options:\n")[2]
-    parts = re.split(r"^  (--[\w-]+)", listed, flags=re.MULTILINE)
+    parts = re.split(r"^  (?:-h, )?(--[\w-]+)", listed, flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2])}
 
 
@@ -85,6 +85,12 @@ def test_segtrain_alone_prints_the_help_page():
     assert answer.stderr == ""
 
 
+@pytest.mark.parametrize("verb", [[], ["fit"], ["eval"], ["losses"]])
+def test_h_is_help(verb: list[str]):
+    short, long = run_cli(*verb, "-h"), run_cli(*verb, "--help")
+    assert (short.code, short.stdout) == (0, long.stdout) and "Usage: " in short.stdout
+
+
 def test_the_commands_are_described_in_whole_sentences():
     listed = run_cli("--help").stdout.partition("Commands:\n")[2]
     assert listed and all(line.endswith(".") for line in listed.splitlines())
@@ -94,7 +100,7 @@ def test_the_commands_are_described_in_whole_sentences():
 def test_help_imports_nothing_heavy():
     code = """
 import sys
-from segtrain.cli import app
+from segtrain.cli.app import app
 for args in (['--help'], ['fit', '--help'], ['compare', '--help'], ['sweep', '--help']):
     try:
         app(args, standalone_mode=False)

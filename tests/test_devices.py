@@ -74,8 +74,7 @@ def test_processes_keep_their_own_batch_norm_and_say_so(cli, home: Path):
 BAD_ON_ONE = """
 import sys
 import torch
-import segtrain.training.step
-from segtrain.cli import app
+from segtrain.cli.app import app
 from segtrain.losses import Loss
 
 whole, calls = Loss.forward, iter(range(1000))

@@ -364,7 +364,7 @@ def test_where_no_report_can_be_written_nothing_is_scored(
 ):
     masks = shutil.copytree(predicted, tmp_path / "masks")
     (masks / "eval").write_text("a file")
-    monkeypatch.setattr("segtrain.evaluation.prediction.read_split", None)  # it would be scoring
+    monkeypatch.setattr("segtrain.commands.eval.read_split", None)  # it would be scoring
     asked = ["--predictions", masks, "--data", ignoring, "--set", "data.classes=[a, b, c]"]
     answer = cli("eval", *asked)
     assert answer.code == 1 and f"{masks / 'eval'} is no folder that can be" in answer.error

@@ -122,16 +122,16 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def signal_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int, signum: int) -> None:
     """Sends this process a signal in the n-th call of a function of the training loop's."""
 
-    from segtrain.commands import fit
+    from segtrain.training import loop
 
-    whole, calls = getattr(fit, function), iter(range(1, 1000))
+    whole, calls = getattr(loop, function), iter(range(1, 1000))
 
     def signalling(*args, **kwargs):
         if next(calls) == call:
             os.kill(os.getpid(), signum)
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(fit, function, signalling)
+    monkeypatch.setattr(loop, function, signalling)
 
 
 @pytest.mark.parametrize(
@@ -169,15 +169,15 @@ def test_a_time_between_checkpoints_is_looked_at_where_the_loss_is_read(
     cli, straight: Path, monkeypatch
 ):
 
-    from segtrain.commands import fit
+    from segtrain.training import loop
 
-    steps, whole = [], fit.save
+    steps, whole = [], loop.save
 
     def save(fabric, plan, training, *args):
         steps.append(training.state.step)
         whole(fabric, plan, training, *args)
 
-    monkeypatch.setattr(fit, "save", save)
+    monkeypatch.setattr(loop, "save", save)
     data, every = straight.parents[1] / "set", "train.checkpoint_every"
     assert cli("fit", "--data", data, *QUICK, *WHOLE, "--set", f"{every}=0.001s").code == 0
     assert steps == [2, 4, 5, 5, 6, 8, 10, 10]  # log_every is 2; an epoch's end is saved scored
@@ -458,7 +458,7 @@ def test_out_of_memory_says_what_to_try(cli, pairs: Path, monkeypatch):
     def step(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
-    monkeypatch.setattr("segtrain.commands.fit.train_step", step)
+    monkeypatch.setattr("segtrain.training.loop.train_step", step)
     failed = cli("fit", "--data", pairs, *QUICK, "--crop", "64x96", "--name", "r")
     assert failed.code == 1
     for said in (

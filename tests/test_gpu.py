@@ -17,13 +17,14 @@ from conftest import QUICK, write_pairs
 from segtrain import load
 from segtrain.config import Model, Optim, Train
 from segtrain.distributed.devices import make_fabric
+from segtrain.distributed.signals import StopWish
 from segtrain.losses import build_loss
 from segtrain.losses.pixels import PATHS_TAKEN
 from segtrain.models.segmentation import build_model
-from segtrain.runs.folder import Laps
-from segtrain.training.nonfinite import Statistics, StopWish, Verdicts
+from segtrain.training.nonfinite import Verdicts
 from segtrain.training.optim import build_optimizer
-from segtrain.training.step import TrainingModule, train_step
+from segtrain.training.step import Statistics, TrainingModule, train_step
+from segtrain.training.timing import Laps
 
 pytestmark = [
     pytest.mark.gpu,
@@ -184,9 +185,9 @@ def test_a_deterministic_run_is_resumed_to_the_last_bit(cli, pairs: Path, monkey
     command = ["fit", "--data", pairs, *QUICK, *options, "--set", "train.checkpoint_every=1"]
     assert cli(*command, "--name", "straight").code == 0
 
-    from segtrain.commands import fit
+    from segtrain.training import loop
 
-    whole, calls = fit.train_step, iter(range(1, 100))
+    whole, calls = loop.train_step, iter(range(1, 100))
 
     def stopping(*args):
         if next(calls) == 3:
@@ -194,7 +195,7 @@ def test_a_deterministic_run_is_resumed_to_the_last_bit(cli, pairs: Path, monkey
         return whole(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "train_step", stopping)
+        patch.setattr(loop, "train_step", stopping)
         assert cli(*command, "--name", "stopped").code == 143
     resumed = cli("fit", "--resume", "runs/stopped")
     assert resumed.code == 0, resumed.stderr

@@ -14,7 +14,8 @@ from PIL import Image
 from segtrain.config import Eval, Model
 from segtrain.data.loading.dataset import Pairs
 from segtrain.distributed.devices import predictor
-from segtrain.evaluation.prediction import predict_split, read_bands, validate
+from segtrain.evaluation.prediction import predict_split, read_bands
+from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_mining
 from segtrain.metrics.calibration import Calibration
 from segtrain.metrics.confusion import Confusion, score

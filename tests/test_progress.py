@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from segtrain.config import Train
-from segtrain.training.progress import Reporter, bar
+from segtrain.console import bar
+from segtrain.training.progress import Reporter
 
 
 @pytest.fixture

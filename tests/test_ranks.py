@@ -20,7 +20,7 @@ from segtrain.config import Train
 from segtrain.distributed import devices
 from segtrain.distributed.launch import Watch, how, launcher, lost_touch, restarted, started
 from segtrain.errors import SegtrainError, Stopped, UsageError
-from segtrain.runs.folder import note_start
+from segtrain.runs.environment import note_start
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
 
@@ -132,7 +132,12 @@ def test_other_errors_pass_and_the_environment_comes_back():
     assert dict(os.environ) == before
 
 
-CHILD = "from segtrain.distributed.processes import *; end_with_launcher(); print(1, flush=True); input()"
+CHILD = """
+from segtrain.distributed.processes import end_with_launcher
+end_with_launcher()
+print(1, flush=True)
+input()
+"""
 PARENT = """
 import os, subprocess, sys
 os.environ[{variable!r}] = {value}

@@ -23,7 +23,7 @@ from conftest import QUICK, TINY, run_cli, write_pairs
 from torch.distributed.run import get_args_parser
 
 import segtrain
-from segtrain.cli import app
+from segtrain.cli.app import app
 from segtrain.config import Config
 from segtrain.config.loading import known_keys, load_config
 from segtrain.losses.build import FAMILIES, balanced, build_loss

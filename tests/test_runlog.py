@@ -11,7 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segtrain.config import Config
 from segtrain.errors import SegtrainError, UsageError
-from segtrain.runs.folder import History, Laps, create_run, write_csv
+from segtrain.files import write_csv
+from segtrain.runs.folder import create_run
+from segtrain.runs.history import History
+from segtrain.training.timing import Laps
 
 
 def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
@@ -63,7 +66,7 @@ def test_a_folder_appears_with_its_config(tmp_path: Path, monkeypatch):
 
 def test_laps_add_up(monkeypatch):
     now = iter([10.0, 11.0, 13.0, 13.5, 14.0])
-    monkeypatch.setattr("segtrain.runs.folder.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("segtrain.training.timing.time.perf_counter", lambda: next(now))
     seconds = {"data": 100.0}
     laps = Laps(torch.device("cpu"), seconds)
     laps.mark("data")

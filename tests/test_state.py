@@ -13,7 +13,9 @@ from segtrain import load
 from segtrain.errors import SegtrainError
 from segtrain.metrics.confusion import Confusion, score
 from segtrain.models.checkpoint import read_meta, save_model
-from segtrain.training.state import SaveClock, TrainState, find_state, keep_last, score_of
+from segtrain.training.resume import find_state
+from segtrain.training.state import TrainState, keep_last, score_of
+from segtrain.training.timing import SaveClock
 
 
 def test_the_best_score_and_how_long_it_stands():
@@ -47,7 +49,7 @@ def test_steps_and_time_between_checkpoints(monkeypatch):
     clock = SaveClock(3)
     assert [step for step in range(1, 10) if clock.due(step)] == [3, 6, 9]
     now = [100.0]
-    monkeypatch.setattr("segtrain.training.state.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("segtrain.training.timing.time.monotonic", lambda: now[0])
     clock, due = SaveClock("1min"), []
     assert not clock.counts(3)
     for now[0] in range(120, 300, 20):

@@ -10,14 +10,15 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
 from segtrain.config import Model, Optim, Train
+from segtrain.distributed.signals import StopWish
 from segtrain.losses import build_loss
 from segtrain.losses.pixels import PATHS_TAKEN
 from segtrain.models.segmentation import build_model
-from segtrain.training.nonfinite import Statistics, StopWish
+from segtrain.training.nonfinite import broken_part
 from segtrain.training.optim import build_optimizer
 from segtrain.training.step import (
+    Statistics,
     TrainingModule,
-    broken_part,
     compile_or_not,
     describe_path,
     train_step,

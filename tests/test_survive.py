@@ -9,15 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from segtrain.distributed.devices import limits_explained
+from segtrain.distributed.signals import SIGNALS, StopWish
 from segtrain.errors import SegtrainError
-from segtrain.training.nonfinite import (
-    SIGNALS,
-    Statistics,
-    StopWish,
-    Verdict,
-    Verdicts,
-    limits_explained,
-)
+from segtrain.training.nonfinite import Verdict, Verdicts
+from segtrain.training.step import Statistics
 
 
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
@@ -39,7 +35,7 @@ def test_a_quiet_one_says_nothing(capfd):
 
 SECOND = """
 import os, signal, sys
-from segtrain.training.nonfinite import StopWish
+from segtrain.distributed.signals import StopWish
 first, second = int(sys.argv[1]), int(sys.argv[2])
 with StopWish():
     os.kill(os.getpid(), first)

@@ -17,30 +17,26 @@ from rich.text import Text
 
 from segtrain.config import Config, Data
 from segtrain.config.loading import load_config
+from segtrain.console import bar
 from segtrain.data.findings import raise_errors
+from segtrain.data.images import image_reader
 from segtrain.data.inspection.survey import prepare
 from segtrain.data.layouts.detect import Found, find_pairs
 from segtrain.data.layouts.label_maps import fill_in
-from segtrain.data.layouts.locate import image_reader, locate, mask_reader, root_of
+from segtrain.data.layouts.locate import locate, root_of
 from segtrain.data.loading.dataset import Pairs, worker_count
-from segtrain.data.masks import MaskReader, class_palette
+from segtrain.data.masks import MaskReader, class_palette, mask_reader
 from segtrain.distributed.devices import make_fabric, predictor
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.evaluation.accumulator import Tally
-from segtrain.evaluation.prediction import (
-    Predicted,
-    PredictedMasks,
-    pairs_of_masks,
-    predict_split,
-    read_split,
-)
-from segtrain.evaluation.report import Subject, groups_of, refuse_unwritable, write
+from segtrain.evaluation.external import PredictedMasks, pairs_of_masks, read_split
+from segtrain.evaluation.prediction import Predicted, predict_split
+from segtrain.evaluation.report import groups_of, refuse_unwritable, write
+from segtrain.evaluation.subject import Subject
 from segtrain.losses.build import build_mining
 from segtrain.metrics.calibration import Calibration
 from segtrain.models.checkpoint import load_model
-from segtrain.runs.folder import find_checkpoint, run_of
-from segtrain.runs.folders import HISTORY
-from segtrain.training.progress import bar
+from segtrain.runs.folder import HISTORY, find_checkpoint, run_of
 
 Say = Callable[[str], None]
 

@@ -1,78 +1,39 @@
-"""segtrain fit: the training loop, to be read from top to bottom."""
+"""segtrain fit: config, plan, run folder, launch, loop."""
 
 from __future__ import annotations
 
-import math
-import shlex
-import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
 
 from segtrain.config import Config
-from segtrain.config.loading import load_config, save_config
-from segtrain.data.loading.dataset import checked, worker_count
-from segtrain.data.loading.sampling import seed_at
-from segtrain.distributed import launch as ranks
-from segtrain.distributed.devices import batch_norm_note, make_fabric, share_buffers
+from segtrain.config.loading import load_config, save_config, to_yaml
+from segtrain.distributed import launch
+from segtrain.distributed.devices import (
+    limits_explained,
+    make_fabric,
+)
 from segtrain.errors import UsageError
-from segtrain.evaluation.prediction import validate
 from segtrain.files import remove_leftovers
 from segtrain.models.pretrained import load_weights
 from segtrain.models.segmentation import SegmentationModel, check_names
 from segtrain.runs.folder import (
-    History,
-    Laps,
+    CONFIG,
+    ENVIRONMENT,
+    LAST,
+    LATEST,
     create_run,
     default_name,
-    environment,
     held,
-    note_start,
-    peak_memory,
     point_latest,
-    profiler,
     refuse_name,
 )
-from segtrain.runs.folders import BEST, CONFIG, ENVIRONMENT, LAST, LATEST
-from segtrain.training.endings import report_bad, stop
-from segtrain.training.loaders import open_feed
-from segtrain.training.nonfinite import Statistics, StopWish, Verdicts, limits_explained
-from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
-from segtrain.training.plan import (
-    Plan,
-    describe,
-    loss_of,
-    make_plan,
-    new_model,
-    refuse_changes,
-    run_to_resume,
-)
-from segtrain.training.progress import Reporter, number
-from segtrain.training.state import (
-    SaveClock,
-    Training,
-    TrainState,
-    average_of,
-    changes_since,
-    find_state,
-    restore,
-    save,
-    score_of,
-)
-from segtrain.training.step import (
-    Part,
-    TrainingModule,
-    compile_or_not,
-    describe_path,
-    on_device,
-    train_step,
-)
+from segtrain.training.loop import train
+from segtrain.training.plan import Plan, loss_of, make_plan, new_model
+from segtrain.training.resume import find_state, refuse_changes, run_to_resume
 
 
 def fit(
@@ -88,7 +49,7 @@ def fit(
     if resume and name:
         raise UsageError("--name is for a new run, --resume goes on with one; leave one out")
     earlier = out / (name or LATEST)
-    if not resume and ranks.restarted(earlier / ENVIRONMENT):
+    if not resume and launch.restarted(earlier / ENVIRONMENT):
         resume = str(earlier.resolve())
     old_run = run_to_resume(resume, out) if resume else None
     base = load_config(old_run / CONFIG) if old_run else None
@@ -112,7 +73,7 @@ def fit(
             plan = open_run(plan, out, name, old_run)
             if not old_run:
                 until_the_end.enter_context(held(plan.run))
-        with ranks.started(fabric, config.train, plan and plan.run / CONFIG) as watch:
+        with launch.started(fabric, config.train, plan and plan.run / CONFIG) as watch:
             plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the folder
             with limits_explained(plan.memory_advice(fabric.strategy.precision.precision)):
                 # wrapping gives all ranks rank 0's weights
@@ -143,157 +104,12 @@ def open_run(plan: Plan, out: Path, name: str, old_run: Path | None) -> Plan:
     return replace(plan, run=run)
 
 
-def train(
-    fabric: Fabric,
-    plan: Plan,
-    model: SegmentationModel,
-    saved: dict[str, Any] | None,
-    watch: ranks.Watch,
-) -> None:
-    """The loop over epochs, from the beginning or from a saved state."""
-    config, run, loud = plan.config, plan.run, fabric.is_global_zero
-    training = start(fabric, plan, model, saved)
-    state, epochs, steps = training.state, config.train.epochs, plan.steps_per_epoch
-    on_gpu = fabric.device.type == "cuda"
-    workers = worker_count(config.data.workers, on_gpu, config.train.devices)
-    loader, held_out, line = open_feed(plan, workers, on_gpu, fabric.global_rank, fabric.world_size)
-    if line and loud:
+def describe(plan: Plan, old_run: Path | None) -> None:
+    """What --dry-run prints. Raises UsageError for what can't be resumed."""
+    for line in refuse_changes(old_run, plan.config) if old_run else []:
         print(line)
-    history = History(run, state.epoch) if loud else None
-    reporter = Reporter(config.train, steps, state.step, state.best, loud)
-    trace = profiler(run, fabric.device) if config.train.profile and loud else nullcontext()
-    with StopWish(loud) as wish, reporter, trace as profile:
-        while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
-            train_epoch(fabric, plan, training, loader, reporter, wish, watch, profile)
-            scores, clock = None, time.perf_counter()
-            if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
-                reporter.validating(state.epoch)
-                share_buffers(fabric, training.scored)
-                scores = validate(
-                    training.scored, held_out, config.data.classes, fabric, workers,
-                    config.eval, wish, watch,
-                )  # fmt: skip
-                if scores is None:  # a resumed run takes up the validation
-                    stop(fabric, plan, training, wish.signum)
-            better = scores is not None and state.improve(score_of(scores, config.train.monitor))
-            lr = lr_at(state.step - 1, epochs * steps, config.optim)
-            terms = training.loss.report(config.data.classes)
-            took = time.perf_counter() - clock
-            row = state.end_epoch(steps, config, lr, scores, terms, took)
-            if loud:
-                history.add(state.rows)
-                best = better or not (run / BEST).exists()
-                save(fabric, plan, training, scores.miou if scores else None, best)
-                reporter.epoch(row, state.best)
-    if loud:
-        for split, pairs in (("train", loader.dataset), ("val", held_out)):
-            if pairs.skipped:
-                print(f"{split}: {pairs.skipped}")
-        if state.epoch < epochs:
-            print(f"stopped early: validations without a better {reporter.monitor}: {state.stale}")
-        print(f"best {reporter.monitor} {number(state.best)}; checkpoint: {run / BEST}")
-        print(f"score it with: segtrain eval {shlex.quote(str(run))}")
-
-
-def start(
-    fabric: Fabric, plan: Plan, model: SegmentationModel, saved: dict[str, Any] | None
-) -> Training:
-    """All that training changes: new, or as the last checkpoint left it."""
-    config, loud, on_gpu = plan.config, fabric.is_global_zero, fabric.device.type == "cuda"
-    total_steps = config.train.epochs * plan.steps_per_epoch
-    loss = loss_of(config, plan.palette)
-    compiled, reason = compile_or_not(config.train, fabric.device, total_steps)
-    if loud:
-        path = describe_path(model, loss, fabric.device)
-        print(f"loss: {path}")
-        print(f"torch.compile: {'on' if compiled else 'off'} ({reason})")
-        more = {"loss_path": path, "launcher": ranks.launcher()}
-        note_start(plan.run / ENVIRONMENT, environment(fabric.device) | more)
-        print(f"{plan.size}, {model.parameter_count:,} parameters")
-        if note := batch_norm_note(fabric, config.train, config.model.freeze_bn):
-            print(note)
-    if fabric.world_size > 1 and on_gpu and config.train.sync_bn:
-        model.synchronise_bn()
-    module = TrainingModule(model, loss, compiled).to(fabric.device)
-    if config.train.channels_last:
-        module = module.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, loss, config.optim)
-    module, optimizer = fabric.setup(module, optimizer)
-    average = average_of(model) if config.train.ema else None
-    training = Training(module, model, loss, optimizer, average, TrainState())
-    if saved:
-        restore(fabric, training, saved)
-        if loud:
-            over = training.state.step == total_steps
-            hint = ": it is at its end, more --epochs go on" if over else ""
-            print(f"resumed after step {training.state.step} of {total_steps}{hint}")
-            for line in changes_since(saved, fabric):
-                print(line)
-    return training
-
-
-def train_epoch(
-    fabric: Fabric,
-    plan: Plan,
-    training: Training,
-    loader: DataLoader,
-    reporter: Reporter,
-    wish: StopWish,
-    watch: ranks.Watch,
-    profile: torch.profiler.profile | None,
-) -> None:
-    """The steps that are left of an epoch. Raises Stopped where somebody wished so."""
-    config, state = plan.config, training.state
-    total = config.train.epochs * plan.steps_per_epoch
-    end = (state.epoch + 1) * plan.steps_per_epoch
-    loader.batch_sampler.start, loader.batch_sampler.stop = state.step, end
-    parts_left = on_device(fabric, checked(loader), config.train.channels_last)
-    statistics, verdicts = Statistics(training.module), Verdicts(fabric.device)
-    laps, clock = Laps(fabric.device, state.seconds), SaveClock(config.train.checkpoint_every)
-    loss_sum = torch.tensor(state.loss_sum, device=fabric.device)
-    recent: dict[int, list[Part]] = {}  # a bad step may be seen a step later
-    training.module.train()
-    while state.step < end:
-        watch.check()
-        step = state.step
-        # dropout is a function of (seed, step, rank), so no random state needs to be kept
-        torch.manual_seed(seed_at(config.train.seed, step, fabric.global_rank))
-        set_lr(training.optimizer, lr := lr_at(step, total, config.optim))
-        parts = list(islice(parts_left, config.train.accumulate))
-        laps.mark("data")
-        state.step += 1
-        # the host waits for the device at these steps alone; they are the same on all ranks
-        reads = state.step % config.train.log_every == 0 or state.step == end
-        waits = reads or clock.counts(state.step)
-        loss, verdict = train_step(
-            fabric, training.module, training.optimizer, statistics, parts,
-            config.optim.clip_norm, reads, wish, laps.mark,
-        )  # fmt: skip
-        if training.average:
-            update_average(training.average, training.model, config.train.ema, step)
-        loss_sum += torch.where(verdict[0] > 0, 0, loss)
-        laps.mark("other")
-        if state.step == reporter.done + 1:
-            reporter.say(f"memory with the first step: {peak_memory(fabric.device) / 1e9:.2f} GB")
-        verdicts.note(state.step, verdict)
-        reporter.count(state.epoch, state.step)
-        recent = dict([*recent.items(), (state.step, parts)][-2:])
-        signum = 0
-        for seen in verdicts.read(waits):
-            signum = seen.signum
-            if state.note(seen.bad):
-                observed = reads and seen.step == state.step
-                parts = recent[seen.step]
-                report_bad(fabric, plan, training, seen.step, parts, observed, reporter)
-        if waits or signum:
-            laps.settle()
-            state.loss_sum = loss_sum.item()
-        if reads:
-            reporter.step(state.step, loss.item(), lr, sum(state.seconds.values()))
-        if signum:
-            stop(fabric, plan, training, signum)
-        if waits and clock.due(state.step) and fabric.is_global_zero:
-            save(fabric, plan, training)
-            laps.mark("other")
-        if profile:
-            profile.step()
+    print(to_yaml(plan.config))
+    for split, samples in plan.splits.items():
+        print(f"{split}: {len(samples)} images")
+    print(f"parameters: {new_model(plan.config).parameter_count:,}")
+    print(f"steps per epoch: {plan.steps_per_epoch}")

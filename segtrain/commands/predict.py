@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from segtrain.config import Config
+from segtrain.console import bar
+from segtrain.data.images import image_reader
 from segtrain.data.layouts.detect import image_files
-from segtrain.data.layouts.locate import demo_folder, image_reader
+from segtrain.data.layouts.locate import demo_folder
 from segtrain.data.loading.dataset import as_tensor
-from segtrain.distributed.devices import make_fabric, predictor, to_device
+from segtrain.distributed.devices import limits_explained, make_fabric, predictor, to_device
 from segtrain.errors import SegtrainError, UsageError, listing
 from segtrain.files import whole_file
 from segtrain.models.checkpoint import Meta, load_model
@@ -32,8 +34,6 @@ from segtrain.render.overlay import (
     with_legend,
 )
 from segtrain.runs.folder import find_checkpoint
-from segtrain.training.nonfinite import limits_explained
-from segtrain.training.progress import bar
 
 DEMO_IMAGES = 3
 

@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 from segtrain.config import Config
+from segtrain.data.images import image_reader
 from segtrain.data.inspection.survey import Survey
-from segtrain.data.layouts.locate import image_reader, mask_reader
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.dataset import as_tensor
 from segtrain.data.loading.sampling import Draw
+from segtrain.data.masks import mask_reader
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 from segtrain.render.overlay import (
     blend,

@@ -15,12 +15,12 @@ from segtrain.config import Config
 from segtrain.config.loading import differences, load_config, make_config
 from segtrain.distributed.launch import how
 from segtrain.distributed.processes import PARENT
+from segtrain.distributed.signals import SIGNALS, StopWish
 from segtrain.errors import SegtrainError, Stopped, UsageError
+from segtrain.files import write_json
 from segtrain.losses.expression import parse_loss
 from segtrain.models.segmentation import check_names
-from segtrain.runs.folder import safe_name, write_json
-from segtrain.runs.folders import CONFIG
-from segtrain.training.nonfinite import SIGNALS, StopWish
+from segtrain.runs.folder import CONFIG, safe_name
 from segtrain.training.plan import loss_of
 
 BASE = Path("sweep.json")  # what all runs of the folder have in common

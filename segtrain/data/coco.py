@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from segtrain.errors import SegtrainError, listing
+from segtrain.errors import SegtrainError
 
 LARGEST_ID = 65_534  # mask readers hold a table of all values
 MOST_PIXELS = 2**31
@@ -215,68 +213,3 @@ def _shape(file: Path, segmentation: Any, image: Mapping[str, Any]) -> Polygons 
                 "far outside the image"
             )
     return tuple(polygon for polygon in polygons if len(polygon) >= 6)
-
-
-def class_table(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int]]:
-    """(class names, label map) of category ids: the background, then all in id order."""
-    names = list(categories.values())
-    unique = [
-        f"{name} ({key})" if names.count(name) > 1 or name == "background" else name
-        for key, name in categories.items()
-    ]
-    background = max(categories) + 1 if 0 in categories else 0
-    return ["background", *unique], {background: 0} | {c: i + 1 for i, c in enumerate(categories)}
-
-
-SPLIT_IN_NAME = re.compile(
-    r"(?:^|[^a-z])(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(test)(?:ing)?)(?![a-z])"
-)
-
-
-def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
-    """split: (JSON, folders that its images may lie in), by COCO's or Roboflow's layout, else {}.
-
-    Raises SegtrainError where two JSON are of one split.
-    """
-    beside = {
-        split: (root / folder / "_annotations.coco.json", [root / folder])
-        for split, names in (("train", ("train",)), ("val", ("valid", "val")), ("test", ("test",)))
-        for folder in names[::-1]
-        if (root / folder / "_annotations.coco.json").is_file()
-    }
-    if beside or not (root / "annotations").is_dir():
-        return beside
-    files = sorted((root / "annotations").glob("*.json"))
-    files = [f for f in files if f.name.startswith("instances")] or files
-    found: dict[str, tuple[Path, list[Path]]] = {}
-    for file in files:
-        match = SPLIT_IN_NAME.search(file.stem.lower())
-        if match is None and len(files) > 1:
-            continue
-        split = match[match.lastindex] if match else "train"
-        if split in found:
-            raise SegtrainError(
-                f"{found[split][0]} and {file.name} are both of {split}; choose with "
-                f"data.splits: {{{split}: {{coco: annotations/{file.name}, images: ...}}}}"
-            )
-        year = re.split(r"[_.]", file.stem)[-1]  # train2017 of instances_train2017
-        folders = [below / name for name in (year, split) for below in (root, root / "images")]
-        found[split] = file, [*folders, root / "images", root]
-    return found
-
-
-def image_folder(coco: Coco, folders: list[Path]) -> Path:
-    """The first of the folders that holds the first image, else the first that is there."""
-    first = coco.images[0][0] if coco.images else ""
-    there = [folder for folder in folders if folder.is_dir()] or [coco.file.parent]
-    return next((f for f in there if os.path.isfile(f / first)), there[0])
-
-
-def check_same_categories(cocos: list[Coco]) -> None:
-    for other in cocos[1:]:
-        differing = sorted(set(cocos[0].categories.items()) ^ set(other.categories.items()))
-        if differing:
-            raise SegtrainError(
-                f"{cocos[0].file} and {other.file} have different categories: "
-                + listing(f"{key} {name!r}" for key, name in differing)
-            )

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from segtrain.config import Data
 from segtrain.data.coco import CocoMask
+from segtrain.data.decoding import MAX_PIXELS, open_upright, read_array
 from segtrain.data.findings import yaml_line
-from segtrain.data.images import MAX_PIXELS, open_upright, read_array
 from segtrain.errors import SegtrainError, listing
 
 Palette = Sequence[tuple[int, int, int]]
@@ -267,3 +268,15 @@ def class_palette(
 
 def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+
+
+def mask_reader(data: Data) -> MaskReader:
+    """The reader of masks of a data section whose classes are known."""
+    return MaskReader(
+        len(data.classes),
+        data.label_map,
+        data.lb_ignore,
+        data.palette,
+        data.allow_lossy_masks,
+        data.max_pixels,
+    )

@@ -8,7 +8,8 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -20,9 +21,11 @@ from torch import Tensor, nn
 from segtrain.config import Train
 from segtrain.config.types import seconds
 from segtrain.distributed.processes import GATHERING
-from segtrain.errors import UsageError, first_line
+from segtrain.errors import SegtrainError, UsageError, first_line
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes are about itself
+NOT_DETERMINISTIC = "does not have a deterministic implementation"
+NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "ALLOC_FAILED")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -182,3 +185,22 @@ def resolve_precision(asked: str, device: str) -> str:
     if asked == "fp16" and device == "cpu":  # torch would run it as bf16 without a word
         raise UsageError("train.precision: fp16 needs a GPU; on CPU use 32 or bf16")
     return asked
+
+
+@contextmanager
+def limits_explained(advice: str) -> Iterator[None]:
+    """Raises SegtrainError for what a device can't do: more memory (with the advice), or an
+    operation of the network that has no deterministic way (train.deterministic)."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        short = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if short or any(sign in str(error) for sign in NO_MEMORY):
+            raise SegtrainError(f"out of memory: {advice}") from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise SegtrainError(f"train.compile: {first_line(error)}; set it to off") from error
+        if NOT_DETERMINISTIC in str(error):
+            raise SegtrainError(
+                f"train.deterministic: {first_line(error).partition('. ')[0]}; set it to false"
+            ) from error
+        raise

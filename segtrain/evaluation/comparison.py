@@ -1,4 +1,4 @@
-"""segtrain compare: differences between runs on one split, and which are more than noise."""
+"""Differences between runs on one split, and which of them are beyond noise."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from segtrain.config import Config
 from segtrain.config.loading import differences, load_config
 from segtrain.errors import SegtrainError, UsageError, listing
-from segtrain.files import write_text
 from segtrain.metrics.bootstrap import RESAMPLES, grouped
 from segtrain.metrics.paired_bootstrap import Difference, Measured, difference, measure
-from segtrain.render.comparison_page import decimals, span, write_comparison
-from segtrain.runs.folders import CONFIG, ENVIRONMENT
+from segtrain.render.comparison_page import decimals, span
+from segtrain.runs.folder import CONFIG, ENVIRONMENT
 
 SEED = "train.seed"
 LONGEST_NAME = 40  # of a contender, made from its config
@@ -45,30 +42,6 @@ class Report:
     @property
     def folder(self) -> str:
         return self.run.resolve().name
-
-
-def compare(runs: list[Path], split: str, out: Path, as_json: bool = False) -> dict[str, Any]:
-    """The verb: sets runs side by side, the first being what the others are compared with.
-
-    Prints and writes the comparison, and returns it. Raises UsageError for runs that were not
-    scored on the same images with the same truth.
-    """
-    paths = [run.resolve() for run in runs]
-    if len(set(paths)) < 2:
-        raise UsageError("compare needs two different runs or more: segtrain compare RUN RUN...")
-    if twice := [run for run, path in zip(runs, paths) if paths.count(path) > 1]:
-        raise UsageError(f"{twice[0]}: given twice; name each run once")
-    reports = [read_report(run, split) for run in runs]
-    for report in reports[1:]:
-        refuse_other_data(report, reports[0])
-    comparison = describe(reports, split)
-    write_text(out / "comparison.json", json.dumps(comparison, indent=2, allow_nan=False) + "\n")
-    write_comparison(out / "comparison.html", comparison)
-    if as_json:
-        print(json.dumps(comparison, indent=2, allow_nan=False))
-    else:
-        show(comparison, out)
-    return comparison
 
 
 def read_report(run: Path, split: str) -> Report:
@@ -363,25 +336,3 @@ def run_row(name: str, report: Report) -> dict[str, Any]:
         "segtrain": report.environment.get("segtrain"),
         "started": report.environment.get("started"),
     }
-
-
-def show(comparison: dict[str, Any], out: Path) -> None:
-    """A table of at most 80 columns, and the sentences."""
-    console = Console(highlight=False, markup=False)  # names are text, whatever they hold
-    contenders = comparison["contenders"]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("", overflow="fold")
-    for column in ("mIoU", "95 %", "difference", "95 %"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for c, d in zip(contenders, [None, *comparison["differences"]]):
-        cells = [decimals(c["miou"]), span(c["miou_ci"])]
-        cells += [decimals(d["miou"], "+"), span(d["miou_ci"])] if d else ["", ""]
-        table.add_row(c["name"], *cells)
-    console.print(table)
-    for c in contenders:
-        if len(c["runs"]) > 1:
-            console.print(f"{c['name']}: seeds from {span(c['miou_range'])}")
-    for d in comparison["differences"]:
-        console.print(f"\n{d['sentence']}\n{d['about_classes']}")
-    console.print("\n" + "\n".join(comparison["notes"]))
-    console.print(f"wrote {out / 'comparison.html'}", soft_wrap=True)

@@ -6,77 +6,27 @@ import csv
 import os
 import re
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
-from segtrain.config import Config
 from segtrain.config.loading import to_yaml
-from segtrain.data.loading.dataset import Pairs, as_tensor
 from segtrain.errors import SegtrainError, UsageError, listing
 from segtrain.evaluation.accumulator import Tally
-from segtrain.evaluation.prediction import Predicted
+from segtrain.evaluation.pictures import paint_extremes
+from segtrain.evaluation.subject import Subject
+from segtrain.files import write_csv, write_json
 from segtrain.metrics import bootstrap, calibration
 from segtrain.metrics.confusion import Scores, score, scores_of
-from segtrain.render.overlay import (
-    Palette,
-    blend,
-    colour_table,
-    error_map,
-    kept_map,
-    panels,
-    save_image,
-    to_image,
-    visible,
-)
 from segtrain.render.plots import save_confusion
 from segtrain.render.report_page import write_report
-from segtrain.render.viewer_images import Shown
-from segtrain.runs.folder import environment, write_csv, write_json
+from segtrain.runs.environment import environment
 
 SIZES = ("small", "medium", "large")
-PAINTED = 1024  # longest side of what a picture shows
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is scored: a split's predictions, and what it takes to say what they are."""
-
-    folder: Path  # where the report goes
-    config: Config
-    split: str
-    layout: str
-    classes: list[str]
-    palette: Palette
-    pairs: Pairs
-    predict: Callable[[range, calibration.Calibration | None], Iterator[Predicted]]
-    device: torch.device
-    mines: bool = False  # the loss does
-    checkpoint: Path | None = None
-    history: Path | None = None  # metrics.csv of its training
-
-    @property
-    def title(self) -> str:
-        """Whose predictions of what, such as 'unet, ohem: val of camvid'."""
-        config, whose = self.config, self.folder.resolve().parents[1].name
-        if self.checkpoint:
-            whose = f"{config.model.arch}, {config.loss.expression}"
-        return f"{whose}: {self.split} of {Path(config.data.path).name}"
-
-    @property
-    def images(self) -> list[str]:
-        """A name an image: its path from the folder that they all have in common."""
-        paths = [sample.image for sample in self.pairs.samples]
-        common = os.path.commonpath([path.parent for path in paths])
-        return [path.relative_to(common).as_posix() for path in paths]
 
 
 def write(subject: Subject, tally: Tally, groups: list[str], seconds: float) -> dict[str, Any]:
@@ -222,77 +172,6 @@ def confusion_rows(matrix: Tensor, names: list[str]) -> list[dict[str, Any]]:
         {"true \\ predicted": name} | dict(zip(names, row))
         for name, row in zip(names, matrix.tolist())
     ]
-
-
-def paint_extremes(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterator[Shown]:
-    """The worst and the best images: as files in worst/ and hard_pixels/, and for the page."""
-    folder, config = subject.folder, subject.config
-    for pictures in ("worst", "hard_pixels"):
-        shutil.rmtree(folder / pictures, ignore_errors=True)  # those of an earlier evaluation
-    scored = sorted((i for i in rows if rows[i]["miou"] is not None), key=lambda i: rows[i]["miou"])
-    worst = scored[: config.eval.worst]
-    best = [i for i in reversed(scored) if i not in worst][: config.eval.best]
-    for rank, index in enumerate([*worst, *best], 1):
-        sample = subject.pairs.samples[index]
-        predicted = next(subject.predict(range(index, index + 1), None))
-        image = visible(as_tensor(subject.pairs.images(sample.image)).permute(2, 0, 1))
-        image, predicted = thinned(image, predicted)
-        said = f"mIoU {rows[index]['miou']:.3f}"
-        caption = f"{sample.name}: {said}"
-        if rank <= len(worst):
-            name = f"{rank:02d}_{sample.name}.png"
-            save_image(folder / "worst" / name, picture(image, predicted, subject, caption))
-            if subject.mines:
-                page = hard_picture(image, predicted, subject, caption)
-                save_image(folder / "hard_pixels" / name, page)
-        yield Shown.of(
-            rows[index]["image"],
-            said,
-            "worst" if rank <= len(worst) else "best",
-            image,
-            predicted.target,
-            predicted.prediction,
-            predicted.kept,
-            config.data.lb_ignore,
-            len(subject.classes),
-        )
-
-
-def thinned(image: Tensor, predicted: Predicted) -> tuple[Tensor, Predicted]:
-    """All on the CPU, every k-th pixel of them where they are too large to be looked at."""
-    step = -(-max(image.shape[1:]) // PAINTED)
-    rows = slice(None, None, step), slice(None, None, step)
-    kept = None if predicted.kept is None else predicted.kept[rows].cpu()
-    target, ids = predicted.target[rows].cpu(), predicted.prediction[rows].cpu()
-    return image[:, *rows], Predicted(predicted.index, target, ids, kept)
-
-
-def picture(image: Tensor, predicted: Predicted, subject: Subject, title: str) -> Image.Image:
-    """Image, truth, prediction and errors side by side."""
-    colours, opacity = colour_table(subject.palette), subject.config.predict.opacity
-    lb_ignore = subject.config.data.lb_ignore
-    shown = {
-        "image": image,
-        "truth": blend(image, predicted.target, colours, opacity),
-        "prediction": blend(image, predicted.prediction, colours, opacity),
-        "errors (red)": error_map(predicted.prediction, predicted.target, lb_ignore),
-    }
-    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
-
-
-def hard_picture(image: Tensor, predicted: Predicted, subject: Subject, title: str) -> Image.Image:
-    """Image, truth, and what a loss that mines keeps, side by side."""
-    colours, config = colour_table(subject.palette), subject.config
-    ignored = predicted.target == config.data.lb_ignore
-    share = float(predicted.kept.sum() / (~ignored).sum().clamp(min=1))
-    kept = kept_map(image, predicted.kept, ignored)
-    shown = {
-        "image": image,
-        "truth": blend(image, predicted.target, colours, config.predict.opacity),
-        "kept (red), easy (blue), ignored (white)": kept,
-    }
-    title = f"{title}; {config.loss.expression} keeps {share:.1%} of its pixels"
-    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
 
 
 def read_history(table: Path | None) -> list[dict[str, float | None]] | None:

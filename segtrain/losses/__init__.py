@@ -4,9 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segtrain.losses.build import FAMILIES, Loss, build_loss
-    from segtrain.losses.cross_entropy import GHM, CrossEntropy, Focal, OhemCE, TopK
+    from segtrain.losses.cross_entropy import CrossEntropy
+    from segtrain.losses.focal import Focal
+    from segtrain.losses.ghm import GHM
+    from segtrain.losses.lovasz import Lovasz
+    from segtrain.losses.ohem import OhemCE, TopK
     from segtrain.losses.perceptual import VGG
-    from segtrain.losses.region import Dice, Jaccard, Lovasz, Tversky
+    from segtrain.losses.region import Dice, Jaccard, Tversky
 
 __all__ = [
     "FAMILIES",

@@ -1,4 +1,4 @@
-"""What a term of a loss is."""
+"""Term and PixelLoss: the contract that every family keeps."""
 
 from __future__ import annotations
 
@@ -47,3 +47,21 @@ class Term(nn.Module):
                 keep_logits=self.reads_logits,
             )
             return self.value(pixels)
+
+
+class PixelLoss(Term):
+    """A mean over pixels: `costs` says what each adds to its numerator and its denominator."""
+
+    def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        """Cost and weight (N,H,W), 0 at ignored pixels; the weight has no gradient, may be bool."""
+        raise NotImplementedError
+
+    def value(self, pixels: Pixels) -> Tensor:
+        cost, weight = self.costs(pixels)
+        return mean(cost, weight, pixels)
+
+
+def mean(cost: Tensor, weight: Tensor, pixels: Pixels) -> Tensor:
+    """sum(cost) / sum(weight) over all devices; 0 where nothing has a weight."""
+    total = pixels.total(weight.sum(dtype=cost.dtype))
+    return pixels.total(cost.sum()) / total.where(total > 0, 1)

@@ -12,23 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.errors import UsageError, did_you_mean
-from segtrain.losses.base import Term
-from segtrain.losses.cross_entropy import (
-    BALANCING,
-    GHM,
-    CrossEntropy,
-    Focal,
-    Mining,
-    OhemCE,
-    PixelLoss,
-    TopK,
-    balancing_weights,
-)
+from segtrain.losses.base import PixelLoss, Term
+from segtrain.losses.class_weights import BALANCING, balancing_weights
+from segtrain.losses.cross_entropy import CrossEntropy
 from segtrain.losses.expression import Term as Parsed
 from segtrain.losses.expression import parse_loss
+from segtrain.losses.focal import Focal
+from segtrain.losses.ghm import GHM
+from segtrain.losses.lovasz import Lovasz
+from segtrain.losses.ohem import Mining, OhemCE, TopK
 from segtrain.losses.perceptual import VGG
 from segtrain.losses.pixels import read_pixels
-from segtrain.losses.region import Dice, Jaccard, Lovasz, Tversky
+from segtrain.losses.region import Dice, Jaccard, Tversky
 
 FAMILIES: dict[str, type[Term]] = {
     "ce": CrossEntropy,

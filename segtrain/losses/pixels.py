@@ -178,18 +178,17 @@ class _TritonClassSums(torch.autograd.Function):
 def _triton_fails(device: int) -> str | None:
     """None where the kernels build and run on that GPU, else the reason in one line; said once."""
     try:
-        from segtrain.losses.kernels import triton_nll as kernels
-        from segtrain.losses.kernels import triton_reductions as map_kernels
+        from segtrain.losses.kernels import triton_nll, triton_reductions
     except ImportError as error:
         reason = f"no Triton ({first_line(error)})"
     else:
         try:
-            kernels.probe(torch.device("cuda", device))
-            map_kernels.probe(torch.device("cuda", device))
+            triton_nll.probe(torch.device("cuda", device))
+            triton_reductions.probe(torch.device("cuda", device))
             return None
         except torch.OutOfMemoryError:
             raise
-        except kernels.BUILD_ERRORS as error:
+        except triton_nll.BUILD_ERRORS as error:
             reason = f"Triton cannot build kernels ({first_line(error)})"
     logger.warning("losses take the plain path: %s", reason)
     return reason

@@ -40,9 +40,9 @@ def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, widt
     Only those count whose bits above the digit are `prefix` (1,).
     """
     if choose_path(values.device, values.dtype)[0] == "triton":
-        from segtrain.losses.kernels.triton_reductions import digit_counts as on_gpu
+        from segtrain.losses.kernels import triton_reductions
 
-        return on_gpu(values, valid, prefix, shift, width)
+        return triton_reductions.digit_counts(values, valid, prefix, shift, width)
     counts = torch.zeros(1 << width, dtype=torch.int64, device=values.device)
     prefix = prefix.to(torch.int32)
     # on the CPU in chunks that stay in the cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from segtrain.training.progress import duration
+from segtrain.console import duration
 
 
 def page(template: str, **context: object) -> str:

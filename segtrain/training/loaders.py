@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader
 
-from segtrain.data.layouts.locate import image_reader, mask_reader
+from segtrain.data.images import image_reader
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.cache import open_caches
 from segtrain.data.loading.dataset import Pairs, train_loader
 from segtrain.data.loading.sampling import BatchSampler
+from segtrain.data.masks import mask_reader
 from segtrain.training.plan import Plan
 
 SPLITS = ("train", "val")

@@ -1,51 +1,26 @@
-"""What a training loop survives: signals, bad steps, too little memory."""
+"""Steps with NaN or inf: skipped, reported, and explained where too many come in a row."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
-from torch import Tensor, nn
+from lightning_fabric import Fabric
+from torch import Tensor
 
-from segtrain.errors import SegtrainError, first_line
-
-# a terminal's Ctrl-C; an orderly end; SLURM's warning before its time limit
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-NOT_DETERMINISTIC = "does not have a deterministic implementation"
-NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "ALLOC_FAILED")
-
-
-class StopWish:
-    """Notes the first of SIGNALS, so that a step can end and be saved; a second one ends at once.
-
-    A context; its handlers are taken back at its end.
-    """
-
-    def __init__(self, loud: bool = True):
-        self.loud = loud
-        self.signum = 0  # 0: nobody wants to stop
-
-    def __enter__(self) -> StopWish:
-        self.before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self.before.items():
-            signal.signal(signum, handler)
-
-    def _note(self, signum: int, frame: object) -> None:
-        if self.signum:
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-        self.signum = signum
-        if self.loud:  # print may be in the midst of its work
-            name = signal.Signals(signum).name
-            os.write(2, f"\n{name}: the step ends and is saved; once more stops at once\n".encode())
+from segtrain.data.loading.sampling import seed_at
+from segtrain.distributed.devices import max_over_ranks
+from segtrain.errors import SegtrainError, listing
+from segtrain.files import write_csv
+from segtrain.losses.build import Loss
+from segtrain.models.checkpoint import save_state
+from segtrain.runs.folder import BAD_BATCH, BAD_STEPS
+from segtrain.training.plan import Plan
+from segtrain.training.progress import Reporter
+from segtrain.training.state import Training
+from segtrain.training.step import Part, TrainingModule
 
 
 class Verdict(NamedTuple):
@@ -84,42 +59,77 @@ class Verdicts:
             yield Verdict(step, bool(bad), int(signum))
 
 
-class Statistics:
-    """The floating-point buffers of a module, which forward changes: batch norm's statistics.
+def broken_part(fabric: Fabric, module: TrainingModule, part: Part) -> str:
+    """What is not finite in a step on that part, the first in the order of computing."""
+    model, loss = module.model, module.loss
+    images, target = part
+    with fabric.autocast(), torch.no_grad():
+        logits = model.low_resolution(images)
+    target = model.pad(target, loss.lb_ignore)
+    broken = {
+        "the network's weights": _not_finite(*model.parameters()),
+        "the network's output": _not_finite(logits),
+    }
+    for name, weight, term in zip(loss.names, loss.weights, loss.terms):
+        alone = Loss([name], [weight], [term], loss.lb_ignore, loss.sync)
+        leaf = logits.detach().float().requires_grad_()
+        value = alone(leaf, target, model.upsampling, model.align_corners)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        broken[f"the loss term {name}"] = _not_finite(value, gradient)
+    # each rank's own finding counts; all take part in the losses' sums, so none returns early
+    found = max_over_ranks(torch.stack(list(broken.values())).float())
+    names = [name for name, one in zip(broken, found.tolist()) if one]
+    return names[0] if names else "the gradient inside the network"
 
-    `keep` before a step and `restore` after it leave no trace of a bad one, and ask no device.
-    """
 
-    def __init__(self, module: nn.Module):
-        self.buffers = [b for b in module.buffers() if b.is_floating_point()]
-        self.sizes = [b.numel() for b in self.buffers]
+def _not_finite(*tensors: Tensor) -> Tensor:
+    return ~torch.stack([torch.isfinite(t).all() for t in tensors]).all()
 
-    def keep(self) -> None:
-        self.kept = torch.cat([b.flatten() for b in self.buffers])
 
-    def restore(self, bad: Tensor) -> None:
-        """bad: 0-d, bool."""
-        now = torch.cat([b.flatten() for b in self.buffers])
-        values = torch.where(bad, self.kept, now).split(self.sizes)
-        torch._foreach_copy_(
-            self.buffers, [v.view_as(b) for v, b in zip(values, self.buffers, strict=True)]
+def report_bad(
+    fabric: Fabric,
+    plan: Plan,
+    training: Training,
+    step: int,
+    parts: list[Part],
+    observed: bool,
+    reporter: Reporter,
+) -> None:
+    """Notes the files of a skipped step; raises SegtrainError where too many came in a row."""
+    state = training.state
+    if observed:
+        training.loss.forget(len(parts))
+    files = plan.files_at(step - 1)
+    state.bad_steps.append({"step": step, "files": " ".join(files)})
+    if fabric.is_global_zero:
+        write_csv(plan.run / BAD_STEPS, state.bad_steps)
+        search = getattr(fabric.strategy.precision, "scaler", None) is not None
+        likely = ", or overflows fp16 while its scale is found" if search else ""
+        reporter.say(
+            f"step {step}: skipped, its loss or gradient is not finite{likely} "
+            f"({len(state.bad_steps)} so far); files: {listing(files, 8)}"
         )
+    if state.bad_in_a_row >= plan.config.train.max_bad_steps:
+        give_up(fabric, plan, training, step, parts, files)
 
 
-@contextmanager
-def limits_explained(advice: str) -> Iterator[None]:
-    """Raises SegtrainError for what a device can't do: more memory (with the advice), or an
-    operation of the network that has no deterministic way (train.deterministic)."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        short = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if short or any(sign in str(error) for sign in NO_MEMORY):
-            raise SegtrainError(f"out of memory: {advice}") from error
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise SegtrainError(f"train.compile: {first_line(error)}; set it to off") from error
-        if NOT_DETERMINISTIC in str(error):
-            raise SegtrainError(
-                f"train.deterministic: {first_line(error).partition('. ')[0]}; set it to false"
-            ) from error
-        raise
+def give_up(
+    fabric: Fabric,
+    plan: Plan,
+    training: Training,
+    step: int,
+    parts: list[Part],
+    files: list[str],
+) -> NoReturn:
+    """Saves the batch for study, and says what in the step broke first."""
+    torch.manual_seed(seed_at(plan.config.train.seed, step - 1, fabric.global_rank))
+    broken = [broken_part(fabric, training.module.module, part) for part in parts]
+    images, targets = (fabric.all_gather(torch.cat(tensors)) for tensors in zip(*parts))
+    if fabric.is_global_zero:
+        batch = {"step": step, "files": files, "images": images.cpu(), "targets": targets.cpu()}
+        save_state(plan.run / BAD_BATCH, batch)
+    raise SegtrainError(
+        f"{training.state.bad_in_a_row} steps in a row had a loss or gradient that is not finite; "
+        f"the first to break is {broken[0]}; the batch is in {plan.run / BAD_BATCH}; try a lower "
+        "--lr, or --precision 32; the last checkpoint is as it was"
+    )

@@ -12,10 +12,7 @@ from typing import Any
 
 from segtrain.config import Config, Data
 from segtrain.config import schema as configuration
-from segtrain.config.loading import differences, load_config, to_yaml
 from segtrain.data.inspection.survey import prepare
-from segtrain.data.layouts.locate import mask_reader
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.sampling import (
     ClassDraws,
@@ -24,44 +21,15 @@ from segtrain.data.loading.sampling import (
     shares_seen,
     steps_per_pass,
 )
+from segtrain.data.masks import mask_reader
+from segtrain.data.sample import Sample
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.losses.build import Loss, balanced, build_loss
 from segtrain.losses.expression import parse_loss
 from segtrain.models.pretrained import imagenet_at_hand
 from segtrain.models.segmentation import SegmentationModel, build_model
-from segtrain.runs.folder import latest_run
-from segtrain.runs.folders import CONFIG, LATEST
 
 CROPS_COUNTED = 256  # to tell what a sampler shows of each class
-SCHEDULE = "the learning rate goes on as if it had been so from the first step"
-DIGITS = "sums in another order, so the last digits differ from a straight run's"
-# what may differ from the run to resume, and what that does
-MAY_CHANGE = {
-    "train.epochs": SCHEDULE,
-    "optim.lr": SCHEDULE,
-    "train.device": DIGITS,
-    "train.devices": DIGITS,
-    "train.nodes": DIGITS,
-    "train.accumulate": "each part's loss is its own, so a loss that mines differs",
-    "train.compile": DIGITS,
-    "train.patience": "it counts from the best score so far",
-    "train.timeout": "",
-    "train.log_every": "the loss/ columns are of other steps",
-    "train.checkpoint_every": "",
-    "train.keep": "",
-    "train.max_bad_steps": "",
-    "train.profile": "",
-    "eval.every": "",
-    "eval.tta": "",
-    "eval.group_by": "",
-    "eval.mask_values": "",
-    "eval.worst": "",
-    "eval.best": "",
-    "data.workers": "",
-    "data.path": "it must hold the same images",
-    "data.cache": "",
-    "data.cache_gb": "",
-}
 
 
 @dataclass(frozen=True)
@@ -312,40 +280,3 @@ def new_model(config: Config) -> SegmentationModel:
     if config.optim.encoder_lr == 0:
         model.freeze_encoder()
     return model
-
-
-def describe(plan: Plan, old_run: Path | None) -> None:
-    """What --dry-run prints. Raises UsageError for what can't be resumed."""
-    for line in refuse_changes(old_run, plan.config) if old_run else []:
-        print(line)
-    print(to_yaml(plan.config))
-    for split, samples in plan.splits.items():
-        print(f"{split}: {len(samples)} images")
-    print(f"parameters: {new_model(plan.config).parameter_count:,}")
-    print(f"steps per epoch: {plan.steps_per_epoch}")
-
-
-def run_to_resume(asked: str, out: Path) -> Path:
-    """The folder of a run named by path, by its name in `out`, or as `latest`."""
-    if asked == LATEST:
-        return latest_run(out)
-    for run in (Path(asked), out / asked):
-        if (run / CONFIG).is_file():
-            return run.resolve() if run.is_symlink() else run  # OUT/latest is to point at it
-    raise UsageError(f"--resume {asked}: no such run, here or in {out}")
-
-
-def refuse_changes(run: Path, config: Config) -> list[str]:
-    """A line for each option that differs from the run to resume, and what that does.
-
-    Raises UsageError for options that would make another run of it.
-    """
-    changed = differences(load_config(run / CONFIG), config)
-    refused = {key: pair for key, pair in changed.items() if key not in MAY_CHANGE}
-    if refused:
-        listed = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
-        raise UsageError(f"--resume {run}: {listed}; start a new run for that")
-    return [
-        f"{key} was {old}, now {new}" + (f": {MAY_CHANGE[key]}" if MAY_CHANGE[key] else "")
-        for key, (old, new) in changed.items()
-    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,15 +14,14 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from segtrain.config import Config
-from segtrain.config.types import seconds
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError
 from segtrain.files import write_bytes
 from segtrain.losses.build import Loss
 from segtrain.metrics.confusion import Scores
-from segtrain.models.checkpoint import Meta, load_state, read_meta, save_model, save_state
+from segtrain.models.checkpoint import Meta, read_meta, save_model, save_state
 from segtrain.models.segmentation import SegmentationModel
-from segtrain.runs.folder import device_name, packages
-from segtrain.runs.folders import BEST, LAST, STATE
+from segtrain.runs.environment import device_name, packages
+from segtrain.runs.folder import BEST, LAST, STATE
 from segtrain.training.plan import Plan
 from segtrain.version import __version__
 
@@ -112,27 +110,6 @@ class Training:
         return self.average or self.model
 
 
-class SaveClock:
-    """When train.checkpoint_every has passed: so many steps, or so much time."""
-
-    def __init__(self, every: int | str):
-        self.steps = every if isinstance(every, int) else None
-        self.seconds = None if self.steps else seconds(every)
-        self.start = time.monotonic()
-
-    def counts(self, step: int) -> bool:
-        return self.steps is not None and step % self.steps == 0
-
-    def due(self, step: int) -> bool:
-        """Whether to save after that step; a time starts anew."""
-        if self.steps is not None:
-            return self.counts(step)
-        due = time.monotonic() - self.start >= self.seconds
-        if due:
-            self.start = time.monotonic()
-        return due
-
-
 def score_of(scores: Scores, monitor: str) -> float | None:
     """The number that train.monitor names: miou, or iou:CLASS."""
     if monitor == "miou":
@@ -209,37 +186,6 @@ def setting(fabric: Fabric) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **packages(),
     }
-
-
-def find_state(run: Path, plan: Plan) -> dict[str, Any] | None:
-    """The saved state of a run; None where it ended before its first.
-
-    Raises SegtrainError for a file that can't be read, UsageError where the data set isn't the one
-    that the run saw: images would come again, or move from one split to the other.
-    """
-    if not (run / STATE).exists():
-        return None
-    saved = load_state(run / STATE)
-    if "setting" not in saved:
-        raise SegtrainError(f"{run / STATE}: of an older segtrain; start a new run")
-    for what, now in plan.fingerprint.items():
-        if (then := saved["data"][what]) != now:
-            raise UsageError(
-                f"--resume {run}: its data set has changed: {what} was {then}, now {now}; bring "
-                "back what it was, or start a new run"
-            )
-    return saved
-
-
-def changes_since(saved: dict[str, Any], fabric: Fabric) -> list[str]:
-    """A line for each thing besides the config that makes a resumed run differ in last bits."""
-    then, now = saved["setting"], setting(fabric)
-    return [
-        f"note: saved with {name} {then.get(name)}, resumed with {now[name]}: the last digits "
-        "may differ from a straight run's"
-        for name in now
-        if then.get(name) != now[name]
-    ]
 
 
 def restore(fabric: Fabric, training: Training, saved: dict[str, Any]) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from segtrain.config import Train
 from segtrain.data.loading.dataset import Batch
 from segtrain.distributed.devices import max_over_ranks
+from segtrain.distributed.signals import StopWish
 from segtrain.losses.build import Loss
 from segtrain.losses.pixels import choose_path
 from segtrain.models.segmentation import SegmentationModel
-from segtrain.training.nonfinite import Statistics, StopWish
 
 Part = tuple[Tensor, Tensor]  # images and target of a micro-step, on the device
 COMPILE_FROM = 2000  # steps; compiling takes a minute or two, which fewer don't win back
@@ -43,6 +43,28 @@ class TrainingModule(nn.Module):
             model.upsampling,
             model.align_corners,
             observe,
+        )
+
+
+class Statistics:
+    """The floating-point buffers of a module, which forward changes: batch norm's statistics.
+
+    `keep` before a step and `restore` after it leave no trace of a bad one, and ask no device.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.buffers = [b for b in module.buffers() if b.is_floating_point()]
+        self.sizes = [b.numel() for b in self.buffers]
+
+    def keep(self) -> None:
+        self.kept = torch.cat([b.flatten() for b in self.buffers])
+
+    def restore(self, bad: Tensor) -> None:
+        """bad: 0-d, bool."""
+        now = torch.cat([b.flatten() for b in self.buffers])
+        values = torch.where(bad, self.kept, now).split(self.sizes)
+        torch._foreach_copy_(
+            self.buffers, [v.view_as(b) for v, b in zip(values, self.buffers, strict=True)]
         )
 
 
@@ -113,33 +135,6 @@ def gradient_norm(module: nn.Module, clip_norm: float) -> Tensor:
         return torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
-
-
-def broken_part(fabric: Fabric, module: TrainingModule, part: Part) -> str:
-    """What is not finite in a step on that part, the first in the order of computing."""
-    model, loss = module.model, module.loss
-    images, target = part
-    with fabric.autocast(), torch.no_grad():
-        logits = model.low_resolution(images)
-    target = model.pad(target, loss.lb_ignore)
-    broken = {
-        "the network's weights": _not_finite(*model.parameters()),
-        "the network's output": _not_finite(logits),
-    }
-    for name, weight, term in zip(loss.names, loss.weights, loss.terms):
-        alone = Loss([name], [weight], [term], loss.lb_ignore, loss.sync)
-        leaf = logits.detach().float().requires_grad_()
-        value = alone(leaf, target, model.upsampling, model.align_corners)
-        (gradient,) = torch.autograd.grad(value, leaf)
-        broken[f"the loss term {name}"] = _not_finite(value, gradient)
-    # each rank's own finding counts; all take part in the losses' sums, so none returns early
-    found = max_over_ranks(torch.stack(list(broken.values())).float())
-    names = [name for name, one in zip(broken, found.tolist()) if one]
-    return names[0] if names else "the gradient inside the network"
-
-
-def _not_finite(*tensors: Tensor) -> Tensor:
-    return ~torch.stack([torch.isfinite(t).all() for t in tensors]).all()
 
 
 def compile_or_not(train: Train, device: torch.device, steps: int) -> tuple[bool, str]:

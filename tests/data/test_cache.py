@@ -15,12 +15,11 @@ from PIL import Image
 
 from segtrain.config import Data
 from segtrain.data.images import ImageReader
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.loading import cache as caching
-from segtrain.data.loading import room
 from segtrain.data.loading.cache import open_caches
 from segtrain.data.loading.dataset import Pairs, checked, one_by_one
 from segtrain.data.masks import MaskReader
+from segtrain.data.sample import Sample
 
 HEIGHT, WIDTH = 48, 40
 PIXELS = HEIGHT * WIDTH
@@ -243,7 +242,7 @@ def test_memory_leaves_what_others_need(pairs: Path, monkeypatch: pytest.MonkeyP
 
 def test_free_memory_is_what_the_kernel_says():
     kernel = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    assert 0 < room.free_memory() <= int(kernel["MemTotal"].split()[0]) * 1024
+    assert 0 < caching.free_memory() <= int(kernel["MemTotal"].split()[0]) * 1024
 
 
 def test_a_pair_of_another_size_than_said_is_not_kept(pairs: Path):

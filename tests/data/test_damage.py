@@ -30,9 +30,10 @@ from pycocotools import mask as coco_mask
 
 from segtrain.config import Data
 from segtrain.data import images, masks
+from segtrain.data.images import image_reader
 from segtrain.data.inspection.checks import Faults
 from segtrain.data.inspection.survey import Survey, prepare, survey
-from segtrain.data.layouts.locate import image_reader, mask_reader
+from segtrain.data.masks import mask_reader
 from segtrain.errors import SegtrainError
 
 CASES = int(os.environ.get("SEGTRAIN_DAMAGE_CASES", 0))

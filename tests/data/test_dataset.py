@@ -13,13 +13,13 @@ from PIL import Image
 
 from segtrain.config import Augment
 from segtrain.data.images import ImageReader
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.loading import dataset
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.cache import RamCache
 from segtrain.data.loading.dataset import Pairs, checked, collate, one_by_one, train_loader
 from segtrain.data.loading.sampling import BatchSampler, Draw, batch_at
 from segtrain.data.masks import MaskReader
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 
 

@@ -12,8 +12,8 @@ from segtrain.config import Data
 from segtrain.data.findings import Finding, merge_mends, raise_errors
 from segtrain.data.inspection.checks import DARK, Faults, by_place, class_pixels, unknown_of
 from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.masks import MaskReader
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 
 ROOT = Path("/data/set")

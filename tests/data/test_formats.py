@@ -12,7 +12,7 @@ from PIL import Image
 from segtrain.config import Data, Split
 from segtrain.data.findings import raise_errors
 from segtrain.data.layouts.detect import LAYOUTS, Found, find_pairs
-from segtrain.data.layouts.pairing import Sample
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, UsageError
 
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from segtrain.data.images import ImageReader, header
+from segtrain.data.decoding import header
+from segtrain.data.images import ImageReader
 from segtrain.errors import SegtrainError
 
 read = ImageReader()

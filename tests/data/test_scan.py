@@ -30,8 +30,8 @@ from segtrain.data.inspection.scan import (
     stamp,
 )
 from segtrain.data.layouts.detect import find_pairs
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.masks import MaskReader, smooth_share
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 
 CAMVID_TRAIN = [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877,

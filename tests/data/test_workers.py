@@ -18,11 +18,11 @@ from conftest import QUICK, write_pairs
 from running import ENVIRONMENT, Running, alive, children, wait_for
 
 from segtrain.data.images import ImageReader
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.loading.dataset import Pairs, checked, train_loader
 from segtrain.data.loading.sampling import Draw
 from segtrain.data.loading.workers import FORK
 from segtrain.data.masks import MaskReader
+from segtrain.data.sample import Sample
 
 # a loader of six pairs, over and over; argv: folder, workers, then any of pinned, train
 LOADER = """
@@ -30,7 +30,7 @@ import sys
 from itertools import cycle, islice
 from pathlib import Path
 from segtrain.data.loading.dataset import Pairs, checked, one_by_one, train_loader
-from segtrain.data.layouts.pairing import Sample
+from segtrain.data.sample import Sample
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
 from segtrain.data.loading.sampling import Draw

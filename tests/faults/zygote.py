@@ -41,11 +41,11 @@ FUNCTIONS = [
     ("segtrain.training.step.TrainingModule", "forward", "forward"),
     ("torch.Tensor", "backward", "backward"),
     ("torch.optim.AdamW", "step", "update"),
-    ("segtrain.commands.fit", "validate", "validate"),
+    ("segtrain.training.loop", "validate", "validate"),
 ]
 IMPORTS = (
     "segtrain.commands.fit segtrain.commands.eval segtrain.commands.predict segtrain.commands.check"
-    " segtrain.cli"
+    " segtrain.cli.app"
     " torch.utils.tensorboard matplotlib.pyplot"
 ).split()
 BEFORE, HALF, AFTER = "before", "half", "after"
@@ -284,7 +284,7 @@ def _child(request: dict[str, Any]) -> None:
         watch.install()
         if limit := request["file_size"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        from segtrain.cli import app
+        from segtrain.cli.app import app
 
         try:
             watch.run(START, lambda: None)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segtrain.losses import build_loss
-from segtrain.losses.cross_entropy import balancing_weights
+from segtrain.losses.class_weights import balancing_weights
 
 NAMES = ["road", "car", "pole"]
 

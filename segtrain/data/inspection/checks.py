@@ -12,8 +12,8 @@ from segtrain.config import Data
 from segtrain.data.findings import Finding
 from segtrain.data.inspection.duplicates import groups_by, near_pairs, same_bytes
 from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts, colour_of
+from segtrain.data.sample import Sample
 from segtrain.errors import listing
 
 Facts = dict[str, list[PairFacts]]  # by split

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from segtrain.console import bar
 from segtrain.data.coco import CocoMask
-from segtrain.data.images import ImageReader, header
-from segtrain.data.layouts.pairing import Sample
+from segtrain.data.decoding import header
+from segtrain.data.images import ImageReader
 from segtrain.data.masks import (
     SMOOTH,
     MaskReader,
@@ -28,10 +29,9 @@ from segtrain.data.masks import (
     read_raw,
     smooth_share,
 )
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
-from segtrain.files import write_text
-from segtrain.runs.folders import cache_folder
-from segtrain.training.progress import bar
+from segtrain.files import cache_folder, write_text
 
 FACTS_VERSION = 2  # of what is kept on disk
 MOST_VALUES = 4096  # that are counted one by one in a mask; sane masks have far fewer

@@ -11,14 +11,15 @@ import numpy as np
 from segtrain.config import Data
 from segtrain.config.loading import revised
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
+from segtrain.data.images import image_reader
 from segtrain.data.inspection.checks import Facts, Faults, class_pixels
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
 from segtrain.data.inspection.scan import PairFacts, Scanner
 from segtrain.data.layouts.detect import Found, find_pairs
 from segtrain.data.layouts.label_maps import fill_in
-from segtrain.data.layouts.locate import image_reader, locate, mask_reader, root_of
-from segtrain.data.layouts.pairing import Sample
-from segtrain.data.masks import MaskReader, class_palette
+from segtrain.data.layouts.locate import locate, root_of
+from segtrain.data.masks import MaskReader, class_palette, mask_reader
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 
 DEEP_READ = 8  # 16-bit images that the quick survey decodes

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segtrain.config import Data, Split
-from segtrain.data.coco import find_jsons
+from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
-from segtrain.data.images import SUFFIXES
+from segtrain.data.layouts.coco_layout import find_jsons
 from segtrain.data.layouts.explicit import find_splits, list_coco, named_format
 from segtrain.data.layouts.lists import LIST_SUFFIXES, names_pairs
-from segtrain.data.layouts.pairing import Listing, Sample, find_excluded, judge
+from segtrain.data.layouts.pairing import Listing, find_excluded, judge
 from segtrain.data.layouts.published import (
     find_ade20k,
     find_camvid,
@@ -22,6 +22,7 @@ from segtrain.data.layouts.published import (
     find_cityscapes,
     find_voc,
 )
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, UsageError
 
 SPLITS = {

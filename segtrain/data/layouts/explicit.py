@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from segtrain.config import Data, Split
-from segtrain.data.coco import check_same_categories, class_table, image_folder, read_coco
+from segtrain.data.coco import read_coco
 from segtrain.data.findings import Finding
+from segtrain.data.layouts.coco_layout import check_same_categories, class_table, image_folder
 from segtrain.data.layouts.lists import choose, read_pairs
 from segtrain.data.layouts.pairing import Listing, files_by_stem, from_root, group, ways_into
 from segtrain.errors import UsageError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence, Set
 from functools import partial
 from pathlib import Path
 
-from segtrain.data.images import SUFFIXES
+from segtrain.data.decoding import SUFFIXES
 from segtrain.data.layouts.pairing import Fault, Group, from_root, ways_into
 from segtrain.errors import SegtrainError, UsageError
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from segtrain.config import Data
 from segtrain.data.demo import CLASSES, PALETTE, write_demo
-from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_layout
-from segtrain.data.masks import MaskReader
 from segtrain.errors import SegtrainError
-from segtrain.runs.folders import cache_folder
+from segtrain.files import cache_folder
 from segtrain.version import __version__
 
 DEFAULT_FOLDER = Path("data")
@@ -56,19 +54,3 @@ def locate(data: Data) -> tuple[Data, str]:
 def root_of(data: Data) -> Path:
     """The folder of a located data section."""
     return demo_folder() if data.path == "demo" else Path(data.path)
-
-
-def mask_reader(data: Data) -> MaskReader:
-    """The reader of masks of a data section whose classes are known."""
-    return MaskReader(
-        len(data.classes),
-        data.label_map,
-        data.lb_ignore,
-        data.palette,
-        data.allow_lossy_masks,
-        data.max_pixels,
-    )
-
-
-def image_reader(data: Data, channels: int) -> ImageReader:
-    return ImageReader(channels, data.value_range, data.max_pixels)

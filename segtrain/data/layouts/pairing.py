@@ -9,25 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segtrain.data.coco import CocoMask
+from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
-from segtrain.data.images import SUFFIXES
 from segtrain.errors import UsageError
 
 # files that belong to one name, relative to the data set's folder: images, masks
 Group = tuple[Sequence[str], Sequence[str | CocoMask]]
 Fault = tuple[str, ...]  # kind of finding, and what its text in TEXTS needs
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image and its mask."""
-
-    image: Path
-    mask: Path | CocoMask
-
-    @property
-    def name(self) -> str:
-        return self.image.stem
 
 
 @dataclass

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from segtrain.data.findings import MOST_SKIPPED
 from segtrain.data.images import ImageReader
-from segtrain.data.layouts.pairing import Sample
 from segtrain.data.loading.cache import DiskCache, RamCache, stamp_of
 from segtrain.data.loading.sampling import BatchSampler, Draw
 from segtrain.data.loading.workers import FORK, next_batches
 from segtrain.data.masks import MaskReader
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, listing
 
 Item = tuple[Tensor, Tensor]

@@ -1,0 +1,58 @@
+"""The command line: every verb with its options, which become a Config that one command gets."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from segtrain.cli.data import check
+from segtrain.cli.errors import OneLineErrors
+from segtrain.cli.evaluation import compare, evaluate
+from segtrain.cli.losses import losses
+from segtrain.cli.prediction import predict
+from segtrain.cli.training import BareResume, fit, sweep
+from segtrain.version import __version__
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"segtrain {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="show the version and stop"
+        ),
+    ] = False,
+) -> None:
+    """Train, measure and use semantic segmentation on a folder of images and masks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be of the terminal's text
+            stream.reconfigure(errors="backslashreplace")
+
+
+# in the order in which help lists them
+app.command(cls=BareResume)(fit)
+app.command("eval")(evaluate)
+app.command()(predict)
+app.command()(check)
+app.command()(compare)
+app.command()(sweep)
+app.command()(losses)

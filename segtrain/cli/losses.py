@@ -1,0 +1,22 @@
+"""segtrain losses: the catalogue."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from segtrain.cli.options import (
+    Text,
+)
+
+
+def losses(
+    name: Annotated[
+        Text, typer.Argument(help="one loss [default: all]", metavar="[LOSS]", show_default=False)
+    ] = None,
+) -> None:
+    """List the losses with their formulas, or explain one."""
+    from segtrain.commands.losses import show_losses
+
+    show_losses(name)

@@ -1,0 +1,96 @@
+"""A run's environment: versions, device, commit and command."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segtrain.files import write_json
+from segtrain.version import __version__
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "albumentations",
+    "lightning-fabric",
+    "timm",
+    "numpy",
+    "pillow",
+    "safetensors",
+)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, device and git commit: what a number needs beside it to be believed."""
+    on_gpu = device.type == "cuda"
+    return {
+        "segtrain": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "platform": platform.platform(),
+        "device": device.type,
+        "device_name": device_name(device),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+        "started": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
+    }
+
+
+def packages() -> dict[str, str | None]:
+    """Versions of what a run's numbers depend on."""
+    return {package: _version(package) for package in PACKAGES}
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Of segtrain's own checkout; None for an installed package."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        tracked = subprocess.run(
+            [*command[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == tracked.returncode == 0 else None
+
+
+def note_start(file: Path, found: dict[str, Any]) -> None:
+    """Writes the environment of a run's first start; those of its resumes go to `resumed` in it."""
+    if file.exists():
+        first = json.loads(file.read_text(encoding="utf-8"))
+        found = first | {"resumed": [*first.get("resumed", []), found]}
+    write_json(file, found)
