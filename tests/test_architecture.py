@@ -172,8 +172,9 @@ def test_files_and_functions_stay_short(module):
 
 
 def test_tests_mirror_the_rooms():
-    """tests/ROOM/ holds a room's tests; what starts segtrain from outside lies in tests/ itself."""
-    own = {"faults", "kept"}  # faults come from outside; kept holds runs of released versions
+    """tests/ROOM/ holds a room's tests, tests/ itself those of the whole."""
+    of_the_whole = {"faults"}
     tests = Path(__file__).parent
-    folders = {p.name for p in tests.iterdir() if p.is_dir() and any(p.glob("*.py"))} - own
-    assert folders <= FLOORS.keys()
+    folders = {path.parent.relative_to(tests) for path in tests.glob("*/**/test_*.py")}
+    rooms = {path.parent.relative_to(ROOT) for path in FILES.values()}
+    assert {str(folder) for folder in folders - rooms} == of_the_whole

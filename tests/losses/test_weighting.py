@@ -22,9 +22,8 @@ from scenes import (
 )  # fmt: skip
 from twins import TWINS
 
-from segtrain.losses import build as losses
-from segtrain.losses import build_loss
-from segtrain.losses import selection as select
+from segtrain import losses
+from segtrain.losses import build_loss, selection
 from segtrain.losses.selection import kth_largest
 
 # ---- ce
@@ -164,7 +163,7 @@ def test_kth_largest_is_that_of_a_sort(dtype, pairs, chunk, data):
     k = data.draw(st.integers(1, int(valid.sum())))
     values = values.astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(select, "CHUNK", chunk)
+        patch.setattr(selection, "CHUNK", chunk)
         found = kth_largest(torch.tensor(values).to(dtype), torch.tensor(valid), torch.tensor(k))
     assert found.item() == np.sort(values[valid])[::-1][k - 1]
 

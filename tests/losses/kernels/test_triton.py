@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernel_parity import CASES
+from parity import CASES
 
 pytest.importorskip("triton")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_kernels_agree_with_float64():
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("kernel_parity.py"))],
+        [sys.executable, str(Path(__file__).with_name("parity.py"))],
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

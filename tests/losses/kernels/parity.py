@@ -1,6 +1,6 @@
 """Runs the Triton kernels in Triton's interpreter against float64 autograd.
 
-A program for test_kernels.py, with TRITON_INTERPRET=1 in its environment: prints one JSON line per
+A program for test_triton.py, with TRITON_INTERPRET=1 in its environment: prints one JSON line per
 case, with how far each result is off, in units of what is allowed (so at most 1 is right).
 """
 
@@ -227,9 +227,7 @@ def whole_losses(expression, upsample):
     """A loss that goes the kernels' way through all of its parts, against plain float64."""
     from unittest import mock
 
-    from segtrain.losses import build_loss
-    from segtrain.losses import pixels as nll
-    from segtrain.losses import selection as select
+    from segtrain.losses import build_loss, pixels, selection
 
     low, target = torch.randn(2, 5, 6, 5) * 3, torch.randint(0, 5, (2, 6 * upsample, 5 * upsample))
     target[torch.rand(target.shape) < 0.2] = 255
@@ -237,8 +235,8 @@ def whole_losses(expression, upsample):
     for dtype, path in ((torch.float64, "plain"), (torch.float32, "triton")):
         logits = low.to(dtype).requires_grad_()
         chosen = mock.Mock(return_value=(path, ""))
-        with mock.patch.object(nll, "choose_path", chosen), \
-                mock.patch.object(select, "choose_path", chosen):  # fmt: skip
+        with mock.patch.object(pixels, "choose_path", chosen), \
+                mock.patch.object(selection, "choose_path", chosen):  # fmt: skip
             value = build_loss(expression, 5)(logits, target, upsample)
             value.backward()
         results.append((value.detach(), logits.grad))
@@ -247,10 +245,9 @@ def whole_losses(expression, upsample):
 
 
 def probed():
-    from segtrain.losses.kernels import triton_nll as kernels
-    from segtrain.losses.kernels import triton_reductions as map_kernels
+    from segtrain.losses.kernels import triton_nll, triton_reductions
 
-    return {"runs": wrong_unless(kernels.probe("cpu") is map_kernels.probe("cpu") is None)}
+    return {"runs": wrong_unless(triton_nll.probe("cpu") is triton_reductions.probe("cpu") is None)}
 
 
 def garbage_without_a_share(upsample, align):

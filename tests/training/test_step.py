@@ -271,3 +271,24 @@ def test_a_compiled_network_keeps_its_names(monkeypatch):
     module = TrainingModule(model, build_loss("ce", 3), compiled=True)
     assert compiled == [model.low_resolution]
     assert not [name for name in module.state_dict() if "_orig_mod" in name]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).train()
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_batch_norm_forgets_a_bad_step_alone(bad: bool):
+    module = network()
+    statistics = Statistics(module)
+    module(torch.randn(2, 3, 8, 8))
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    statistics.keep()
+    module(torch.full((2, 3, 8, 8), torch.nan if bad else 1.0))
+    during = {k: v.clone() for k, v in module.state_dict().items()}
+    assert not torch.equal(before["1.running_var"], during["1.running_var"])
+    statistics.restore(torch.tensor(bad))
+    for name in ("1.running_mean", "1.running_var"):
+        expected = before[name] if bad else during[name]
+        assert torch.equal(module.state_dict()[name], expected)

@@ -110,25 +110,24 @@ def test_a_target_of_another_type_is_refused():
 
 
 def test_without_a_compiler_the_plain_path_is_taken_and_said_once(monkeypatch, caplog):
-    from segtrain.losses import pixels as nll
-    from segtrain.losses.kernels import triton_nll as kernels
-    from segtrain.losses.kernels import triton_reductions as map_kernels
+    from segtrain.losses import pixels
+    from segtrain.losses.kernels import triton_nll, triton_reductions
 
     def fails(device):
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
 
-    monkeypatch.setattr(kernels, "probe", fails)
-    nll._triton_fails.cache_clear()
+    monkeypatch.setattr(triton_nll, "probe", fails)
+    pixels._triton_fails.cache_clear()
     gpu = torch.device("cuda", 0)
     for _ in range(2):
-        path, reason = nll.choose_path(gpu, torch.bfloat16)
+        path, reason = pixels.choose_path(gpu, torch.bfloat16)
         assert path == "plain"
         assert reason == "Triton cannot build kernels (Failed to find C compiler.)"
     said = [record.message for record in caplog.records]
     assert said == [f"losses take the plain path: {reason}"]
-    for module in (kernels, map_kernels):
+    for module in (triton_nll, triton_reductions):
         monkeypatch.setattr(module, "probe", lambda device: None)
-    nll._triton_fails.cache_clear()
-    assert nll.choose_path(gpu, torch.bfloat16) == ("triton", "logits are on a GPU")
-    assert nll.choose_path(gpu, torch.float64)[0] == "plain"
-    nll._triton_fails.cache_clear()
+    pixels._triton_fails.cache_clear()
+    assert pixels.choose_path(gpu, torch.bfloat16) == ("triton", "logits are on a GPU")
+    assert pixels.choose_path(gpu, torch.float64)[0] == "plain"
+    pixels._triton_fails.cache_clear()

@@ -15,7 +15,6 @@ from segtrain.metrics.confusion import Confusion, score
 from segtrain.models.checkpoint import read_meta, save_model
 from segtrain.training.resume import find_state
 from segtrain.training.state import TrainState, keep_last, score_of
-from segtrain.training.timing import SaveClock
 
 
 def test_the_best_score_and_how_long_it_stands():
@@ -43,18 +42,6 @@ def test_what_is_monitored():
     assert score_of(scores, "iou:road") == pytest.approx(1 / 2)
     assert score_of(scores, "iou:sky") is None
     assert score_of(scores, "miou") == pytest.approx((2 / 3 + 1 / 2) / 2)
-
-
-def test_steps_and_time_between_checkpoints(monkeypatch):
-    clock = SaveClock(3)
-    assert [step for step in range(1, 10) if clock.due(step)] == [3, 6, 9]
-    now = [100.0]
-    monkeypatch.setattr("segtrain.training.timing.time.monotonic", lambda: now[0])
-    clock, due = SaveClock("1min"), []
-    assert not clock.counts(3)
-    for now[0] in range(120, 300, 20):
-        due.append(clock.due(1))
-    assert due == [False, False, True] * 3
 
 
 def test_monitor_keep_and_patience(cli, pairs: Path):

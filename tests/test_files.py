@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segtrain.errors import SegtrainError
-from segtrain.files import whole_file, write_bytes, write_text
+from segtrain.files import whole_file, write_bytes, write_csv, write_text
 
 
 def test_writes_a_file_and_its_folders(tmp_path: Path):
@@ -54,3 +54,9 @@ def test_a_folder_in_the_place_is_told_and_stays(tmp_path: Path):
     with pytest.raises(SegtrainError, match="cannot write .*note.txt"):
         write_text(tmp_path / "note.txt", "text")
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_table_has_the_columns_of_all_its_rows(tmp_path: Path):
+    """An epoch whose observed steps were all skipped lacks what its loss would have said."""
+    write_csv(tmp_path / "t.csv", [{"epoch": 1, "lr": None}, {"epoch": 2, "lr": 0.1, "loss/ce": 3}])
+    assert (tmp_path / "t.csv").read_text() == "epoch,lr,loss/ce\n1,,\n2,0.1,3\n"

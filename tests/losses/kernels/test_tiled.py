@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from segtrain.losses import build_loss
-from segtrain.losses.kernels import tiled as tiles
+from segtrain.losses.kernels import tiled
 from segtrain.losses.pixels import PATHS_TAKEN, pixel_nll
 
 FUSED = [
@@ -21,8 +21,8 @@ SIZES = [(2, 5, 6, 7), (1, 2, 1, 9), (1, 19, 5, 1)]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Of a few rows and columns: every map has several, and a last one that is not whole."""
-    monkeypatch.setattr(tiles, "TILE", 600)
-    monkeypatch.setattr(tiles, "BLOCK", 5)
+    monkeypatch.setattr(tiled, "TILE", 600)
+    monkeypatch.setattr(tiled, "BLOCK", 5)
 
 
 def batch(shape: tuple, upsample: int, dtype: torch.dtype, ignored: float = 0.3) -> tuple:

@@ -73,12 +73,12 @@ def spilled(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("classes", [19, 150])
 def test_full_resolution_does_not_spill(classes, dtype, order, masses, spilled):
-    from segtrain.losses.kernels import triton_nll as kernels
+    from segtrain.losses.kernels import triton_nll
 
     tile = tile_of(dtype, order, 1)
     options = dict(C=classes, S=1, ALIGN=False, **MASSES[masses], **tile)
     options |= NHWC if order == "NHWC" else NCHW
-    for kernel in (kernels.nll_kernel, kernels.grad_kernel):
+    for kernel in (triton_nll.nll_kernel, triton_nll.grad_kernel):
         assert not spilled(kernel, dtype, **options), kernel
 
 
@@ -95,17 +95,17 @@ def test_full_resolution_does_not_spill(classes, dtype, order, masses, spilled):
     ],
 )
 def test_upsampling_does_not_spill(classes, dtype, upsample, align, order, masses, spilled):
-    from segtrain.losses.kernels import triton_nll as kernels
+    from segtrain.losses.kernels import triton_nll
 
     options = dict(C=classes, S=upsample, ALIGN=align, **MASSES[masses])
     tile = tile_of(dtype, order, upsample)
     strides = NHWC if order == "NHWC" else NCHW
-    passes = [kernels.nll_kernel] + [kernels.grad_kernel] * (masses == "both")
+    passes = [triton_nll.nll_kernel] + [triton_nll.grad_kernel] * (masses == "both")
     for kernel in passes:
         assert not spilled(kernel, dtype, **options, **tile, **strides), kernel
-    tile = kernels.cell_tile(upsample, masses == "both")
+    tile = triton_nll.cell_tile(upsample, masses == "both")
     strides = {} if order == "NHWC" else NCHW  # the class stride is not specialised
-    kernel = kernels.grad_upsampled_kernel
+    kernel = triton_nll.grad_upsampled_kernel
     assert not spilled(kernel, dtype, **options, **tile, **strides)
 
 

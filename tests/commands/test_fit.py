@@ -21,7 +21,7 @@ from safetensors import safe_open
 from segtrain.losses.pixels import PATHS_TAKEN
 from segtrain.runs.folder import held
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SEEDED_LOSS = 1.1540
 
 

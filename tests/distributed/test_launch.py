@@ -17,9 +17,8 @@ import torch.distributed as dist
 from running import alive, children, wait_for
 
 from segtrain.config import Train
-from segtrain.distributed import devices
 from segtrain.distributed.launch import Watch, how, launcher, lost_touch, restarted, started
-from segtrain.errors import SegtrainError, Stopped, UsageError
+from segtrain.errors import SegtrainError, Stopped
 from segtrain.runs.environment import note_start
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
@@ -182,66 +181,3 @@ def test_a_run_is_gone_on_with_only_if_it_is_of_this_job(tmp_path: Path, monkeyp
     assert len(json.loads(file.read_text())["resumed"]) == 3
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert not restarted(file)
-
-
-TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0",
-            "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # fmt: skip
-SRUN = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "variables, asked, said",
-    [
-        ({}, (1, 2), ["train.nodes", "torchrun --nnodes=2 --nproc-per-node=1", "--node-rank"]),
-        (TORCHRUN, (1, 1), ["torchrun started 4", "--devices 2 --nodes 2"]),
-        (TORCHRUN, (4, 1), ["torchrun started 4", "2 on each host", "--devices 2 --nodes 2"]),
-        (SRUN, (2, 1), ["srun started 4", "--devices 2 --nodes 2"]),
-        (SRUN | {"SLURM_NTASKS_PER_NODE": ""}, (2, 2), ["SLURM", "--ntasks-per-node"]),
-    ],
-    ids=["nobody", "torchrun, one", "torchrun, one host", "srun", "srun without a number"],
-)
-def test_what_was_started_must_be_what_was_asked_for(variables, asked, said, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError) as refused:
-        devices.make_fabric(Train(device="cpu", devices=asked[0], nodes=asked[1]))
-    assert [words for words in said if words not in str(refused.value)] == []
-
-
-@pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
-def test_what_was_started_right_is_taken(variables, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    fabric = devices.make_fabric(Train(device="cpu", devices=2, nodes=2, batch_size=4))
-    assert fabric.world_size == 4
-
-
-def test_a_batch_job_of_one_task_starts_its_own_ranks(monkeypatch):
-    """sbatch sets SLURM's variables for a plain command, too."""
-    for name, value in (SRUN | {"SLURM_NTASKS": "1"}).items():
-        monkeypatch.setenv(name, value)
-    fabric = devices.make_fabric(Train(device="cpu", devices=2))
-    assert fabric.world_size == 2
-    assert not fabric.strategy.cluster_environment.creates_processes_externally
-
-
-def test_batch_norm_of_several_cpus_is_said():
-    two = devices.make_fabric(Train(device="cpu", devices=2))
-    said = devices.batch_norm_note(two, Train(batch_size=8), frozen=False)
-    assert "over the 4 image(s) of each process" in said
-    assert devices.batch_norm_note(two, Train(batch_size=8), frozen=True) == ""
-    one = devices.make_fabric(Train(device="cpu"))
-    assert devices.batch_norm_note(one, Train(batch_size=8), frozen=False) == ""
-
-
-def test_determinism_is_not_left_behind():
-    devices.set_deterministic(True)
-    try:
-        assert torch.are_deterministic_algorithms_enabled()
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
-    finally:
-        devices.set_deterministic(False)
-        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-    assert not torch.are_deterministic_algorithms_enabled()
-    torch.backends.cudnn.benchmark = False

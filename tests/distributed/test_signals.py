@@ -1,0 +1,48 @@
+"""A signal becomes a wish to stop; a second one stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from segtrain.distributed.signals import SIGNALS, StopWish
+
+
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
+def test_a_signal_becomes_a_wish_and_handlers_come_back(signum, capfd):
+    before = signal.getsignal(signum)
+    with StopWish() as wish:
+        assert wish.signum == 0
+        os.kill(os.getpid(), signum)
+        assert wish.signum == signum
+    assert signal.getsignal(signum) == before
+    assert f"{signum.name}: the step ends and is saved" in capfd.readouterr().err
+
+
+def test_a_quiet_one_says_nothing(capfd):
+    with StopWish(loud=False):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert capfd.readouterr().err == ""
+
+
+SECOND = """
+import os, signal, sys
+from segtrain.distributed.signals import StopWish
+first, second = int(sys.argv[1]), int(sys.argv[2])
+with StopWish():
+    os.kill(os.getpid(), first)
+    print("alive", flush=True)
+    os.kill(os.getpid(), second)
+    print("still alive", flush=True)
+"""
+
+
+def test_a_second_signal_stops_at_once():
+    arguments = [str(int(signal.SIGINT)), str(int(signal.SIGTERM))]
+    done = subprocess.run([sys.executable, "-c", SECOND, *arguments], capture_output=True)
+    assert done.returncode == -signal.SIGTERM
+    assert done.stdout == b"alive\n"
