@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test
+.PHONY: install demo test lint
 
 # .venv with the package and its segtrain; again only when pyproject.toml changes
 install: .venv/.installed
@@ -13,6 +13,10 @@ install: .venv/.installed
 
 .venv/.installed-tests: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+.venv/.installed-lint: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[lint]'
 	touch $@
 
 # fit, eval and predict on the embedded demo data
@@ -27,3 +31,8 @@ demo: install
 
 test: .venv/.installed-tests
 	$(BIN)/python -m pytest -n 2
+
+lint: .venv/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

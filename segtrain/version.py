@@ -1,3 +1,4 @@
-"""The version, importable by every module."""
+"""The version, and the name under which pip knows the package; importable by every module."""
 
-__version__ = "0.1.0"
+DISTRIBUTION = "segtrain-cli"  # `segtrain` is somebody else's on PyPI
+__version__ = "0.2.0"
