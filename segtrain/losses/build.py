@@ -58,7 +58,8 @@ class Loss(nn.Module):
     @property
     def reads_logits(self) -> list[str]:
         """Names of the terms that need full-resolution logits; with none, upsampling is fused."""
-        return [name for name, term in zip(self.names, self.terms) if term.reads_logits]
+        both = zip(self.names, self.terms, strict=True)
+        return [name for name, term in both if term.reads_logits]
 
     def forward(
         self,
@@ -84,10 +85,11 @@ class Loss(nn.Module):
                 keep_logits=bool(self.reads_logits),
                 sync=self.sync,
             )
-            values = [weight * term.value(pixels) for weight, term in zip(self.weights, self.terms)]
+            weighted = zip(self.weights, self.terms, strict=True)
+            values = [weight * term.value(pixels) for weight, term in weighted]
             if observe:
                 with torch.no_grad():
-                    for value, term in zip(values, self.terms):
+                    for value, term in zip(values, self.terms, strict=True):
                         self.observed.append({"value": value.detach()} | term.observe(pixels))
             return sum(values)
 
@@ -116,7 +118,8 @@ class Loss(nn.Module):
                 valid = sum(record["valid"] for record in records)
                 found["kept"] = kept.sum() / valid.sum()
                 found["threshold"] = torch.stack([r["threshold"] for r in records]).nanmean()
-                found |= {f"kept/{c}": s for c, s in zip(class_names, (kept / valid).tolist())}
+                shares = zip(class_names, (kept / valid).tolist(), strict=True)
+                found |= {f"kept/{c}": s for c, s in shares}
             if "bin" in records[0]:
                 found |= {f"bin/{b}": n for b, n in enumerate(records[-1]["bin"].tolist())}
             numbers = {f"{name}/{what}": float(number) for what, number in found.items()}
@@ -128,7 +131,7 @@ class Loss(nn.Module):
 def unique(names: list[str]) -> list[str]:
     """The names, numbered from the second on where one comes again: ohem, dice, ohem2."""
     seen = [names[:i].count(name) + 1 for i, name in enumerate(names)]
-    return [name if n == 1 else f"{name}{n}" for name, n in zip(names, seen)]
+    return [name if n == 1 else f"{name}{n}" for name, n in zip(names, seen, strict=True)]
 
 
 def build_loss(

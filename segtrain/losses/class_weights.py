@@ -58,7 +58,8 @@ def balancing_weights(name: str, pixels: list[int], where_present: list[int]) ->
     arXiv:1411.4734); inverse-sqrt: 1 / sqrt(share of all pixels), scaled to a mean of 1.
     """
     if name == "median-frequency":
-        share = [count / total if count else 0 for count, total in zip(pixels, where_present)]
+        both = zip(pixels, where_present, strict=True)
+        share = [count / total if count else 0 for count, total in both]
         middle = median([f for f in share if f])
         return [middle / f if f else 0.0 for f in share]
     raw = [1 / math.sqrt(count) if count else 0.0 for count in pixels]

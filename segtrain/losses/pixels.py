@@ -93,7 +93,7 @@ def read_pixels(
             logits = upsampled(full_precision(logits), upsample, align_corners)
         full = logits if keep_logits else masked_logits(logits, valid)
         nll, mass = plain_pixels(full, target.masked_fill(~valid, 0), valid, powers)
-    sums, kept = dict(zip(powers, mass)), logits if keep_logits else None
+    sums, kept = dict(zip(powers, mass, strict=True)), logits if keep_logits else None
     return Pixels(nll, target, valid, logits.shape[1], sums, kept, sync)
 
 

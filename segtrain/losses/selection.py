@@ -48,7 +48,8 @@ def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, widt
     # on the CPU in chunks that stay in the cache
     size = CHUNK if values.device.type == "cpu" and not torch.compiler.is_compiling() else -1
     size = size if size > 0 else max(1, values.numel())
-    for part, counted in zip(values.flatten().split(size), valid.flatten().split(size)):
+    parts = zip(values.flatten().split(size), valid.flatten().split(size), strict=True)
+    for part, counted in parts:
         bits = part.abs().view(torch.int32)  # abs: a loss of -0.0 would have the sign bit set
         if shift + width < 32:
             counted = counted & (bits >> (shift + width) == prefix)

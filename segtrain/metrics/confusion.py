@@ -27,7 +27,7 @@ class Confusion:
         c = self.num_classes
         counts = torch.zeros(c * c + 1, dtype=torch.int64, device=self.matrix.device)
         parts = (pixels.flatten().split(AT_ONCE) for pixels in (prediction, target))
-        for claimed, true in zip(*parts):
+        for claimed, true in zip(*parts, strict=True):
             pairs = (true.long() * c + claimed).where(true != self.lb_ignore, c * c)
             counts.scatter_add_(0, pairs, torch.ones_like(pairs))
         batch = counts[:-1].view(c, c)
@@ -84,7 +84,7 @@ def scores_of(counts: list[list[int]], names: list[str]) -> Scores:
             "recall": _ratio(tp, tp + fn),
             "share": _ratio(tp + fn, total),
         }
-        for name, (tp, fp, fn) in zip(names, counts)
+        for name, (tp, fp, fn) in zip(names, counts, strict=True)
     ]
     ious = [c["iou"] for c in classes]
     weighted = [c["share"] * c["iou"] for c in classes if c["share"]]

@@ -43,7 +43,8 @@ class Difference:
 
     @property
     def beyond_noise(self) -> list[bool]:
-        return [out and not overlap for out, overlap in zip(self.leaves_out_0, self.seeds_overlap)]
+        both = zip(self.leaves_out_0, self.seeds_overlap, strict=True)
+        return [out and not overlap for out, overlap in both]
 
 
 def measure(runs: list[np.ndarray], resamples: int = RESAMPLES) -> Measured:

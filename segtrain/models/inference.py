@@ -44,10 +44,11 @@ def _blended(
     sides = images.shape[2:]
     high, wide = window_of(*sides, eval)
     tops, lefts = starts(sides[0], high, eval.overlap), starts(sides[1], wide, eval.overlap)
-    columns = list(zip(lefts, blend_weights(wide, lefts)))
+    columns = list(zip(lefts, blend_weights(wide, lefts), strict=True))
     most = max(1, PIECE // sides[1])
     open_rows = None
-    for top, down, after in zip(tops, blend_weights(high, tops), [*tops[1:], sides[0]]):
+    rows = zip(tops, blend_weights(high, tops), [*tops[1:], sides[0]], strict=True)
+    for top, down, after in rows:
         for left, across in columns:
             window = images[:, :, top : top + high, left : left + wide]
             logits = mean_of_views(predict, window, views)

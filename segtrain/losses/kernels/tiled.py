@@ -67,7 +67,7 @@ class TiledPixels(torch.autograd.Function):
                 # of sum_c g_c p_c ** k: p_j (slope_j - sum_c slope_c p_c), slope = k g p ** (k - 1)
                 slope = sum(
                     k * each[n].view(-1, 1) * (1 if k == 1 else probs ** (k - 1))
-                    for k, each in zip(ctx.powers, mass_gradient)
+                    for k, each in zip(ctx.powers, mass_gradient, strict=True)
                 )
                 constant = ctx.powers == (1,)
                 inner = slope.T @ probs if constant else (slope * probs).sum(1, keepdim=True)
@@ -126,7 +126,7 @@ class Tiles:
         if upsample > 1:
             self.down, across = (
                 interpolation(cells, pixels, align_corners, self.dtype)
-                for cells, pixels in zip(logits.shape[2:], valid.shape[1:])
+                for cells, pixels in zip(logits.shape[2:], valid.shape[1:], strict=True)
             )
             # in blocks: each reads a few cells only, so most of the whole product is zeros
             blocks = [slice(first, first + BLOCK) for first in range(0, width, BLOCK)]
@@ -200,6 +200,6 @@ def seen_cells(valid: Tensor, height: int, width: int, align_corners: bool) -> T
     """
     down, across = (
         interpolation(cells, pixels, align_corners, torch.float32, valid.device)
-        for cells, pixels in zip((height, width), valid.shape[1:])
+        for cells, pixels in zip((height, width), valid.shape[1:], strict=True)
     )
     return (down.T @ valid.float() @ across > 0).unsqueeze(1)
