@@ -51,6 +51,6 @@ def first_line(error: BaseException) -> str:
 
 def listing(items: Iterable[object], most: int = 3) -> str:
     """The first few items and how many more there are: 'a, b, c (+4 more)'."""
-    items = [str(item) for item in items]
-    rest = len(items) - most
-    return ", ".join(items[:most]) + (f" (+{rest} more)" if rest > 0 else "")
+    texts = [str(item) for item in items]
+    rest = len(texts) - most
+    return ", ".join(texts[:most]) + (f" (+{rest} more)" if rest > 0 else "")

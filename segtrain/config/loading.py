@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from segtrain.config.schema import Config
 from segtrain.config.types import Section
@@ -116,11 +117,12 @@ def known_keys() -> list[str]:
     return [
         f"{name}.{key}"
         for name, section in Config.model_fields.items()
+        if section.annotation  # all have one, which pydantic's type leaves open
         for key in section.annotation.model_fields
     ]
 
 
-def _explain(error: dict[str, Any]) -> str:
+def _explain(error: ErrorDetails) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":

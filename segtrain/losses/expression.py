@@ -46,7 +46,7 @@ def _terms(node: ast.expr) -> list[Term]:
     return [_term(node, 1.0)]
 
 
-def _weight(value: object) -> float:
+def _weight(value: Any) -> float:
     if type(value) not in (int, float) or not abs(value) <= 1e30:  # a bool is an int, too
         raise ValueError(value)
     return float(value)
@@ -56,9 +56,9 @@ def _term(node: ast.expr, weight: float) -> Term:
     match node:
         case ast.Name(name):
             return Term(weight, name)
-        case ast.Call(ast.Name(name), inner, keywords) if all(k.arg for k in keywords):
-            arguments = {k.arg: _value(k.value) for k in keywords}
-            if len(arguments) == len(keywords) and len(inner) <= 1:  # none is given twice
+        case ast.Call(ast.Name(name), inner, keywords):
+            arguments = {k.arg: _value(k.value) for k in keywords if k.arg}
+            if len(arguments) == len(keywords) and len(inner) <= 1:  # none comes twice or as **
                 return Term(weight, name, arguments, _term(inner[0], 1.0) if inner else None)
     raise ValueError(ast.unparse(node))
 
