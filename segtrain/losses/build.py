@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import isnan
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Loss(nn.Module):
     ):
         super().__init__()
         self.names, self.weights = names, weights
-        self.terms = nn.ModuleList(terms)
+        self.terms = cast(Sequence[Term], nn.ModuleList(terms))  # which forgets their type
         self.lb_ignore, self.sync = lb_ignore, sync
         self.powers = tuple(sorted({power for term in terms for power in term.powers}))
         self.observed: list[dict[str, Tensor]] = []  # of the steps that were asked to observe
@@ -91,7 +91,7 @@ class Loss(nn.Module):
                 with torch.no_grad():
                     for value, term in zip(values, self.terms, strict=True):
                         self.observed.append({"value": value.detach()} | term.observe(pixels))
-            return sum(values)
+            return _sum(values)
 
     def forget(self, times: int) -> None:
         """Drops the records of the last few observed calls."""
@@ -112,10 +112,11 @@ class Loss(nn.Module):
             if not records:  # each of the steps was a bad one
                 continue
             value = sum(record["value"] for record in records)
-            found = {"value": value / len(records), "share": value / total}
+            found: dict[str, Tensor | float] = {"value": value / len(records)}
+            found["share"] = value / total
             if "kept" in records[0]:
-                kept = sum(record["kept"] for record in records)
-                valid = sum(record["valid"] for record in records)
+                kept = _sum(record["kept"] for record in records)
+                valid = _sum(record["valid"] for record in records)
                 found["kept"] = kept.sum() / valid.sum()
                 found["threshold"] = torch.stack([r["threshold"] for r in records]).nanmean()
                 shares = zip(class_names, (kept / valid).tolist(), strict=True)
@@ -126,6 +127,13 @@ class Loss(nn.Module):
             report |= {key: None if isnan(number) else number for key, number in numbers.items()}
         self.observed = []
         return report
+
+
+def _sum(values: Iterable[Tensor]) -> Tensor:
+    """The sum of one tensor or more."""
+    total = sum(values)
+    assert isinstance(total, Tensor)  # without any it would be the number 0
+    return total
 
 
 def unique(names: list[str]) -> list[str]:
@@ -174,7 +182,9 @@ def build_mining(
         return None
     # neither class weights nor what a kept pixel pays chooses anything
     arguments = {key: value for key, value in mining[0].arguments.items() if key != "weight"}
-    return _build_term(replace(mining[0], arguments=arguments, inner=None), given, num_classes)
+    term = _build_term(replace(mining[0], arguments=arguments, inner=None), given, num_classes)
+    assert isinstance(term, Mining)  # as its family is
+    return term
 
 
 def family(name: str) -> type[Term]:

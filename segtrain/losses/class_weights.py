@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,11 @@ BALANCING = ("median-frequency", "inverse-sqrt")
 
 
 class ClassWeights(nn.Module):
-    """A weight a class, or none."""
+    """A weight a class, or none; of an expression it may be given anything, which is checked."""
 
-    def __init__(self, weight: Sequence[float] | None, name: str = "weight"):
+    weight: Tensor | None
+
+    def __init__(self, weight: Any, name: str = "weight"):
         super().__init__()
         self.name = name
         if isinstance(weight, str):
@@ -27,10 +29,10 @@ class ClassWeights(nn.Module):
                 f"loss: {name} is a list of numbers, one a class, got {weight!r}; segtrain fit "
                 f"takes {' and '.join(BALANCING)}, too"
             )
-        weight = None if weight is None else torch.tensor(numbers(name, weight, 0))
-        if weight is not None and not weight.any():
+        given = None if weight is None else torch.tensor(numbers(name, weight, 0))
+        if given is not None and not given.any():
             raise UsageError(f"loss: {name} is 0 for every class; one at least is above 0")
-        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("weight", given, persistent=False)
 
     def vector(self, pixels: Pixels) -> Tensor:
         """(C,), on the pixels' device and in their precision."""

@@ -40,6 +40,7 @@ class CrossEntropy(PixelLoss):
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         cost = self.weights.times(pixels.nll, pixels)
         if self.label_smoothing:
+            assert pixels.logits is not None  # reads_logits
             share = self.weights.vector(pixels) / pixels.num_classes
             spread = (share.view(-1, 1, 1) * -pixels.logits.log_softmax(1)).sum(1)
             cost = torch.lerp(cost, spread.where(pixels.valid, 0), self.label_smoothing)

@@ -32,7 +32,8 @@ class Focal(PixelLoss):
         super().__init__(lb_ignore)
         self.gamma = number("gamma", gamma, 0)
         if type(alpha) in (int, float):
-            alpha = [1 - number("alpha", alpha, 0, 1), alpha]
+            share = number("alpha", alpha, 0, 1)
+            alpha = [1 - share, share]
         self.alpha = ClassWeights(alpha, "alpha")
 
     def check(self, num_classes: int) -> None:

@@ -22,6 +22,7 @@ class GHM(PixelLoss):
 
     formula = "sum(w m) / n_valid, w = total count / (count in g's bin * non-empty bins)"
     source = "Li et al. 2019, arXiv:1811.05181"
+    counts: Tensor
 
     def __init__(self, bins: int = 10, momentum: float = 0.75, lb_ignore: int = 255):
         super().__init__(lb_ignore)

@@ -35,6 +35,7 @@ class Lovasz(Term):
     def value(self, pixels: Pixels) -> Tensor:
         if self.one_device and pixels.sync and world_size() > 1:
             raise UsageError(f"loss: {self.one_device}; on several devices use per_image=True")
+        assert pixels.logits is not None  # reads_logits
         classes = torch.arange(pixels.num_classes, device=pixels.nll.device).view(1, -1, 1, 1)
         truth = (pixels.ids.unsqueeze(1) == classes) & pixels.valid.unsqueeze(1)
         errors = (truth.to(pixels.nll.dtype) - pixels.logits.softmax(1)).abs()

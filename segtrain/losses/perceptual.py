@@ -36,6 +36,8 @@ class VGG(Term):
     formula = "mean over layers of mean((F(sum_c p_c colour_c) - F(colour_true))^2)"
     source = "Johnson et al. 2016, arXiv:1603.08155; features: Simonyan and Zisserman 2014"
     reads_logits = True
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -53,7 +55,8 @@ class VGG(Term):
         self.features = (
             deepcopy(vgg_features(self.layers[-1], weights)).eval().requires_grad_(False)
         )
-        self.palette, self.painted = palette, None
+        self.palette = palette
+        self.painted: Tensor | None = None
         mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -70,7 +73,8 @@ class VGG(Term):
     def colours(self, num_classes: int, like: Tensor) -> Tensor:
         """(C,3) in 0..1; moved to the device once, which would wait for it at every step."""
         if self.painted is None or len(self.painted) != num_classes:
-            palette = self.palette or [_hue(c / num_classes) for c in range(num_classes)]
+            hues = [_hue(c / num_classes) for c in range(num_classes)]
+            palette: Sequence[tuple[float, float, float]] = self.palette or hues
             self.painted = torch.tensor(palette[:num_classes], dtype=torch.float64) / 255
         self.painted = self.painted.to(like)
         return self.painted
@@ -79,6 +83,7 @@ class VGG(Term):
         if min(pixels.target.shape[1:]) < LEAST_SIDE:
             height, width = pixels.target.shape[1:]
             raise UsageError(f"loss: vgg needs {LEAST_SIDE} pixels a side, got {height}x{width}")
+        assert pixels.logits is not None  # reads_logits
         probs = pixels.logits.softmax(1)
         colours = self.colours(pixels.num_classes, probs)
         soft = torch.einsum("nchw,cr->nrhw", probs, colours)
@@ -96,7 +101,8 @@ class VGG(Term):
 
 
 def _hue(turn: float) -> tuple[float, float, float]:
-    return tuple(255 * part for part in colorsys.hsv_to_rgb(turn, 1, 1))
+    red, green, blue = colorsys.hsv_to_rgb(turn, 1, 1)
+    return 255 * red, 255 * green, 255 * blue
 
 
 @lru_cache(1)  # a run builds its loss several times, to find mistakes early

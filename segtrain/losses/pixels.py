@@ -73,7 +73,7 @@ def read_pixels(
     valid = target != lb_ignore
     path = choose_path(logits.device, logits.dtype)[0]
     if upsample > 1 and (keep_logits or path != "triton"):  # kernels read for valid pixels only
-        seen = seen_cells(valid, *logits.shape[2:], align_corners)
+        seen = seen_cells(valid, logits.shape[2], logits.shape[3], align_corners)
         if path != "tiles" or not seen.all():  # those are on the CPU: asking costs nothing
             logits = logits.where(seen, 0)
     if keep_logits:

@@ -33,7 +33,9 @@ def boundary_counts(
     return np.stack([both, sizes - both])
 
 
-def _boundaries(labels: np.ndarray, ignored: np.ndarray, no_class: int, distance: int):
+def _boundaries(
+    labels: np.ndarray, ignored: np.ndarray, no_class: int, distance: int
+) -> np.ndarray:
     """(H,W): the class of each pixel that is in its boundary region, no_class elsewhere.
 
     Contour pixels have a neighbour of another class; what is within d of another class is within

@@ -75,7 +75,7 @@ def score(matrix: Tensor, names: list[str]) -> Scores:
 def scores_of(counts: list[list[int]], names: list[str]) -> Scores:
     """Scores from tp, fp and fn of each class."""
     total = sum(tp + fn for tp, _, fn in counts)
-    classes = [
+    classes: list[dict[str, Any]] = [
         {
             "name": name,
             "iou": _ratio(tp, tp + fp + fn),

@@ -181,7 +181,11 @@ def _cells(weights: Tensor) -> slice:
 
 
 def interpolation(
-    cells: int, pixels: int, align_corners: bool, dtype: torch.dtype, device: torch.device = None
+    cells: int,
+    pixels: int,
+    align_corners: bool,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
 ) -> Tensor:
     """(pixels, cells): the bilinear weights along one side, as torch's interpolate has them."""
     place = torch.arange(pixels, dtype=torch.float64, device=device)
