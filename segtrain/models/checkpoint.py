@@ -45,7 +45,9 @@ class Meta:
     @classmethod
     def of(cls, model: SegmentationModel, config: Config, **more: Any) -> Meta:
         mean, std = (buffer.flatten().tolist() for buffer in (model.mean, model.std))
-        return cls(config=config, classes=config.data.classes, mean=mean, std=std, **more)
+        classes = config.data.classes
+        assert classes is not None  # known before there is a model
+        return cls(config=config, classes=classes, mean=mean, std=std, **more)
 
     def config_here(self, path: Path, sets: list[str], flags: dict[str, Any]) -> Config:
         """The training's config with a command's changes, for one device of this machine.

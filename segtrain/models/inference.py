@@ -6,7 +6,7 @@ Evaluation and prediction both go through here, so that a score is of what predi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 import torch
@@ -41,22 +41,23 @@ def _blended(
     predict: Predict, images: Tensor, eval: Eval, views: list[View]
 ) -> Iterator[tuple[int, Tensor]]:
     """Adds windows to `open_rows`, the rows of one row of them, and yields what none adds to."""
-    sides = images.shape[2:]
-    high, wide = window_of(*sides, eval)
-    tops, lefts = starts(sides[0], high, eval.overlap), starts(sides[1], wide, eval.overlap)
+    height, width = images.shape[2:]
+    high, wide = window_of(height, width, eval)
+    tops, lefts = starts(height, high, eval.overlap), starts(width, wide, eval.overlap)
     columns = list(zip(lefts, blend_weights(wide, lefts), strict=True))
-    most = max(1, PIECE // sides[1])
+    most = max(1, PIECE // width)
     open_rows = None
-    rows = zip(tops, blend_weights(high, tops), [*tops[1:], sides[0]], strict=True)
+    rows = zip(tops, blend_weights(high, tops), [*tops[1:], height], strict=True)
     for top, down, after in rows:
         for left, across in columns:
             window = images[:, :, top : top + high, left : left + wide]
             logits = mean_of_views(predict, window, views)
             if open_rows is None:
-                shape = (*logits.shape[:2], high, sides[1])
+                shape = (*logits.shape[:2], high, width)
                 open_rows = torch.zeros(shape, device=logits.device)
             weights = torch.outer(down, across).to(logits.device)
             open_rows[..., left : left + wide].addcmul_(logits, weights)
+        assert open_rows is not None  # there is a window in each row
         closed = after - top
         for row in range(0, closed, most):
             yield top + row, open_rows[:, :, row : min(row + most, closed)].clone()
@@ -91,7 +92,7 @@ def blend_weights(window: int, places: list[int]) -> list[Tensor]:
     return [(taper / total[place : place + window]).float() for place in places]
 
 
-def views_of(tta: list[str | float]) -> list[View]:
+def views_of(tta: Sequence[str | float]) -> list[View]:
     """Every scale, 1 first, with every set of the flips; the first is the image as it is."""
     scales = dict.fromkeys([1.0, *(float(part) for part in tta if part not in FLIPS)])
     axes = dict.fromkeys(FLIPS[part] for part in tta if part in FLIPS)
@@ -103,7 +104,7 @@ def mean_of_views(predict: Predict, images: Tensor, views: list[View]) -> Tensor
     """Logits (N,C,H,W) in float32; of several views, the logarithm of their mean probabilities."""
     if len(views) == 1:
         return predict(images).float()
-    size, total = images.shape[2:], 0.0
+    size, total = images.shape[2:], torch.zeros(())  # 0-d: adds to tensors of any device
     for scale, axes in views:
         logits = predict(scaled(images, scale).flip(axes)).float().flip(axes)
         if logits.shape[2:] != size:
@@ -122,7 +123,8 @@ def scaled(images: Tensor, scale: float) -> Tensor:
 
 def memory_advice(shape: tuple[int, ...], eval: Eval) -> str:
     """What to do where predicting images of a shape (N,K,H,W) takes more memory than there is."""
-    height, width = window_of(*shape[2:], eval)
+    height, width = shape[2:]
+    height, width = window_of(height, width, eval)
     too_much = f"{shape[0]} x {height}x{width} pixels at once are too much"
     if shape[0] > 1:
         return f"{too_much}; set eval.batch_size=1"

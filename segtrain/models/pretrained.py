@@ -6,6 +6,7 @@ import http.client
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Set
 from pathlib import Path
 
 import huggingface_hub
@@ -135,7 +136,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _check_fit(path: Path, own: dict, given: dict, may_miss: set[str] = frozenset()) -> None:
+def _check_fit(
+    path: Path,
+    own: dict[str, Tensor],
+    given: dict[str, Tensor],
+    may_miss: Set[str] = frozenset(),
+) -> None:
     missing = sorted(own.keys() - given.keys() - may_miss)
     unknown = sorted(given.keys() - own.keys())
     shapes = [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
@@ -154,8 +160,9 @@ def _shape(weights: dict[str, Tensor], key: str) -> torch.Size | None:
 
 def _is_cached(encoder: str) -> bool:
     if encoder.startswith("tu-"):
-        repository = timm.models.get_pretrained_cfg(encoder[3:]).hf_hub_id
-        revision = None
+        pretrained = timm.models.get_pretrained_cfg(encoder[3:])
+        assert pretrained is not None  # it has_imagenet
+        repository, revision = pretrained.hf_hub_id, None
     else:
         settings = smp.encoders.encoders[encoder]["pretrained_settings"]["imagenet"]
         repository, revision = settings["repo_id"], settings["revision"]

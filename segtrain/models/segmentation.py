@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -34,8 +35,15 @@ class SegmentationModel(nn.Module):
     With freeze_bn, batch norm uses its running statistics in training, too, and leaves them alone.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
-        self, network: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD, freeze_bn: bool = False
+        self,
+        network: smp.base.SegmentationModel,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        freeze_bn: bool = False,
     ):
         super().__init__()
         self.network, self.freeze_bn = network, freeze_bn
@@ -116,7 +124,7 @@ class SegmentationModel(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def take_upsampling(network: nn.Module) -> tuple[int, bool]:
+def take_upsampling(network: smp.base.SegmentationModel) -> tuple[int, bool]:
     """Takes the last upsampling out of a network's head; its factor (1: none) and align_corners.
 
     The model does it, or a loss that reads low-resolution logits. One before an activation stays.
@@ -126,7 +134,7 @@ def take_upsampling(network: nn.Module) -> tuple[int, bool]:
         return 1, False
     last, scale = head[1], head[1].scale_factor
     plain = isinstance(getattr(head[2], "activation", head[2]), nn.Identity)
-    if not plain or last.mode != "bilinear" or scale != int(scale):
+    if not plain or last.mode != "bilinear" or not isinstance(scale, float) or scale % 1:
         return 1, False
     head[1] = nn.Identity()
     return int(scale), bool(last.align_corners)
@@ -149,7 +157,7 @@ def check_names(arch: str, encoder: str) -> None:
     )
 
 
-def refuse_unknown_options(arch: str, options: dict) -> None:
+def refuse_unknown_options(arch: str, options: dict[str, Any]) -> None:
     """Raises UsageError for options that the library would take and not use."""
     takes = set(inspect.signature(ARCHITECTURES[arch]).parameters)
     takes -= {"encoder_name", "encoder_weights", "in_channels", "classes", "kwargs"}
@@ -178,10 +186,8 @@ def build_model(config: Model, num_classes: int) -> SegmentationModel:
         )
     except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        options = f" with {config.options}" if config.options else ""
-        raise UsageError(
-            f"model: {arch} cannot be built on {encoder}{options}: {reason}"
-        ) from error
+        given = f" with {config.options}" if config.options else ""
+        raise UsageError(f"model: {arch} cannot be built on {encoder}{given}: {reason}") from error
     return SegmentationModel(network, *normalisation(config), config.freeze_bn)
 
 
