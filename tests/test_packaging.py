@@ -34,6 +34,13 @@ def test_one_name_everywhere():
     assert {p: found for p, text in texts.items() if (found := foreign.findall(text))} == {}
 
 
+def test_one_version_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.*)$", citation, re.M)[1] == segtrain.__version__
+    versions = re.findall(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert versions[0] == segtrain.__version__
+
+
 def test_the_wheel_has_every_file(tmp_path: Path):
     """An editable install hides a folder that the wheel lacks."""
     source, target = tmp_path / "source", tmp_path / "target"
