@@ -237,3 +237,4 @@ def test_the_hub_is_asked_once_and_not_for_long(monkeypatch: pytest.MonkeyPatch,
     assert pretrained._hub_answers() == (status in (200, 404))
     if status is not None:
         server.shutdown()
+        server.server_close()
