@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ class BareResume(TyperCommand):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         spelled = []
-        for arg, following in zip(args, [*args[1:], "-"]):
+        for arg, following in pairwise([*args, "-"]):
             spelled.append(arg)
             if arg == "--resume" and following.startswith("-"):
                 spelled.append("latest")

@@ -24,7 +24,7 @@ def compare(runs: list[Path], split: str, out: Path, as_json: bool = False) -> d
     paths = [run.resolve() for run in runs]
     if len(set(paths)) < 2:
         raise UsageError("compare needs two different runs or more: segtrain compare RUN RUN...")
-    if twice := [run for run, path in zip(runs, paths) if paths.count(path) > 1]:
+    if twice := [run for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1]:
         raise UsageError(f"{twice[0]}: given twice; name each run once")
     reports = [read_report(run, split) for run in runs]
     for report in reports[1:]:
@@ -47,7 +47,7 @@ def show(comparison: dict[str, Any], out: Path) -> None:
     table.add_column("", overflow="fold")
     for column in ("mIoU", "95 %", "difference", "95 %"):
         table.add_column(column, justify="right", no_wrap=True)
-    for c, d in zip(contenders, [None, *comparison["differences"]]):
+    for c, d in zip(contenders, [None, *comparison["differences"]], strict=True):
         cells = [decimals(c["miou"]), span(c["miou_ci"])]
         cells += [decimals(d["miou"], "+"), span(d["miou_ci"])] if d else ["", ""]
         table.add_row(c["name"], *cells)

@@ -197,7 +197,7 @@ def print_scores(metrics: dict[str, Any], subject: Subject) -> None:
     table.add_column("class", max_width=20, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for row, colour in zip(metrics["classes"], subject.palette):
+    for row, colour in zip(metrics["classes"], subject.palette, strict=True):
         name = Text(row["name"])
         if console.is_terminal:
             name = Text.assemble(("■ ", f"rgb({colour[0]},{colour[1]},{colour[2]})"), name)

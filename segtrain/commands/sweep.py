@@ -94,7 +94,9 @@ def make_jobs(losses: list[str], seeds: int, base: Config, out: Path) -> list[Jo
     for loss in losses:
         loss_of(load_config(base=base, flags={"loss.expression": loss}))
     parsed = [parse_loss(loss) for loss in losses]
-    if twice := [loss for loss, terms in zip(losses, parsed) if parsed.count(terms) > 1]:
+    if twice := [
+        loss for loss, terms in zip(losses, parsed, strict=True) if parsed.count(terms) > 1
+    ]:
         raise UsageError(f"--loss: {twice[0]} is named more than once")
     names = [safe_name(loss)[:LONGEST_NAME] for loss in losses]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -102,7 +104,7 @@ def make_jobs(losses: list[str], seeds: int, base: Config, out: Path) -> list[Jo
     return [
         Job(loss, seed, out / f"{name}-seed{seed}")
         for seed in range(seeds)
-        for loss, name in zip(losses, names)
+        for loss, name in zip(losses, names, strict=True)
     ]
 
 

@@ -51,7 +51,7 @@ class CocoMask:
         columns = np.full(self.height * self.width, self.background, np.int32)
         for category, runs in drawn:
             ends = list(accumulate(runs))
-            for start, end in zip(ends[::2], ends[1::2]):
+            for start, end in zip(ends[::2], ends[1::2], strict=False):  # may end outside
                 columns[start:end] = category
         return np.ascontiguousarray(columns.reshape(self.width, self.height).T)
 

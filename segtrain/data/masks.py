@@ -188,7 +188,7 @@ class MaskReader:
         ids = self.ids(values)
         if (ids == UNKNOWN).any():
             found, counts = np.unique(values[ids == UNKNOWN], return_counts=True)
-            unknown = dict(zip(found.tolist(), counts.tolist()))
+            unknown = dict(zip(found.tolist(), counts.tolist(), strict=True))
             raise SegtrainError(f"{source} has {self.explain(unknown)}")
         return ids.astype(self.dtype, copy=False)
 
@@ -206,7 +206,7 @@ class MaskReader:
         places = self.places_of(codes)
         if (places < 0).any():
             found, counts = np.unique(codes[places < 0], return_counts=True)
-            unknown = dict(zip(found.tolist(), counts.tolist()))
+            unknown = dict(zip(found.tolist(), counts.tolist(), strict=True))
             raise SegtrainError(f"{source}: {self.explain_colours(unknown)}")
         return places
 

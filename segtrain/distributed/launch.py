@@ -99,7 +99,7 @@ class Watch:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         # as torchrun would have set them: Fabric sees processes that it need not start
-        os.environ.update(zip(PLACE, ("127.0.0.1", str(port), "0", "0", str(world))))
+        os.environ.update(zip(PLACE, ("127.0.0.1", str(port), "0", "0", str(world)), strict=True))
         command = [sys.executable, "-m", "segtrain", "fit", "--config", str(self.config)]
         for rank in range(1, world):
             place = {"LOCAL_RANK": str(rank), PARENT: str(os.getpid())}

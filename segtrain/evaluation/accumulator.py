@@ -100,7 +100,7 @@ class Tally:
         """((true, predicted), [(image, pixels), ...] by pixels) of all that was confused."""
         for true, predicted in np.argwhere(self.most[..., 0]).tolist():
             pixels, images = self.most[true, predicted], self.most_at[true, predicted]
-            found = [(i, n) for i, n in zip(images.tolist(), pixels.tolist()) if n]
+            found = [(i, n) for i, n in zip(images.tolist(), pixels.tolist(), strict=True) if n]
             yield (true, predicted), found
 
 

@@ -123,8 +123,8 @@ def describe(reports: list[Report], split: str) -> dict[str, Any]:
     ]
     found = [difference(one, measured[0]) for one in measured[1:]]
     differing = [
-        difference_row(d, name, names[0], classes, measured)
-        for d, name, measured in zip(found, names[1:], ((measured[0], m) for m in measured[1:]))
+        difference_row(d, name, names[0], classes, (measured[0], m))
+        for d, name, m in zip(found, names[1:], measured[1:], strict=True)
     ]
     facts = {
         "split": split,
@@ -138,12 +138,14 @@ def describe(reports: list[Report], split: str) -> dict[str, Any]:
         **facts,
         "contenders": [
             contender_row(name, contender, m, classes)
-            for name, contender, m in zip(names, contenders, measured)
+            for name, contender, m in zip(names, contenders, measured, strict=True)
         ],
         "differences": differing,
         "notes": notes(names, contenders, facts),
         "configs": config_rows(contenders),
-        "runs": [run_row(name, report) for name, c in zip(names, contenders) for report in c],
+        "runs": [
+            run_row(name, report) for name, c in zip(names, contenders, strict=True) for report in c
+        ],
     }
 
 
@@ -182,9 +184,14 @@ def varying(contenders: list[list[Report]]) -> list[str]:
 def names_of(contenders: list[list[Report]]) -> list[str]:
     """What differs between the configs where that is short, else the folder; all different."""
     keys, folders = varying(contenders), [c[0].folder for c in contenders]
-    names = [made_name(c[0].config, keys) or folder for c, folder in zip(contenders, folders)]
+    names = [
+        made_name(c[0].config, keys) or folder
+        for c, folder in zip(contenders, folders, strict=True)
+    ]
     for others in (folders, [str(c[0].run) for c in contenders]):
-        names = [o if names.count(name) > 1 else name for name, o in zip(names, others)]
+        names = [
+            o if names.count(name) > 1 else name for name, o in zip(names, others, strict=True)
+        ]
     return names
 
 
@@ -210,8 +217,8 @@ def contender_row(
     name: str, contender: list[Report], measured: Measured, classes: list[str]
 ) -> dict[str, Any]:
     scores, intervals = plain(measured.scores), measured.intervals
-    ranges = [plain(ends) for ends in (measured.by_run.min(0), measured.by_run.max(0))]
-    ranges = [list(ends) if None not in ends else None for ends in zip(*ranges)]
+    extremes = zip(plain(measured.by_run.min(0)), plain(measured.by_run.max(0)), strict=True)
+    ranges = [list(ends) if None not in ends else None for ends in extremes]
     return {
         "name": name,
         "runs": [str(report.run) for report in contender],
@@ -221,7 +228,9 @@ def contender_row(
         "miou_range": ranges[0],  # lowest and highest seed
         "classes": [
             {"name": c, "iou": iou, "iou_ci": ends, "iou_range": reach}
-            for c, iou, ends, reach in zip(classes, scores[1:], intervals[1:], ranges[1:])
+            for c, iou, ends, reach in zip(
+                classes, scores[1:], intervals[1:], ranges[1:], strict=True
+            )
         ],
     }
 
@@ -233,7 +242,7 @@ def difference_row(
     by_class = [
         {"name": c, "iou": iou, "iou_ci": ends, "beyond_noise": beyond}
         for c, iou, ends, beyond in zip(
-            classes, scores[1:], found.intervals[1:], found.beyond_noise[1:]
+            classes, scores[1:], found.intervals[1:], found.beyond_noise[1:], strict=True
         )
     ]
     return {
@@ -296,7 +305,9 @@ def notes(names: list[str], contenders: list[list[Report]], facts: dict[str, Any
     """What the intervals don't say."""
     said = []
     classes, others = len(facts["classes"]), len(contenders) - 1
-    if alone := [name for name, contender in zip(names, contenders) if len(contender) == 1]:
+    if alone := [
+        name for name, contender in zip(names, contenders, strict=True) if len(contender) == 1
+    ]:
         whose = "each" if len(alone) == len(names) else f"for {listing(alone)}"
         said.append(
             f"One training {whose}: how much another seed would change is not in the intervals."

@@ -46,22 +46,22 @@ def pairs_of_masks(
         if path.suffix.lower() in MASK_SUFFIXES and folder / "eval" not in path.parents:
             found.setdefault(path.stem, []).append(path)
     of_each = [found.get(f"{s.name}_mask") or found.get(s.name) or [] for s in samples]
-    missing = [sample.name for sample, paths in zip(samples, of_each) if not paths]
+    missing = [sample.name for sample, paths in zip(samples, of_each, strict=True) if not paths]
     if missing:
         raise SegtrainError(
             f"{folder}: no mask for {len(missing)} of {len(samples)} images: {listing(missing)}; "
             f"expected {missing[0]}.png or {missing[0]}_mask.png"
         )
-    chosen = [_only(paths, sample, folder) for sample, paths in zip(samples, of_each)]
+    chosen = [_only(paths, sample, folder) for sample, paths in zip(samples, of_each, strict=True)]
     first: dict[Path, Sample] = {}
-    for path, sample in zip(chosen, samples):
+    for path, sample in zip(chosen, samples, strict=True):
         if path in first:
             raise SegtrainError(
                 f"{path} would be the prediction of both {first[path].image} and {sample.image}; "
                 "put masks into folders that are named as those of the images"
             )
         first[path] = sample
-    masks = [replace(sample, image=path) for sample, path in zip(samples, chosen)]
+    masks = [replace(sample, image=path) for sample, path in zip(samples, chosen, strict=True)]
     return Pairs(masks, predicted, truth)
 
 
@@ -69,7 +69,7 @@ def _only(paths: list[Path], sample: Sample, folder: Path) -> Path:
     """Of several masks of one name, the one below folders that are named as the image's."""
     around = set(sample.image.parent.parts)
     alike = [len(around & set(path.relative_to(folder).parent.parts)) for path in paths]
-    paths = [path for path, names in zip(paths, alike) if names == max(alike)]
+    paths = [path for path, names in zip(paths, alike, strict=True) if names == max(alike)]
     if len(paths) > 1:
         raise SegtrainError(
             f"two masks for {sample.image}: {paths[0]} and {paths[1]}; remove one, or put them "

@@ -40,7 +40,7 @@ def write(subject: Subject, tally: Tally, groups: list[str], seconds: float) -> 
     write_csv(folder / "confusion.csv", confusion_rows(matrix, names))
     title = f"mIoU {metrics['miou']:.4f} on {subject.split}"
     save_confusion(folder / "confusion.png", matrix, names, title)
-    pictures = list(paint_extremes(subject, dict(zip(sorted(tally.of_image), rows))))
+    pictures = list(paint_extremes(subject, dict(zip(sorted(tally.of_image), rows, strict=True))))
     page = {
         "title": subject.title,
         "headline": metrics["headline"],
@@ -75,7 +75,7 @@ def groups_of(images: list[str], pattern: str | None) -> list[str]:
     if pattern is None:
         return images
     found = [re.search(pattern, name) for name in images]
-    missed = [name for name, match in zip(images, found) if match is None]
+    missed = [name for name, match in zip(images, found, strict=True) if match is None]
     if missed:
         raise UsageError(
             f"eval.group_by: {pattern!r} finds nothing in {len(missed)} of {len(images)} names, "
@@ -125,7 +125,7 @@ def recalls(regions: np.ndarray) -> dict[str, dict[str, Any]]:
     """(3,2) counts of regions and of those found, by size."""
     return {
         size: {"count": count, "found": found, "recall": found / count if count else None}
-        for size, (count, found) in zip(SIZES, regions.tolist())
+        for size, (count, found) in zip(SIZES, regions.tolist(), strict=True)
     }
 
 
@@ -163,14 +163,14 @@ def image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> d
     }
     ious = [c["iou"] for c in scores.classes]
     for kind, values in (("iou", ious), ("tp", tp), ("fp", fp), ("fn", fn)):
-        row |= {f"{kind}/{name}": value for name, value in zip(names, values)}
+        row |= {f"{kind}/{name}": value for name, value in zip(names, values, strict=True)}
     return row
 
 
 def confusion_rows(matrix: Tensor, names: list[str]) -> list[dict[str, Any]]:
     return [
-        {"true \\ predicted": name} | dict(zip(names, row))
-        for name, row in zip(names, matrix.tolist())
+        {"true \\ predicted": name} | dict(zip(names, row, strict=True))
+        for name, row in zip(names, matrix.tolist(), strict=True)
     ]
 
 

@@ -91,7 +91,7 @@ def with_legend(image: Image.Image, names: Sequence[str], palette: Palette) -> I
     page = Image.new("RGB", (width, image.height + rows * line + line // 2), (255, 255, 255))
     page.paste(image, (0, 0))
     draw = ImageDraw.Draw(page)
-    for place, (name, colour) in enumerate(zip(names, palette)):
+    for place, (name, colour) in enumerate(zip(names, palette, strict=True)):
         x = (place % columns) * (width // columns) + line // 4
         y = image.height + line // 4 + (place // columns) * line
         draw.rectangle((x, y + line // 6, x + line * 2 // 3, y + line * 5 // 6), tuple(colour))
@@ -135,7 +135,7 @@ def contact_sheet(
     heights = [max(picture.height for _, picture in row) + line + gap for row in rows]
     page = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + gap), (255, 255, 255))
     draw, y = ImageDraw.Draw(page), gap
-    for row, height in zip(rows, heights):
+    for row, height in zip(rows, heights, strict=True):
         for place, (caption, picture) in enumerate(row):
             x = gap + place * (width + gap)
             draw.text((x, y), shortened(caption, font, width), (60, 60, 60), font)

@@ -106,10 +106,11 @@ def line_chart(
     axes = figure.add_subplot()
     said = []
     for place, (name, values) in enumerate(lines.items()):
-        points = [(e, v) for e, v in zip(epochs, values) if v is not None]
+        # no values where the table lacks the column
+        points = [(e, v) for e, v in zip(epochs, values, strict=False) if v is not None]
         if not points:
             continue
-        x, y = zip(*points)
+        x, y = zip(*points, strict=True)
         axes.plot(
             x,
             y,
@@ -149,8 +150,8 @@ def reliability_chart(calibration: list[dict[str, Any]]) -> Chart:
     shares = [row["pixels"] / total for row in filled]
     lower.bar(left, shares, width=[0.92 * w for w in width], **bars)
     lower.set(ylabel="share of pixels", xlabel="confidence")
-    gaps = [c - a for c, a in zip(confidence, accuracy)]
-    mean = sum(gap * share for gap, share in zip(gaps, shares))
+    gaps = [c - a for c, a in zip(confidence, accuracy, strict=True)]
+    mean = sum(gap * share for gap, share in zip(gaps, shares, strict=True))
     said = f"confidence is on average {abs(mean):.3f} {'above' if mean > 0 else 'below'} accuracy"
     if filled:
         said += f"; {shares[-1]:.0%} of the pixels have a confidence over {left[-1]:.2f}"

@@ -80,7 +80,7 @@ def nearest(values: Tensor, height: int, width: int) -> Tensor:
     """(H,W) -> (height,width) on the CPU, each the value in the middle of what it stands for."""
     rows, columns = (
         ((np.arange(few) + 0.5) * many / few).astype(np.int64)
-        for few, many in zip((height, width), values.shape)
+        for few, many in zip((height, width), values.shape, strict=True)
     )
     return values[rows][:, columns].cpu()
 
@@ -119,9 +119,10 @@ def distinct(palette: Palette) -> list[tuple[int, int, int]]:
     """
     seen: dict[tuple[int, int, int], None] = {}
     for colour in palette:
-        away = [-1 if part > 127 else 1 for part in colour]
+        red, green, blue = colour
+        r, g, b = (-1 if part > 127 else 1 for part in colour)  # away from the nearer end
         tried = (
-            tuple(p + a * s for p, a, s in zip(colour, away, (n % 8, n // 8 % 8, n // 64)))
+            (red + r * (n % 8), green + g * (n // 8 % 8), blue + b * (n // 64))
             for n in range(len(palette))
         )
         seen[next(other for other in tried if other not in seen)] = None

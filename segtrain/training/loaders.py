@@ -30,7 +30,7 @@ def open_feed(
     augmentation = Augmentation(plan.config.augment, data.lb_ignore, seed, channels)
     train, held_out = (
         Pairs(samples[split], images, masks, change, caches.get(split), data.on_error)
-        for split, change in zip(SPLITS, (augmentation, None))
+        for split, change in zip(SPLITS, (augmentation, None), strict=True)
     )
     accumulate = plan.config.train.accumulate
     sampler = BatchSampler(len(train), batch_size, seed, rank, world, plan.by_class, accumulate)

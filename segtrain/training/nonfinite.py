@@ -70,7 +70,7 @@ def broken_part(fabric: Fabric, module: TrainingModule, part: Part) -> str:
         "the network's weights": _not_finite(*model.parameters()),
         "the network's output": _not_finite(logits),
     }
-    for name, weight, term in zip(loss.names, loss.weights, loss.terms):
+    for name, weight, term in zip(loss.names, loss.weights, loss.terms, strict=True):
         alone = Loss([name], [weight], [term], loss.lb_ignore, loss.sync)
         leaf = logits.detach().float().requires_grad_()
         value = alone(leaf, target, model.upsampling, model.align_corners)
@@ -78,7 +78,7 @@ def broken_part(fabric: Fabric, module: TrainingModule, part: Part) -> str:
         broken[f"the loss term {name}"] = _not_finite(value, gradient)
     # each rank's own finding counts; all take part in the losses' sums, so none returns early
     found = max_over_ranks(torch.stack(list(broken.values())).float())
-    names = [name for name, one in zip(broken, found.tolist()) if one]
+    names = [name for name, one in zip(broken, found.tolist(), strict=True) if one]
     return names[0] if names else "the gradient inside the network"
 
 
@@ -124,7 +124,9 @@ def give_up(
     """Saves the batch for study, and says what in the step broke first."""
     torch.manual_seed(seed_at(plan.config.train.seed, step - 1, fabric.global_rank))
     broken = [broken_part(fabric, training.module.module, part) for part in parts]
-    images, targets = (fabric.all_gather(torch.cat(tensors)) for tensors in zip(*parts))
+    images, targets = (
+        fabric.all_gather(torch.cat(tensors)) for tensors in zip(*parts, strict=True)
+    )
     if fabric.is_global_zero:
         batch = {"step": step, "files": files, "images": images.cpu(), "targets": targets.cpu()}
         save_state(plan.run / BAD_BATCH, batch)

@@ -158,7 +158,8 @@ def describe_sampler(plan: Plan, augmentation: Augmentation) -> str:
         augmentation.crop_mask,
         len(config.data.classes),
     )
-    listed = ", ".join(f"{name} {share:.2%}" for name, share in zip(config.data.classes, shares))
+    shown = zip(config.data.classes, shares, strict=True)
+    listed = ", ".join(f"{name} {share:.2%}" for name, share in shown)
     return f"pixels under {config.data.sampler} ({len(draws)} crops counted): {listed}"
 
 

@@ -168,7 +168,7 @@ class Faults:
             text = f"{_count(flat, 'mask')} with nothing but {names[0]} (class 0)"
             found.append(Finding("empty", False, text, flat, EMPTY_FIX))
         for split, counts in by_image.items():
-            absent = [name for name, pixels in zip(names, counts.sum(0)) if not pixels]
+            absent = [name for name, pixels in zip(names, counts.sum(0), strict=True) if not pixels]
             if absent:
                 text = f"{split} has no pixel of {_count(absent, 'class', 'classes')}"
                 found.append(Finding("absent", False, text, absent, ABSENT_FIX))
@@ -186,7 +186,7 @@ class Faults:
         self, facts: list[PairFacts], counts: np.ndarray, data: Data
     ) -> list[Finding]:
         """Training masks of one class or none; counts are (images, classes) pixels."""
-        present = [name for name, pixels in zip(data.classes, counts.sum(0)) if pixels]
+        present = [name for name, pixels in zip(data.classes, counts.sum(0), strict=True) if pixels]
         if len(present) > 1:
             return []
         text = (
@@ -213,9 +213,12 @@ class Faults:
         groups = groups_by(digests)
         images = {split: [fact.sample.image for fact in of] for split, of in facts.items()}
         split_of = _split_of(images)
-        crossing = [len({split_of[path] for path in group}) > 1 for group in groups]
-        within = [group for group, crosses in zip(groups, crossing) if not crosses]
-        found = self._leaks(images, [group for group, crosses in zip(groups, crossing) if crosses])
+
+        def crosses(group: list[Path]) -> bool:
+            return len({split_of[path] for path in group}) > 1
+
+        within = [group for group in groups if not crosses(group)]
+        found = self._leaks(images, [group for group in groups if crosses(group)])
         if within:
             places = [" = ".join(map(self.short, group)) for group in within]
             text = f"the same image more than once in a split, {_count(within, 'time')}"
@@ -275,7 +278,9 @@ def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict
     """The mask's values and colours (as codes) that mean nothing, with their pixels."""
     values = by_place(fact, masks)
     ids = masks.ids(np.array(list(values), np.int64))
-    unknown = {v: count for (v, count), id_ in zip(values.items(), ids) if id_ == UNKNOWN}
+    unknown = {
+        v: count for (v, count), id_ in zip(values.items(), ids, strict=True) if id_ == UNKNOWN
+    }
     codes = np.array(list(fact.mask.colours), np.int64)
     lacking = codes[masks.places_of(codes) < 0].tolist()
     return unknown, {c: fact.mask.colours[c] for c in lacking}
@@ -285,7 +290,7 @@ def by_place(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
     """Pixels by grey value, and by the palette's place of a colour that it has."""
     counts = Counter(fact.mask.values)
     codes = list(fact.mask.colours)
-    for place, c in zip(masks.places_of(np.array(codes, np.int64)).tolist(), codes):
+    for place, c in zip(masks.places_of(np.array(codes, np.int64)).tolist(), codes, strict=True):
         if place >= 0:
             counts[place] += fact.mask.colours[c]
     return counts
@@ -295,7 +300,8 @@ def class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
     """(C,) pixels of each class in a mask whose values all mean something."""
     counted = by_place(fact, masks)
     pixels = np.zeros(masks.num_classes, np.int64)
-    for class_id, count in zip(masks.ids(np.array(list(counted), np.int64)), counted.values()):
+    ids = masks.ids(np.array(list(counted), np.int64))
+    for class_id, count in zip(ids, counted.values(), strict=True):
         if class_id not in (UNKNOWN, masks.lb_ignore):
             pixels[class_id] += count
     return pixels

@@ -38,8 +38,8 @@ def near_pairs(hashes: dict[Path, int]) -> list[tuple[Path, Path]]:
         for bucket in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
             if 1 < len(bucket) <= MOST_IN_A_BAND:
                 apart = np.bitwise_count(values[bucket][:, None] ^ values[bucket][None])
-                first, second = np.nonzero(np.triu(apart <= NEAR_BITS, 1))
-                found |= {tuple(sorted((bucket[a], bucket[b]))) for a, b in zip(first, second)}
+                close = np.argwhere(np.triu(apart <= NEAR_BITS, 1)).tolist()
+                found |= {tuple(sorted((bucket[a], bucket[b]))) for a, b in close}
     return [(paths[a], paths[b]) for a, b in sorted(found)]
 
 

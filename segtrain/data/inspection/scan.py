@@ -236,8 +236,8 @@ def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:
         found, counts = np.unique(values, return_counts=True)
     if len(found) > MOST_VALUES:
         most = np.sort(np.argsort(-counts, kind="stable")[:MOST_VALUES])
-        return dict(zip(found[most].tolist(), counts[most].tolist())), len(found)
-    return dict(zip(found.tolist(), counts.tolist())), len(found)
+        return dict(zip(found[most].tolist(), counts[most].tolist(), strict=True)), len(found)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True)), len(found)
 
 
 def on_all_cores(function: Callable, items: list, label: str) -> list:

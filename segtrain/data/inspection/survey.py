@@ -151,7 +151,8 @@ def prepare(data: Data, channels: int = 3) -> Survey:
     raise_errors(found.findings)
     pixels = found.by_image["train"].sum(0)
     shares = ", ".join(
-        f"{name} {share:.2%}" for name, share in zip(found.data.classes, pixels / pixels.sum())
+        f"{name} {share:.2%}"
+        for name, share in zip(found.data.classes, pixels / pixels.sum(), strict=True)
     )
     notes = [f"note: {finding}" for finding in found.findings]
     return replace(found, summary=found.summary + notes + [f"training pixels: {shares}"])

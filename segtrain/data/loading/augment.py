@@ -113,7 +113,7 @@ class Augmentation:
         centre = np.unravel_index(rng.choice(pixels), mask.shape) if len(pixels) else (None, None)
         rows, columns = (
             _span(length, crop, factor, middle, rng)
-            for length, crop, middle in zip(mask.shape, self.crop, centre)
+            for length, crop, middle in zip(mask.shape, self.crop, centre, strict=True)
         )
         return rows, columns, rng
 
@@ -129,7 +129,7 @@ class Augmentation:
 def _settings(config: Augment, channels: int) -> tuple[dict[str, Any], list]:
     """The values of OWN, and the transforms as the YAML has them."""
     given = {name: value for name in OWN if (value := getattr(config, name)) is not None}
-    own = dict(zip(OWN, PRESETS[config.preset])) | given
+    own = dict(zip(OWN, PRESETS[config.preset], strict=True)) | given
     if config.transforms is None:
         names = STRONG if config.preset == "strong" else ()
         return own, [{n: STRONG[n]} for n in names if channels == 3 or n not in RGB_ONLY]

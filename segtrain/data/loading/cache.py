@@ -228,7 +228,7 @@ def _on_disk(
     caches = {s: DiskCache(splits[s], images, masks, folder, room) for s in splits}
     wanted = {}
     for split, cache in caches.items():
-        for index, (sample, size) in enumerate(zip(splits[split], sizes[split])):
+        for index, (sample, size) in enumerate(zip(splits[split], sizes[split], strict=True)):
             if stamp := stamp_of(sample):
                 nbytes = HEADER.size + pair_bytes(size, images.channels, np.dtype(masks.dtype))
                 wanted[cache.key(index, stamp).hex()] = nbytes

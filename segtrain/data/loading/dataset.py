@@ -140,7 +140,7 @@ def collate(items: list[Item]) -> tuple[Tensor, Tensor]:
 
     In a loader's worker both are written straight into shared memory.
     """
-    images, targets = zip(*items)
+    images, targets = zip(*items, strict=True)
     rows = default_collate([image.permute(1, 2, 0) for image in images])
     return rows.permute(0, 3, 1, 2), default_collate(targets)
 
