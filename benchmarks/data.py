@@ -198,7 +198,7 @@ def measure_loading(case: Case, workers: int, seconds: float, repeats: int) -> d
                 speeds[name].append(speed)
     return {"workers": workers, "pairs_a_run": count * case.batch_size} | {
         name: summary(found, 1)
-        | {"ratio": summary([f / p for f, p in zip(found, speeds["plain"])], 3)}
+        | {"ratio": summary([f / p for f, p in zip(found, speeds["plain"], strict=True)], 3)}
         for name, found in speeds.items()
     }
 

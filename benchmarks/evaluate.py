@@ -59,7 +59,7 @@ def paint(folder: Path, images: int) -> None:
     for index in range(images + 1):
         image, mask = scene(0, index, SIZE)
         split = ("val", "valannot") if index else ("train", "trainannot")
-        for kind, array in zip(split, (image, mask)):
+        for kind, array in zip(split, (image, mask), strict=True):
             (folder / kind).mkdir(exist_ok=True)
             Image.fromarray(array).save(folder / kind / f"{index}.png")
 
@@ -121,7 +121,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     for name, times in seconds.items():
         found["ms_per_image"][name] = spread([1000 * t / len(samples) for t in times])
         if name != "bare":
-            ratios = [t / b - 1 for t, b in zip(times, seconds["bare"])]
+            ratios = [t / b - 1 for t, b in zip(times, seconds["bare"], strict=True)]
             found["over_bare"][name] = spread(ratios)
     return found | {"goal": GOAL[args.device]}
 

@@ -215,7 +215,7 @@ def main() -> None:
     dtypes = [torch.float32, torch.bfloat16] if device == "cuda" else [torch.float32]
     cases = [Case(*choice) for choice in product(sizes, (1, 4), dtypes, ("untrained", "trained"))]
     results = [measure_times(case, device, options.repeats) for case in cases]
-    for case, result in zip(cases, results):
+    for case, result in zip(cases, results, strict=True):
         for name, found in result["methods"].items():
             measure = (
                 measure_memory if device == "cuda" else partial(in_fresh_process, measure_memory)

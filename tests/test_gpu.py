@@ -201,7 +201,7 @@ def test_a_deterministic_run_is_resumed_to_the_last_bit(cli, pairs: Path, monkey
     assert resumed.code == 0, resumed.stderr
     one, other = (load(f"runs/{name}/checkpoints/last.safetensors")[0] for name in
                   ("straight", "stopped"))  # fmt: skip
-    for (name, a), (_, b) in zip(one.state_dict().items(), other.state_dict().items()):
+    for (name, a), (_, b) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
 
 

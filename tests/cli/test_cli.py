@@ -35,7 +35,8 @@ def options_of(command: str) -> dict[str, str]:
     assert answer.code == 0
     listed = answer.stdout.partition("Options:\n")[2]
     parts = re.split(r"^  (?:-h, )?(--[\w-]+)", listed, flags=re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2])}
+    options = zip(parts[1::2], parts[2::2], strict=True)
+    return {name: " ".join(text.split()) for name, text in options}
 
 
 def dry_config(answer: Answer) -> dict:

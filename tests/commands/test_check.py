@@ -84,7 +84,7 @@ def test_a_good_data_set(cli, good: Path):
 
 def test_the_figures_are_those_of_numpy(cli, good: Path):
     found = report(cli, SET)
-    images, masks = zip(*(scene(i) for i in range(4)))
+    images, masks = zip(*(scene(i) for i in range(4)), strict=True)
     channels = np.stack(images).reshape(-1, 3).astype(float)
     np.testing.assert_allclose(found["mean"], channels.mean(0), atol=0.006)
     np.testing.assert_allclose(found["std"], channels.std(0), atol=0.006)

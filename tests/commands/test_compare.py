@@ -354,7 +354,7 @@ def test_json_alone_is_printed(cli, two: list[Path]):
 
 
 def test_several_are_summed_up(cli, tmp_path: Path):
-    runs = [write_run(tmp_path / n, c) for n, c in zip("abc", (EVERY, BETTER, MIXED))]
+    runs = [write_run(tmp_path / n, c) for n, c in zip("abc", (EVERY, BETTER, MIXED), strict=True)]
     found = compared(cli, *runs)
     assert found["headline"] == "Beyond noise against a: b +0.1732 mIoU. Within noise: c."
     assert [d["against"] for d in found["differences"]] == ["a", "a"]

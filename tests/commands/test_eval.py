@@ -69,7 +69,7 @@ def count(pairs: list[tuple], c: int, lb_ignore: int = 255) -> tuple[int, int, i
     """tp, fp, fn of class c and all valid pixels, counted pixel by pixel."""
     tp = fp = fn = total = 0
     for _, truth, prediction in pairs:
-        for t, p in zip(truth.ravel().tolist(), prediction.ravel().tolist()):
+        for t, p in zip(truth.ravel().tolist(), prediction.ravel().tolist(), strict=True):
             if t != lb_ignore:
                 total += 1
                 tp += t == c and p == c
@@ -113,7 +113,7 @@ def test_scores_are_those_of_the_masks_that_predict_writes(run, ignoring: Path, 
 
     rows = list(csv.DictReader(open(run / "eval/val/per_image.csv")))
     assert [row["image"] for row in rows] == [image.name for image in images]
-    for row, pair in zip(rows, pairs):
+    for row, pair in zip(rows, pairs, strict=True):
         counts = [count([pair], c) for c in range(3)]
         assert int(row["pixels"]) == counts[0][3] < pair[1].size
         for c, (tp, fp, fn, _) in enumerate(counts):
@@ -394,7 +394,8 @@ def test_images_are_drawn_in_groups(run: Path, ignoring: Path, tmp_path: Path):
     def miou(rows: list[dict]) -> float:
         sums = {kind: [sum(int(row[f"{kind}/{c}"]) for row in rows) for c in range(3)]
                 for kind in ("tp", "fp", "fn")}  # fmt: skip
-        ious = [tp / all_ for tp, *others in zip(*sums.values()) if (all_ := tp + sum(others))]
+        counts = zip(*sums.values(), strict=True)
+        ious = [tp / all_ for tp, *others in counts if (all_ := tp + sum(others))]
         return sum(ious) / len(ious)
 
     assert scores["miou_ci"] == pytest.approx(sorted([miou(rows[:2]), miou(rows[2:])]))

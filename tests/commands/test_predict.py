@@ -163,7 +163,7 @@ WINDOWED = ["--set", "eval.max_pixels=1000", "--set", "eval.window=32"]
 def test_windows_give_nearly_the_whole_images_masks(cli, trained: Path):
     """Nearer to them than to themselves moved a little: nothing stands in a wrong place."""
     names = "012"
-    for name, size in zip(names, [(96, 128), (32, 200), (41, 25)]):
+    for name, size in zip(names, [(96, 128), (32, 200), (41, 25)], strict=True):
         Image.fromarray(scene(int(name), 96, 200)[0][: size[0], : size[1]]).save(f"{name}.png")
     options = [*(f"{name}.png" for name in names), "--set", "predict.save_probs=true"]
     predict(cli, trained, *options, "--out", "whole")

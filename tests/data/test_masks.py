@@ -315,7 +315,7 @@ def test_the_quick_path_of_bytes_does_what_the_words_say(label_map, lb_ignore, v
     meaning = {i: i for i in (0, 1, 2, 3, lb_ignore)} | label_map
     expected = [meaning.get(value) for value in values]
     expected = [lb_ignore if label == "ignore" else label for label in expected]
-    unknown = sorted({v for v, label in zip(values, expected) if label is None})
+    unknown = sorted({v for v, label in zip(values, expected, strict=True) if label is None})
     reader = MaskReader(4, label_map, lb_ignore)
     with tempfile.TemporaryDirectory() as folder:
         for dtype, suffix in ((np.uint8, "png"), (np.uint16, "png"), (np.int32, "npy")):

@@ -53,7 +53,7 @@ def test_validation_counts_each_image_once_in_any_process(pairs: Pairs, batch_si
     for sample in pairs.samples:
         image = np.asarray(Image.open(sample.image)).astype(int)
         for true, claimed in zip(np.asarray(Image.open(sample.mask)).ravel(),
-                                 image.reshape(-1, 3).argmax(1)):  # fmt: skip
+                                 image.reshape(-1, 3).argmax(1), strict=True):  # fmt: skip
             if true != 255:
                 expected[true, claimed] += 1
     assert torch.equal(totals[0], expected) and torch.equal(totals[1], expected)
@@ -75,12 +75,12 @@ def test_bands_come_together_as_the_whole():
     for heights in ([40], [1, 20, 12, 7]):
         calibration = Calibration()
         tops = np.cumsum([0, *heights[:-1]]).tolist()
-        bands = ((top, logits[:, :, top : top + h]) for top, h in zip(tops, heights))
+        bands = ((top, logits[:, :, top : top + h]) for top, h in zip(tops, heights, strict=True))
         ids, nll = read_bands(bands, targets, 255, mining, calibration)
         kept = torch.cat([mining.kept(nll[i : i + 1], targets[i : i + 1]) for i in range(2)])
         found.append((ids.long(), nll, kept, calibration.matrix))
     assert torch.equal(found[0][0], logits.argmax(1))
-    for whole, banded in zip(*found):
+    for whole, banded in zip(*found, strict=True):
         assert torch.equal(whole, banded)
     ce = torch.nn.functional.cross_entropy(logits, targets.long(), ignore_index=255,
                                            reduction="none")  # fmt: skip

@@ -33,7 +33,7 @@ def hosts() -> Iterator[list[str]]:
             ip("link", "add", names[0], "type", "veth", "peer", "name", names[1])
         except subprocess.CalledProcessError as error:
             pytest.skip(f"needs the right to make network namespaces: {error.stderr.strip()}")
-        for name, address in zip(names, HOSTS):
+        for name, address in zip(names, HOSTS, strict=True):
             ip("link", "set", name, "netns", name)
             ip("-n", name, "addr", "add", f"{address}/24", "dev", name)
             for device in (name, "lo"):

@@ -284,8 +284,8 @@ def test_a_batch_is_the_mean_of_its_parts(row):
     loss = build_loss(row, 3)
     parts = [(logits[s], target[s]) for s in (slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5))]
     shares = [weight_of_part(row, part[1]) for part in parts]
-    expected = sum(s * loss(*part).item() for s, part in zip(shares, parts)) / sum(shares)
-    assert loss(logits, target).item() == pytest.approx(expected, rel=1e-6)
+    total = sum(s * loss(*part).item() for s, part in zip(shares, parts, strict=True))
+    assert loss(logits, target).item() == pytest.approx(total / sum(shares), rel=1e-6)
 
 
 # ---- torch.compile

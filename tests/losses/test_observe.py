@@ -60,7 +60,7 @@ def test_observing_changes_neither_value_nor_state():
     plain, observed = build_loss("ohem(ghm)+ghm", 3), build_loss("ohem(ghm)+ghm", 3)
     for seed in range(3):
         assert torch.equal(plain(*batch(seed)), observed(*batch(seed), observe=True))
-    for one, other in zip(plain.buffers(), observed.buffers()):
+    for one, other in zip(plain.buffers(), observed.buffers(), strict=True):
         assert torch.equal(one, other)
     report = observed.report(NAMES)
     assert {"ohem/bin/0", "ohem/kept", "ghm/bin/9"} <= report.keys()

@@ -123,9 +123,9 @@ def test_processes_equal_one(case, ranks):
 @pytest.mark.parametrize("case", CASES)
 def test_without_sync_each_rank_is_alone(case, ranks):
     shards, found = ranks
-    for shard, (_, own, _) in zip(shards, found):
+    for shard, (_, own, _) in zip(shards, found, strict=True):
         for (value, gradient), (expected, slopes) in zip(
-            own[case], values_and_gradients(case, *shard)
+            own[case], values_and_gradients(case, *shard), strict=True
         ):
             torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8)
             torch.testing.assert_close(gradient, slopes, rtol=1e-5, atol=1e-8)

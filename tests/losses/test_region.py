@@ -48,7 +48,7 @@ def test_lovasz_of_a_decided_prediction_is_the_jaccard_loss(per_image):
     _, guess = scene(seed=2, shape=(3, 6, 5), classes=4)
     logits = 1000.0 * F.one_hot(guess, 4).movedim(-1, 1)
     ious = []
-    for t, g in zip(target, guess) if per_image else [(target, guess)]:
+    for t, g in zip(target, guess, strict=True) if per_image else [(target, guess)]:
         counts = [((t == c) & (g == c), (t == c) | ((g == c) & (t != 255))) for c in range(4)]
         ious.append(np.mean([both.sum() / either.sum() for both, either in counts]))
     value = build_loss(f"lovasz(per_image={per_image})", 4)(logits, target)

@@ -158,7 +158,7 @@ FLOATS = st.one_of(
     st.data(),
 )
 def test_kth_largest_is_that_of_a_sort(dtype, pairs, chunk, data):
-    values, valid = (np.array(column) for column in zip(*pairs))
+    values, valid = (np.array(column) for column in zip(*pairs, strict=True))
     valid[data.draw(st.integers(0, len(pairs) - 1))] = True
     k = data.draw(st.integers(1, int(valid.sum())))
     values = values.astype(np.float32)
@@ -214,7 +214,7 @@ SEQUENCE = [("easy", 40, True), ("hard", 33, False), ("hard", 0, True), ("mixed"
 
 def batches() -> list[tuple]:
     scenes = (scene(kind, seed) for seed, (kind, *_) in enumerate(SEQUENCE))
-    return [(z, ignore_all_but(t, n)) for (z, t), (_, n, _) in zip(scenes, SEQUENCE)]
+    return [(z, ignore_all_but(t, n)) for (z, t), (_, n, _) in zip(scenes, SEQUENCE, strict=True)]
 
 
 @pytest.mark.parametrize("bins, momentum", [(10, 0.75), (3, 0.0), (30, 0.99)])
@@ -223,7 +223,7 @@ def test_ghm_moves_its_counts_as_its_twin(bins, momentum):
     loss = build_loss(f"ghm(bins={bins}, momentum={momentum})", 3)
     nested = build_loss(f"topk(ghm(bins={bins}, momentum={momentum}), keep=0.5)", 3)
     moving, nested_moving = [], []
-    for (logits, target), (*_, training) in zip(batches(), SEQUENCE):
+    for (logits, target), (*_, training) in zip(batches(), SEQUENCE, strict=True):
         ghm = {**arguments, "moving": moving, "training": training}
         nested_ghm = {**arguments, "moving": nested_moving, "training": training}
         for name, module, given_arguments in (

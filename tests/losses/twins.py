@@ -90,10 +90,10 @@ def ghm_costs(
     batch = [places.count(b) for b in range(bins)]
     if training and pixels:
         old = moving or batch
-        moving[:] = [momentum * o + (1 - momentum) * c for o, c in zip(old, batch)]
-    counts = [m or c for m, c in zip(moving or [0] * bins, batch)]
+        moving[:] = [momentum * o + (1 - momentum) * c for o, c in zip(old, batch, strict=True)]
+    counts = [m or c for m, c in zip(moving or [0] * bins, batch, strict=True)]
     found = []
-    for pixel, place in zip(pixels, places):
+    for pixel, place in zip(pixels, places, strict=True):
         weight = sum(counts) / (counts[place] * sum(c > 0 for c in batch))
         slope = np.zeros(classes)
         slope[pixel.label] = -weight
@@ -157,15 +157,19 @@ def mining_twin(name: str):
         pixels = valid_pixels(logits, target, ignore)
         costs = COSTS[inner[0]](pixels, logits.shape[1], **inner[1])
         weight = weight or [1] * logits.shape[1]
-        keep = [k * weight[p.label] for k, p in zip(KEEP[name](pixels, **kwargs), pixels)]
+        keep = [
+            k * weight[p.label] for k, p in zip(KEEP[name](pixels, **kwargs), pixels, strict=True)
+        ]
         return weighted_sum(logits.shape, pixels, costs, [k / sum(keep) for k in keep])
 
     return twin
 
 
 def weighted_sum(shape: tuple, pixels: list, costs: list[tuple], factors: list[float]) -> tuple:
-    value = sum(f * cost for f, (cost, _) in zip(factors, costs))
-    slopes = [(pixel, f * slope) for pixel, f, (_, slope) in zip(pixels, factors, costs)]
+    value = sum(f * cost for f, (cost, _) in zip(factors, costs, strict=True))
+    slopes = [
+        (pixel, f * slope) for pixel, f, (_, slope) in zip(pixels, factors, costs, strict=True)
+    ]
     return value, gradient_by_logits(shape, slopes)
 
 
@@ -195,9 +199,9 @@ def over_groups(of_class):
             for c in chosen:
                 loss, by_p = of_class(group, c, **kwargs)
                 value += share * loss
-                for pixel, slope, s in zip(group, by_log_p, by_p):
+                for pixel, slope, s in zip(group, by_log_p, by_p, strict=True):
                     slope[c] += share * s * pixel.p[c]
-            slopes += zip(group, by_log_p)
+            slopes += zip(group, by_log_p, strict=True)
         return value, gradient_by_logits(logits.shape, slopes)
 
     return twin
@@ -207,12 +211,12 @@ def tversky_of_class(group, c, alpha=0.3, beta=0.7, smooth=1e-5, squared=False):
     p = [pixel.p[c] for pixel in group]
     t = [float(pixel.label == c) for pixel in group]
     power = 2 if squared else 1
-    both = sum(a * b for a, b in zip(p, t))
+    both = sum(a * b for a, b in zip(p, t, strict=True))
     only_p, only_t = sum(a**power for a in p) - both, sum(t) - both
     upper = both + smooth / 2
     lower = both + alpha * only_p + beta * only_t + smooth / 2
     slopes = []
-    for a, b in zip(p, t):
+    for a, b in zip(p, t, strict=True):
         by_lower = b + alpha * (power * a ** (power - 1) - b) - beta * b
         slopes.append(-(b * lower - upper * by_lower) / lower**2)
     return 1 - upper / lower, slopes
@@ -222,9 +226,12 @@ def dice_of_class(group, c, smooth=1e-5, squared=False):
     p = [pixel.p[c] for pixel in group]
     t = [float(pixel.label == c) for pixel in group]
     power = 2 if squared else 1
-    upper = 2 * sum(a * b for a, b in zip(p, t)) + smooth
+    upper = 2 * sum(a * b for a, b in zip(p, t, strict=True)) + smooth
     lower = sum(a**power for a in p) + sum(t) + smooth
-    slopes = [(upper * power * a ** (power - 1) / lower - 2 * b) / lower for a, b in zip(p, t)]
+    slopes = [
+        (upper * power * a ** (power - 1) / lower - 2 * b) / lower
+        for a, b in zip(p, t, strict=True)
+    ]
     return 1 - upper / lower, slopes
 
 
@@ -232,17 +239,21 @@ def jaccard_of_class(group, c, smooth=1e-5, squared=False):
     p = [pixel.p[c] for pixel in group]
     t = [float(pixel.label == c) for pixel in group]
     power = 2 if squared else 1
-    both = sum(a * b for a, b in zip(p, t))
+    both = sum(a * b for a, b in zip(p, t, strict=True))
     union = sum(a**power for a in p) + sum(t) - both + smooth / 2
     ratio = (both + smooth / 2) / union
-    slopes = [(ratio * (power * a ** (power - 1) - b) - b) / union for a, b in zip(p, t)]
+    slopes = [
+        (ratio * (power * a ** (power - 1) - b) - b) / union for a, b in zip(p, t, strict=True)
+    ]
     return 1 - ratio, slopes
 
 
 def lovasz_of_class(group, c):
     """Errors from the largest on, each times what it adds to the Jaccard loss of those before."""
     signs = [-1 if pixel.label == c else 1 for pixel in group]
-    errors = [pixel.p[c] if s > 0 else 1 - pixel.p[c] for pixel, s in zip(group, signs)]
+    errors = [
+        pixel.p[c] if s > 0 else 1 - pixel.p[c] for pixel, s in zip(group, signs, strict=True)
+    ]
     in_class = signs.count(-1)
     loss, slopes, missed, added, before = 0.0, [0.0] * len(group), 0, 0, 0.0
     for i in sorted(range(len(group)), key=lambda i: -errors[i]):

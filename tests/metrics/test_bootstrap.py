@@ -112,7 +112,7 @@ def test_equals_scipys_bootstrap(seed):
         [[((p == c) & (t == c)).sum() for c in range(4)],
          [((p == c) & (t != c)).sum() for c in range(4)],
          [((p != c) & (t == c)).sum() for c in range(4)]]
-        for p, t in zip(prediction, target)
+        for p, t in zip(prediction, target, strict=True)
     ])  # fmt: skip
     low, high = interval(mious(ious(resampled(counts))))
     expected = stats.bootstrap(

@@ -46,14 +46,14 @@ def test_equals_a_loop_in_float64(bins):
     logits, target = batch(3)
     found = [[] for _ in range(bins)]
     vectors = logits.movedim(1, -1).reshape(-1, 4).double().numpy()
-    for vector, label in zip(vectors, target.flatten().tolist()):
+    for vector, label in zip(vectors, target.flatten().tolist(), strict=True):
         if label != 255:
             odds = np.exp(vector)
             confidence = odds.max() / odds.sum()
             found[math.ceil(confidence * bins) - 1].append((confidence, vector.argmax() == label))
     table = rows(counted(logits, target, bins=bins))
     assert [row["pixels"] for row in table] == [len(pixels) for pixels in found]
-    for b, (row, pixels) in enumerate(zip(table, found)):
+    for b, (row, pixels) in enumerate(zip(table, found, strict=True)):
         assert (row["low"], row["high"]) == (b / bins, (b + 1) / bins)
         confidence, accuracy = np.mean(pixels, 0) if pixels else (None, None)
         assert row["accuracy"] == accuracy

@@ -101,6 +101,8 @@ def test_everything_ignored_is_undefined():
 def test_batch_size_changes_nothing(size):
     prediction, target = batch(5, 255, images=32)
     found = Confusion(4, 255)
-    own = [found.update(p, t) for p, t in zip(prediction.split(size), target.split(size))]
+    own = [
+        found.update(p, t) for p, t in zip(prediction.split(size), target.split(size), strict=True)
+    ]
     assert torch.equal(found.matrix, confusion(prediction, target).matrix)
     assert torch.equal(found.matrix, sum(own))

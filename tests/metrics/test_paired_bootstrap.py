@@ -37,11 +37,11 @@ def test_a_twin_in_plain_loops_agrees():
     for _ in range(1500):
         chosen = [draw.randrange(25) for _ in range(25)]
         one, other = (twin_scores([rows[i] for i in chosen]) for rows in (b, a))
-        drawn.append([x - y for x, y in zip(one, other)])
+        drawn.append([x - y for x, y in zip(one, other, strict=True)])
     found = difference(measure([np.array(b)]), measure([np.array(a)]))
-    exact = [x - y for x, y in zip(twin_scores(b), twin_scores(a))]
+    exact = [x - y for x, y in zip(twin_scores(b), twin_scores(a), strict=True)]
     assert found.scores.tolist() == pytest.approx(exact)
-    for values, (low, high) in zip(zip(*drawn), found.intervals, strict=True):
+    for values, (low, high) in zip(zip(*drawn, strict=True), found.intervals, strict=True):
         values = sorted(values)
         width = high - low
         assert low == pytest.approx(values[37], abs=0.15 * width)

@@ -108,7 +108,7 @@ def test_a_small_image_is_predicted_as_it_is(predict, monkeypatch):
 @pytest.mark.parametrize("size", [(33, 47), (5, 40), (61, 3), (1, 29)])
 def test_windows_against_the_twin(size, window, overlap: float):
     images = picture(*size)
-    if all(side <= most for side, most in zip(size, window)):
+    if all(side <= most for side, most in zip(size, window, strict=True)):
         return
     found = whole(placed, images, config(window, overlap))
     expected = twin(images.numpy(), *window, overlap, in_numpy(placed))

@@ -87,11 +87,11 @@ def made_up_report(names: list[str] = NAMES, images: int = 4, **changes: Any) ->
 
 def made_up_class(name: str, iou: float, *numbers: float) -> dict[str, Any]:
     keys = ("dice", "precision", "recall", "share", "boundary_iou", "kept")
-    found = {s: {"count": 40, "found": int(40 * n), "recall": n} for s, n in zip(SIZES, numbers)}
+    found = {s: {"count": 40, "found": int(40 * n), "recall": n}
+             for s, n in zip(SIZES, numbers, strict=False)}  # fmt: skip
     interval = [iou - 0.0512, iou + 0.0487]
-    return {"name": name, "iou": iou, "iou_ci": interval, "regions": found} | dict(
-        zip(keys, numbers)
-    )
+    scores = dict(zip(keys, numbers, strict=False))  # more are drawn than are named
+    return {"name": name, "iou": iou, "iou_ci": interval, "regions": found} | scores
 
 
 def made_up_history(epochs: int) -> list[dict[str, float | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -102,4 +103,4 @@ def test_panels_stand_side_by_side(size: tuple[int, int]):
         assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)  # whole: nothing over it
         assert len(rows) >= size[0] * size[1]
         places.append((columns.min(), columns.max()))
-    assert all(left[1] < right[0] for left, right in zip(places, places[1:]))
+    assert all(left[1] < right[0] for left, right in pairwise(places))

@@ -108,7 +108,7 @@ def test_the_keyboard_sorts_by_name(page: Page):
 
 def test_scores_sort_as_numbers_and_undefined_ones_last(opened: Open, tmp_path: Path):
     report = made_up_report()
-    for row, dice in zip(report["metrics"]["classes"], (0.5, None, 9e-5, 0.25, 1.0)):
+    for row, dice in zip(report["metrics"]["classes"], (0.5, None, 9e-5, 0.25, 1.0), strict=True):
         row["dice"] = dice
     write_report(tmp_path / "report.html", report, [], PALETTE)
     page = opened(tmp_path / "report.html")

@@ -8,6 +8,7 @@ import json
 import re
 from base64 import b64decode
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def page(text: str) -> Page:
 def test_headings_go_down_one_level_at_a_time(page: Page):
     levels = [int(tag[1]) for tag, *_ in page.all("h1", "h2", "h3", "h4")]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(below <= above + 1 for above, below in zip(levels, levels[1:]))
+    assert all(below <= above + 1 for above, below in pairwise(levels))
     sections = [text for _, _, text in page.all("h2")]
     assert sections == [
         "Classes", "Images", "Confusion", "Training", "Calibration", "Data", "How it was made"
@@ -206,8 +207,8 @@ def test_the_pairs_confused_most_come_first(page: Page):
         if true != other and count
     ]
     rows = [[said for _, said in row] for row in page.rows("confused-most")[1:]]
-    assert len(rows) == min(8, len(cells))
-    for row, (count, true, other) in zip(rows, sorted(cells, key=lambda c: -c[0])):
+    most = sorted(cells, key=lambda c: -c[0])[:8]
+    for row, (count, true, other) in zip(rows, most, strict=True):
         assert row[:3] == [NAMES[true], NAMES[other], str(count)]
         assert row[4] == report["confused"][true, other][0][0]
 
@@ -415,8 +416,8 @@ FEW = st.sampled_from([(0, 0, 0), (255, 255, 255), (127, 128, 0)])
 def test_colours_are_told_apart_and_hardly_changed(palette: list[tuple[int, int, int]]):
     colours = distinct(palette)
     assert len(set(colours)) == len(colours) == len(palette)
-    for place, (given_, colour) in enumerate(zip(palette, colours)):
-        assert max(abs(a - b) for a, b in zip(given_, colour)) < 8 and min(colour) >= 0
+    for place, (given_, colour) in enumerate(zip(palette, colours, strict=True)):
+        assert max(abs(a - b) for a, b in zip(given_, colour, strict=True)) < 8 and min(colour) >= 0
         assert max(colour) <= 255 and (given_ in colours[:place] or colour == given_)
 
 

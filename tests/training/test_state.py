@@ -60,7 +60,7 @@ def test_monitor_keep_and_patience(cli, pairs: Path):
     kept = sorted(path.name for path in (run / "checkpoints").iterdir())
     others = [f"step-{step:09d}.safetensors" for step in (steps - 2, steps - 1)]
     assert kept == ["best.safetensors", "last.safetensors", "last.state.pt", *others]
-    for name, step in zip(others, (steps - 2, steps - 1)):
+    for name, step in zip(others, (steps - 2, steps - 1), strict=True):
         assert read_meta(run / "checkpoints" / name).step == step
         load(run / "checkpoints" / name)
     assert read_meta(run / "checkpoints/best.safetensors").step == steps - 4

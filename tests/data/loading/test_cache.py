@@ -79,7 +79,7 @@ def equal(ones: list, others: list) -> bool:
     return all(
         np.array_equal(a, b) and a.dtype == b.dtype
         for one, other in zip(ones, others, strict=True)
-        for a, b in zip(one, other)
+        for a, b in zip(one, other, strict=True)
     )
 
 

@@ -96,7 +96,9 @@ def test_other_sizes_of_image_and_mask_name_both_files(pairs: Path):
 def test_a_batch_is_stacked_as_channels_last():
     images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).reshape(2, 4, 5, 3)
     targets = torch.arange(40, dtype=torch.uint8).reshape(2, 4, 5)
-    items = [(image.permute(2, 0, 1), target) for image, target in zip(images, targets)]
+    items = [
+        (image.permute(2, 0, 1), target) for image, target in zip(images, targets, strict=True)
+    ]
     stacked, labels = collate(items)
     assert stacked.shape == (2, 3, 4, 5) and stacked.dtype == labels.dtype == torch.uint8
     assert stacked[1, 2, 3, 4] == images[1, 3, 4, 2]

@@ -145,7 +145,7 @@ def test_rare_crop_centres_a_share_on_rare_classes():
             mean = 1600 / len(indices)
             assert abs(count - mean) < 5 * mean**0.5
     # every other place keeps what the uniform order has there
-    assert all(a == b for a, b in zip(draws, uniform) if a.focus < 0)
+    assert all(a == b for a, b in zip(draws, uniform, strict=True) if a.focus < 0)
 
 
 def test_named_classes_are_the_rare_ones():
