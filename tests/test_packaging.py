@@ -45,7 +45,8 @@ def test_the_wheel_has_every_file(tmp_path: Path):
     """An editable install hides a folder that the wheel lacks."""
     source, target = tmp_path / "source", tmp_path / "target"
     cache = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "segtrain", source / "segtrain", ignore=cache)  # build/ stays out of ROOT
+    # a copy, as building leaves files beside the source
+    shutil.copytree(ROOT / "segtrain", source / "segtrain", ignore=cache)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]

@@ -366,7 +366,8 @@ def test_the_preview_blends_the_classes_colours_over_the_images(cli, grey: Path)
             blended = [(part + level) / 2 for part in PALETTE[class_id]]
             assert tuple(map(round, blended)) in seen, (index, class_id)
     assert set(PALETTE) <= seen  # the legend
-    width, height = Image.open("sheets/preview.png").size
+    with Image.open("sheets/preview.png") as sheet:
+        width, height = sheet.size
     assert width > 3 * 320 and height > 2 * 384
 
 
@@ -408,7 +409,8 @@ def test_the_augmented_sheet_has_three_passes_of_each_pair(cli, grey: Path):
 def test_sheets_beside_json_print_json_alone(cli, good: Path):
     found = report(cli, SET, "--preview", "a.jpg", "--augment", "b.webp")
     assert found["errors"] == 0
-    assert Image.open("a.jpg").format == "JPEG" and Image.open("b.webp").format == "WEBP"
+    with Image.open("a.jpg") as a, Image.open("b.webp") as b:
+        assert (a.format, b.format) == ("JPEG", "WEBP")
 
 
 @pytest.mark.parametrize("option", ["--preview", "--augment"])

@@ -52,6 +52,11 @@ def evaluate(*args: object) -> Answer:
     return answer
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def report(run: Path, split: str = "val") -> dict:
     return json.loads((run / "eval" / split / "metrics.json").read_text())
 
@@ -111,7 +116,7 @@ def test_scores_are_those_of_the_masks_that_predict_writes(run, ignoring: Path, 
     pairs = list(pixel_pairs(run, images, ignoring / "masks/val", tmp_path / "out"))
     check_scores(scores, pairs, 3)
 
-    rows = list(csv.DictReader(open(run / "eval/val/per_image.csv")))
+    rows = read_csv(run / "eval/val/per_image.csv")
     assert [row["image"] for row in rows] == [image.name for image in images]
     for row, pair in zip(rows, pairs, strict=True):
         counts = [count([pair], c) for c in range(3)]
@@ -123,7 +128,7 @@ def test_scores_are_those_of_the_masks_that_predict_writes(run, ignoring: Path, 
 
 def test_the_runs_own_val_gives_the_best_miou_of_its_history(run: Path, trained: Path):
     answer = evaluate(run)
-    rows = csv.DictReader(open(trained / "metrics.csv"))
+    rows = read_csv(trained / "metrics.csv")
     best = max(float(row["val_miou"]) for row in rows)
     scores = report(run)
     assert scores["miou"] == pytest.approx(best, abs=1e-9)
@@ -139,7 +144,7 @@ def test_pictures_of_the_report_open(run: Path, ignoring: Path):
     found = sorted(path.name for path in folder.iterdir())
     assert found == sorted([*FILES, "hard_pixels", "worst"])
     assert str(folder) in answer.stdout
-    rows = list(csv.DictReader(open(folder / "per_image.csv")))
+    rows = read_csv(folder / "per_image.csv")
     by_score = sorted(rows, key=lambda row: float(row["miou"]))
     worst = sorted((folder / "worst").iterdir())
     expected = [f"{i:02d}_{Path(row['image']).stem}.png" for i, row in enumerate(by_score[:3], 1)]
@@ -196,7 +201,7 @@ def test_an_absent_class_is_null_and_named(run: Path, ignoring: Path, tmp_path: 
     assert scores["miou_absent_as_0"] == pytest.approx(sum(ious) / 3)
     shown = f"(2 absent, in no mean; as 0 in it: {sum(ious) / 3:.4f})"
     assert f"macro over 2 of 3 classes {shown}" in answer.stdout
-    rows = list(csv.DictReader(open(tmp_path / "eval/val/per_image.csv")))
+    rows = read_csv(tmp_path / "eval/val/per_image.csv")
     assert [row["iou/2"] for row in rows] == [""] * 4
 
 
@@ -353,7 +358,7 @@ def test_images_of_one_name_have_masks_of_their_own(cli, tmp_path: Path, mirrore
     if mirrored:
         assert answer.code == 0, answer.stderr
         assert report(tmp_path / "tool")["miou"] == 1
-        rows = list(csv.DictReader(open(tmp_path / "tool/eval/val/per_image.csv")))
+        rows = read_csv(tmp_path / "tool/eval/val/per_image.csv")
         assert [row["image"] for row in rows] == ["cam1/7.png", "cam2/7.png"]
     else:
         assert answer.code == 1 and "would be the prediction of both" in answer.error
@@ -388,7 +393,7 @@ def test_images_are_drawn_in_groups(run: Path, ignoring: Path, tmp_path: Path):
     scores = report(run)
     assert (scores["images"], scores["groups"]) == (4, 2)
     assert "over 2 groups of images" in scores["headline"]
-    rows = list(csv.DictReader(open(run / "eval/val/per_image.csv")))
+    rows = read_csv(run / "eval/val/per_image.csv")
     assert [row["group"] for row in rows] == ["a", "a", "b", "b"]
 
     def miou(rows: list[dict]) -> float:

@@ -16,37 +16,13 @@ import torch
 import yaml
 from conftest import QUICK, TINY, run_cli, scene, write_pairs
 from PIL import Image
-from safetensors import safe_open
+from same_run import assert_same_run, rows_of, weights_of
 
 from segtrain.losses.pixels import PATHS_TAKEN
 from segtrain.runs.folder import held
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEEDED_LOSS = 1.1540
-
-
-def rows_of(run: Path) -> list[dict[str, str]]:
-    """metrics.csv without the columns of time."""
-    with open(run / "metrics.csv") as file:
-        rows = list(csv.DictReader(file))
-    times = [name for name in rows[0] if name.endswith(("seconds", "per_second"))]
-    return [{k: v for k, v in row.items() if k not in times} for row in rows]
-
-
-def weights_of(run: Path) -> dict[str, np.ndarray]:
-    """Of the last and the best checkpoint."""
-    found = {}
-    for which in ("last", "best"):
-        with safe_open(run / f"checkpoints/{which}.safetensors", "np") as file:
-            found |= {f"{which} {name}": file.get_tensor(name) for name in file.keys()}
-    return found
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert rows_of(one) == rows_of(other)
-    ours, theirs = weights_of(one), weights_of(other)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == []
 
 
 def test_a_run_leaves_all_its_files(trained: Path):

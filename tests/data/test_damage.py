@@ -29,7 +29,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from segtrain.config import Data
-from segtrain.data import images, masks
+from segtrain.data import decoding, masks
 from segtrain.data.images import image_reader
 from segtrain.data.inspection.checks import Faults
 from segtrain.data.inspection.survey import Survey, prepare, survey
@@ -880,13 +880,13 @@ def flip_under_checksum(content: bytes, rng: np.random.Generator) -> bytes:
 
 # what is done to the files, what is wrong with the product
 BROKEN = {
-    "checksums are not compared": ("flip", images, "refuse_damaged_png", lambda content: None),
+    "checksums are not compared": ("flip", decoding, "refuse_damaged_png", lambda content: None),
     "unknown values become a class": ("value", masks.MaskReader, "ids", lenient),
     "no image is found twice": ("leak", Faults, "duplicates", lambda self, facts: []),
     "what can't be read goes unsaid": ("text", Faults, "unreadable", lambda self, facts: []),
     "photos stay as they lie": (
         "size",
-        images,
+        decoding,
         "ImageOps",
         SimpleNamespace(exif_transpose=lambda image, in_place: None),
     ),

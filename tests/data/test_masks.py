@@ -169,7 +169,8 @@ def test_ids_in_few_bits_stay_ids(tmp_path: Path, depth: int):
 def test_a_bilevel_mask_holds_0_and_1(tmp_path: Path):
     path = tmp_path / "mask.png"
     Image.fromarray(IDS > 1).save(path)
-    assert Image.open(path).mode == "1"
+    with Image.open(path) as image:
+        assert image.mode == "1"
     np.testing.assert_array_equal(MaskReader(2)(path), IDS > 1)
 
 

@@ -82,11 +82,11 @@ def test_the_watch_notes_a_dead_rank_and_ends_the_others(monkeypatch):
 HANGS = """
 import subprocess, sys, threading, time
 from pathlib import Path
-from test_ranks import stub
-from segtrain import ranks
+from test_launch import stub
 from segtrain.config import Train
-ranks.GRACE, ranks.dist.is_initialized = 1, lambda: True
-watch = ranks.Watch(stub(), Train(), Path("runs/r/config.yaml"))
+from segtrain.distributed import launch
+launch.GRACE, launch.dist.is_initialized = 1, lambda: True
+watch = launch.Watch(stub(), Train(), Path("runs/r/config.yaml"))
 watch.children.append(subprocess.Popen(["sh", "-c", "kill -9 $$"]))
 threading.Thread(target=watch._look, daemon=True).start()
 time.sleep(600)
@@ -108,10 +108,11 @@ def test_a_main_thread_that_hangs_is_ended():
 
 def test_an_exit_that_hangs_is_ended():
     code = (
-        "import atexit, time; from segtrain import ranks; ranks.GRACE = 1; "
-        "atexit.register(time.sleep, 600); ranks.bound_the_exit()"
+        "import atexit, time; from segtrain.distributed import launch; launch.GRACE = 1; "
+        "atexit.register(time.sleep, 600); launch.bound_the_exit()"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 1
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize("rank, ending", [(0, Stopped), (1, SystemExit)])

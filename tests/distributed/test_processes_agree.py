@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import QUICK, TINY, write_pairs
 from running import Running
-from test_fit import rows_of, weights_of
+from same_run import rows_of, weights_of
 
 # batch norm of each process's own images would differ, and a mining and a region loss show
 # whether each is that of the whole batch

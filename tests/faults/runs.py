@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from test_fit import assert_same_run
+from same_run import assert_same_run
 
 from faults.zygote import Child, Event, Zygote
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from test_fit import rows_of
+from same_run import rows_of
 
 import segtrain
 from faults.runs import SECONDS, Straight, run_in

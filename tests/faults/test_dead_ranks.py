@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import QUICK, TINY, run_cli, write_pairs
 from running import Running, alive, ranks, wait_for
-from test_fit import assert_same_run
+from same_run import assert_same_run
 
 import segtrain
 

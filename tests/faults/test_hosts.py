@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, TINY, run_cli, write_pairs
 from running import Running
-from test_fit import assert_same_run
+from same_run import assert_same_run
 
 HOSTS = ("10.77.0.1", "10.77.0.2")
 

@@ -108,7 +108,8 @@ def test_images_of_five_channels(cli, pairs: Path, suffix: str):
     assert "nothing says" not in cli("fit", *more, *bands, *moments, "--name", "own").stdout
     assert cli("eval", "runs/own").code == 0
     assert cli("predict", pairs / f"images/000{suffix}").code == 0
-    assert Image.open("predictions/000_overlay.png").size == (40, 48)
+    with Image.open("predictions/000_overlay.png") as overlay:
+        assert overlay.size == (40, 48)
 
 
 def test_wrong_transforms_leave_no_run(cli, pairs: Path):

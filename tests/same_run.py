@@ -1,0 +1,33 @@
+"""What makes two runs the same: each epoch's row, times aside, and every weight, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    """metrics.csv without the columns of time."""
+    with open(run / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    times = [name for name in rows[0] if name.endswith(("seconds", "per_second"))]
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+def weights_of(run: Path) -> dict[str, np.ndarray]:
+    """Of the last and the best checkpoint."""
+    found = {}
+    for which in ("last", "best"):
+        with safe_open(run / f"checkpoints/{which}.safetensors", "np") as file:
+            found |= {f"{which} {name}": file.get_tensor(name) for name in file.keys()}
+    return found
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert rows_of(one) == rows_of(other)
+    ours, theirs = weights_of(one), weights_of(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == []
