@@ -20,7 +20,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 class OneLineErrors(TyperGroup):
     """Prints a SegtrainError or a wrong option as one line; --debug shows every traceback."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer keeps its type private
         # --debug may stand anywhere; it is the group's option, so it goes first
         try:
             return super().parse_args(ctx, sorted(args, key=lambda arg: arg != "--debug"))
@@ -31,7 +31,7 @@ class OneLineErrors(TyperGroup):
             _fail(_explained(error))
             raise typer.Exit(error.exit_code) from None
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
@@ -61,7 +61,8 @@ class OneLineErrors(TyperGroup):
 
 def _explained(error: typer.TyperException) -> str:
     """What is wrong with a command line, and what to do where typer doesn't say."""
-    text, ctx = error.format_message().rstrip("."), getattr(error, "ctx", None)
+    text = error.format_message().rstrip(".")
+    ctx: Any = getattr(error, "ctx", None)  # what speaks of commands and options has one
     if "No such command" in text and "Did you mean" not in text:
         return f"{text}; there are {', '.join(ctx.command.list_commands(ctx))}"
     if "No such option" in text and "Possible" not in text and ctx.parent:

@@ -18,12 +18,16 @@ def option(text: str, default: object, *names: str, **more: Any) -> Any:
 def field(key: str, **more: Any) -> Any:
     """An option for a config field, with the field's own description and default."""
     section, name = key.split(".")
-    info = Config.model_fields[section].annotation.model_fields[name]
+    settings = Config.model_fields[section].annotation
+    assert settings is not None  # of each field; pydantic's type leaves it open
+    info = settings.model_fields[name]
     meaning, _, default = info.description.partition("; default: ")
     return option(meaning, default or info.default, **more)
 
 
-Text, Number, Whole = str | None, float | None, int | None
+Text = str | None
+Number = float | None
+Whole = int | None
 Out = Annotated[Path, option("folder of all runs", "runs", "--out")]
 Sets = Annotated[
     list[str],

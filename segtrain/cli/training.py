@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
 from typer.core import TyperCommand
 
 from segtrain.cli.options import (
@@ -29,7 +28,7 @@ LOSSES = "ce,ohem,focal,ghm,ohem+dice"
 class BareResume(TyperCommand):
     """Lets --resume stand without a value: the latest run."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer keeps its type private
         spelled = []
         for arg, following in pairwise([*args, "-"]):
             spelled.append(arg)
