@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -26,7 +27,11 @@ from segtrain.errors import SegtrainError, UsageError, first_line
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes are about itself
 NOT_DETERMINISTIC = "does not have a deterministic implementation"
 NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "ALLOC_FAILED")
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
 
 
 def make_fabric(train: Train) -> Fabric:

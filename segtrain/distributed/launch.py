@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from segtrain.config import Train
 from segtrain.config.types import seconds
@@ -93,7 +94,11 @@ class Watch:
     def start(self) -> None:
         """Starts the other ranks of a single host where nobody else did, and the watch."""
         world = self.fabric.world_size
-        if world == 1 or self.fabric.strategy.cluster_environment.creates_processes_externally:
+        if world == 1:
+            return
+        ddp = self.fabric.strategy
+        assert isinstance(ddp, DDPStrategy) and ddp.cluster_environment is not None
+        if ddp.cluster_environment.creates_processes_externally:
             return
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segtrain.files import whole_file
 
+NEAREST = Image.Resampling.NEAREST
 Palette = Sequence[tuple[int, int, int]]
 IGNORED_COLOUR = (255, 255, 255)
 # told apart by how light they are, too, for eyes that don't see red and green
@@ -82,8 +83,8 @@ def save_mask(path: Path, class_ids: np.ndarray, palette: Palette) -> None:
 
 def with_legend(image: Image.Image, names: Sequence[str], palette: Palette) -> Image.Image:
     """The image with a strip of the classes' names and colours below it."""
-    font = ImageFont.load_default(size=max(11, min(22, image.width // 40)))
-    line = round(font.size * 1.5)
+    size = max(11, min(22, image.width // 40))
+    font, line = ImageFont.load_default(size), round(size * 1.5)
     cell = line + max(round(font.getlength(name)) for name in names) + line // 2
     columns = max(1, min(len(names), image.width // cell))
     rows = -(-len(names) // columns)
@@ -107,7 +108,7 @@ def panels(pictures: dict[str, Image.Image], title: str) -> Image.Image:
     font = ImageFont.load_default(size=14)
     factor = max(1, 240 // next(iter(pictures.values())).height)
     pictures = {
-        name: picture.resize((picture.width * factor, picture.height * factor), Image.NEAREST)
+        name: picture.resize((picture.width * factor, picture.height * factor), NEAREST)
         for name, picture in pictures.items()
     }
     first = next(iter(pictures.values()))
@@ -147,11 +148,11 @@ def contact_sheet(
 def picture_of_width(picture: Image.Image, width: int) -> Image.Image:
     """The picture, at most twice as high as wide; small ones by nearest, as pixels matter there."""
     height = min(2 * width, max(1, round(picture.height * width / picture.width)))
-    kind = Image.Resampling.NEAREST if picture.width < width else Image.Resampling.BOX
+    kind = NEAREST if picture.width < width else Image.Resampling.BOX
     return picture.resize((width, height), kind)
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     while font.getlength(text) > width and len(text) > 2:
         text = "…" + text[2:]
     return text

@@ -43,9 +43,9 @@ def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> 
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= NAMED_UP_TO:
-        text = {"fontsize": 10 if few else 6}
-        axes.set_xticks(range(len(names)), names, rotation=90, **text)
-        axes.set_yticks(range(len(names)), names, **text)
+        fontsize = 10 if few else 6
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=fontsize)
+        axes.set_yticks(range(len(names)), names, fontsize=fontsize)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if few:
         for (row, column), share in np.ndenumerate(shares):

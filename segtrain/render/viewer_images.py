@@ -46,9 +46,9 @@ class Shown:
         image = smaller(image)
         truth, prediction = (nearest(ids, *image.shape[1:]) for ids in (truth, prediction))
         ignored = truth == lb_ignore
-        truth = truth.masked_fill(ignored, num_classes).cpu().numpy()
-        prediction = prediction.cpu().numpy()
-        wrong = np.where(truth == num_classes, 2, truth != prediction).astype(np.uint8)
+        true_ids = truth.masked_fill(ignored, num_classes).numpy()
+        ids = prediction.numpy()
+        wrong = np.where(true_ids == num_classes, 2, true_ids != ids).astype(np.uint8)
         hard = None
         if kept is not None:
             kept = nearest(kept, *image.shape[1:])
@@ -59,8 +59,8 @@ class Shown:
             kind,
             size=(image.shape[2], image.shape[1]),
             image=webp(to_image(image)),
-            truth=png(as_ids(truth)),
-            prediction=png(as_ids(prediction)),
+            truth=png(as_ids(true_ids)),
+            prediction=png(as_ids(ids)),
             errors=painted(wrong, [RIGHT, WRONG]),
             hard=hard,
         )
