@@ -61,9 +61,9 @@ class CocoMask:
             from pycocotools import mask as rle
 
             parts = rle.frPyObjects([list(polygon) for polygon in shape], *self.size)
-            shape = rle.merge(parts)["counts"]
+            shape = bytes(rle.merge(parts)["counts"])
         # not by pycocotools: pixels that no run covers would be as they lie in memory
-        runs = unpack_runs(shape) if isinstance(shape, bytes) else shape
+        runs: Sequence[int] = unpack_runs(shape) if isinstance(shape, bytes) else shape
         if sum(runs) != self.height * self.width or min(runs) < 0:
             raise SegtrainError(
                 f"{self}: the run lengths of a region cover {sum(runs)} pixels, the image has "
@@ -184,7 +184,8 @@ def _id(file: Path, image: Mapping[str, Any]) -> int | str:
     return key
 
 
-def _size(image: Mapping[str, Any]) -> tuple[int, int]:
+def _size(image: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(height, width) as the JSON has them."""
     return image.get("height"), image.get("width")
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from segtrain.config import Data
 from segtrain.errors import SegtrainError, first_line
@@ -53,7 +54,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # Pillow only warns at first; `refuse_bomb` has the config's limit
 
 
-def raw_modes(image: Image.Image) -> str:
+def raw_modes(image: ImageFile.ImageFile) -> str:
     """How an undecoded image's pixels are stored, as Pillow's raw modes."""
     return str([tile[3] for tile in image.tile])
 
@@ -98,9 +99,9 @@ def upright_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         raise SegtrainError(f"{path}: {reason(error)}") from error
 
 
-def is_turned(image: Image.Image) -> bool:
+def is_turned(image: ImageFile.ImageFile) -> bool:
     """Whether EXIF says that an undecoded image's width and height change places."""
-    if image.format == "PNG" and not png_has_orientation(Path(image.filename)):
+    if image.format == "PNG" and not png_has_orientation(Path(os.fsdecode(image.filename))):
         return False  # getexif would decode it
     return image.getexif().get(EXIF_ORIENTATION) in ROTATED_ORIENTATIONS
 
@@ -166,9 +167,9 @@ def read_array(
         raise SegtrainError(f"{path}: {reason(error)}") from error
 
 
-def count_pages(image: Image.Image) -> int:
+def count_pages(image: ImageFile.ImageFile) -> int:
     """Pages of a TIFF that are as large as the first; overviews and thumbnails are none."""
-    if image.format != "TIFF" or image.n_frames == 1:
+    if not isinstance(image, TiffImageFile) or image.n_frames == 1:
         return 1
     size, pages = image.size, 0
     for page in range(image.n_frames):

@@ -62,7 +62,7 @@ def read_raw(
 def is_reordered(mask: Image.Image, palette: Palette) -> bool:
     """Whether all colours of an indexed mask are in the palette, but not all at their indices."""
     own = np.array(mask.getpalette("RGB")).reshape(-1, 3).tolist()
-    used = [index for _, index in mask.getcolors()]
+    used = [index for index, count in enumerate(mask.histogram()) if count]
     colours = {index: tuple(own[index]) for index in used if index < len(own)}
     known = [tuple(colour) for colour in palette]
     moved = any(known[index : index + 1] != [colour] for index, colour in colours.items())
@@ -161,14 +161,14 @@ class MaskReader:
         spare = set(range(256)) - set(grey.tolist())
         self.spare = bytes([min(spare)]) if spare and self.dtype == np.uint8 else b""
         if self.spare:
-            self.bytes_table = np.where(grey == UNKNOWN, self.spare[0], grey).astype(np.uint8)
-            self.bytes_table = self.bytes_table.tobytes()
+            table = np.where(grey == UNKNOWN, self.spare[0], grey).astype(np.uint8)
+            self.bytes_table = table.tobytes()
         named = {meaning[value] for value in label_map}
         own = {i for i in (*range(num_classes), lb_ignore) if i not in named and i not in label_map}
         self.anchors = np.array(sorted({*label_map, *own}))
 
     def _label(self, label: int | str) -> int:
-        return self.lb_ignore if label == "ignore" else label
+        return self.lb_ignore if label == "ignore" else int(label)
 
     def __call__(self, source: MaskSource) -> np.ndarray:
         """The mask as (H,W) of class ids and lb_ignore, in `dtype`. Raises SegtrainError."""
@@ -263,15 +263,18 @@ def class_palette(
         hues = (0.58 + 0.618034 * i for i in range(num_classes))  # golden ratio: neighbours differ
         return [_rgb(hue % 1, 0.75, 0.95 - 0.3 * (i % 2)) for i, hue in enumerate(hues)]
     meaning = [label_map.get(value, value) for value in range(len(palette))]
-    return [tuple(palette[meaning.index(c) if c in meaning else c]) for c in range(num_classes)]
+    places = (meaning.index(c) if c in meaning else c for c in range(num_classes))
+    return [(red, green, blue) for red, green, blue in (palette[place] for place in places)]
 
 
 def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    return red, green, blue
 
 
 def mask_reader(data: Data) -> MaskReader:
     """The reader of masks of a data section whose classes are known."""
+    assert data.classes is not None
     return MaskReader(
         len(data.classes),
         data.label_map,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
 from segtrain.config import Data
 from segtrain.data.findings import Finding
 from segtrain.data.inspection.duplicates import groups_by, near_pairs, same_bytes
-from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts
+from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts, UsableFacts
 from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts, colour_of
 from segtrain.data.sample import Sample
 from segtrain.errors import listing
 
-Facts = dict[str, list[PairFacts]]  # by split
+Facts = dict[str, list[UsableFacts]]  # by split
 EMPTY_FIX = "as meant, or name them in data.exclude"
 ABSENT_FIX = "divide the images otherwise: data.splits, or another data.split_seed"
 NEAR_FIX = "frames of one scene belong in one split"
@@ -58,6 +60,7 @@ class Faults:
         return found
 
     def _sizes(self, fact: PairFacts) -> str:
+        assert isinstance(fact.image, ImageFacts) and isinstance(fact.mask, MaskFacts)
         (height, width), (mask_height, mask_width) = fact.image.size, fact.mask.size
         turned = fact.image.turned and (mask_height, mask_width) == (width, height)
         hint = " (EXIF turns the image; turn the mask likewise)" if turned else ""
@@ -67,9 +70,10 @@ class Faults:
         )
 
     @staticmethod
-    def is_usable(fact: PairFacts) -> bool:
-        read = not isinstance(fact.image, str) and not isinstance(fact.mask, str)
-        return read and fact.image.size == fact.mask.size
+    def is_usable(fact: PairFacts) -> TypeGuard[UsableFacts]:
+        if isinstance(fact.image, str) or isinstance(fact.mask, str):
+            return False
+        return fact.image.size == fact.mask.size
 
     def lossy(self, facts: Facts, given: Data, classes: list[str] | None) -> list[Finding]:
         """JPEG masks, where nobody allowed them, or where nothing says which class is near."""
@@ -85,7 +89,9 @@ class Faults:
 
     def values(self, facts: Facts, masks: MaskReader) -> list[Finding]:
         """Grey values and colours that are neither a class nor ignored."""
-        unknown, colours, places, smooth = Counter(), Counter(), [], False
+        unknown, colours = Counter[int](), Counter[int]()
+        places: list[str] = []
+        smooth = False
         for fact in _all(facts):
             if fact.mask.lossy and not masks.allow_lossy:
                 continue  # a finding already: what it holds says nothing of the labels
@@ -115,9 +121,9 @@ class Faults:
             found.append(Finding("colour", True, text, places, fix))
         return found
 
-    def without_palette(self, facts: list[PairFacts]) -> list[Finding]:
+    def without_palette(self, facts: list[UsableFacts]) -> list[Finding]:
         """Coloured masks where neither classes nor palette are named: each colour may be one."""
-        colours = Counter()
+        colours = Counter[int]()
         for fact in facts:
             colours.update(fact.mask.colours)
         places = [
@@ -183,9 +189,10 @@ class Faults:
         return found
 
     def nothing_to_learn(
-        self, facts: list[PairFacts], counts: np.ndarray, data: Data
+        self, facts: list[UsableFacts], counts: np.ndarray, data: Data
     ) -> list[Finding]:
         """Training masks of one class or none; counts are (images, classes) pixels."""
+        assert data.classes is not None
         present = [name for name, pixels in zip(data.classes, counts.sum(0), strict=True) if pixels]
         if len(present) > 1:
             return []
@@ -227,8 +234,8 @@ class Faults:
         hashes = {f.sample.image: f.image.dhash for f in _all(facts)}
         near = [(a, b) for a, b in near_pairs(hashes) if digests[a] != digests[b]]
         across = [(a, b) for a, b in near if split_of[a] != split_of[b]]
-        within = [(a, b) for a, b in near if split_of[a] == split_of[b]]
-        for pairs, where in ((across, "across splits"), (within, "within a split")):
+        inside = [(a, b) for a, b in near if split_of[a] == split_of[b]]
+        for pairs, where in ((across, "across splits"), (inside, "within a split")):
             if pairs:
                 text = f"{_count(pairs, 'pair')} of nearly the same images {where}"
                 alike = defaultdict(list)
@@ -258,11 +265,14 @@ class Faults:
             return [Finding("leak", True, text, places, fix)]
         return [Finding("leak", True, text, places, "", {"exclude": sorted(spare)})]
 
-    def dark(self, facts: Facts, data: Data) -> list[Finding]:
+    def dark(
+        self, facts: Mapping[str, Sequence[PairFacts | UsableFacts]], data: Data
+    ) -> list[Finding]:
         """16-bit images, decoded ones, that use the lower part of their range alone."""
-        read = [f for f in _all(facts) if isinstance(f.image, ImageFacts) and f.image.digest]
-        deep = [f for f in read if f.image.deep]
-        highest = max((f.image.highest for f in deep), default=DARK)
+        images = [fact.image for split in facts.values() for fact in split]
+        read = [image for image in images if isinstance(image, ImageFacts) and image.digest]
+        deep = [image for image in read if image.deep]
+        highest = max((image.highest for image in deep), default=DARK)
         if highest >= DARK or data.value_range:
             return []
         text = f"{_count(deep, '16-bit image')} with no value above {256 * highest + 255}: so dark"
@@ -274,7 +284,7 @@ class Faults:
         return [Finding("range", False, text, [], "", mend)]
 
 
-def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict[int, int]]:
+def unknown_of(fact: UsableFacts, masks: MaskReader) -> tuple[dict[int, int], dict[int, int]]:
     """The mask's values and colours (as codes) that mean nothing, with their pixels."""
     values = by_place(fact, masks)
     ids = masks.ids(np.array(list(values), np.int64))
@@ -286,7 +296,7 @@ def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict
     return unknown, {c: fact.mask.colours[c] for c in lacking}
 
 
-def by_place(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
+def by_place(fact: UsableFacts, masks: MaskReader) -> dict[int, int]:
     """Pixels by grey value, and by the palette's place of a colour that it has."""
     counts = Counter(fact.mask.values)
     codes = list(fact.mask.colours)
@@ -296,7 +306,7 @@ def by_place(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
     return counts
 
 
-def class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
+def class_pixels(fact: UsableFacts, masks: MaskReader) -> np.ndarray:
     """(C,) pixels of each class in a mask whose values all mean something."""
     counted = by_place(fact, masks)
     pixels = np.zeros(masks.num_classes, np.int64)
@@ -307,7 +317,7 @@ def class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
     return pixels
 
 
-def _all(facts: Facts) -> list[PairFacts]:
+def _all(facts: Facts) -> list[UsableFacts]:
     return [fact for split in facts.values() for fact in split]
 
 

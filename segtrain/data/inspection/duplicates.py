@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ def near_pairs(hashes: dict[Path, int]) -> list[tuple[Path, Path]]:
     return [(paths[a], paths[b]) for a, b in sorted(found)]
 
 
-def same_bytes(splits: dict[str, Iterable[Path]]) -> list[list[Path]]:
+def same_bytes(splits: Mapping[str, Iterable[Path]]) -> list[list[Path]]:
     """Files of different splits with the same bytes; reads wholly only those that look alike."""
     entries = [(split, path) for split, paths in splits.items() for path in paths]
     groups = _in_several_splits(entries, _size)

@@ -91,7 +91,8 @@ def find_peaks(values: Mapping[int, int]) -> list[int]:
 
     [] where that is not so.
     """
-    total, peaks = sum(values.values()), []
+    total = sum(values.values())
+    peaks: list[int] = []
     for value, pixels in Counter(values).most_common():
         if pixels >= PEAK * total and all(abs(value - peak) > BLUR for peak in peaks):
             peaks.append(value)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -66,6 +67,9 @@ class MaskFacts:
     snapped: int = 0  # pixels that data.allow_lossy_masks made the nearest class
 
 
+Kind = TypeVar("Kind", ImageFacts, MaskFacts)
+
+
 @dataclass(frozen=True)
 class PairFacts:
     """One pair; a str in place of facts says why the file can't be read."""
@@ -73,6 +77,17 @@ class PairFacts:
     sample: Sample
     image: ImageFacts | str
     mask: MaskFacts | str
+
+
+class UsableFacts(Protocol):
+    """PairFacts of files that could be read and have one size, as Faults.is_usable finds."""
+
+    @property
+    def sample(self) -> Sample: ...
+    @property
+    def image(self) -> ImageFacts: ...
+    @property
+    def mask(self) -> MaskFacts: ...
 
 
 class Scanner:
@@ -98,7 +113,8 @@ class Scanner:
         settings = (str(root), repr(images), masks and masks.anchors.tolist(), palette)
         name = hashlib.sha256(repr((FACTS_VERSION, settings)).encode()).hexdigest()[:24]
         self.kept_at = cache_folder() / "scan" / f"{name}.json"
-        self.kept, self.new = read_kept(self.kept_at), {}
+        self.kept = read_kept(self.kept_at)
+        self.new: dict[str, list] = {}
 
     def __call__(self, samples: list[Sample]) -> list[PairFacts]:
         """Facts of the pairs, in their order; what was read is kept for the next time."""
@@ -136,7 +152,7 @@ class Scanner:
         except (LookupError, TypeError, ValueError, AttributeError):  # none, or not ours
             return None
 
-    def _keep(self, path: Path, key: str, read: Callable) -> ImageFacts | MaskFacts | str:
+    def _keep(self, path: Path, key: str, read: Callable[[], Kind]) -> Kind | str:
         when = stamp(path)  # before reading: what changes meanwhile is read again
         try:
             facts = read()
@@ -182,7 +198,7 @@ def image_facts(path: Path, images: ImageReader) -> ImageFacts:
     turned, alpha, deep = header(path, images.max_pixels)
     height, width, channels = pixels.shape
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     planes = [Image.fromarray(np.ascontiguousarray(pixels[..., c])) for c in range(channels)]
     histograms = np.array([plane.histogram() for plane in planes])
     levels = np.arange(256)

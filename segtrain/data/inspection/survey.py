@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
 from segtrain.data.images import image_reader
 from segtrain.data.inspection.checks import Facts, Faults, class_pixels
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
-from segtrain.data.inspection.scan import PairFacts, Scanner
+from segtrain.data.inspection.scan import PairFacts, Scanner, UsableFacts
 from segtrain.data.layouts.detect import Found, find_pairs
 from segtrain.data.layouts.label_maps import fill_in
 from segtrain.data.layouts.locate import locate, root_of
@@ -50,9 +51,15 @@ class Survey:
         return {split: [fact.image.size for fact in facts] for split, facts in self.facts.items()}
 
     @property
+    def classes(self) -> list[str]:
+        """Their names, which are known where no finding is an error."""
+        assert self.data.classes is not None
+        return self.data.classes
+
+    @property
     def palette(self) -> list[tuple[int, int, int]]:
         """A colour a class."""
-        return class_palette(len(self.data.classes), self.data.palette, self.data.label_map)
+        return class_palette(len(self.classes), self.data.palette, self.data.label_map)
 
     @property
     def class_pixels(self) -> tuple[list[int], list[int]]:
@@ -89,8 +96,8 @@ def survey(data: Data, channels: int = 3, full: bool = False) -> Survey:
         full,
         data.palette,
     )
-    facts = {s: read(found.splits[s]) for s in found.splits if full or s in ("train", "val")}
-    facts, findings = drop_unreadable(faults, facts, data)
+    scanned = {s: read(found.splits[s]) for s in found.splits if full or s in ("train", "val")}
+    facts, findings = drop_unreadable(faults, scanned, data)
     findings = found.findings + findings
     findings += faults.duplicates(facts) if full else faults.copies(found.splits)
     findings += faults.dark(facts if full else read_some_deep(read, facts), data)
@@ -116,14 +123,14 @@ def survey(data: Data, channels: int = 3, full: bool = False) -> Survey:
     return Survey(data, given, root, found, facts, findings, by_image, summary)
 
 
-def read_some_deep(read: Scanner, facts: Facts) -> Facts:
+def read_some_deep(read: Scanner, facts: Facts) -> dict[str, list[PairFacts]]:
     """Facts of the pixels of a few 16-bit images, for the quick survey."""
     deep = [fact.sample for fact in facts["train"] if fact.image.deep]
     fully = Scanner(read.root, read.images, read.masks, True, read.palette)
     return {"train": fully(deep[:: -(-len(deep) // DEEP_READ)])} if deep else {}
 
 
-def class_matrix(facts: list[PairFacts], masks: MaskReader) -> np.ndarray:
+def class_matrix(facts: list[UsableFacts], masks: MaskReader) -> np.ndarray:
     """(images, classes) int64: each mask's pixels of each class."""
     counts = [class_pixels(fact, masks) for fact in facts]
     return np.array(counts, np.int64).reshape(-1, masks.num_classes)
@@ -152,13 +159,15 @@ def prepare(data: Data, channels: int = 3) -> Survey:
     pixels = found.by_image["train"].sum(0)
     shares = ", ".join(
         f"{name} {share:.2%}"
-        for name, share in zip(found.data.classes, pixels / pixels.sum(), strict=True)
+        for name, share in zip(found.classes, pixels / pixels.sum(), strict=True)
     )
     notes = [f"note: {finding}" for finding in found.findings]
     return replace(found, summary=found.summary + notes + [f"training pixels: {shares}"])
 
 
-def drop_unreadable(faults: Faults, facts: Facts, data: Data) -> tuple[Facts, list[Finding]]:
+def drop_unreadable(
+    faults: Faults, facts: dict[str, list[PairFacts]], data: Data
+) -> tuple[Facts, list[Finding]]:
     """The facts of pairs that can be read, and the findings of the others.
 
     With data.on_error skip these are notes, up to MOST_SKIPPED of a split.
@@ -170,14 +179,14 @@ def drop_unreadable(faults: Faults, facts: Facts, data: Data) -> tuple[Facts, li
         if bad and data.on_error == "skip":
             few = len(pairs) - len(kept[split]) <= MOST_SKIPPED * len(pairs)
             why = "skipped" if few else f"more of {split} than data.on_error: skip bears, 1 %"
-            kind = {"kind": "skipped", "error": False} if few else {}
+            kind: dict[str, Any] = {"kind": "skipped", "error": False} if few else {}
             bad = [replace(finding, text=f"{why}: {finding.text}", **kind) for finding in bad]
         findings += bad
     return kept, findings
 
 
 def find_classes(
-    faults: Faults, data: Data, train: list[PairFacts]
+    faults: Faults, data: Data, train: list[UsableFacts]
 ) -> tuple[Data, list[str], list[Finding]]:
     """The data section with its classes, a line that says which, and a finding where unclear."""
     if data.classes:

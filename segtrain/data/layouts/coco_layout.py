@@ -15,7 +15,7 @@ SPLIT_IN_NAME = re.compile(
 )
 
 
-def class_table(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int]]:
+def class_table(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int | str]]:
     """(class names, label map) of category ids: the background, then all in id order."""
     names = list(categories.values())
     unique = [
@@ -23,7 +23,7 @@ def class_table(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int
         for key, name in categories.items()
     ]
     background = max(categories) + 1 if 0 in categories else 0
-    return ["background", *unique], {background: 0} | {c: i + 1 for i, c in enumerate(categories)}
+    return ["background", *unique], {background: 0, **{c: i + 1 for i, c in enumerate(categories)}}
 
 
 def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
@@ -46,7 +46,7 @@ def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
         match = SPLIT_IN_NAME.search(file.stem.lower())
         if match is None and len(files) > 1:
             continue
-        split = match[match.lastindex] if match else "train"
+        split = match[match.lastindex or 0] if match else "train"
         if split in found:
             raise SegtrainError(
                 f"{found[split][0]} and {file.name} are both of {split}; choose with "

@@ -10,7 +10,15 @@ from segtrain.data.coco import read_coco
 from segtrain.data.findings import Finding
 from segtrain.data.layouts.coco_layout import check_same_categories, class_table, image_folder
 from segtrain.data.layouts.lists import choose, read_pairs
-from segtrain.data.layouts.pairing import Listing, files_by_stem, from_root, group, ways_into
+from segtrain.data.layouts.pairing import (
+    Fault,
+    Group,
+    Listing,
+    files_by_stem,
+    from_root,
+    group,
+    ways_into,
+)
 from segtrain.errors import UsageError
 
 # what one split may name
@@ -50,24 +58,27 @@ def find_splits(data: Data, root: Path) -> Listing:
         files = {
             name: (root / split.coco, [root / (split.images or Path(split.coco).parent)])
             for name, split in data.splits.items()
+            if split.coco  # as all have, or named_format refuses them
         }
         return list_coco(data, root, files)
-    groups, faults = {}, {}
+    groups: dict[str, list[Group]] = {}
+    faults: dict[str, Fault] = {}
     for name, split in data.splits.items():
-        if not split.images:
-            groups[name], wrong = read_pairs(root / split.list, root, data.allow_outside)
-        else:
+        if split.images and split.masks:
             for folder in (split.images, split.masks):
                 if not (root / folder).is_dir():
                     raise UsageError(f"data.splits.{name}: {root / folder}: no such folder")
-            files = files_by_stem(root, split.images), files_by_stem(root, split.masks)
+            sides = files_by_stem(root, split.images), files_by_stem(root, split.masks)
             if split.list:
-                groups[name], wrong = choose(root / split.list, *files, root)
+                groups[name], wrong = choose(root / split.list, *sides, root)
             else:
-                groups[name], wrong = group(*files), {}
+                groups[name], wrong = group(*sides), {}
+        else:
+            assert split.list  # WAYS has no other without images
+            groups[name], wrong = read_pairs(root / split.list, root, data.allow_outside)
         faults |= wrong
     layout = ", ".join(
-        f"{split.images} + {split.masks}" if split.images else split.list
+        f"{split.images} + {split.masks}" if split.images else str(split.list)
         for split in data.splits.values()
     )
     return Listing(groups, layout, faults=faults)

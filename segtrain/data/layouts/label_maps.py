@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from segtrain.config import Data
 from segtrain.config.loading import revised
 from segtrain.data.layouts.detect import Found
@@ -15,7 +17,7 @@ def fill_in(data: Data, found: Found) -> tuple[Data, list[str]]:
     a checkpoint) names are matched to the layout's by name, else by place where both have as many.
     Raises SegtrainError where a layout's classes are others than those named.
     """
-    known = {}
+    known: dict[str, Any] = {}
     labels = dict(found.label_map)
     if data.classes is None and found.classes:
         known["classes"] = found.classes
@@ -35,8 +37,11 @@ def fill_in(data: Data, found: Found) -> tuple[Data, list[str]]:
 
 def match_classes(data: Data, found: Found) -> dict[int, int | str]:
     """The layout's label map with the ids of data.classes."""
+    assert data.classes is not None and found.classes is not None
     if set(found.classes) <= set(data.classes):
-        place = {i: data.classes.index(name) for i, name in enumerate(found.classes)}
+        place: dict[int | str, int] = {
+            i: data.classes.index(name) for i, name in enumerate(found.classes)
+        }
         by_value = {i: i for i in range(len(found.classes))} | found.label_map
         if all(i == there for i, there in place.items()):
             return found.label_map

@@ -74,7 +74,7 @@ def read_pairs(file: Path, root: Path, allow_outside: bool) -> tuple[list[Group]
     faults: dict[str, Fault] = {}
     groups = []
     for line in lines[columns is not None :]:
-        pair = []
+        pair: list[str] = []
         for path in _split(line, *(columns or (0, 1)), find, file):
             whole = find(path)
             if whole is None or [from_root(whole, ways)] == pair:  # an end that both have

@@ -53,4 +53,5 @@ def locate(data: Data) -> tuple[Data, str]:
 
 def root_of(data: Data) -> Path:
     """The folder of a located data section."""
+    assert data.path is not None
     return demo_folder() if data.path == "demo" else Path(data.path)

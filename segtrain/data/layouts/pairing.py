@@ -138,7 +138,8 @@ def judge(listing: Listing, excluded: set[str]) -> Verdict:
         for images, masks in groups:
             if excluded and not excluded.isdisjoint(_paths((images, masks))):
                 left_out += 1
-                images, masks = ([p for p in side if p not in excluded] for side in (images, masks))
+                images = [path for path in images if path not in excluded]
+                masks = [path for path in masks if path not in excluded]
                 if not images or not masks:
                     continue
             problems = list(_problems(images, masks, listing.faults))
@@ -171,10 +172,13 @@ def _problems(
     if not masks:
         yield from ((("unpaired", "image(s)", "a mask"), path, [path]) for path in images)
     if not images:
-        yield from ((("unpaired", "mask(s)", "an image"), path, [path]) for path in masks)
+        yield from (
+            (("unpaired", "mask(s)", "an image"), path, [path]) for path in _paths((images, masks))
+        )
     for files in (images, masks):
         if len(files) > 1 and images and masks:
-            yield ("stem",), " and ".join(files), list(files[1:])
+            names = [str(file) for file in files]
+            yield ("stem",), " and ".join(names), names[1:]
 
 
 def _finding(fault: Fault, places: list[tuple[str, list[str]]]) -> Finding:

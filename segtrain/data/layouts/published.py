@@ -74,7 +74,8 @@ def find_voc(data: Data, root: Path) -> Listing | None:
         return None
     base = "" if home == root else os.path.relpath(home, root)
     images, masks = (files_by_stem(root, os.path.join(base, part)) for part in parts[:2])
-    groups, faults = {}, {}
+    groups: dict[str, list[Group]] = {}
+    faults: dict[str, Fault] = {}
     for split in ("train", "val", "test"):
         names = home / "ImageSets" / "Segmentation" / f"{split}.txt"
         if names.is_file():
@@ -184,9 +185,10 @@ def find_camvid_rgb(data: Data, root: Path) -> Listing | None:
     layout = ", ".join(f"{split} + {split}_labels" for split in groups)
     if "train" not in groups:
         there = (f for f in CAMVID_RGB_FOLDERS if all((root / x).is_dir() for x in f))
-        images, masks = next(there, (None, None))
-        if images is None:
+        found = next(there, None)
+        if found is None:
             return None
+        images, masks = found
         groups = {"train": group(files_by_stem(root, images), files_by_stem(root, masks, "_L"))}
         layout = f"{images} + {masks}"
         if _frames(groups) == 1:
@@ -221,5 +223,5 @@ def _frames(groups: dict[str, list[Group]]) -> float:
 
 def _stem(pair: Group) -> str:
     """The name that a group's files share, by its first."""
-    path = (*pair[0], *pair[1])[0]
+    path = str((*pair[0], *pair[1])[0])
     return os.path.splitext(os.path.basename(path))[0].removesuffix("_L")

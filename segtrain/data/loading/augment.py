@@ -66,7 +66,8 @@ class Augmentation:
         own, entries = _settings(config, channels)
         self.scale, self.jitter = own["scale"], own["jitter"]
         self.flips = own["vflip"], own["hflip"]  # by axis
-        self.crop, self.lb_ignore, self.seed = tuple(config.crop), lb_ignore, seed
+        assert config.crop is not None
+        self.crop, self.lb_ignore, self.seed = config.crop, lb_ignore, seed
         self.colour = MEAN_COLOUR if channels == 3 else (MEAN_VALUE,) * channels
         fill = {"fill": MEAN_COLOUR if channels == 3 else MEAN_VALUE, "fill_mask": lb_ignore}
         self.transform = build_transforms(entries, (*self.crop, channels), fill)
@@ -87,14 +88,14 @@ class Augmentation:
         image = image.reshape(*mask.shape, -1)  # cv2 drops the axis of a single channel
         if self.jitter:
             image = _jittered(image, self.jitter, rng)  # before padding, which stays the mean
-        content = np.full_like(mask, int(self.lb_ignore == 0)) if self.transform else None
         image = self._padded(image, rows, columns, self.colour)
-        mask = self._padded(mask, rows, columns, self.lb_ignore)
+        padded = self._padded(mask, rows, columns, self.lb_ignore)
         if not self.transform:
-            return image, mask
+            return image, padded
         self.transform.set_random_seed(int(rng.integers(2**32)))
+        content = np.full_like(mask, int(self.lb_ignore == 0))
         padding = self._padded(content, rows, columns, self.lb_ignore)
-        changed = self.transform(image=image, mask=mask, padding=padding)
+        changed = self.transform(image=image, mask=padded, padding=padding)
         image = changed["image"]
         image[changed["padding"] == self.lb_ignore] = self.colour  # noise may have changed it
         return image, changed["mask"]
@@ -152,7 +153,10 @@ def _span(
         return Span(slice(0, length), slice(start, start + size))
     taken = min(length, max(1, round(crop / factor)))
     last = length - taken
-    start = rng.integers(last + 1) if middle is None else min(max(middle - taken // 2, 0), last)
+    if middle is None:
+        start = int(rng.integers(last + 1))
+    else:
+        start = min(max(middle - taken // 2, 0), last)
     return Span(slice(start, start + taken), slice(0, crop))
 
 

@@ -14,6 +14,7 @@ import pickle
 import struct
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import PIL
 
 from segtrain.config import Data
+from segtrain.data.coco import CocoMask
 from segtrain.data.images import ImageReader
 from segtrain.data.loading.workers import FORK
 from segtrain.data.masks import MaskReader
@@ -51,9 +53,9 @@ def stamp_of(sample: Sample) -> Stamp | None:
     return image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns
 
 
-def file_of(mask: object) -> Path:
+def file_of(mask: Path | CocoMask) -> Path:
     """The file that a mask is in: itself, or the JSON of a COCO mask."""
-    return getattr(mask, "file", mask)
+    return mask.file if isinstance(mask, CocoMask) else mask
 
 
 class RamCache:
@@ -64,7 +66,7 @@ class RamCache:
     it stays as it is.
     """
 
-    def __init__(self, sizes: list[Size], channels: int, mask_dtype: np.dtype, room: int):
+    def __init__(self, sizes: list[Size], channels: int, mask_dtype: np.dtype, room: float):
         self.sizes, self.channels, self.mask_dtype = sizes, channels, np.dtype(mask_dtype)
         each = [pair_bytes(size, channels, self.mask_dtype) for size in sizes]
         ends = np.cumsum(each, dtype=np.int64)
@@ -134,7 +136,7 @@ class DiskCache:
             return None
         if content.size < HEADER.size:
             return None
-        *given, height, width, channels, itemsize = HEADER.unpack(content[: HEADER.size])
+        *given, height, width, channels, itemsize = HEADER.unpack(content[: HEADER.size].data)
         mine = [FORMAT, key, self.channels, self.mask_dtype.itemsize]
         size = pair_bytes((height, width), self.channels, self.mask_dtype) + HEADER.size
         if [*given, channels, itemsize] != mine or content.size != size:
@@ -152,7 +154,7 @@ class DiskCache:
                 return
             self.room.value -= added
         try:
-            write_whole(self.folder / key.hex(), header, content)
+            write_whole(self.folder / key.hex(), header, content.data)
         except OSError as error:
             with self.room.get_lock():
                 first, self.room.value = self.room.value >= 0, -1
@@ -174,7 +176,7 @@ def open_caches(
     images: ImageReader,
     masks: MaskReader,
     processes: int = 1,
-) -> tuple[dict[str, RamCache | DiskCache], str]:
+) -> tuple[Mapping[str, RamCache | DiskCache], str]:
     """The cache of each split as data.cache has it, and a line that says what is kept.
 
     `sizes` are of the upright images, in the samples' order; `processes`, those of this host, each
@@ -239,7 +241,7 @@ def _on_disk(
     return caches, f"{line}, {_gb(kept.values())} of {data.cache_gb:g} GB"
 
 
-def write_whole(path: Path, *parts: bytes | np.ndarray) -> None:
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
     """Writes a file that others see whole or not at all; on a crash it may be lost, unlike
     atomic's, which wait for the disk. Raises OSError."""
     temporary = path.with_name(f".tmp-{os.urandom(8).hex()}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from segtrain.data.findings import MOST_SKIPPED
-from segtrain.data.images import ImageReader
 from segtrain.data.loading.cache import DiskCache, RamCache, stamp_of
 from segtrain.data.loading.sampling import BatchSampler, Draw
 from segtrain.data.loading.workers import FORK, next_batches
@@ -27,8 +27,8 @@ PREFETCHED = 2  # batches that each worker has ready or in the making
 class Batch(NamedTuple):
     """Pairs of one size; `images` lie in memory as (N,H,W,C), torch's channels_last."""
 
-    images: Tensor | None  # uint8 (N,C,H,W); None where nothing could be read
-    targets: Tensor | None  # uint8 or int16 (N,H,W): class ids and lb_ignore
+    images: Tensor  # uint8 (N,C,H,W); empty where nothing could be read
+    targets: Tensor  # uint8 or int16 (N,H,W): class ids and lb_ignore; likewise
     indices: list[int]  # the sample behind each image
     unread: dict[int, SegtrainError]  # samples that were to be in it, and what is wrong with them
 
@@ -44,7 +44,7 @@ class Pairs(Dataset):
     def __init__(
         self,
         samples: list[Sample],
-        images: ImageReader,
+        images: Callable[[Path], np.ndarray],
         masks: MaskReader,
         augmentation: Callable | None = None,
         cache: RamCache | DiskCache | None = None,
@@ -60,7 +60,7 @@ class Pairs(Dataset):
 
     def __getitem__(self, key: Draw | int) -> Item | SegtrainError:
         try:
-            image, mask = self.read(key.index if self.augmentation else key)
+            image, mask = self.read(_index(key))
         except SegtrainError as error:
             return error
         if self.augmentation:
@@ -72,13 +72,14 @@ class Pairs(Dataset):
         items, indices, unread = [], [], {}
         for key in keys:
             for draw in self._tries(key):
-                item, index = self[draw], draw.index if self.augmentation else draw
+                item, index = self[draw], _index(draw)
                 if not isinstance(item, SegtrainError):
                     items.append(item)
                     indices.append(index)
                     break
                 unread[index] = item
-        return Batch(*(collate(items) if items else (None, None)), indices, unread)
+        images, targets = collate(items) if items else (torch.empty(0), torch.empty(0))
+        return Batch(images, targets, indices, unread)
 
     def _tries(self, key: Draw | int) -> Iterator[Draw | int]:
         """The key; in training with on_error "skip" then the samples after it, as its stand-ins.
@@ -86,7 +87,7 @@ class Pairs(Dataset):
         When all of them fail, so many are unreadable that `note_unread` stops the run.
         """
         yield key
-        if self.augmentation and self.on_error == "skip":
+        if isinstance(key, Draw) and self.on_error == "skip":
             for further in range(1, self.most_unread + 1):
                 yield Draw(key.pass_, (key.index + further) % len(self))
 
@@ -94,7 +95,7 @@ class Pairs(Dataset):
         """Image (H,W,C) uint8 and mask (H,W), perhaps not writeable. Raises SegtrainError."""
         sample = self.samples[index]
         stamp = stamp_of(sample) if self.cache else None
-        if stamp is None:
+        if self.cache is None or stamp is None:
             return self.decode(sample)
         pair = self.cache.get(index, stamp)
         if pair is None:
@@ -130,9 +131,13 @@ class Pairs(Dataset):
         return f"{len(names)} image{plural} skipped: {listing(names)}" if names else ""
 
 
+def _index(key: Draw | int) -> int:
+    return key.index if isinstance(key, Draw) else key
+
+
 def as_tensor(array: np.ndarray) -> Tensor:
     """Shares the memory where torch can, which wants it writeable and in order."""
-    return torch.from_numpy(np.require(array, requirements="CW"))
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def collate(items: list[Item]) -> tuple[Tensor, Tensor]:
@@ -142,7 +147,7 @@ def collate(items: list[Item]) -> tuple[Tensor, Tensor]:
     """
     images, targets = zip(*items, strict=True)
     rows = default_collate([image.permute(1, 2, 0) for image in images])
-    return rows.permute(0, 3, 1, 2), default_collate(targets)
+    return rows.permute(0, 3, 1, 2), default_collate(list(targets))
 
 
 def checked(loader: DataLoader) -> Iterator[Batch]:
@@ -151,8 +156,9 @@ def checked(loader: DataLoader) -> Iterator[Batch]:
     Raises SegtrainError for a pair that can't be read, as `Pairs.note_unread` says, and for a
     worker that died.
     """
+    pairs = cast(Pairs, loader.dataset)
     for batch in next_batches(loader):
-        loader.dataset.note_unread(batch.unread)
+        pairs.note_unread(batch.unread)
         if batch.indices:
             yield batch
 
@@ -184,7 +190,7 @@ def _loader(pairs: Pairs, workers: int, pin_memory: bool, **more) -> DataLoader:
     )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

@@ -20,7 +20,7 @@ class Draw(NamedTuple):
     """An image in a batch. Its augmentation depends on (pass_, index): no two draws share both."""
 
     pass_: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     focus: int = -1  # the crop is centred on a pixel of this class; -1: anywhere
 
 
@@ -75,6 +75,7 @@ def _images_of(classes: Iterable[int], by_image: np.ndarray) -> dict[int, np.nda
 def _rare_classes(data: Data, pixels: np.ndarray) -> list[int]:
     """Ids of data.rare_classes, or of the classes with few pixels; all are in some image."""
     names = data.classes
+    assert names is not None
     if data.rare_classes is not None:
         for name in data.rare_classes:
             if name not in names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -11,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import popen_fork
+from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -19,8 +19,6 @@ from torch.utils.data import DataLoader
 from segtrain.distributed.processes import die_with_parent
 from segtrain.errors import SegtrainError, first_line
 
-# forked workers start at once and share a cache in memory; not every system can fork
-SYSTEM = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
 # what torch raises where a worker has died, or can't have the memory that it shares with us
 SIGNS_OF_DEATH = (RuntimeError, OSError, EOFError, MemoryError)
 BROKEN_PIPES = (ConnectionError, EOFError)  # to a worker that is no more
@@ -34,7 +32,7 @@ class Popen(popen_fork.Popen):
     terminate = popen_fork.Popen.kill
 
 
-class Worker(SYSTEM.Process):
+class Worker(ForkProcess):
     """A process that dies with its parent, whichever way, and that signals to a run pass by.
 
     SLURM, torchrun and Ctrl-C signal all processes of a run at once. The parent then finishes its
@@ -60,8 +58,8 @@ class Worker(SYSTEM.Process):
         return Popen(process)
 
 
-class Forking(type(SYSTEM)):
-    """The context whose processes are such workers."""
+class Forking(ForkContext):
+    """The context whose processes are such workers; forked, they share a cache in memory."""
 
     Process = Worker
 
