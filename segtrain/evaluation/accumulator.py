@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ CONFUSED = 5  # images that are remembered for each pair of classes
 AHEAD = 32, 2**25  # images, and pixels, that may wait for the host while the device goes on
 
 
-class Counts(NamedTuple):
+@dataclass(frozen=True)
+class Counts:
     """What the host counts in one image."""
 
     index: int
@@ -52,7 +53,8 @@ class Tally:
 
     def add_all(self, predictions: Iterable[Predicted]) -> Iterator[Predicted]:
         """Adds the predictions as they go by; the host's part is done beside the device's work."""
-        waiting, pixels = deque(), 0
+        waiting: deque[Future[Counts]] = deque()
+        pixels = 0
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
             for predicted in predictions:
                 matrix = self.confusion.update(predicted.prediction, predicted.target)
@@ -106,6 +108,7 @@ class Tally:
 
 def kept_by_class(predicted: Predicted, num_classes: int) -> Tensor:
     """(C,): how many pixels of each true class a loss that mines kept."""
+    assert predicted.kept is not None
     places = predicted.target.long().where(predicted.kept > 0, num_classes)  # none of the ignored
     sums = torch.zeros(num_classes + 1, dtype=torch.float64, device=places.device)
     sums.scatter_add_(0, places.flatten(), predicted.kept.double().flatten())

@@ -37,7 +37,7 @@ class Report:
 
     @property
     def seed(self) -> int | None:
-        return self.config and self.config.train.seed
+        return self.config.train.seed if self.config else None
 
     @property
     def folder(self) -> str:

@@ -80,6 +80,7 @@ def _only(paths: list[Path], sample: Sample, folder: Path) -> Path:
 
 def read_split(pairs: Pairs, indices: range, fabric: Fabric, workers: int) -> Iterator[Predicted]:
     """The masks of `pairs_of_masks`. Raises SegtrainError where one names no class at a pixel."""
+    assert isinstance(pairs.images, PredictedMasks)
     lb_ignore, hint = pairs.masks.lb_ignore, pairs.images.hint
     for batch in checked(one_by_one(pairs, indices, workers)):
         index, target, ids = batch.indices[0], batch.targets[0], batch.images[0, 0]

@@ -87,6 +87,7 @@ def hard_picture(image: Tensor, predicted: Predicted, subject: Subject, title: s
     """Image, truth, and what a loss that mines keeps, side by side."""
     colours, config = colour_table(subject.palette), subject.config
     ignored = predicted.target == config.data.lb_ignore
+    assert predicted.kept is not None
     share = float(predicted.kept.sum() / (~ignored).sum().clamp(min=1))
     kept = kept_map(image, predicted.kept, ignored)
     shown = {

@@ -53,7 +53,7 @@ def predict_split(
             ids, nll = read_bands(bands, targets, pairs.masks.lb_ignore, mining, calibration)
         for place, batch in enumerate(batches):
             one = slice(place, place + 1)
-            kept = mining.kept(nll[one], targets[one])[0] if mining else None
+            kept = mining.kept(nll[one], targets[one])[0] if mining and nll is not None else None
             yield Predicted(batch.indices[0], targets[place], ids[place], kept)
 
 
@@ -74,7 +74,7 @@ def read_bands(
             truth = targets[:, rows].long()
         if calibration:
             calibration.update(logits, truth, lb_ignore)
-        if mining:
+        if nll is not None:
             nll[:, rows] = read_pixels(logits, truth, lb_ignore).nll
     return ids, nll
 

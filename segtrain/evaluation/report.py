@@ -81,7 +81,7 @@ def groups_of(images: list[str], pattern: str | None) -> list[str]:
             f"eval.group_by: {pattern!r} finds nothing in {len(missed)} of {len(images)} names, "
             f"such as {missed[0]}; '|(.+)' at its end lets those stand alone"
         )
-    return [next(filter(None, match.groups()), match[0]) for match in found]
+    return [next(filter(None, match.groups()), match[0]) for match in found if match]
 
 
 def metrics_of(subject: Subject, tally: Tally, groups: list[str]) -> dict[str, Any]:
@@ -90,7 +90,8 @@ def metrics_of(subject: Subject, tally: Tally, groups: list[str]) -> dict[str, A
     scores = score(tally.confusion.matrix, names)
     counts = np.stack([tally.of_image[i] for i in sorted(tally.of_image)])
     drawn = bootstrap.grouped(counts, [groups[i] for i in sorted(tally.of_image)])
-    mean_ci, class_cis = None, [None] * len(names)
+    mean_ci: list[float] | None = None
+    class_cis: list[list[float] | None] = [None] * len(names)
     if len(drawn) > 1:  # of one group nothing can be said
         ious = bootstrap.ious(bootstrap.resampled(drawn))
         mean_ci = bootstrap.interval(bootstrap.mious(ious))

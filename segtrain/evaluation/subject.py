@@ -13,9 +13,7 @@ from segtrain.config import Config
 from segtrain.data.loading.dataset import Pairs
 from segtrain.evaluation.prediction import Predicted
 from segtrain.metrics import calibration
-from segtrain.render.overlay import (
-    Palette,
-)
+from segtrain.render.overlay import Palette
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Subject:
         config, whose = self.config, self.folder.resolve().parents[1].name
         if self.checkpoint:
             whose = f"{config.model.arch}, {config.loss.expression}"
+        assert config.data.path is not None  # else there would be no pairs
         return f"{whose}: {self.split} of {Path(config.data.path).name}"
 
     @property

@@ -41,4 +41,6 @@ def validate(
     left = torch.tensor(wish.signum, device=fabric.device)
     if max_over_ranks(left):
         return None
-    return score(fabric.all_reduce(confusion.matrix, reduce_op="sum"), names)
+    matrix = fabric.all_reduce(confusion.matrix, reduce_op="sum")
+    assert isinstance(matrix, torch.Tensor)  # as what was given; it takes collections, too
+    return score(matrix, names)
