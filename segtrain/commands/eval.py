@@ -95,7 +95,7 @@ def of_checkpoint(
     fabric = make_fabric(config.train)
     data, found = open_split(config.data, split, say)
     pairs = pairs_of(found, split, data, config)
-    model = model.to(fabric.device, memory_format=torch.channels_last)  # as predict has it
+    model = model.to(fabric.device).to(memory_format=torch.channels_last)  # as predict has it
     predict = predictor(model, fabric)
     mining = build_mining(
         config.loss.expression,
@@ -135,6 +135,7 @@ def of_masks(folder: Path, split: str, config: Config, say: Say) -> Subject:
     if not data.classes:  # nor has the layout: those that are in the masks
         surveyed = prepare(config.data, config.model.in_channels)
         data, found = surveyed.data, surveyed.found
+    assert data.classes  # or `prepare` has told what is wrong
     config = config.model_copy(update={"data": data})
     palette = class_palette(len(data.classes), data.palette, data.label_map)
     if config.eval.mask_values == "ids":

@@ -12,10 +12,7 @@ import torch
 from segtrain.config import Config
 from segtrain.config.loading import load_config, save_config, to_yaml
 from segtrain.distributed import launch
-from segtrain.distributed.devices import (
-    limits_explained,
-    make_fabric,
-)
+from segtrain.distributed.devices import limits_explained, make_fabric
 from segtrain.errors import UsageError
 from segtrain.files import remove_leftovers
 from segtrain.models.pretrained import load_weights
@@ -58,8 +55,12 @@ def fit(
     loss_of(config)  # a typo costs no scan
     fabric = make_fabric(config.train)
     if dry_run:
-        return describe(make_plan(config, print), old_run) if fabric.is_global_zero else None
-    plan = model = saved = None
+        if fabric.is_global_zero:
+            describe(make_plan(config, print), old_run)
+        return None
+    plan: Plan | None = None
+    model: SegmentationModel | None = None
+    saved: dict[str, Any] | None = None
     with ExitStack() as until_the_end:
         if fabric.is_global_zero:
             if old_run:
@@ -72,13 +73,15 @@ def fit(
             name = name or default_name(config.model.arch, config.loss.expression)
             plan = open_run(plan, out, name, old_run)
             if not old_run:
-                until_the_end.enter_context(held(plan.run))
-        with launch.started(fabric, config.train, plan and plan.run / CONFIG) as watch:
+                until_the_end.enter_context(held(plan.folder))
+        config_file = plan.folder / CONFIG if plan else None
+        with launch.started(fabric, config.train, config_file) as watch:
             plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the folder
+            assert plan is not None
             with limits_explained(plan.memory_advice(fabric.strategy.precision.precision)):
                 # wrapping gives all ranks rank 0's weights
                 train(fabric, plan, model or new_model(plan.config), saved, watch)
-    return plan.run
+    return plan.folder
 
 
 def first_model(config: Config, load: bool) -> SegmentationModel:

@@ -54,7 +54,7 @@ def predict(
     model, meta = load_model(file)
     config = meta.config_here(file, sets, flags)
     fabric = make_fabric(config.train)
-    model = model.to(fabric.device, memory_format=torch.channels_last)
+    model = model.to(fabric.device).to(memory_format=torch.channels_last)
     forward = predictor(model, fabric)
     read_image = image_reader(config.data, config.model.in_channels)
 

@@ -57,7 +57,7 @@ def preview_sheet(found: Survey, config: Config) -> Image.Image:
         pictures.append(
             (f"{split}: {sample.name}", to_image(blend(image, class_ids, colours, 0.5)))
         )
-    return with_legend(contact_sheet(pictures), found.data.classes, found.palette)
+    return with_legend(contact_sheet(pictures), found.classes, found.palette)
 
 
 def augment_sheet(found: Survey, config: Config) -> Image.Image:
@@ -79,7 +79,7 @@ def augment_sheet(found: Survey, config: Config) -> Image.Image:
             )
             pictures.append((f"{train[index].name}, pass {pass_ + 1}", to_image(painted)))
     sheet = contact_sheet(pictures, columns=PASSES)
-    return with_legend(sheet, found.data.classes, found.palette)
+    return with_legend(sheet, found.classes, found.palette)
 
 
 def chosen(found: Survey) -> list[tuple[str, Sample]]:

@@ -8,30 +8,23 @@ import signal
 import time
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
 from segtrain.console import number
-from segtrain.data.loading.dataset import checked, worker_count
-from segtrain.data.loading.sampling import seed_at
+from segtrain.data.loading.dataset import Pairs, checked, worker_count
+from segtrain.data.loading.sampling import BatchSampler, seed_at
 from segtrain.distributed import launch
-from segtrain.distributed.devices import (
-    batch_norm_note,
-    max_over_ranks,
-    share_buffers,
-)
+from segtrain.distributed.devices import batch_norm_note, max_over_ranks, share_buffers
 from segtrain.distributed.signals import StopWish
 from segtrain.errors import Stopped
 from segtrain.evaluation.validation import validate
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.runs.environment import environment, note_start
-from segtrain.runs.folder import (
-    BEST,
-    ENVIRONMENT,
-)
+from segtrain.runs.folder import BEST, ENVIRONMENT
 from segtrain.runs.history import History
 from segtrain.training.loaders import open_feed
 from segtrain.training.nonfinite import Verdicts, report_bad
@@ -60,7 +53,7 @@ def train(
     watch: launch.Watch,
 ) -> None:
     """The loop over epochs, from the beginning or from a saved state."""
-    config, run, loud = plan.config, plan.run, fabric.is_global_zero
+    config, run, loud = plan.config, plan.folder, fabric.is_global_zero
     training = start(fabric, plan, model, saved)
     state, epochs, steps = training.state, config.train.epochs, plan.steps_per_epoch
     on_gpu = fabric.device.type == "cuda"
@@ -79,23 +72,23 @@ def train(
                 reporter.validating(state.epoch)
                 share_buffers(fabric, training.scored)
                 scores = validate(
-                    training.scored, held_out, config.data.classes, fabric, workers,
+                    training.scored, held_out, plan.classes, fabric, workers,
                     config.eval, wish, watch,
                 )  # fmt: skip
                 if scores is None:  # a resumed run takes up the validation
                     stop(fabric, plan, training, wish.signum)
             better = scores is not None and state.improve(score_of(scores, config.train.monitor))
             lr = lr_at(state.step - 1, epochs * steps, config.optim)
-            terms = training.loss.report(config.data.classes)
+            terms = training.loss.report(plan.classes)
             took = time.perf_counter() - clock
             row = state.end_epoch(steps, config, lr, scores, terms, took)
-            if loud:
+            if history:
                 history.add(state.rows)
                 best = better or not (run / BEST).exists()
                 save(fabric, plan, training, scores.miou if scores else None, best)
                 reporter.epoch(row, state.best)
     if loud:
-        for split, pairs in (("train", loader.dataset), ("val", held_out)):
+        for split, pairs in (("train", cast(Pairs, loader.dataset)), ("val", held_out)):
             if pairs.skipped:
                 print(f"{split}: {pairs.skipped}")
         if state.epoch < epochs:
@@ -117,7 +110,7 @@ def start(
         print(f"loss: {path}")
         print(f"torch.compile: {'on' if compiled else 'off'} ({reason})")
         more = {"loss_path": path, "launcher": launch.launcher()}
-        note_start(plan.run / ENVIRONMENT, environment(fabric.device) | more)
+        note_start(plan.folder / ENVIRONMENT, environment(fabric.device) | more)
         print(f"{plan.size}, {model.parameter_count:,} parameters")
         if note := batch_norm_note(fabric, config.train, config.model.freeze_bn):
             print(note)
@@ -155,7 +148,8 @@ def train_epoch(
     config, state = plan.config, training.state
     total = config.train.epochs * plan.steps_per_epoch
     end = (state.epoch + 1) * plan.steps_per_epoch
-    loader.batch_sampler.start, loader.batch_sampler.stop = state.step, end
+    sampler = cast(BatchSampler, loader.batch_sampler)
+    sampler.start, sampler.stop = state.step, end
     parts_left = on_device(fabric, checked(loader), config.train.channels_last)
     statistics, verdicts = Statistics(training.module), Verdicts(fabric.device)
     laps, clock = Laps(fabric.device, state.seconds), SaveClock(config.train.checkpoint_every)

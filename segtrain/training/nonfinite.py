@@ -102,7 +102,7 @@ def report_bad(
     files = plan.files_at(step - 1)
     state.bad_steps.append({"step": step, "files": " ".join(files)})
     if fabric.is_global_zero:
-        write_csv(plan.run / BAD_STEPS, state.bad_steps)
+        write_csv(plan.folder / BAD_STEPS, state.bad_steps)
         search = getattr(fabric.strategy.precision, "scaler", None) is not None
         likely = ", or overflows fp16 while its scale is found" if search else ""
         reporter.say(
@@ -128,10 +128,11 @@ def give_up(
         fabric.all_gather(torch.cat(tensors)) for tensors in zip(*parts, strict=True)
     )
     if fabric.is_global_zero:
+        assert isinstance(images, Tensor) and isinstance(targets, Tensor)
         batch = {"step": step, "files": files, "images": images.cpu(), "targets": targets.cpu()}
-        save_state(plan.run / BAD_BATCH, batch)
+        save_state(plan.folder / BAD_BATCH, batch)
     raise SegtrainError(
         f"{training.state.bad_in_a_row} steps in a row had a loss or gradient that is not finite; "
-        f"the first to break is {broken[0]}; the batch is in {plan.run / BAD_BATCH}; try a lower "
-        "--lr, or --precision 32; the last checkpoint is as it was"
+        f"the first to break is {broken[0]}; the batch is in {plan.folder / BAD_BATCH}; try a "
+        "lower --lr, or --precision 32; the last checkpoint is as it was"
     )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from segtrain.config import Optim
+from segtrain.models.segmentation import SegmentationModel
 
 
-def build_optimizer(model: nn.Module, loss: nn.Module, config: Optim) -> torch.optim.Optimizer:
-    """AdamW or SGD, fused, over what is trained of a SegmentationModel and of its loss.
+def build_optimizer(
+    model: SegmentationModel, loss: nn.Module, config: Optim
+) -> torch.optim.Optimizer:
+    """AdamW or SGD, fused, over what is trained of a model and of its loss.
 
     Norms and biases (at most one dimension) and the loss's parameters are not decayed. Each group
     carries `lr_factor`, which set_lr reads. To be called once both are on their device and in their
@@ -20,7 +24,7 @@ def build_optimizer(model: nn.Module, loss: nn.Module, config: Optim) -> torch.o
     waits for the device to know. Raises ValueError where nothing is to be trained.
     """
     encoder = set(model.network.encoder.parameters())
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [], "lr_factor": factor, "weight_decay": decay}
         for factor in (config.encoder_lr, 1.0)
         for decay in (config.weight_decay, 0.0)
@@ -95,4 +99,5 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     for floats in (True, False):  # a list of one type is copied in one kernel
         pairs = [pair for pair in buffers if pair[0].is_floating_point() is floats]
         if pairs:
-            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+            ours, theirs = map(list, zip(*pairs, strict=True))
+            torch._foreach_copy_(ours, theirs)

@@ -46,9 +46,25 @@ class Plan:
     run: Path | None = None
 
     @property
+    def folder(self) -> Path:
+        """The run's, which there is once training starts."""
+        assert self.run is not None
+        return self.run
+
+    @property
+    def classes(self) -> list[str]:
+        assert self.config.data.classes is not None
+        return self.config.data.classes
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        assert self.config.augment.crop is not None
+        return self.config.augment.crop
+
+    @property
     def size(self) -> str:
         """How much there is to do, in a line."""
-        train, model, crop = self.config.train, self.config.model, self.config.augment.crop
+        train, model, crop = self.config.train, self.config.model, self.crop
         world = train.devices * train.nodes
         shared = f" on {world} devices" if world > 1 else ""
         parts = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
@@ -70,7 +86,7 @@ class Plan:
 
     def memory_advice(self, precision: str) -> str:
         """What needs less memory than this run's options; precision is Fabric's name for it."""
-        train, crop = self.config.train, self.config.augment.crop
+        train, crop = self.config.train, self.crop
         less = [f"--batch-size {train.batch_size // 2}"] if train.batch_size > 1 else []
         less += [f"--set train.accumulate={2 * train.accumulate} (the same batch, in parts)"]
         less += [f"--crop {'x'.join(str(max(32, s // 64 * 32)) for s in crop)}"]
@@ -156,16 +172,17 @@ def describe_sampler(plan: Plan, augmentation: Augmentation) -> str:
         lambda index: masks(plan.splits["train"][index].mask),
         draws,
         augmentation.crop_mask,
-        len(config.data.classes),
+        len(plan.classes),
     )
-    shown = zip(config.data.classes, shares, strict=True)
+    shown = zip(plan.classes, shares, strict=True)
     listed = ", ".join(f"{name} {share:.2%}" for name, share in shown)
     return f"pixels under {config.data.sampler} ({len(draws)} crops counted): {listed}"
 
 
 def crop_of(config: Config, median_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the crop as named, else by the training images' median size."""
-    return config.augment.crop or tuple(math.ceil(min(512, s) / 32) * 32 for s in median_size)
+    height, width = (math.ceil(min(512, side) / 32) * 32 for side in median_size)
+    return config.augment.crop or (height, width)
 
 
 def loss_of(config: Config, palette: list[tuple[int, int, int]] | None = None) -> Loss:
@@ -174,7 +191,7 @@ def loss_of(config: Config, palette: list[tuple[int, int, int]] | None = None) -
     Raises UsageError for a wrong expression, and for one that the devices can't compute.
     """
     data, devices = config.data, config.train.devices * config.train.nodes
-    count = data.classes and len(data.classes)
+    count = len(data.classes) if data.classes else None
     even = [1] * (count or 2)  # stands in for weights that the masks will give
     loss = build_loss(
         balanced(config.loss.expression, even, even),
@@ -252,7 +269,7 @@ def refuse_batch_size(config: Config, images: int) -> None:
 
 def refuse_monitor(config: Config) -> None:
     """Raises UsageError for a score that there is none of."""
-    scores = ["miou", *(f"iou:{name}" for name in config.data.classes)]
+    scores = ["miou", *(f"iou:{name}" for name in config.data.classes or ())]
     monitor = config.train.monitor
     if monitor not in scores:
         raise UsageError(
@@ -264,6 +281,7 @@ def refuse_monitor(config: Config) -> None:
 def refuse_crop(config: Config) -> None:
     """Raises UsageError for a crop, or one image a device, that the architecture can't train on."""
     model, arch, crop = new_model(config), config.model.arch, config.augment.crop
+    assert crop is not None
     if reason := model.takes(crop):
         raise UsageError(
             f"augment.crop: {arch} cannot take {crop[0]}x{crop[1]} ({reason}); use a larger --crop"
@@ -277,6 +295,7 @@ def refuse_crop(config: Config) -> None:
 
 
 def new_model(config: Config) -> SegmentationModel:
+    assert config.data.classes is not None
     model = build_model(config.model, len(config.data.classes))
     if config.optim.encoder_lr == 0:
         model.freeze_encoder()

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from segtrain.config import Config
 from segtrain.errors import SegtrainError
@@ -75,6 +74,7 @@ class TrainState:
             "val_mean_accuracy": scores and scores.mean_accuracy,
             "val_fw_iou": scores and scores.fw_iou,
         }
+        assert config.data.classes is not None
         for place, name in enumerate(config.data.classes):
             row[f"val_iou/{name}"] = scores and scores.classes[place]["iou"]
         row |= {f"loss/{key}": value for key, value in terms.items()}
@@ -97,10 +97,10 @@ class TrainState:
 class Training:
     """All that training changes."""
 
-    module: nn.Module  # as Fabric wrapped it
+    module: Any  # a TrainingModule, as Fabric wrapped it, which keeps that type private
     model: SegmentationModel
     loss: Loss
-    optimizer: torch.optim.Optimizer
+    optimizer: Any  # torch's, likewise
     average: SegmentationModel | None  # of the weights (train.ema)
     state: TrainState
 
@@ -127,18 +127,18 @@ def save(
     fabric: Fabric, plan: Plan, training: Training, miou: float | None = None, best: bool = False
 ) -> None:
     """last.safetensors, best.safetensors where it is, and last.state.pt; rank 0 calls it alone."""
-    model, state, checkpoints = training.scored, training.state, plan.run / LAST.parent
+    model, state, checkpoints = training.scored, training.state, plan.folder / LAST.parent
     meta = Meta.of(
         model, plan.config, palette=plan.palette, epoch=state.epoch, step=state.step, miou=miou
     )
-    if plan.config.train.keep and (plan.run / LAST).exists():
+    if plan.config.train.keep and (plan.folder / LAST).exists():
         keep_last(checkpoints, plan.config.train.keep, state.step)
-    save_model(plan.run / LAST, model, meta)
+    save_model(plan.folder / LAST, model, meta)
     if best:
-        save_model(plan.run / BEST, model, meta)
+        save_model(plan.folder / BEST, model, meta)
     # weights too: one file, so one rename, is a state that fits together
     save_state(
-        plan.run / STATE,
+        plan.folder / STATE,
         {
             "model": training.model.state_dict(),
             "average": training.average and training.average.state_dict(),

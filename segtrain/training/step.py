@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -78,8 +79,8 @@ def on_device(fabric: Fabric, batches: Iterable[Batch], channels_last: bool) -> 
 
 def train_step(
     fabric: Fabric,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    module: Any,
+    optimizer: Any,
     statistics: Statistics,
     parts: list[Part],
     clip_norm: float,
@@ -91,7 +92,8 @@ def train_step(
 
     The verdict is (1, signal) where a loss or the gradient is not finite on any rank: then
     weights, optimiser and batch norm's statistics are as before. Nothing here waits for a device.
-    `mark` is told what has just ended: forward, backward, other.
+    `mark` is told what has just ended: forward, backward, other. The module and the optimiser are
+    wrapped by Fabric, which keeps their types private.
     """
     statistics.keep()
     loss = torch.zeros((), device=fabric.device)

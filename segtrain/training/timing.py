@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from itertools import pairwise
@@ -27,6 +28,7 @@ class Laps:
 
     def mark(self, name: str) -> None:
         """What `name` stands for has just ended."""
+        now: torch.cuda.Event | float
         if self.on_gpu:
             now = torch.cuda.Event(enable_timing=True)
             now.record()
@@ -70,7 +72,7 @@ class SaveClock:
 
     def __init__(self, every: int | str):
         self.steps = every if isinstance(every, int) else None
-        self.seconds = None if self.steps else seconds(every)
+        self.seconds = math.inf if isinstance(every, int) else seconds(every)
         self.start = time.monotonic()
 
     def counts(self, step: int) -> bool:
