@@ -1,3 +1,5 @@
+"""`python -m segtrain`."""
+
 from segtrain.cli.app import app
 
 app(prog_name="segtrain")

@@ -1,4 +1,4 @@
-"""What is told to the user in one line, without a traceback."""
+"""Errors that the user sees in one line, without a traceback."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

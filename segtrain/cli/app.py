@@ -1,4 +1,4 @@
-"""The command line: every verb with its options, which become a Config that one command gets."""
+"""The command line: every verb with its options, which become a config that one command gets."""
 
 from __future__ import annotations
 

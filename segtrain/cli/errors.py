@@ -1,4 +1,4 @@
-"""Whatever goes wrong, as one line and an exit code; --debug shows every traceback."""
+"""Errors as one line and an exit code; --debug shows every traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""segtrain check: everything read once, and one page of what is there and what is wrong."""
+"""segtrain check: every file read once, one page of contents, problems and fixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""segtrain losses: what there is, with formula, arguments, defaults and source."""
+"""segtrain losses: the list of losses, with formula, arguments, defaults and source."""
 
 from __future__ import annotations
 

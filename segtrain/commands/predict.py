@@ -1,4 +1,4 @@
-"""segtrain predict: images -> masks and overlays, each at its own size."""
+"""segtrain predict: masks and overlays of images, each at its own size."""
 
 from __future__ import annotations
 

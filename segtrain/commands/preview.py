@@ -1,4 +1,4 @@
-"""Sheets of pictures that show a data set: masks over images, and pairs as augmented."""
+"""Contact sheets of a data set: masks over images, and pairs as augmented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""segtrain sweep: one training for each loss and seed with all else the same, then compared."""
+"""segtrain sweep: a training for each loss and seed, all else the same, then a comparison."""
 
 from __future__ import annotations
 

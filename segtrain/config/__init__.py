@@ -1,4 +1,4 @@
-"""The face of the config: the whole, and each of its sections."""
+"""The face of the config: Config and its sections."""
 
 from segtrain.config.data import Data, Split
 from segtrain.config.schema import Augment, Config, Eval, Loss, Model, Optim, Predict, Train

@@ -1,4 +1,4 @@
-"""The data section of the config: what a data set is and how its files are read."""
+"""The data section: the data set, and how its files are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML, --set and flags -> Config, and back."""
+"""YAML, --set and flags to a Config, and back."""
 
 from __future__ import annotations
 

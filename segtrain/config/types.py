@@ -1,4 +1,4 @@
-"""What config fields are made of, and how a user may write them."""
+"""Types of config fields: sizes, durations, on/off/auto, and how a user may write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO JSON -> for each image the regions of its mask, drawn when it is read."""
+"""COCO JSON to the regions of each mask, drawn when it is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, and the line that mends it."""
+"""Findings about a data set, each with the line of config that fixes it."""
 
 from __future__ import annotations
 

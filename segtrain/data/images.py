@@ -1,4 +1,4 @@
-"""Image file -> upright uint8 pixels with the channels that the model takes."""
+"""Image files to upright uint8 pixels with the channels that the model takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mask file -> class ids: where silent errors are stopped."""
+"""Mask files to class ids; refuses what would be a wrong label in silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device, how many, in which precision: what the user asked for -> a Fabric."""
+"""Device, number of devices and precision as asked for, to a Fabric; limits of devices."""
 
 from __future__ import annotations
 

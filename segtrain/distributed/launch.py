@@ -1,4 +1,4 @@
-"""The processes (ranks) of one run: started, watched, named when one dies, never left behind."""
+"""The ranks of a run: started, watched, named when one dies, never left behind."""
 
 from __future__ import annotations
 

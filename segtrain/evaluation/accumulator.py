@@ -1,4 +1,4 @@
-"""What the predictions of a split come to: sums, and 3C integers an image."""
+"""Accumulator of the predictions of a split: sums, and 3C integers an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: metrics.json, tables, pictures, and report.html."""
+"""The files of an evaluation: metrics.json, tables, pictures, and report.html."""
 
 from __future__ import annotations
 

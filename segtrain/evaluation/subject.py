@@ -1,4 +1,4 @@
-"""What is scored: predictions of a split, with classes, palette and where they come from."""
+"""The subject of an evaluation: predictions of a split, with classes, palette and origin."""
 
 from __future__ import annotations
 

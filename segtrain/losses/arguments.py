@@ -1,4 +1,4 @@
-"""Checks of a loss's arguments, which may come from a user's expression and so be anything."""
+"""Checks of a loss's arguments, which come from a user's expression and may be anything."""
 
 import math
 from collections.abc import Sequence

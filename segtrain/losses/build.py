@@ -1,4 +1,4 @@
-"""Losses by name. A loss is a weighted sum of terms; a term is a family of FAMILIES."""
+"""Loss expression to Loss, a weighted sum of terms; FAMILIES, the table of losses by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss expressions: "ohem(thresh=0.7)+0.5*dice" to terms, by Python's own parser, never eval."""
+"""Parser of loss expressions such as "ohem(thresh=0.7)+0.5*dice"; never runs what it reads."""
 
 from __future__ import annotations
 

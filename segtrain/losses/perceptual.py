@@ -1,4 +1,4 @@
-"""The perceptual loss: how a network that knows pictures sees the painted masks."""
+"""VGG's perceptual loss: the distance between features of the painted masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What losses read of a batch: the map of negative log-likelihoods, and sums over each class."""
+"""One reading of the logits for all terms: the map of negative log-likelihoods, and class sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums over the pixels of all devices: the only file in losses/ that knows torch.distributed."""
+"""Sums over the pixels of all devices; the only file in losses/ that knows torch.distributed."""
 
 import torch
 import torch.distributed as dist

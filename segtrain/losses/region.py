@@ -1,4 +1,4 @@
-"""Losses over regions: sums per class over many pixels."""
+"""Region losses from sums per class: Tversky, Dice, Jaccard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals of a score by the bootstrap: images, or groups of them, drawn with replacement."""
+"""Confidence intervals by bootstrap: images, or groups of them, drawn with replacement."""
 
 from __future__ import annotations
 

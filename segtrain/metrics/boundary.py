@@ -1,4 +1,4 @@
-"""Boundary IoU: how well the contours of a prediction follow those of the truth."""
+"""Boundary IoU: overlap of the contours of prediction and truth."""
 
 from __future__ import annotations
 

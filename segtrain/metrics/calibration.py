@@ -1,4 +1,4 @@
-"""Calibration: whether a network is right as often as it says."""
+"""Calibration: confidence against accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One confusion matrix, and every score derived from it."""
+"""The confusion matrix, and every score derived from it."""
 
 from __future__ import annotations
 

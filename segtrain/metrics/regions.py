@@ -1,4 +1,4 @@
-"""Connected regions of the truth by size, and how many of them a prediction finds."""
+"""Connected regions of the truth by size, and the share that a prediction finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the one way in which anyone gets a trained model.
+"""Checkpoints: weights with all that prediction needs, and the state to resume from.
 
 NAME.safetensors holds the weights, and as JSON in its metadata all that prediction needs; loading
 it runs no code and asks no network. last.state.pt is for resuming alone.

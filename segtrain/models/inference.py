@@ -1,4 +1,4 @@
-"""Image -> logits at the image's own size; knows no network, only a function that predicts.
+"""Sliding-window and test-time-augmented inference: images to logits at the images' own size.
 
 Evaluation and prediction both go through here, so that a score is of what prediction delivers.
 """

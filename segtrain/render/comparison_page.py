@@ -1,4 +1,4 @@
-"""The page of a comparison: contenders, their differences as bars, and what was compared."""
+"""comparison.html: runs, their differences as bars, and what was compared."""
 
 from __future__ import annotations
 

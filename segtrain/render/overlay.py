@@ -1,4 +1,4 @@
-"""Class ids and images -> pictures."""
+"""Class ids and images to pictures: palettes, overlays, legends, panels."""
 
 from __future__ import annotations
 

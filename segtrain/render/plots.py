@@ -1,4 +1,4 @@
-"""Scores -> charts."""
+"""Scores to charts."""
 
 from __future__ import annotations
 

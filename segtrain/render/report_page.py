@@ -1,4 +1,4 @@
-"""Scores and images -> report.html: one file, which loads nothing else."""
+"""report.html from scores and images: one file, which loads nothing else."""
 
 from __future__ import annotations
 

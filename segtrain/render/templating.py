@@ -1,4 +1,4 @@
-"""Templates of templates/ -> pages; a light import, as comparing runs needs no torch."""
+"""Templates to pages; a light import, as comparing runs needs no torch."""
 
 from __future__ import annotations
 

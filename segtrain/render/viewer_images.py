@@ -1,4 +1,4 @@
-"""Images of a page's viewer: small, encoded, and painted in colours that tell classes apart."""
+"""Images of a page's viewer: small, encoded, in colours that tell classes apart."""
 
 from __future__ import annotations
 

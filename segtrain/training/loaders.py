@@ -1,4 +1,4 @@
-"""What feeds the training loop: the loader of training batches and the held-out pairs."""
+"""Loaders of one process: training batches, and the held-out pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimiser, the learning rate of every step, and the moving average of the weights."""
+"""Optimizer, the learning rate of every step, and the moving average of the weights."""
 
 from __future__ import annotations
 

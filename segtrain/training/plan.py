@@ -1,4 +1,4 @@
-"""All that is found out and refused before training starts."""
+"""The plan of a training: all that is found out and refused before its first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training changes: kept in one place, saved whole, and found again by --resume."""
+"""The state of a training: kept in one place, saved whole, restored by --resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One optimiser step: images and targets -> changed weights, or a skipped step."""
+"""One optimizer step: images and targets to changed weights, or a skipped step."""
 
 from __future__ import annotations
 

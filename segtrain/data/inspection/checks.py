@@ -1,4 +1,4 @@
-"""Facts of pairs -> findings: what would crash training or teach it wrong labels, what is odd."""
+"""Facts of pairs to findings: crashes, wrong labels and oddities to come."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same image twice: by content, by perceptual hash, by its file's bytes."""
+"""Images that occur twice: by content, by perceptual hash, by bytes."""
 
 from __future__ import annotations
 

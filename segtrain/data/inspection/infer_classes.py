@@ -1,4 +1,4 @@
-"""Which classes masks hold whose classes nobody named; where that would be a guess, the choices."""
+"""Classes inferred from masks where nobody named them; the choices where that would be a guess."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads every pair once, on all cores: facts of each file, kept for the next time."""
+"""One reading of every pair on all cores: facts of each file, kept for the next time."""
 
 from __future__ import annotations
 

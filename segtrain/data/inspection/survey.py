@@ -1,4 +1,4 @@
-"""A data section -> all that is known of the data set, and all that is wrong with it."""
+"""A data section to all that is known of the data set, and all that is wrong with it."""
 
 from __future__ import annotations
 

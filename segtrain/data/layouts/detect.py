@@ -1,4 +1,4 @@
-"""A layout on disk -> pairs of image and mask, by split."""
+"""The layout of a folder, and its pairs of image and mask by split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that data.splits names -> a listing of them."""
+"""The files that data.splits names, as a listing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mask values mean: what a layout knows of them, and what the config says instead."""
+"""Meaning of mask values: what a layout knows of them, and what the config says instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which data set a data section means, and how its files are read."""
+"""The folder that a data section means: its path, ./data, or the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a layout names -> pairs, what is left out, and what is wrong with the others."""
+"""Listed files to pairs, with what is left out and what is wrong with the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets in the layouts of their publishers, with their tables of classes and colours."""
+"""Published data sets in their publishers' layouts, with their tables of classes and colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs -> tensors, and the loaders around them. Images stay uint8: the model normalises."""
+"""Pairs to tensors, and the loaders around them; images stay uint8: the model normalises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images make a batch: a function of (seed, step), so resuming cannot get it wrong."""
+"""Samplers: the images of a batch as a function of seed and step, so resuming is exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pixel pass in plain torch: twin of the tiles and kernels, and what torch.compile sees."""
+"""The pixel pass in plain torch: reference of the others, and what torch.compile sees."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The pixel pass on the CPU, tile by tile of rows: nothing of the logits' full size is kept."""
+"""The pixel pass on the CPU, by tiles of rows: nothing of the logits' full size is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triton kernels of the pixel pass for CUDA, beside the plain twin in plain.py.
+"""Triton kernels of the pixel pass for CUDA, beside the plain reference in plain.py.
 
 Logits of any dtype and strides are read as they are; what follows is float32 in registers. With
 `upsample` > 1 the network's low-resolution logits are interpolated there too, so that

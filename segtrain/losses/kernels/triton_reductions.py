@@ -1,4 +1,4 @@
-"""Triton kernels of what weights the map: sums over classes, and counts of digits, for CUDA."""
+"""Triton kernels for sums over classes and counts of digits, for CUDA."""
 
 import torch
 import triton
