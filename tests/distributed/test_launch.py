@@ -116,7 +116,8 @@ def test_an_exit_that_hangs_is_ended():
 
 
 @pytest.mark.parametrize("rank, ending", [(0, Stopped), (1, SystemExit)])
-def test_of_ranks_that_stop_together_one_says_so(rank: int, ending: type):
+def test_of_ranks_that_stop_together_one_says_so(rank: int, ending: type, monkeypatch):
+    monkeypatch.setattr("segtrain.distributed.launch.HUSH", 0)
     with pytest.raises(ending) as ended:
         with started(stub(rank, world=1), Train(), None):
             raise Stopped("SIGTERM: stopped", signal.SIGTERM)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import faults.conftest
 import numpy as np
 import pytest
 from conftest import QUICK, TINY, write_pairs
-from running import Running
+from faults.zygote import Child, Zygote
 from same_run import rows_of, weights_of
 
+zygote = faults.conftest.zygote  # the fixture
 # batch norm of each process's own images would differ, and a mining and a region loss show
 # whether each is that of the whole batch
 SAME = (
@@ -24,13 +26,19 @@ def home(tmp_path: Path) -> Path:
     return write_pairs(tmp_path / "set", 14).parent  # 7 to train, 7 to score: no number shares them
 
 
-def test_scores_are_the_same_to_the_last_bit(cli, home: Path):
+def fit(zygote: Zygote, *options: object, devices: int, code: str = "") -> Child:
+    """A run in this folder, by so many processes."""
+    command = ["fit", "--data", "set", *QUICK, *options, "--devices", devices]
+    fitted = zygote.run(*command, cwd=Path.cwd(), devices=devices, code=code)
+    assert fitted.code == 0, fitted.stderr
+    return fitted
+
+
+def test_scores_are_the_same_to_the_last_bit(cli, zygote: Zygote, home: Path):
     still = [*SAME, "--lr", "1e-30"]  # weights as they began, whoever averages their gradients
     scores = []
     for devices in (1, 2, 3):
-        options = ["--devices", devices, "--name", f"on{devices}"]
-        fitted = cli("fit", "--data", "set", *QUICK, *still, *options)
-        assert fitted.code == 0, fitted.stderr
+        fitted = fit(zygote, *still, "--name", f"on{devices}", devices=devices)
         assert len([line for line in fitted.stdout.splitlines() if line.startswith("epoch ")]) == 1
         (row,) = rows_of(Path(f"runs/on{devices}"))
         scores.append({name: value for name, value in row.items() if name.startswith("val_")})
@@ -45,12 +53,10 @@ def test_scores_are_the_same_to_the_last_bit(cli, home: Path):
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_two_processes_take_the_steps_of_one(cli, home: Path, parts: int):
+def test_two_processes_take_the_steps_of_one(cli, zygote: Zygote, home: Path, parts: int):
     split = ["--lr", "0.1", "--set", f"train.accumulate={parts}"]
     for devices in (1, 2):
-        options = [*split, "--devices", devices, "--name", f"on{devices}"]
-        fitted = cli("fit", "--data", "set", *QUICK, *SAME, *options)
-        assert fitted.code == 0, fitted.stderr
+        fit(zygote, *SAME, *split, "--name", f"on{devices}", devices=devices)
     one, two = (rows_of(Path(f"runs/on{devices}"))[0] for devices in (1, 2))
     assert one.keys() == two.keys()
     for name in one:
@@ -62,7 +68,10 @@ def test_two_processes_take_the_steps_of_one(cli, home: Path, parts: int):
 
 
 def test_processes_keep_their_own_batch_norm_and_say_so(cli, home: Path):
-    """And DDP bears parameters that no loss reaches, which this encoder has, in a step in parts."""
+    """And DDP bears parameters that no loss reaches, which this encoder has, in a step in parts.
+
+    Here the other process is no fork, but what `fit` itself starts.
+    """
     network = "--arch fpn --encoder efficientnet-b0 --set model.options={}".split()
     options = [*network, "--batch-size", "8", "--devices", "2", "--set", "train.accumulate=2"]
     fitted = cli("fit", "--data", "set", *QUICK, *options, "--set", "data.val_fraction=0.3")
@@ -72,9 +81,7 @@ def test_processes_keep_their_own_batch_norm_and_say_so(cli, home: Path):
 
 
 BAD_ON_ONE = """
-import sys
 import torch
-from segtrain.cli.app import app
 from segtrain.losses import Loss
 
 whole, calls = Loss.forward, iter(range(1000))
@@ -86,20 +93,14 @@ def forward(self, *args, **kwargs):
     return loss
 
 Loss.forward = forward
-sys.exit(app())
 """
 
 
-def test_a_step_that_is_bad_on_one_rank_is_skipped_by_all(home: Path, monkeypatch):
+def test_a_step_that_is_bad_on_one_rank_is_skipped_by_all(cli, zygote: Zygote, home: Path):
     """Each rank's loss is its own here, so that the other one sees nothing wrong in its own."""
-    monkeypatch.chdir(home)
-    Path("bad.py").write_text(BAD_ON_ONE)
     options = [*SAME, "--set", "loss.sync=false", "--set", "train.steps_per_epoch=3", "--name", "r"]
-    command = ["fit", "--data", "set", *QUICK, *options, "--devices", "2"]
-    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 bad.py".split()
-    with Running(home, *torchrun, *command) as run:
-        assert run.ended(120) == 0, run.err.read_text()
-        (said,) = [line for line in run.out.read_text().splitlines() if "skipped" in line]
+    run = fit(zygote, *options, devices=2, code=BAD_ON_ONE)
+    (said,) = [line for line in run.stdout.splitlines() if "skipped" in line]
     assert said.startswith("step 2: skipped, its loss or gradient is not finite (1 so far)")
     (row,) = rows_of(Path("runs/r"))
     assert row["skipped_steps"] == "1" and np.isfinite(float(row["train_loss"]))

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, TINY, run_cli, write_pairs
+from conftest import QUICK, TINY, write_pairs
 from running import Running
 from same_run import assert_same_run
+
+from faults.zygote import Zygote
 
 HOSTS = ("10.77.0.1", "10.77.0.2")
 
@@ -45,13 +47,13 @@ def hosts() -> Iterator[list[str]]:
         subprocess.run(["ip", "link", "del", names[0]], capture_output=True, timeout=30)
 
 
-def test_two_hosts_make_the_run_of_one(hosts: list[str], tmp_path: Path):
+def test_two_hosts_make_the_run_of_one(hosts: list[str], zygote: Zygote, tmp_path: Path):
     write_pairs(tmp_path / "set", 10)
     fit = ["fit", "--data", tmp_path / "set", *QUICK, *TINY, "--batch-size", "4"]
     fit += ["--name", "r"]
     for name in hosts:
         (tmp_path / name).mkdir()
-    one = run_cli(*fit, "--devices", "2", "--out", tmp_path / "one/runs")
+    one = zygote.run(*fit, "--devices", "2", "--out", "one/runs", cwd=tmp_path, devices=2)
     assert one.code == 0, one.stderr
     running = [
         Running(

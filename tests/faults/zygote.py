@@ -1,13 +1,50 @@
-"""Real processes of segtrain without paying its imports each time, and what goes wrong in them.
+"""Fork real processes of segtrain, without the imports, and break something in them on purpose.
 
-Run as a script, this is a process that imports segtrain once and then forks a child for each
-request; the child runs the command line as `segtrain ARGV` would. `Zygote` is the other end.
+What it is for. A test of a fault (a kill, a signal, a full disk) needs a process of its own that
+may die. To start Python and import torch and segtrain takes 5 s; a fork of a process that has
+done so takes milliseconds. Hence the *zygote*, a fork server: a process that imports everything
+once, never runs anything itself, and forks a child for each run that a test asks for.
 
-A child tells what it is doing: every function of `FUNCTIONS` that it enters, and everything that
-it writes below its folder, is an *event*: "forward", "validate", "write config.yaml", "replace
-last.state.pt" and so on, in a file that outlives a kill. A request can aim at one of them: the
-n-th "replace last.state.pt", before it is done or after, or half-way through the bytes of a write,
-is where the child gets a signal, or finds the disk full.
+How it works, step by step:
+
+1. `Zygote(home)`, in the test process, starts this file as a script. The script imports `IMPORTS`,
+   checks that it has one thread (a fork copies no others), and waits on its stdin.
+2. `Zygote.start("fit", ..., cwd=folder)` writes one request, a line of JSON, to that stdin, and
+   reads the PID of the new child from the script's stdout. It returns a `Child`.
+3. The child opens a session of its own, so that it can be signalled as a group, sends its output
+   to files, moves to `cwd`, runs `code` if the request has some, and installs a `Watch`. Then it
+   runs the command line in the same way as `segtrain ARGV`.
+4. The watch wraps `FUNCTIONS` and all calls that write a file below `cwd` (`WRITES`). Each of these
+   calls is an *event* with a name: "forward", "validate", "write config.yaml", "replace
+   last.state.pt". The child appends a line to its *trace* when an event begins ("> forward") and
+   when it ends ("< forward"). The trace is a file, so it outlives a kill.
+5. If an event matches an *aim* of the request, the watch does what the aim says: it sends the
+   process a signal, or lets the write fail. An `Aim` names the event, which occurrence of it (the
+   n-th), and the moment: BEFORE it, AFTER it, or HALF way through the bytes of a write.
+6. The zygote waits for its children and writes how each ended to its *status* file: the exit code,
+   or "stopped". `Child.wait` and `Child.wait_stopped` poll for that file.
+
+Several ranks. Rank 0 of `fit --devices N` starts the others by subprocess.Popen. With `devices=N`
+the child forks N - 1 spare processes before it does anything else, and a Popen of segtrain then
+becomes one of them: a child of rank 0 as in earnest, but without the imports. Ranks other than 0
+have neither a watch nor aims.
+
+How to test a new fault:
+
+    def test_a_kill_before_the_second_validation(zygote, straight, tmp_path):
+        aim = Aim("validate", 2, signal=signal.SIGKILL)
+        child = straight.fit(zygote, tmp_path, aims=[aim])  # runs.py: the run of these tests
+        assert child.wait() == -signal.SIGKILL
+        straight.finish(zygote, tmp_path)  # it resumes, and equals the run without a fault
+
+`child.events()` lists what a run did; take the name of the event from there. A function that is
+no event yet becomes one by a row of `FUNCTIONS`. To act from outside at a known moment, aim SIGSTOP
+at it, `wait_stopped()`, act (fill the disk, kill a worker), and `send(signal.SIGCONT)`. To break
+something else, pass Python as `code`; it can replace a function of segtrain, or end the process.
+
+By hand, to see the events of a run:
+
+    python tests/faults/zygote.py fit --data SET --workers 0
 """
 
 from __future__ import annotations
@@ -24,6 +61,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -55,18 +93,18 @@ WRITES = ("mkdir", "open", "write", "fsync", "replace", "rename", "link", "symli
 
 @dataclass
 class Aim:
-    """At the n-th event of that name ("*" is anything written): a signal, or a failing write."""
+    """Where a child is to break, and how: a signal to itself, or a write that fails."""
 
-    event: str
+    event: str  # "*" is anything that is written
     nth: int = 1
-    when: str = BEFORE  # or AFTER; HALF: in the midst of a write's bytes
+    when: str = BEFORE  # or AFTER; HALF of a write's bytes are written first
     signal: int = 0
-    errno: int = 0  # that a write fails with
-    lasting: bool = True  # so do all writes that follow
+    errno: int = 0  # the error of a write that fails
+    lasting: bool = True  # all later writes fail, too
 
 
 class Watch:
-    """Tells of the events of this process, not of its children, and does what is aimed at one."""
+    """Trace the events of this process, not of its children, and act where an aim says so."""
 
     def __init__(self, root: str, trace: str, aims: list[Aim]):
         self.root, self.aims = os.path.join(os.path.realpath(root), ""), aims
@@ -92,7 +130,7 @@ class Watch:
         half: Callable[[], Any] | None = None,
         path: object = None,
     ) -> Any:
-        """act(), as the event; a write has its path and may have its half."""
+        """Call act() as the event; a write has a path, and `half` writes half of it."""
         self.tell(f"> {event}")
         try:
             return self._aimed(event, act, half, path)
@@ -197,14 +235,14 @@ class Watch:
 
 
 def kind(path: object) -> str:
-    """The name of what is written, less what differs from run to run."""
+    """The name of a file that is written, without what differs from run to run."""
     name = re.sub(r"^\.tmp-(\d+-)?", "", os.path.basename(os.fsdecode(path)))
     name = re.sub(r"(events\.out).*", r"\1", name.replace(f"-{os.getpid()}", ""))
     return re.sub(r"[0-9a-f]{16,}|(?<=step-)\d+", "#", name)
 
 
 def _find(dotted: str) -> Any:
-    """A module, or a class in one."""
+    """A module, or a class in one, by its dotted name."""
     try:
         return importlib.import_module(dotted)
     except ModuleNotFoundError:
@@ -216,7 +254,7 @@ def _find(dotted: str) -> Any:
 
 
 def serve() -> None:
-    """A request a line on stdin, the child's PID on stdout; its status in the file STATUS."""
+    """Fork a child for each line of stdin, and answer with its PID, until stdin ends."""
     replies = os.dup(1)
     for module in IMPORTS:
         importlib.import_module(module)
@@ -266,7 +304,7 @@ def _write_whole(path: str, text: str) -> None:
 
 
 def _child(request: dict[str, Any]) -> None:
-    """Runs the command line as a process of its own would, and ends; never returns."""
+    """Run the command line as a process of its own would, and end; never return."""
     code = 1
     try:
         os.setsid()
@@ -279,20 +317,24 @@ def _child(request: dict[str, Any]) -> None:
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
         sys.argv = ["segtrain", *request["argv"]]
-        aims = [Aim(**aim) for aim in request["aims"]]
-        watch = Watch(request["cwd"], request["trace"], aims)
-        watch.install()
-        if limit := request["file_size"]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        from segtrain.cli.app import app
-
+        watch = None
         try:
-            watch.run(START, lambda: None)
+            exec(request["code"], {})
+            if not Rank.fork(request["devices"] - 1):
+                aims = [Aim(**aim) for aim in request["aims"]]
+                watch = Watch(request["cwd"], request["trace"], aims)
+                watch.install()
+                watch.run(START, lambda: None)
+            if limit := request["file_size"]:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            from segtrain.cli.app import app
+
             app(prog_name="segtrain")
             code = 0
         except SystemExit as error:
             code = error.code or 0
-        watch.run(END, lambda: None)
+        if watch:
+            watch.run(END, lambda: None)
         atexit._run_exitfuncs()
     except BaseException:
         traceback.print_exc()
@@ -304,12 +346,52 @@ def _child(request: dict[str, Any]) -> None:
             os._exit(code)
 
 
+class Rank(subprocess.Popen):
+    """`python -m segtrain ARGV`, as a spare process that was forked before: see _execute_child."""
+
+    spares: list[tuple[int, int]] = []  # PID, and the pipe that it reads its orders from
+
+    @classmethod
+    def fork(cls, count: int) -> bool:
+        """Fork spares, and have subprocess use them; True in a spare, once it has its orders."""
+        for _ in range(count):
+            orders, pipe = os.pipe()
+            pid = os.fork()
+            if pid:
+                os.close(orders)
+                cls.spares.append((pid, pipe))
+                continue
+            for other in (pipe, *(pipe for _, pipe in cls.spares)):
+                os.close(other)
+            with open(orders) as file:
+                text = file.read()
+            if not text:  # rank 0 ended before it started this one
+                os._exit(0)
+            argv, environment = json.loads(text)
+            os.environ.clear()
+            os.environ.update(environment)
+            sys.argv = ["segtrain", *argv]
+            return True
+        subprocess.Popen = cls
+        return False
+
+    def _execute_child(self, args: list[str], *rest: Any) -> None:
+        """Give a spare its orders, where subprocess would fork and run a program."""
+        if not self.spares or args[1:3] != ["-m", "segtrain"]:
+            return super()._execute_child(args, *rest)
+        self.pid, pipe = self.spares.pop(0)
+        self._child_created = True
+        environment = rest[5]
+        with open(pipe, "w") as file:
+            json.dump((args[3:], dict(environment)), file)
+
+
 # --- the end that asks ----------------------------------------------------------------------------
 
 
 @dataclass
 class Event:
-    """What a child did, and for how long it had run by then."""
+    """An event of a child, and how long it had run by then."""
 
     name: str
     seconds: float
@@ -317,7 +399,7 @@ class Event:
 
 @dataclass
 class Child:
-    """A run of the command line, of which one can wait for the end, or a stop."""
+    """A run of the command line in a process that the zygote has forked."""
 
     pid: int
     home: Path  # where its stdout, stderr, status and trace are
@@ -342,42 +424,59 @@ class Child:
         return self.code
 
     def wait_stopped(self, timeout: float = 60) -> None:
-        """Until it has stopped itself, as an Aim with SIGSTOP asks."""
+        """Wait until it has stopped itself, as an Aim with SIGSTOP asks."""
         status = self._status(timeout)
         assert status == "stopped", (status, self.stderr)
 
     def send(self, signum: int, group: bool = False) -> None:
-        """To it, or to it and its loader workers; to nobody where it has ended."""
+        """Signal it, or its group: it, its loader workers and its ranks. It may have ended."""
         with suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, signum)
 
+    def says(self, text: str, timeout: float = 60) -> None:
+        """Wait until it has printed the text."""
+        end = time.monotonic() + timeout
+        while text not in self.stdout:
+            if time.monotonic() > end or (self.home / "status").exists():
+                self.send(signal.SIGKILL, group=True)
+                raise TimeoutError(f"never said {text!r}; {self.phase()}\n{self.stderr}")
+            time.sleep(0.003)
+
     @property
     def stdout(self) -> str:
-        return (self.home / "stdout").read_text(errors="replace")
+        return self._read("stdout")
 
     @property
     def stderr(self) -> str:
-        return (self.home / "stderr").read_text(errors="replace")
+        return self._read("stderr")
+
+    def _read(self, name: str) -> str:
+        path = self.home / name
+        return path.read_text(errors="replace") if path.exists() else ""
 
     @property
     def error(self) -> str:
-        """The one line that a failed command prints; asserts that it is one, without traceback."""
+        """The one line that a failed command prints; assert that there is one."""
+        assert len(self.errors) == 1, (self.stdout, self.stderr)
+        return self.errors[0]
+
+    @property
+    def errors(self) -> list[str]:
+        """Its error lines; assert that it has printed no traceback."""
         assert "Traceback" not in self.stdout + self.stderr, self.stderr
-        lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, (self.stdout, self.stderr)
-        return lines[0]
+        return [line for line in self.stderr.splitlines() if line.startswith("error: ")]
 
     def count(self, event: str) -> int:
         return sum(e.name == event for e in self.events())
 
     def events(self) -> list[Event]:
-        """What it entered, in order."""
+        """Its events, in the order in which they began."""
         told = [line.split(" ", 2) for line in (self.home / "trace").read_text().splitlines()]
         start = float(told[0][0]) if told else 0
         return [Event(name, float(at) - start) for at, mark, name in told if mark == ">"]
 
     def phase(self) -> str:
-        """What it was doing when it was last heard of."""
+        """What it was doing at the end of its trace."""
         path = self.home / "trace"
         lines = path.read_text().splitlines() if path.exists() else []
         told = [line.split(" ", 2) for line in lines]
@@ -392,16 +491,16 @@ class Child:
         return inner[-1] if inner else f"after {told[-1][2]}"
 
     def workers(self) -> list[int]:
-        """PIDs of its children."""
+        """PIDs of its children: loader workers, or the ranks that it started."""
         return [pid for pid, (parent, _) in processes().items() if parent == self.pid]
 
     def left(self) -> list[int]:
-        """PIDs of what lives of its group, itself and its workers."""
+        """PIDs of the processes of its group that live."""
         return [pid for pid, (_, group) in processes().items() if group == self.pid]
 
 
 def processes() -> dict[int, tuple[int, int]]:
-    """PID: its parent and its group, of all that live; by Linux's /proc."""
+    """Parent and group by PID, of all processes that live; from Linux's /proc."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -412,11 +511,11 @@ def processes() -> dict[int, tuple[int, int]]:
 
 
 class Zygote:
-    """The process that forks; one for each process of the tests."""
+    """The fork server, as a test sees it; one for each process of the tests."""
 
     def __init__(self, home: Path):
         self.home, self.count = home, 0
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         self.log = open(home / "zygote.log", "w")
         self.process = subprocess.Popen(
             [sys.executable, __file__],
@@ -440,8 +539,14 @@ class Zygote:
         aims: list[Aim] = [],
         env: dict[str, str] = {},
         file_size: int = 0,
+        devices: int = 1,
+        code: str = "",
     ) -> Child:
-        """Runs `segtrain ARGV` in the folder cwd; no file may have more bytes than file_size."""
+        """Run `segtrain ARGV` in the folder cwd, in a child.
+
+        No file may have more bytes than `file_size`, if that is given. `devices` is how many ranks
+        the run has on this host. `code` is Python that each of them runs first.
+        """
         self.count += 1
         home = self.home / f"{self.count:04d}"
         home.mkdir()
@@ -451,23 +556,38 @@ class Zygote:
             "env": env,
             "aims": [vars(aim) for aim in aims],
             "file_size": file_size,
+            "devices": devices,
+            "code": code,
         } | {name: str(home / name) for name in ("stdout", "stderr", "status", "trace")}
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
         return Child(self._pid(), home, self)
 
     def run(self, *argv: object, **how: Any) -> Child:
-        """The same, to its end."""
+        """Start it, and wait for its end."""
         child = self.start(*argv, **how)
         child.wait()
         return child
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(10)
+        self.process.communicate(timeout=10)
         self.log.close()
 
 
+def show(argv: list[str]) -> None:
+    """Run the command line as a child, and print what it did and how it ended."""
+    with tempfile.TemporaryDirectory() as home:
+        zygote = Zygote(Path(home))
+        child = zygote.run(*argv, cwd=Path.cwd())
+        for event in child.events():
+            print(f"{event.seconds:8.3f} s  {event.name}")
+        print(f"{child.stdout}{child.stderr}exit code {child.code}")
+        zygote.close()
+
+
 if __name__ == "__main__":
-    serve()
+    if len(sys.argv) > 1:
+        show(sys.argv[1:])
+    else:
+        serve()
     os._exit(0)  # Python's own end takes seconds with all that is imported
