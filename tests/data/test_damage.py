@@ -303,7 +303,7 @@ def polygons(region: np.ndarray, rng: np.random.Generator) -> list[list[float]]:
     found = []
     for y, row in enumerate(region):
         edges = np.flatnonzero(np.diff(np.pad(row.astype(int), 1)))
-        for left, right in zip(edges[::2].tolist(), edges[1::2].tolist()):
+        for left, right in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             found.append([left, y, right, y, right, y + 1, left, y + 1])
     return found
 
@@ -465,7 +465,8 @@ def write(case: Case, root: Path) -> Written:
     layout = LAYOUTS[case.layout]
     rng = np.random.default_rng([case.seed, list(LAYOUTS).index(case.layout)])
     meaning = layout.meanings[rng.integers(len(layout.meanings))]
-    splits = [s for s, n in zip(("train", "val", "test"), case.counts) for _ in range(n)]
+    counted = zip(("train", "val", "test"), case.counts, strict=True)
+    splits = [split for split, count in counted for _ in range(count)]
     splits = [split for split in splits if split in layout.splits]
     pairs = [write_pair(layout, meaning, n, split, root, rng) for n, split in enumerate(splits)]
     damages = [

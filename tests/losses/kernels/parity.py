@@ -144,7 +144,7 @@ def poisoned_upsampled():
         (grad,) = torch.autograd.grad((nll**2).sum() + (mass**2).sum(), leaf)
         results.append((nll, mass, grad))
     return {
-        "the same": zero(torch.cat([(a - b).flatten() for a, b in zip(*results)])),
+        "the same": zero(torch.cat([(a - b).flatten() for a, b in zip(*results, strict=True)])),
         "gradient of the NaN": zero(results[1][2][..., 3]),
     }
 
