@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +15,26 @@ import segtrain
 ROOT = Path(segtrain.__file__).parent
 
 # from top to bottom; rooms of one floor don't see each other
-STAIRCASE = (
-    {"__main__"},
-    {"cli"},
-    {"commands"},
-    {"training"},
-    {"evaluation"},
-    {"data"},
-    {"models", "distributed", "runs"},
-    {"config", "render"},
-    {"losses", "metrics"},
-    {"files"},
-    {"console"},
-    {"errors", "version"},
-)
-FLOORS = {room: floor for floor, rooms in enumerate(STAIRCASE) for room in rooms}
+STAIRCASE = """
+__main__
+cli
+commands
+training
+evaluation
+data
+models | distributed | runs
+config | render
+losses | metrics
+files
+console
+errors | version
+"""
+FLOORS = {
+    room: floor
+    for floor, rooms in enumerate(STAIRCASE.split("\n"))
+    for room in rooms.split(" | ")
+    if room
+}
 FACES = {"segtrain", "segtrain.config", "segtrain.losses"}  # the others' __init__.py are empty
 
 
@@ -178,3 +184,17 @@ def test_tests_mirror_the_rooms():
     folders = {path.parent.relative_to(tests) for path in tests.glob("*/**/test_*.py")}
     rooms = {path.parent.relative_to(ROOT) for path in FILES.values()}
     assert {str(folder) for folder in folders - rooms} == of_the_whole
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_the_pages_have_the_staircase(page):
+    assert f"```text{STAIRCASE}```" in (ROOT.parent / page).read_text()
+
+
+def test_the_files_that_the_architecture_names_exist():
+    page = (ROOT.parent / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`([a-z_]+/[\w/]+\.(?:py|html))`", page))
+    assert len(named) > 30
+    to_come = {"models/encoders.py", "runs/trackers.py", "evaluation/tuning.py"}
+    places = (ROOT, ROOT.parent)
+    assert {n for n in named if not any((place / n).exists() for place in places)} == to_come
