@@ -1,12 +1,18 @@
-"""Writes docs/config.md and docs/losses.md from the code, so that the manual can't go stale."""
+"""Write what the documents take from elsewhere, so that it can't go stale.
+
+docs/config.md and docs/losses.md come from the code, the tables of README.md and
+benchmarks/README.md from the figures in benchmarks/results/.
+"""
 
 import inspect
+import runpy
 from pathlib import Path
 
 from segtrain.commands.losses import signature
 from segtrain.config import Config
 from segtrain.losses import FAMILIES
 
+ROOT = Path(__file__).parents[1]
 CONFIG_HEADER = """# Every config field
 
 Written by `python docs/generate.py` from `segtrain/config/`. Any of them can stand in the YAML
@@ -57,7 +63,15 @@ def wrapped(arguments: str) -> list[str]:
     return [line if line.split(":")[0].isidentifier() else f" {line}" for line in lines]
 
 
+def documents() -> dict[str, str]:
+    """Every generated document: its path in the repository, and the text that it should have."""
+    fill = runpy.run_path(str(ROOT / "benchmarks/tables.py"))["fill"]
+    with_tables = ("README.md", "benchmarks/README.md")
+    return {"docs/config.md": config_tables(), "docs/losses.md": loss_pages()} | {
+        page: fill((ROOT / page).read_text(encoding="utf-8")) for page in with_tables
+    }
+
+
 if __name__ == "__main__":
-    folder = Path(__file__).parent
-    (folder / "config.md").write_text(config_tables(), encoding="utf-8")
-    (folder / "losses.md").write_text(loss_pages(), encoding="utf-8")
+    for page, text in documents().items():
+        (ROOT / page).write_text(text, encoding="utf-8")

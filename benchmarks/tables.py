@@ -1,0 +1,178 @@
+"""The tables of the documents, written from the figures in results/.
+
+A document holds a table between two markers, `<!-- table: NAME -->` and `<!-- end -->`; `fill`
+writes what stands between them. `python docs/generate.py` does that for all documents.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+NETWORKS = {"unet/resnet18": "U-Net/ResNet-18", "deeplabv3plus/resnet50": "DeepLabV3+/ResNet-50"}
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def fill(document: str) -> str:
+    """The document with all of its tables written anew."""
+    return MARKED.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], document)
+
+
+def result(name: str) -> Any:
+    file = Path(__file__).parent / "results" / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    head = [str(cell) for cell in header]
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def ratio(found: dict[str, Any]) -> str:
+    low, high = found["spread"]
+    return f"{found['median']:.2f}x ({low:.2f}-{high:.2f})"
+
+
+def demo_losses() -> str:
+    rows = []
+    for loss, found in result("demo_losses")["summary"].items():
+        iou = found["iou"]
+        quoted = [found["miou_after_epoch_1"], found["miou"], iou["pole"], iou["sign"]]
+        cells = [f"{each['mean']:.3f} ({each['min']:.3f}-{each['max']:.3f})" for each in quoted]
+        rows.append([f"`{loss}`", *cells])
+    header = ["loss", "mIoU after epoch 1", "mIoU", "pole (1.6 % of pixels)", "sign (0.4 %)"]
+    return table(header, rows)
+
+
+def camvid_losses() -> str:
+    found = result("camvid_losses")
+    against = {row["name"]: row for row in found["differences"]}
+    rows = []
+    for row in found["contenders"]:
+        interval, seeds = (
+            f"{low:.3f}-{high:.3f}" for low, high in (row["miou_ci"], row["miou_range"])
+        )
+        cells = [f"`{row['name']}`", f"{row['miou']:.3f} ({interval})", seeds, "", ""]
+        if other := against.get(row["name"]):
+            low, high = other["miou_ci"]
+            cells[3] = f"{other['miou']:+.3f} ({low:+.3f} to {high:+.3f})"
+            cells[4] = "yes" if other["beyond_noise"] else "no"
+        rows.append(cells)
+    return table(["loss", "mIoU (95 % interval)", "seeds", "against `ce`", "beyond noise"], rows)
+
+
+def camvid_classes() -> str:
+    found = result("camvid_losses")
+    rows = [
+        [f"`{row['name']}`", *(f"{each['iou']:.3f}" for each in row["classes"])]
+        for row in found["contenders"]
+    ]
+    return table(["loss", *found["classes"]], rows)
+
+
+def samplers(view: str) -> str:
+    found = result(f"camvid_samplers_{view}")["summary"]
+    rows = [
+        [f"`{name}`", *(f"{each['mean']:.3f}" for each in (row["miou"], *row["iou"].values()))]
+        for name, row in found.items()
+    ]
+    return table(["sampler", "mIoU", *next(iter(found.values()))["iou"]], rows)
+
+
+def loading() -> str:
+    rows = []
+    for case in result("data_cpu")["cases"]:
+        height, width = case["size"]
+        for found in case["pairs_per_second"]:
+            rows.append([
+                f"{case['images']} {width}x{height} {case['format']}",
+                found["workers"],
+                f"{found['plain']['median']:.0f}",
+                *(ratio(found[method]["ratio"]) for method in ("files", "ram", "disk")),
+                f"{case['share_of_reading']['files']:.0%}",
+            ])  # fmt: skip
+    header = [
+        "images",
+        "workers",
+        "plain, pairs/s",
+        "from files",
+        "cached in RAM",
+        "cached on disk",
+    ]
+    return table([*header, "decode of ours from files"], rows)
+
+
+def step() -> str:
+    rows = []
+    for case in (
+        case for n in ("1_thread", "2_threads") for case in result(f"train_cpu_{n}")["cases"]
+    ):
+        found = case["contenders"]
+        over = found["segtrain"]["seconds_over_bare"]
+        low, high = over["spread"]
+        peaks = ", ".join(f"{found[n]['peak_mib']:.0f}" for n in ("plain", "lightning", "segtrain"))
+        rows.append([
+            f"{NETWORKS[case['model']]}, {case['batch_size']}",
+            case["threads"],
+            f"{found['plain']['images_per_second']['median']:.2f} images/s",
+            ratio(found["lightning"]["against_plain"]),
+            ratio(found["segtrain"]["against_plain"]),
+            f"{over['median']:.3f} ({low:.3f}-{high:.3f})",
+            ratio(case["loading"]["against_bare"]),
+            f"{peaks} MiB",
+        ])  # fmt: skip
+    header = ["network, batch", "threads", "plain", "lightning / plain", "segtrain / plain"]
+    header += ["time of segtrain / bare", "from files / bare", "peak: plain, lightning, segtrain"]
+    return table(header, rows)
+
+
+def loss_cost() -> str:
+    rows = []
+    for threads, file in ((1, "losses_cpu_1_thread"), (2, "losses_cpu_2_threads")):
+        for case in result(file)["cases"]:
+            reference, fused = case["methods"]["reference"], case["methods"]["fused"]
+            cost = [
+                f"{each['ms']:.0f} ms, {each['peak_mib']:.0f} MiB" for each in (reference, fused)
+            ]
+            faster = reference["ms"] / fused["ms"]
+            smaller = reference["peak_mib"] / fused["peak_mib"]
+            rows.append([
+                "x".join(map(str, case["shape"])),
+                case["upsample"],
+                case["logits"],
+                threads,
+                *cost,
+                f"{faster:.2f}x, {smaller:.1f}x less",
+                f"{fused['ms'] / case['floor_ms']:.0f}",
+            ])  # fmt: skip
+    header = ["logits at full size", "upsample", "logits", "threads", "reference", "fused"]
+    return table([*header, "reference / fused", "floors"], rows)
+
+
+def scoring() -> str:
+    found = result("evaluate_cpu_1_thread")["scoring"]
+    names = {"bare": "bare forward passes", "validate": "`validate`",
+             "files": "`validate` from files", "eval": "`eval`"}  # fmt: skip
+    rows = []
+    for key, name in names.items():
+        cells = [name, f"{found['ms_per_image'][key]['median']:.0f}", ""]
+        if over := found["over_bare"].get(key):
+            shares = (over["median"], *over["spread"])
+            cells[2] = "{} % ({} to {})".format(*(f"{100 * share:+.1f}" for share in shares))
+        rows.append(cells)
+    return table(["", "ms an image", "over bare"], rows)
+
+
+TABLES = {
+    "demo_losses": demo_losses,
+    "camvid_losses": camvid_losses,
+    "camvid_classes": camvid_classes,
+    "samplers_frames": lambda: samplers("frames"),
+    "samplers_crops": lambda: samplers("crops"),
+    "loading": loading,
+    "step": step,
+    "loss_cost": loss_cost,
+    "scoring": scoring,
+}
