@@ -1,6 +1,48 @@
-"""Random small data sets in every layout, damaged at random: right pixels, or the file is named.
+"""Damage random data sets, and assert that segtrain reads the right pixels or names the file.
 
-SEGTRAIN_DAMAGE_CASES=2000 tries so many and prints what came of them (with pytest -s).
+What it is for. A damaged data set must never train on wrong pixels or labels in silence. Tests of
+single faults cover what someone has thought of; this is a fuzz test of whole data sets: every
+layout, many file formats, and several kinds of damage at once.
+
+How it works, step by step:
+
+1. Hypothesis draws a `Case`: a layout, the number of pairs of each split, how many of them to
+   damage, and a seed, from which all other choices follow.
+2. `write` makes the data set. It draws a *meaning* (which mask values stand for which class ids),
+   writes an image and a mask for each pair, and remembers in a `Pair` the pixels and class ids
+   that a correct reader must find. Then it damages some of the pairs.
+3. `judge` surveys the data set as `segtrain check` does. The survey may raise an error or report
+   findings; each must name a damaged file (otherwise it is a false alarm).
+4. `follow` looks at what became of each pair. If no error names it, it must be in its split, and
+   its image and mask are read and compared with what the pair remembers.
+5. A quarter of the cases also go `through_the_command`: `segtrain check` must agree with the survey
+   in its exit code, its JSON and the config that it writes, and so must what `fit` runs first.
+6. `BROKEN` turns the test on itself: each row breaks segtrain on purpose, and the judge must fail
+   within 50 cases.
+
+What the words mean:
+
+- *damage*: one of `DAMAGES`, for instance "truncate", "flip" (bits) or "leak" (the same image in
+  two splits). The *side* is the file of the pair that it is done to: the image or the mask.
+- *rule*: what a pair must come to if no error names it, one for each side. "right": its pixels or
+  labels are read as they were written. "shape": a flipped bit in a file without checksums cannot
+  be noticed, so only the size must be right. "bad": an error must name it.
+- *loose*: a damaged list or COCO JSON. It may change anything, so only a traceback is a failure.
+- *outcome*: "right", "shape", "finding" or "error"; `TALLY` counts them.
+
+How to extend it:
+
+- A damage: a name in `DAMAGES` and a `case` in `spoil` that changes the file and sets the rule of
+  its side; for the masks in a COCO JSON, which are no files, an entry in `spoil_region`.
+- A file format: a row of `IMAGES` or of the `..._MASKS`. A layout: a row of `LAYOUTS`.
+
+By hand, more cases, and what came of them:
+
+    SEGTRAIN_DAMAGE_CASES=2000 pytest -s tests/data/test_damage.py
+
+A failure prints its case. To run it alone, from tests/data:
+
+    PYTHONPATH=.. python -c "from test_damage import *; tried(judge, Case('voc', (3, 1, 0), 2, 17))"
 """
 
 from __future__ import annotations
@@ -47,7 +89,7 @@ TALLY: Counter = Counter()
 
 
 def turn(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """What a file of an EXIF orientation stores, by the sides that its table gives."""
+    """The pixels that a file of this EXIF orientation stores, by the table of the standard."""
     side_of_first_row, side_of_first_column = {
         1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left",
         5: "left top", 6: "right top", 7: "right bottom", 8: "left bottom",
@@ -58,7 +100,7 @@ def turn(upright: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def encode(values, mode: str, kind: str, options: dict, orientation=1, colours=None) -> bytes:
-    """A file of the upright values, in a mode of Pillow's (no meaning for .npy)."""
+    """A file of the upright values, in one of Pillow's modes (which a .npy has not)."""
     file = io.BytesIO()
     stored = np.ascontiguousarray(turn(values, orientation))
     if kind == "NPY":
@@ -154,7 +196,7 @@ COLOUR_MASKS = {
 
 
 class Meaning(NamedTuple):
-    """Mask values, the class id of each, and what the config says of them."""
+    """Mask values, the class id of each, and what the config must say about them."""
 
     ids: dict[Any, int]
     config: dict = {}
@@ -199,7 +241,7 @@ COCO = [Meaning({0: 0, 3: 1, 7: 2, 40: 3}, kinds={}, unknown=99)]
 
 @dataclass
 class Pair:
-    """What was written, and what damage came over it."""
+    """A pair as it was written, and the damage that was done to it."""
 
     split: str
     name: str  # in the paths of both files, and of no other's
@@ -210,8 +252,7 @@ class Pair:
     values: np.ndarray  # (H,W) mask values, or (H,W,3) colours
     ids: np.ndarray  # (H,W) class ids to be read
     damage: str = ""
-    # of each side, where no error names the pair: right, shape (may be another's pixels of the
-    # same size), or bad (an error must name it)
+    # of each side: right, shape or bad, see above
     rules: dict[str, str] = field(default_factory=lambda: {"image": "right", "mask": "right"})
     twin: Pair | None = None  # has the same image
     also: str = ""  # how errors call its mask in a COCO JSON
@@ -244,7 +285,7 @@ def write_lists(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict
 
 
 def write_choice(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
-    """Folders named in the config, the splits by lists of names."""
+    """Write lists of names as splits, of folders that the config names."""
     splits = {}
     for split in {pair.split for pair in pairs}:
         names = [pair.name for pair in pairs if pair.split == split]
@@ -263,7 +304,7 @@ def write_voc(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
 
 
 def write_label_ids(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
-    """Cityscapes has labelIds beside labelTrainIds."""
+    """Write labelIds beside labelTrainIds, as Cityscapes has them."""
     of_train_id = {0: 7, 1: 8, 13: 26, 18: 33, VOID: 0}
     for pair in pairs:
         values = np.vectorize(of_train_id.get)(pair.ids).astype(np.uint8)
@@ -299,7 +340,7 @@ def write_coco(root: Path, pairs: list[Pair], rng: np.random.Generator, shape: C
 
 
 def polygons(region: np.ndarray, rng: np.random.Generator) -> list[list[float]]:
-    """A rectangle of one row for each run of a row."""
+    """A rectangle for each run of pixels of a row."""
     found = []
     for y, row in enumerate(region):
         edges = np.flatnonzero(np.diff(np.pad(row.astype(int), 1)))
@@ -523,7 +564,7 @@ def write_pair(
 
 
 def spoil_region(pair: Pair, damage: str) -> None:
-    """What stands in a COCO JSON in place of a damaged mask."""
+    """Choose what a COCO JSON has in place of a damaged mask file."""
     pair.damage = {
         "value": "value", "size": "size", "delete": "box", "truncate": "cut", "flip": "cut",
     }.get(damage, "")  # fmt: skip
@@ -536,7 +577,7 @@ def spoil_region(pair: Pair, damage: str) -> None:
 
 
 def spoil_index(root: Path, rng: np.random.Generator) -> list[str]:
-    """Cuts or flips a list or a JSON; its name, or nothing where there is none."""
+    """Cut or flip a list or a JSON; return its name, or nothing if there is none."""
     files = [f for end in ("txt", "lst", "json") for f in sorted(root.rglob(f"*.{end}"))]
     if not files:
         return []
@@ -565,7 +606,7 @@ def leak(
     root: Path,
     rng: np.random.Generator,
 ) -> None:
-    """The same image again in another split: the file, or its pixels in a PNG."""
+    """Put the same image into another split, too: the file, or its pixels as a PNG."""
     others = [split for split in layout.splits if split != pair.split] or ["train"]
     copy = write_pair(layout, meaning, len(pairs) + 50, rng.choice(others), root, rng)
     if copy.mask:
@@ -591,7 +632,7 @@ def leak(
 def spoil(
     layout: Layout, meaning: Meaning, pair: Pair, damage: str, side: str, rng: np.random.Generator
 ) -> None:
-    """Damages one file of a pair."""
+    """Damage one file of a pair, and set the rule of its side."""
     file = pair.image if side == "image" else pair.mask
     content = file.read_bytes()
     pair.damage, pair.rules[side] = damage, "bad"
@@ -633,7 +674,7 @@ def spoil(
 
 
 def rewrite_mask(meaning: Meaning, file: Path, values: np.ndarray) -> None:
-    """The mask with other values, in the first kind that has its suffix."""
+    """Write other values to a mask, in the first kind that has its suffix."""
     how = next(how for how in meaning.kinds.values() if how[0] == file.suffix)
     file.write_bytes(mask_file(values, *how[1:]))
 
@@ -652,7 +693,7 @@ def resize(meaning: Meaning, pair: Pair, file: Path, side: str, rng: np.random.G
 def another_mode(
     meaning: Meaning, pair: Pair, file: Path, side: str, rng: np.random.Generator
 ) -> None:
-    """What the suffix does not say: another format, or a mode that masks don't have."""
+    """Write what the suffix does not say: another format, or a mode that is no mask's."""
     pair.rules[side] = "right"
     if side == "image":
         kind = rng.choice(list(IMAGES))
@@ -692,7 +733,7 @@ def another_mode(
 
 
 def judge(case: Case, root: Path) -> str:
-    """Writes a case and surveys it; what it ended in. Raises AssertionError."""
+    """Write a case and survey it; return the outcome, or raise AssertionError."""
     data, pairs, loose = write(case, root)
     damaged = [pair for pair in pairs if pair.damage]
 
@@ -740,7 +781,7 @@ def attempt(read: Callable, source: Any) -> np.ndarray | None:
 
 
 def follow(case: Case, found: Survey, pair: Pair, errors: list) -> str:
-    """What became of a pair. Raises AssertionError where it is a wrong label or goes unsaid."""
+    """Return what became of a pair; raise AssertionError if its rules are broken in silence."""
     named = any(pair.is_named(says(finding)) for finding in errors)
     said = f"{pair.name} ({pair.damage or 'good'}; {pair.rules})"
     splits = {s: [sample.image for sample in samples] for s, samples in found.splits.items()}
@@ -784,7 +825,7 @@ def follow(case: Case, found: Survey, pair: Pair, errors: list) -> str:
 
 
 def through_the_command(case: Case, root: Path) -> None:
-    """check says the same, with an exit code and no traceback; so does what fit runs first."""
+    """Assert that check, by its command line, and what fit runs first agree with the survey."""
     data, pairs, loose = write(case, root)
     file, mended = root.with_suffix(".yaml"), root.with_suffix(".mended.yaml")
     content = data.model_dump(mode="json", exclude_defaults=True, exclude={"label_map"})
@@ -832,7 +873,7 @@ def cases(layout: str) -> st.SearchStrategy[Case]:
 
 
 def tried(run: Callable[[Case, Path], Any], case: Case) -> Any:
-    """Runs a case in a folder of its own, whose facts are kept there, too."""
+    """Run a case in a folder of its own, which has the cache of facts, too."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGTRAIN_CACHE", f"{folder}/cache")
         root = Path(folder).resolve() / "set"
@@ -863,7 +904,7 @@ def test_right_pixels_or_a_named_file(layout: str):
 
 
 def lenient(self: masks.MaskReader, values: np.ndarray) -> np.ndarray:
-    """Class ids, as if what is unknown were the nearest that is known."""
+    """Class ids, an unknown value taken for the next known one."""
     return self.labels[np.searchsorted(self.known, values).clip(max=len(self.known) - 1)]
 
 
