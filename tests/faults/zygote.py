@@ -25,9 +25,9 @@ How it works, step by step:
    or "stopped". `Child.wait` and `Child.wait_stopped` poll for that file.
 
 Several ranks. Rank 0 of `fit --devices N` starts the others by subprocess.Popen. With `devices=N`
-the child forks N - 1 spare processes before it does anything else, and a Popen of segtrain then
-becomes one of them: a child of rank 0 as in earnest, but without the imports. Ranks other than 0
-have neither a watch nor aims.
+the child forks N - 1 spare processes before the command line begins, and a Popen of segtrain then
+turns one of them into the rank: a child of rank 0, as in any run, but without the imports. Only
+rank 0 has a watch and aims.
 
 How to test a new fault:
 
