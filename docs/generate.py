@@ -1,10 +1,12 @@
 """Write what the documents take from elsewhere, so that it can't go stale.
 
-docs/config.md and docs/losses.md come from the code, the tables of README.md and
-benchmarks/README.md from the figures in benchmarks/results/.
+docs/config.md, docs/losses.md and the tree of docs/architecture.md come from the code, the tables of
+README.md and benchmarks/README.md from the figures in benchmarks/results/.
 """
 
+import ast
 import inspect
+import re
 import runpy
 from pathlib import Path
 
@@ -63,12 +65,29 @@ def wrapped(arguments: str) -> list[str]:
     return [line if line.split(":")[0].isidentifier() else f" {line}" for line in lines]
 
 
+def tree(folder: Path = ROOT / "segtrain", depth: int = 0) -> str:
+    """Files and folders of segtrain/, each file with the first line of its docstring."""
+    lines = []
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
+        name = "  " * depth + path.name
+        if path.is_dir() and any(path.glob("*.py")):
+            lines += [f"{name}/\n", tree(path, depth + 1)]
+        elif path.suffix == ".py" and (text := ast.get_docstring(ast.parse(path.read_text()))):
+            lines.append(f"{name:32} {text.splitlines()[0]}\n")
+    return "".join(lines)
+
+
+def with_tree(page: str) -> str:
+    marked = r"(<!-- tree -->\n\n```text\n).*?(```\n\n<!-- end -->)"
+    return re.sub(marked, lambda found: found[1] + tree() + found[2], page, flags=re.DOTALL)
+
+
 def documents() -> dict[str, str]:
     """Every generated document: its path in the repository, and the text that it should have."""
     fill = runpy.run_path(str(ROOT / "benchmarks/tables.py"))["fill"]
-    with_tables = ("README.md", "benchmarks/README.md")
+    filled = {"docs/architecture.md": with_tree, "README.md": fill, "benchmarks/README.md": fill}
     return {"docs/config.md": config_tables(), "docs/losses.md": loss_pages()} | {
-        page: fill((ROOT / page).read_text(encoding="utf-8")) for page in with_tables
+        page: write((ROOT / page).read_text(encoding="utf-8")) for page, write in filled.items()
     }
 
 

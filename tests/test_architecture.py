@@ -167,6 +167,11 @@ def test_only_the_command_line_catches_everything():
     assert catching == {"cli"}
 
 
+def test_every_file_says_what_it_holds():
+    silent = {m for m, tree in TREES.items() if tree.body and not ast.get_docstring(tree)}
+    assert silent == set()
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_files_and_functions_stay_short(module):
     """Signatures aside: a verb's is the list of its options. A Triton kernel is one program."""
