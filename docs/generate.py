@@ -1,7 +1,7 @@
 """Write what the documents take from elsewhere, so that it can't go stale.
 
-docs/config.md, docs/losses.md and the tree of docs/architecture.md come from the code, the tables of
-README.md and benchmarks/README.md from the figures in benchmarks/results/.
+docs/config.md, docs/losses.md and the tree of docs/architecture.md come from the code, the tables
+of README.md and benchmarks/README.md from the figures in benchmarks/results/.
 """
 
 import ast
