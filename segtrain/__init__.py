@@ -1,8 +1,11 @@
 """Semantic segmentation with pixel-level hard-example losses."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segtrain.version import __version__
+
+if TYPE_CHECKING:
+    from segtrain.models.checkpoint import load_model as load
 
 __all__ = ["__version__", "load"]
 

@@ -14,6 +14,7 @@ from segtrain.version import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+FOLDERS = "segtrain tests docs benchmarks configs data .github .ci".split()
 TEXTS = {".md", ".py", ".toml", ".yaml", ".yml", ".html", ".cff", ""}
 
 
@@ -25,8 +26,8 @@ def files_below(folder: Path) -> set[str]:
 def test_one_name_everywhere():
     """On PyPI `segtrain` is another project's package: nobody may be told to install that."""
     assert PROJECT["name"] == DISTRIBUTION == "segtrain-cli"
-    folders = [ROOT / name for name in ("segtrain", "docs", "benchmarks", "configs", "data")]
-    files = [path for folder in folders for path in folder.rglob("*")]
+    folders = [ROOT / name for name in FOLDERS]
+    files = [path for folder in folders for path in folder.rglob("*") if path != Path(__file__)]
     files += [path for path in ROOT.iterdir() if path.is_file()]
     texts = {p: p.read_text() for p in files if p.is_file() and p.suffix in TEXTS}
     assert ROOT / "README.md" in texts and ROOT / "segtrain/cli/app.py" in texts

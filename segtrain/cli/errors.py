@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from segtrain.errors import SegtrainError, Stopped
-from segtrain.version import DISTRIBUTION, __version__
+from segtrain.version import __version__
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -81,6 +81,6 @@ def _keep_traceback() -> str:
     with tempfile.NamedTemporaryFile(
         "w", prefix="segtrain-error-", suffix=".log", delete=False
     ) as file:
-        file.write(f"{DISTRIBUTION} {__version__}\n{' '.join(sys.argv)}\n\n")
+        file.write(f"segtrain {__version__}\n{' '.join(sys.argv)}\n\n")
         traceback.print_exc(file=file)
         return file.name

@@ -52,7 +52,7 @@ def check(
         text = dataset_yaml(found, config, report)
         write_text(write_config, text.encode("utf-8", "backslashreplace").decode())
     if preview or augment:
-        from segtrain.commands.preview import write_sheets
+        from segtrain.commands.contact_sheets import write_sheets
 
         write_sheets(found, config, preview, augment)
     for written in filter(None, (preview, augment, write_config)):

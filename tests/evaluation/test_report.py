@@ -1,4 +1,4 @@
-"""What a report is made of; the report from outside is test_evaluate's."""
+"""Parts of a report; tests/commands/test_eval.py sees the report from outside."""
 
 from __future__ import annotations
 

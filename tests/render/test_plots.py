@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture; charts of the page are test_html's."""
+"""The confusion matrix as a picture; charts of the page are test_report_page's."""
 
 from pathlib import Path
 

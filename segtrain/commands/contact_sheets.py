@@ -1,4 +1,4 @@
-"""Contact sheets of a data set: masks over images, and pairs as augmented."""
+"""Contact sheets that `check` writes: masks over images, and pairs as augmented."""
 
 from __future__ import annotations
 
