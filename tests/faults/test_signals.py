@@ -26,6 +26,11 @@ PLACES = [
     (f"write {STATE}", 2, HALF),
     ("replace metrics.csv", 1, AFTER),
 ]
+# torch looks every 5 s whether its workers live
+LOOK_OFTEN = """
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+_MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)
+"""
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in Linux's /proc")
 
 
@@ -87,7 +92,7 @@ def test_a_killed_loader_worker_is_told_and_the_run_can_go_on(
     zygote: Zygote, straight: Straight, tmp_path: Path
 ):
     stop = Aim("forward", 6, BEFORE, signal=signal.SIGSTOP)
-    child = straight.fit(zygote, tmp_path, "--workers", 2, aims=[stop])
+    child = straight.fit(zygote, tmp_path, "--workers", 2, aims=[stop], code=LOOK_OFTEN)
     child.wait_stopped()
     workers = child.workers()
     assert len(workers) == 2
