@@ -411,8 +411,7 @@ def test_bad_steps_are_skipped_and_too_many_end_the_run(cli, pairs: Path):
     batch = torch.load("runs/r/bad_batch.pt", weights_only=True)
     assert batch["step"] == steps[-1] and " ".join(batch["files"]) == bad[-1]["files"]
     assert batch["images"].shape == (2, 3, 32, 32) and batch["images"].dtype == torch.uint8
-    found = {name: Image.open(pairs / "images" / name) for name in batch["files"]}
-    assert len(found) == 2
+    assert len({name for name in batch["files"] if (pairs / "images" / name).is_file()}) == 2
 
 
 def test_images_too_large_to_score_are_told_apart(cli, straight: Path, monkeypatch):

@@ -278,7 +278,8 @@ def test_the_tables_are_whole():
         ("camvid", 12, 11, 1),
         ("camvid_rgb", 32, 11, 1),
     ):
-        rows = list(csv.DictReader((TABLES / f"{name}.csv").open()))
+        with open(TABLES / f"{name}.csv") as file:
+            rows = list(csv.DictReader(file))
         names, palette, label_map = load_table(name)
         assert (len(rows), len(names), list(label_map.values()).count("ignore")) == (
             values, classes, ignored
