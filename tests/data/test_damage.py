@@ -138,7 +138,7 @@ def bits(rgb: np.ndarray) -> np.ndarray:
     return rgb[..., 1] % 2 * np.uint8(255)
 
 
-COLOURS = np.random.default_rng(0).permutation(256**3)[:64]
+COLOURS = np.random.default_rng(0).choice(256**3, 64, replace=False)
 COLOURS = np.stack([COLOURS >> 16, COLOURS >> 8 & 255, COLOURS & 255], 1).astype(np.uint8)
 
 # what a file holds of random RGB pixels: Pillow's mode, values, and the RGB that is to be read
