@@ -25,18 +25,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 if TYPE_CHECKING:
+    from faults.zygote import Zygote
     from playwright.sync_api import Browser
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-# 2 steps of a network that is as small as the library has them
-QUICK = (
+# 2 steps of a training, whose network is to be named
+ANY_NETWORK = (
     "--weights none --device cpu --workers 0 --crop 32x32 --batch-size 2 --epochs 1"
     " --set train.steps_per_epoch=2"
-).split() + ["--set", "model.options={decoder_channels: [8, 8, 8, 8, 8]}"]
-
-# after QUICK: checkpoints of some 200 kB, for tests that write many or start processes
+).split()
+# its checkpoints take 200 kB, those of ResNet-18 45 MB
 TINY = ["--encoder", "tu-test_byobnet", "--set"]
 TINY += ["model.options={encoder_depth: 3, decoder_channels: [8, 8, 4]}"]
+RESNET18 = [*ANY_NETWORK, "--set", "model.options={decoder_channels: [8, 8, 8, 8, 8]}"]
+QUICK = ANY_NETWORK + TINY
 
 
 @dataclass
@@ -121,6 +123,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_cli("fit", "--data", home / "set", "--out", home / "runs", "--name", "quick", *QUICK)
     assert done.code == 0, done.stderr
     return home / "runs" / "quick"
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory, demo_cache: None) -> Iterator[Zygote]:
+    """The process that forks others: see faults/zygote.py."""
+    from faults.zygote import Zygote
+
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.close()
 
 
 def shared_data(name: str) -> Path:

@@ -11,7 +11,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, Answer, write_pairs
+from conftest import QUICK, RESNET18, Answer, write_pairs
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -222,7 +222,7 @@ OPTIONS = {
                           ["train.batch_size", "3", "2 devices", "is 4"]),
     "batch of one": (["--batch-size", "1", "--arch", "deeplabv3plus", "--set", "model.options={}"],
                      ["deeplabv3plus", "--batch-size 2"]),
-    "batch of one pixel": (["--batch-size", "1"], ["unet", "--batch-size 2"]),
+    "batch of one pixel": (["--batch-size", "1", *RESNET18[-2:], "--encoder", "resnet18"], ["unet", "--batch-size 2"]),
     "option of no arch": (["--set", "model.options={decoder_chanels: [8]}", "--dry-run"],
                           ["unet", "decoder_chanels"]),
     "no such weights": (["--weights", "gone.pth"], ["gone.pth", "no such file", "none"]),
@@ -380,7 +380,9 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_imagenet_without_the_hub(cli, pairs: Path, no_hub):
-    refused(fit(cli, "--weights", "imagenet"), 1, "resnet18", "--weights none")
+    refused(
+        fit(cli, "--weights", "imagenet", "--encoder", "resnet18"), 1, "resnet18", "--weights none"
+    )
 
 
 def test_imagenet_of_an_encoder_that_has_none(cli, pairs: Path, no_hub):
@@ -389,7 +391,7 @@ def test_imagenet_of_an_encoder_that_has_none(cli, pairs: Path, no_hub):
 
 
 def test_auto_without_the_hub_warns_and_goes_on(cli, pairs: Path, no_hub):
-    answer = fit(cli, "--weights", "auto", "--dry-run")
+    answer = fit(cli, "--weights", "auto", "--dry-run", *RESNET18[-2:], "--encoder", "resnet18")
     assert answer.code == 0
     assert "WARNING: no ImageNet weights for resnet18" in answer.stdout
     assert "weights: none" in answer.stdout

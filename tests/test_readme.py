@@ -19,7 +19,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 import typer
-from conftest import QUICK, TINY, run_cli, write_pairs
+from conftest import ANY_NETWORK, QUICK, run_cli, write_pairs
 from torch.distributed.run import get_args_parser
 
 import segtrain
@@ -34,7 +34,7 @@ PAGES = [page for page in PAGES if "docs/generate.py" not in page.read_text()[:2
 VERBS = typer.main.get_command(app).commands
 ON_CPU = ["--device", "cpu"]
 SMALL = {  # added to the commands of each verb
-    "fit": QUICK + TINY,
+    "fit": QUICK,
     "eval": [*ON_CPU, "--workers", "0"],
     "predict": ON_CPU,
     "check": [],
@@ -42,7 +42,7 @@ SMALL = {  # added to the commands of each verb
     "compare": [],
     "sweep": ["--dry-run"],  # each run would be a process
 }
-OWN_NETWORK = [*QUICK[:-2], "--crop", "64x64"]  # in place of that where fit is given its network
+OWN_NETWORK = [*ANY_NETWORK, "--crop", "64x64"]  # in place of that where fit is given its network
 GOES_ON = [*ON_CPU, "--workers", "0", "--epochs", "2"]  # ... where it resumes
 ONE_DEVICE = ["--dry-run", "--devices", "1", "--nodes", "1"]  # tests/faults starts real ranks
 STAND_INS = {  # what is put in place of a word of a command

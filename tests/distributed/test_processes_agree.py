@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import faults.conftest
 import numpy as np
 import pytest
-from conftest import QUICK, TINY, write_pairs
+from conftest import QUICK, write_pairs
 from faults.zygote import Child, Zygote
 from same_run import rows_of, weights_of
 
-zygote = faults.conftest.zygote  # the fixture
 # batch norm of each process's own images would differ, and a mining and a region loss show
 # whether each is that of the whole batch
 SAME = (
     "--batch-size 6 --loss ohem+0.5*dice --set model.freeze_bn=true --set optim.name=sgd"
     " --set data.val_fraction=0.5"
-).split() + TINY
+).split()
 
 
 @pytest.fixture

@@ -1,23 +1,15 @@
-"""Fixtures of the tests of faults: the process that forks, the run that nothing interrupts."""
+"""The run that nothing interrupts, and where the kills of the others fell."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 from conftest import write_pairs
 
 from faults.runs import Straight, run_in
 from faults.zygote import Zygote
-
-
-@pytest.fixture(scope="session")
-def zygote(tmp_path_factory: pytest.TempPathFactory, demo_cache: None) -> Iterator[Zygote]:
-    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield zygote
-    zygote.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK, TINY, write_pairs
+from conftest import QUICK, write_pairs
 from running import Running, alive, ranks, wait_for
 from same_run import assert_same_run
 
 import segtrain
 from faults.zygote import Aim, Child, Zygote
 
-FIT = ["fit", "--data", "set", *QUICK, *TINY, "--batch-size", "4", "--name", "r", "--devices", "2"]
+FIT = ["fit", "--data", "set", *QUICK, "--batch-size", "4", "--name", "r", "--devices", "2"]
 LONG = ["--epochs", "2000"]
 SEGTRAIN = ["-m", "segtrain"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, TINY, write_pairs
+from conftest import QUICK, write_pairs
 from running import Running
 from same_run import assert_same_run
 
@@ -49,7 +49,7 @@ def hosts() -> Iterator[list[str]]:
 
 def test_two_hosts_make_the_run_of_one(hosts: list[str], zygote: Zygote, tmp_path: Path):
     write_pairs(tmp_path / "set", 10)
-    fit = ["fit", "--data", tmp_path / "set", *QUICK, *TINY, "--batch-size", "4"]
+    fit = ["fit", "--data", tmp_path / "set", *QUICK, "--batch-size", "4"]
     fit += ["--name", "r"]
     for name in hosts:
         (tmp_path / name).mkdir()

@@ -12,12 +12,13 @@ import huggingface_hub
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import QUICK
+from conftest import QUICK, RESNET18
 from safetensors.torch import load_file, save_file
 
 from segtrain.config import Model
 from segtrain.errors import SegtrainError
 from segtrain.models import pretrained
+from segtrain.models.checkpoint import read_meta
 from segtrain.models.pretrained import load_file_weights, load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
@@ -50,7 +51,8 @@ def encoder() -> torch.nn.Module:
 
 
 def test_a_checkpoint_of_the_same_classes_is_loaded_whole(trained: Path):
-    model, checkpoint = fresh(3), trained / "checkpoints/best.safetensors"
+    checkpoint = trained / "checkpoints/best.safetensors"
+    model = fresh(3, read_meta(checkpoint).config.model)
     line = load_file_weights(model, checkpoint)
     weights = load_file(checkpoint)
     assert same(state_of(model), weights)
@@ -59,7 +61,8 @@ def test_a_checkpoint_of_the_same_classes_is_loaded_whole(trained: Path):
 
 
 def test_a_checkpoint_of_other_classes_keeps_all_but_its_head(trained: Path):
-    model, checkpoint = fresh(5), trained / "checkpoints/best.safetensors"
+    checkpoint = trained / "checkpoints/best.safetensors"
+    model = fresh(5, read_meta(checkpoint).config.model)
     before, weights = state_of(model), load_file(checkpoint)
     line = load_file_weights(model, checkpoint)
     assert "the head starts anew" in line
@@ -204,7 +207,7 @@ def test_a_hub_that_fails_halfway_is_told_in_a_line(tmp_path: Path, encoder, mon
 def test_auto_is_imagenet_where_it_is_at_hand(cli, pairs: Path, tmp_path, encoder, monkeypatch):
     hub_of(tmp_path, encoder, monkeypatch)
     monkeypatch.setattr("segtrain.training.plan.imagenet_at_hand", lambda _: True)
-    answer = cli("fit", "--data", pairs, *QUICK, "--weights", "auto", "--name", "a")
+    answer = cli("fit", "--data", pairs, *RESNET18, "--weights", "auto", "--name", "a")
     assert answer.code == 0, answer.stderr
     assert "weights: ImageNet's, in the encoder resnet18" in answer.stdout
     mean = load_file("runs/a/checkpoints/last.safetensors")["mean"]

@@ -107,8 +107,9 @@ def training(
     scaling = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=4.0))
     fabric = Fabric(accelerator="cpu", devices=1, plugins=scaling if scaler else None)
     torch.manual_seed(0)
-    options = {"decoder_channels": [8, 8, 8, 8, 8]}
-    model = build_model(Model(freeze_bn=freeze_bn, options=options), 3)
+    options = {"encoder_depth": 3, "decoder_channels": [8, 8, 4]}
+    network = Model(encoder="tu-test_byobnet", freeze_bn=freeze_bn, options=options)
+    model = build_model(network, 3)
     module = TrainingModule(model, build_loss(expression, 3))
     optimizer = build_optimizer(model, module.loss, Optim(**optim))
     module, optimizer = fabric.setup(module, optimizer)
