@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
+@cache  # each checkpoint asks
 def _version(package: str) -> str | None:
     try:
         return version(package)
