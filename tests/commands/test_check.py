@@ -394,9 +394,9 @@ def test_the_augmented_sheet_has_three_passes_of_each_pair(cli, grey: Path):
     plain = ["--set", "augment.preset=none", "--set", "augment.crop=32x32"]
     answer = cli("check", SET, "--augment", "a.png", *PAINTED, *plain)
     assert answer.code == 0, answer.stderr
-    picture = Image.open("a.png")
-    assert picture.width == 3 * (320 + 8) + 8
-    assert picture.height > 4 * (320 + 18)
+    with Image.open("a.png") as picture:
+        assert picture.width == 3 * (320 + 8) + 8
+        assert picture.height > 4 * (320 + 18)
     seen = colours_of(Path("a.png"))
     mixed = [
         tuple(round(level + 0.35 * (part - level)) for part in PALETTE[class_id])
@@ -479,8 +479,9 @@ def test_camvids_class_pixels(camvid: dict[str, Any]):
 
 
 def test_camvids_preview_shows_every_class(camvid: dict[str, Any]):
-    picture = Image.open(camvid["preview"])
-    assert picture.width > 1000 and len(colours_of(camvid["preview"])) > 1000
+    with Image.open(camvid["preview"]) as picture:
+        assert picture.width > 1000
+    assert len(colours_of(camvid["preview"])) > 1000
 
 
 def test_camvids_config_can_be_used(camvid: dict[str, Any]):
