@@ -37,7 +37,7 @@ from machine import RESULTS, machine
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from segtrain.config import Augment, Data
+from segtrain.config import AugmentConfig, DataConfig
 from segtrain.data.demo import CLASSES, scene
 from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_pairs
@@ -125,7 +125,7 @@ def write_cases(folder: Path, images: Path | None) -> Iterator[Case]:
         pairs = (paint(index, size) for index in range(count))
         yield from write_case(folder, "painted", pairs, crop, batch_size)
     if images:
-        found = find_pairs(Data(path=str(images)), images).splits["train"]
+        found = find_pairs(DataConfig(path=str(images)), images).splits["train"]
         pairs = (
             (np.asarray(Image.open(s.image).convert("RGB")), np.asarray(Image.open(s.mask)))
             for s in found[:: max(1, len(found) // 48)][:48]
@@ -154,8 +154,8 @@ def open_pairs(case: Case, cache: str) -> Pairs:
     if case.name != "painted":
         masks = MaskReader(IGNORED - 1, lb_ignore=IGNORED)  # whatever the values mean
     sizes = {"train": [case.size] * len(case.samples)}
-    caches, _ = open_caches(Data(cache=cache), {"train": case.samples}, sizes, images, masks)
-    config = Augment(crop=case.crop, scale=SCALE, hflip=HFLIP, vflip=0, jitter=JITTER)
+    caches, _ = open_caches(DataConfig(cache=cache), {"train": case.samples}, sizes, images, masks)
+    config = AugmentConfig(crop=case.crop, scale=SCALE, hflip=HFLIP, vflip=0, jitter=JITTER)
     pairs = Pairs(
         case.samples, images, masks, Augmentation(config, IGNORED, SEED), caches.get("train")
     )

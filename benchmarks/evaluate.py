@@ -42,7 +42,7 @@ from segtrain.data.loading.cache import RamCache
 from segtrain.data.loading.dataset import Pairs, worker_count
 from segtrain.data.masks import mask_reader
 from segtrain.distributed.devices import make_fabric, predictor
-from segtrain.evaluation.accumulator import Tally
+from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.prediction import Predicted, predict_split
 from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_mining
@@ -80,7 +80,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     ready = [decoded[index][0][None] for index in range(len(samples))]
     ready = [image.to(fabric.device, memory_format=torch.channels_last) for image in ready]
     predict, names = predictor(model, fabric), config.data.classes
-    wish, watch = SimpleNamespace(signum=0), SimpleNamespace(check=lambda: None)
+    stop_request, rank_monitor = SimpleNamespace(signum=0), SimpleNamespace(check=lambda: None)
     workers = worker_count("auto", args.device == "cuda", 1)
     mining = build_mining("ohem", len(names))
 
@@ -89,16 +89,18 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
             predict(image)
 
     def full() -> None:
-        tally = Tally(len(names), 255, fabric.device, calibrated=True)
+        accumulator = Accumulator(len(names), 255, fabric.device, calibrated=True)
         everything = range(len(decoded))
         found = predict_split(
-            predict, decoded, everything, fabric, 0, config.eval, mining, tally.calibration
+            predict, decoded, everything, fabric, 0, config.eval, mining, accumulator.calibration
         )
-        for _ in tally.add_all(found):
+        for _ in accumulator.add_all(found):
             pass
 
     def validation(pairs: Pairs, workers: int) -> Callable[[], None]:
-        return lambda: validate(model, pairs, names, fabric, workers, config.eval, wish, watch)
+        return lambda: validate(
+            model, pairs, names, fabric, workers, config.eval, stop_request, rank_monitor
+        )
 
     contenders = {
         "bare": bare,
@@ -153,7 +155,7 @@ def bootstrap_seconds(rounds: int) -> dict:
 
 def memory_growth() -> dict:
     """MB that this process grows by from the 100th small image to the last."""
-    tally, seen = Tally(CLASSES, 255, "cpu", calibrated=False), {}
+    accumulator, seen = Accumulator(CLASSES, 255, "cpu", calibrated=False), {}
     generator = torch.Generator().manual_seed(0)
 
     def images():
@@ -166,7 +168,7 @@ def memory_growth() -> dict:
             ]
             yield Predicted(index, *pair)
 
-    for _ in tally.add_all(images()):
+    for _ in accumulator.add_all(images()):
         pass
     return {"images": MANY, "classes": CLASSES, "mb": (seen[MANY - 1] - seen[100]) * 1.024 / 1000}
 

@@ -58,15 +58,15 @@ from segtrain.config.loading import load_config
 from segtrain.data.demo import scene
 from segtrain.data.loading.dataset import Batch, collate, worker_count
 from segtrain.distributed.devices import make_fabric, resolve_device, resolve_precision
-from segtrain.distributed.launch import Watch
-from segtrain.distributed.signals import StopWish
+from segtrain.distributed.launch import RankMonitor
+from segtrain.distributed.signals import StopRequest
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.training.loaders import open_feed
 from segtrain.training.loop import start, train_epoch
 from segtrain.training.optim import build_optimizer
 from segtrain.training.plan import Plan, loss_of, make_plan, new_model
 from segtrain.training.progress import Reporter
-from segtrain.training.state import LAPS
+from segtrain.training.state import STEP_PHASES
 from segtrain.training.step import TrainingModule
 
 SEED, IGNORED, BATCHES, EPOCHS = 0, 255, 4, 1000
@@ -269,22 +269,22 @@ class Segtrain:
             self.loader, _, _ = open_feed(self.plan, workers, case.on_gpu, 0, 1)
         else:
             self.loader = ReadyLoader(case.batches())
-        self.wish = StopWish()  # not entered: no handlers, nobody wishes
-        self.watch = Watch(self.fabric, config.train, None)  # of no other processes
+        self.stop_request = StopRequest()  # not entered: no handlers, nobody wishes
+        self.rank_monitor = RankMonitor(self.fabric, config.train, None)  # of no other processes
 
     def turn(self) -> None:
         with redirect_stdout(io.StringIO()):
             train_epoch(
-                self.fabric, self.plan, self.training, self.loader, self.reporter, self.wish,
-                self.watch, None,
+                self.fabric, self.plan, self.training, self.loader, self.reporter,
+                self.stop_request, self.rank_monitor, None,
             )  # fmt: skip
 
     def report(self) -> dict:
         config, state, steps = self.plan.config, self.training.state, self.plan.steps_per_epoch
         terms = self.training.loss.report(config.data.classes)
         row = state.end_epoch(steps, config, LR, None, terms, 0.0)
-        laps = {lap: 1e3 * row[f"{lap}_seconds"] / steps for lap in LAPS}
-        return {"loss": row["train_loss"], "laps_ms": laps}
+        timer = {lap: 1e3 * row[f"{lap}_seconds"] / steps for lap in STEP_PHASES}
+        return {"loss": row["train_loss"], "laps_ms": timer}
 
 
 CONTENDERS = {"plain": PlainLoop, "bare": BareSteps, "segtrain": Segtrain}
@@ -444,9 +444,11 @@ def ratios(over: list[float], under: list[float]) -> dict:
     return summary([a / b for a, b in zip(over, under, strict=True)], 4)
 
 
-def laps(answers: list[dict]) -> dict[str, float]:
+def timer(answers: list[dict]) -> dict[str, float]:
     """Milliseconds of a step that each part took, by the loop's own clock."""
-    return {lap: round(statistics.median(a["laps_ms"][lap] for a in answers), 2) for lap in LAPS}
+    return {
+        lap: round(statistics.median(a["laps_ms"][lap] for a in answers), 2) for lap in STEP_PHASES
+    }
 
 
 def measure_speed(case: Case, rounds: int) -> dict:
@@ -467,7 +469,7 @@ def measure_speed(case: Case, rounds: int) -> dict:
         }
         for name, taken in seconds.items()
     }
-    found["segtrain"]["laps_ms"] = laps(answers["segtrain"][1:])
+    found["segtrain"]["laps_ms"] = timer(answers["segtrain"][1:])
     found["segtrain"]["seconds_over_bare"] = ratios(seconds["segtrain"], seconds["bare"])
     return found
 
@@ -480,7 +482,7 @@ def measure_loading(case: Case, data: Path, rounds: int) -> dict:
         "steps_a_turn": case.steps,
         "images_per_second": summary([case.batch_size * case.steps / s for s in loading], 2),
         "against_bare": ratios(bare, loading),
-        "laps_ms": laps(answers["loading"][1:]),
+        "laps_ms": timer(answers["loading"][1:]),
     }
 
 

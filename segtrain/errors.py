@@ -1,6 +1,7 @@
 """Errors that the user sees in one line, without a traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pickle import UnpicklingError
 
@@ -49,8 +50,25 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def listing(items: Iterable[object], most: int = 3) -> str:
+def shorten(items: Iterable[object], most: int = 3) -> str:
     """The first few items and how many more there are: 'a, b, c (+4 more)'."""
     texts = [str(item) for item in items]
     rest = len(texts) - most
     return ", ".join(texts[:most]) + (f" (+{rest} more)" if rest > 0 else "")
+
+
+@contextmanager
+def translate_errors(
+    explain: Callable[[Exception], str], kind: type[SegtrainError] = SegtrainError
+) -> Iterator[None]:
+    """Turn any exception of third-party code in the block into one of ours, worded by `explain`.
+
+    For calls into decoders and constructors, which raise whatever their code meets: no list of
+    types is complete. Our own errors pass unchanged.
+    """
+    try:
+        yield
+    except SegtrainError:
+        raise
+    except Exception as error:
+        raise kind(explain(error)) from error

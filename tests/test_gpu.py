@@ -15,16 +15,16 @@ import torch
 from conftest import ANY_NETWORK, QUICK, write_pairs
 
 from segtrain import load
-from segtrain.config import Model, Optim, Train
+from segtrain.config import ModelConfig, OptimConfig, TrainConfig
 from segtrain.distributed.devices import make_fabric
-from segtrain.distributed.signals import StopWish
+from segtrain.distributed.signals import StopRequest
 from segtrain.losses import build_loss
 from segtrain.losses.pixels import PATHS_TAKEN
 from segtrain.models.segmentation import build_model
 from segtrain.training.nonfinite import Verdicts
 from segtrain.training.optim import build_optimizer
 from segtrain.training.step import Statistics, TrainingModule, train_step
-from segtrain.training.timing import Laps
+from segtrain.training.timing import StepTimer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -153,15 +153,15 @@ def test_training_on_a_gpu_takes_the_kernels(cli, tmp_path: Path, arch: str):
 @pytest.mark.parametrize("precision", ["32", "bf16", "fp16"])
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_a_step_never_waits_for_the_device(precision: str, clip_norm: float):
-    fabric = make_fabric(Train(device="cuda", precision=precision))
-    model = build_model(Model(), 3)
+    fabric = make_fabric(TrainConfig(device="cuda", precision=precision))
+    model = build_model(ModelConfig(), 3)
     module = TrainingModule(model, build_loss("ohem+0.5*dice", 3)).to(fabric.device)
-    optimizer = build_optimizer(model, module.loss, Optim())
+    optimizer = build_optimizer(model, module.loss, OptimConfig())
     module, optimizer = fabric.setup(module, optimizer)
     statistics, verdicts = Statistics(module), Verdicts(fabric.device)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, device="cuda")
     part = images, torch.randint(0, 3, (2, 64, 64), device="cuda")
-    laps = Laps(fabric.device, {})
+    timer = StepTimer(fabric.device, {})
     module.train()
     for step in range(4):
         # kernels are compiled in the first step
@@ -169,15 +169,15 @@ def test_a_step_never_waits_for_the_device(precision: str, clip_norm: float):
         try:
             _, verdict = train_step(
                 fabric, module, optimizer, statistics, [part], clip_norm, step == 2,
-                StopWish(False), laps.mark,
+                StopRequest(False), timer.mark,
             )  # fmt: skip
             verdicts.note(step + 1, verdict)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert [seen.step for seen in verdicts.read()] == ([step] if step else [])
     assert [seen.step for seen in verdicts.read(all_=True)] == [4]
-    laps.settle()
-    assert laps.seconds["forward"] > 0 and laps.seconds["backward"] > 0
+    timer.settle()
+    assert timer.seconds["forward"] > 0 and timer.seconds["backward"] > 0
 
 
 def test_a_deterministic_run_is_resumed_to_the_last_bit(cli, pairs: Path, monkeypatch):

@@ -13,7 +13,8 @@ from segtrain.models.checkpoint import Meta
 PAGE = (Path(__file__).parents[1] / "docs/python.md").read_text()
 FACES = {
     "segtrain": "__version__ load",
-    "segtrain.config": "Augment Config Data Eval Loss Model Optim Predict Section Split Train",
+    "segtrain.config": "AugmentConfig Config DataConfig EvalConfig LossConfig ModelConfig"
+    " OptimConfig PredictConfig Section SplitConfig TrainConfig",
     "segtrain.losses": "CrossEntropy Dice FAMILIES Focal GHM Jaccard Loss Lovasz OhemCE TopK"
     " Tversky VGG build_loss",
 }

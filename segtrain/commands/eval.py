@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segtrain.config import Config, Data
+from segtrain.config import Config, DataConfig
 from segtrain.config.loading import load_config
-from segtrain.console import bar
+from segtrain.console import progress
 from segtrain.data.findings import raise_errors
 from segtrain.data.images import image_reader
 from segtrain.data.inspection.survey import prepare
@@ -28,7 +28,7 @@ from segtrain.data.loading.dataset import Pairs, worker_count
 from segtrain.data.masks import MaskReader, class_palette, mask_reader
 from segtrain.distributed.devices import make_fabric, predictor
 from segtrain.errors import SegtrainError, UsageError
-from segtrain.evaluation.accumulator import Tally
+from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.external import PredictedMasks, pairs_of_masks, read_split
 from segtrain.evaluation.prediction import Predicted, predict_split
 from segtrain.evaluation.report import groups_of, refuse_unwritable, write
@@ -66,17 +66,17 @@ def evaluate(
     refuse_unwritable(subject.folder)
     groups = groups_of(subject.images, subject.config.eval.group_by)
     count, lb_ignore = len(subject.classes), subject.config.data.lb_ignore
-    tally = Tally(count, lb_ignore, subject.device, calibrated=not masks)
+    accumulator = Accumulator(count, lb_ignore, subject.device, calibrated=not masks)
     everything = range(len(subject.pairs))
-    predictions = subject.predict(everything, tally.calibration)
-    for _ in bar(tally.add_all(predictions), "evaluating", len(everything)):
+    predictions = subject.predict(everything, accumulator.calibration)
+    for _ in progress(accumulator.add_all(predictions), "evaluating", len(everything)):
         pass
-    if not tally.confusion.matrix.any():
+    if not accumulator.confusion.matrix.any():
         raise SegtrainError(
             f"{subject.config.data.path}: every pixel of {split} is ignored: no score; do "
             "data.classes and data.label_map say what its mask values mean?"
         )
-    metrics = write(subject, tally, groups, time.perf_counter() - began)
+    metrics = write(subject, accumulator, groups, time.perf_counter() - began)
     if as_json:
         print(json.dumps(metrics, indent=2, allow_nan=False))
     else:
@@ -160,7 +160,7 @@ def of_masks(folder: Path, split: str, config: Config, say: Say) -> Subject:
     )
 
 
-def open_split(given: Data, split: str, say: Say) -> tuple[Data, Found]:
+def open_split(given: DataConfig, split: str, say: Say) -> tuple[DataConfig, Found]:
     """The data section by which a split is read, and the pairs; says where they are."""
     data, where = locate(given)
     found = find_pairs(data, root_of(data))
@@ -175,7 +175,7 @@ def open_split(given: Data, split: str, say: Say) -> tuple[Data, Found]:
     return data, found
 
 
-def pairs_of(found: Found, split: str, data: Data, config: Config) -> Pairs:
+def pairs_of(found: Found, split: str, data: DataConfig, config: Config) -> Pairs:
     """The untouched pairs of one split."""
     images = image_reader(data, config.model.in_channels)
     return Pairs(found.splits[split], images, mask_reader(data), on_error=data.on_error)

@@ -75,12 +75,12 @@ def fit(
             if not old_run:
                 until_the_end.enter_context(held(plan.folder))
         config_file = plan.folder / CONFIG if plan else None
-        with launch.started(fabric, config.train, config_file) as watch:
+        with launch.started(fabric, config.train, config_file) as rank_monitor:
             plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the folder
             assert plan is not None
             with limits_explained(plan.memory_advice(fabric.strategy.precision.precision)):
                 # wrapping gives all ranks rank 0's weights
-                train(fabric, plan, model or new_model(plan.config), saved, watch)
+                train(fabric, plan, model or new_model(plan.config), saved, rank_monitor)
     return plan.folder
 
 

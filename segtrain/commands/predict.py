@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from segtrain.config import Config
-from segtrain.console import bar
+from segtrain.console import progress
 from segtrain.data.images import image_reader
 from segtrain.data.layouts.detect import image_files
 from segtrain.data.layouts.locate import demo_folder
 from segtrain.data.loading.dataset import as_tensor
 from segtrain.distributed.devices import limits_explained, make_fabric, predictor, to_device
-from segtrain.errors import SegtrainError, UsageError, listing
+from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.files import whole_file
 from segtrain.models.checkpoint import Meta, load_model
 from segtrain.models.inference import Predict, memory_advice, predict_bands
@@ -59,7 +59,7 @@ def predict(
     read_image = image_reader(config.data, config.model.in_channels)
 
     written = []
-    for path in bar(images, "predicting", len(images)):
+    for path in progress(images, "predicting", len(images)):
         image = as_tensor(read_image(path)).permute(2, 0, 1)[None]
         image = to_device(image, fabric, config.eval.max_pixels)
         parts = ["mask.png", "overlay.png"] + ["probs.npy"] * config.predict.save_probs
@@ -117,7 +117,7 @@ def _expand(text: str) -> Iterator[Path]:
         found = image_files(path)
         if not found:
             inside = sorted(child.name for child in path.iterdir() if child.is_dir())
-            hint = f"; its folders are {listing(inside)}" if inside else ""
+            hint = f"; its folders are {shorten(inside)}" if inside else ""
             raise SegtrainError(f"{path}: no images in this folder{hint}")
         yield from found
     elif path.is_file():

@@ -15,7 +15,7 @@ from segtrain.config import Config
 from segtrain.config.loading import differences, load_config, make_config
 from segtrain.distributed.launch import how
 from segtrain.distributed.processes import PARENT
-from segtrain.distributed.signals import SIGNALS, StopWish
+from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped, UsageError
 from segtrain.files import write_json
 from segtrain.losses.expression import parse_loss
@@ -162,15 +162,15 @@ def start(words: list[str]) -> tuple[int, int]:
     A terminal gives its Ctrl-C to both; SIGTERM and SIGUSR1, which one process gets, are passed on.
     """
     command = [sys.executable, "-m", "segtrain", *words]
-    with StopWish(loud=False) as wish:
+    with StopRequest(loud=False) as stop_request:
         process = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})
         passed_on = False
         while True:
             try:
-                return process.wait(LOOK), wish.signum
+                return process.wait(LOOK), stop_request.signum
             except subprocess.TimeoutExpired:
-                if wish.signum in SIGNALS[1:] and not passed_on:
-                    process.send_signal(wish.signum)
+                if stop_request.signum in SIGNALS[1:] and not passed_on:
+                    process.send_signal(stop_request.signum)
                     passed_on = True
 
 

@@ -1,19 +1,28 @@
 """The face of the config: Config and its sections."""
 
-from segtrain.config.data import Data, Split
-from segtrain.config.schema import Augment, Config, Eval, Loss, Model, Optim, Predict, Train
+from segtrain.config.data import DataConfig, SplitConfig
+from segtrain.config.schema import (
+    AugmentConfig,
+    Config,
+    EvalConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    PredictConfig,
+    TrainConfig,
+)
 from segtrain.config.types import Section
 
 __all__ = [
-    "Augment",
+    "AugmentConfig",
     "Config",
-    "Data",
-    "Eval",
-    "Loss",
-    "Model",
-    "Optim",
-    "Predict",
+    "DataConfig",
+    "EvalConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PredictConfig",
     "Section",
-    "Split",
-    "Train",
+    "SplitConfig",
+    "TrainConfig",
 ]

@@ -10,7 +10,7 @@ from segtrain.config.types import Colour, Section
 from segtrain.errors import did_you_mean
 
 
-class Split(Section):
+class SplitConfig(Section):
     """Where one split's pairs lie; paths are relative to data.path."""
 
     images: str | None = Field(None, description="folder of images")
@@ -25,7 +25,7 @@ class Split(Section):
     )
 
 
-class Data(Section):
+class DataConfig(Section):
     path: str | None = Field(
         None,
         description="folder of the data set, or demo; default: data/ where it holds one, else demo",
@@ -41,7 +41,7 @@ class Data(Section):
         "camvid-rgb",
         "coco",
     ] = Field("auto", description="layout of the folder; auto finds it and says which it is")
-    splits: dict[str, Split] = Field(
+    splits: dict[str, SplitConfig] = Field(
         {}, description="splits by name (train, val, ...); default: found by the layout"
     )
     val_fraction: float = Field(
@@ -126,7 +126,7 @@ class Data(Section):
         return values
 
     @model_validator(mode="after")
-    def _classes_agree(self) -> Data:
+    def _classes_agree(self) -> DataConfig:
         if self.classes is None:
             return self
         count = len(self.classes)

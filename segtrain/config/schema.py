@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from segtrain.config.data import Data
+from segtrain.config.data import DataConfig
 from segtrain.config.types import Duration, OnOffAuto, Section, Size, StepsOrDuration
 
 
-class Augment(Section):
+class AugmentConfig(Section):
     crop: Size | None = Field(
         None,
         description="height x width in pixels that training sees; default: the training images' "
@@ -56,7 +56,7 @@ class Augment(Section):
         return scale
 
 
-class Model(Section):
+class ModelConfig(Section):
     arch: str = Field("unet", description="any architecture of segmentation-models-pytorch")
     encoder: str = Field("resnet18", description="any encoder of segmentation-models-pytorch")
     weights: str = Field(
@@ -87,7 +87,7 @@ class Model(Section):
     )
 
     @model_validator(mode="after")
-    def _channels_agree(self) -> Model:
+    def _channels_agree(self) -> ModelConfig:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.in_channels:
@@ -95,7 +95,7 @@ class Model(Section):
         return self
 
 
-class Loss(Section):
+class LossConfig(Section):
     expression: str = Field(
         "ohem",
         description="a loss of 'segtrain losses' such as ce, ohem(focal), or a sum such as "
@@ -117,7 +117,7 @@ class Loss(Section):
     )
 
 
-class Optim(Section):
+class OptimConfig(Section):
     name: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     encoder_lr: float = Field(
@@ -137,7 +137,7 @@ class Optim(Section):
     clip_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0 clips nothing")
 
 
-class Train(Section):
+class TrainConfig(Section):
     epochs: int = Field(50, ge=1, description="passes over the training images")
     batch_size: int = Field(
         8, ge=1, description="images an optimiser step, over all devices together"
@@ -213,7 +213,7 @@ class Train(Section):
     )
 
 
-class Eval(Section):
+class EvalConfig(Section):
     every: int = Field(1, ge=1, description="epochs between validations; the last is always one")
     batch_size: int = Field(
         1,
@@ -260,7 +260,7 @@ class Eval(Section):
         return pattern
 
 
-class Predict(Section):
+class PredictConfig(Section):
     save_probs: bool = Field(
         False, description="write STEM_probs.npy, float16 (classes, height, width), too"
     )
@@ -270,11 +270,11 @@ class Predict(Section):
 class Config(Section):
     """Everything that decides what a run computes."""
 
-    data: Data = Data()
-    augment: Augment = Augment()
-    model: Model = Model()
-    loss: Loss = Loss()
-    optim: Optim = Optim()
-    train: Train = Train()
-    eval: Eval = Eval()
-    predict: Predict = Predict()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    predict: PredictConfig = PredictConfig()

@@ -16,12 +16,12 @@ import tifffile
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.errors import SegtrainError, first_line
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 SUFFIXES = IMAGE_SUFFIXES | {".npy"}
-MAX_PIXELS = Data.model_fields["max_pixels"].default
+MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
 ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # of EXIF: width and height change places
 EXIF_ORIENTATION = 0x0112
 SUBFILE_TYPE = 0x00FE  # of a TIFF's page

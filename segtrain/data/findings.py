@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from segtrain.errors import SegtrainError, listing
+from segtrain.errors import SegtrainError, shorten
 
 MOST_SKIPPED = 0.01  # share of a split's pairs that data.on_error: skip leaves out
 MOST_LABELS = 32  # that a line of a label map shows
@@ -37,7 +37,7 @@ class Finding:
         return ", or ".join(filter(None, (" and ".join(lines), self.fix)))
 
     def __str__(self) -> str:
-        where = f": {listing(self.places)}" if self.places else ""
+        where = f": {shorten(self.places)}" if self.places else ""
         return f"{self.text}{where}" + (f"; {self.remedy}" if self.remedy else "")
 
 

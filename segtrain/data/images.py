@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.decoding import (
     DECODING_ERRORS,
     MAX_PIXELS,
@@ -169,5 +169,5 @@ def fits_16_bits(values: np.ndarray) -> bool:
     return values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535
 
 
-def image_reader(data: Data, channels: int) -> ImageReader:
+def image_reader(data: DataConfig, channels: int) -> ImageReader:
     return ImageReader(channels, data.value_range, data.max_pixels)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.coco import CocoMask
 from segtrain.data.decoding import MAX_PIXELS, open_upright, read_array
 from segtrain.data.findings import yaml_line
-from segtrain.errors import SegtrainError, listing
+from segtrain.errors import SegtrainError, shorten
 
 Palette = Sequence[tuple[int, int, int]]
 MaskSource = Path | CocoMask
@@ -237,7 +237,7 @@ class MaskReader:
 
     def explain(self, unknown: Mapping[int, int]) -> str:
         """What to say of values that are neither a class nor ignored; value: pixels."""
-        found = listing(f"{value} ({count} px)" for value, count in sorted(unknown.items()))
+        found = shorten(f"{value} ({count} px)" for value, count in sorted(unknown.items()))
         return (
             f"value {found}, but classes are 0..{self.num_classes - 1} and {self.lb_ignore} is "
             f"ignored; mend the mask, or map the value: {self.mend(unknown)}"
@@ -249,7 +249,7 @@ class MaskReader:
 
     def explain_colours(self, unknown: Mapping[int, int]) -> str:
         """What to say of colours that the palette lacks; code: pixels."""
-        found = listing(colour_counts(unknown))
+        found = shorten(colour_counts(unknown))
         if not self.palette:
             return f"an RGB mask needs data.palette, each class's colour in id order; found {found}"
         return f"colours that data.palette lacks: {found}"
@@ -272,7 +272,7 @@ def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def mask_reader(data: Data) -> MaskReader:
+def mask_reader(data: DataConfig) -> MaskReader:
     """The reader of masks of a data section whose classes are known."""
     assert data.classes is not None
     return MaskReader(

@@ -19,7 +19,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from segtrain.config import Train
+from segtrain.config import TrainConfig
 from segtrain.config.types import seconds
 from segtrain.distributed.processes import GATHERING
 from segtrain.errors import SegtrainError, UsageError, first_line
@@ -34,7 +34,7 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 
-def make_fabric(train: Train) -> Fabric:
+def make_fabric(train: TrainConfig) -> Fabric:
     """The Fabric of a run. Raises UsageError for what this machine or its launcher has not."""
     launcher = launched_by()
     refuse_launch(train, launcher)
@@ -84,7 +84,7 @@ def to_device(pixels: Tensor, fabric: Fabric, most: float = math.inf) -> Tensor:
     return pixels.to(fabric.device, non_blocking=True)
 
 
-def make_ddp(train: Train) -> DDPStrategy:
+def make_ddp(train: TrainConfig) -> DDPStrategy:
     """Some networks have parameters that no loss reaches; DDP must be told so, either way.
 
     Every step runs the same graph, which is the quicker way; torch has it not for a step in parts.
@@ -102,7 +102,7 @@ def launched_by() -> str | None:
     return "srun" if several and SLURMEnvironment.detect() else None
 
 
-def refuse_launch(train: Train, launcher: str | None) -> None:
+def refuse_launch(train: TrainConfig, launcher: str | None) -> None:
     """Raises UsageError where processes and hosts aren't as many as --devices and --nodes say."""
     devices, nodes = train.devices, train.nodes
     if launcher is None:
@@ -148,7 +148,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: which keeps its end
 
 
-def batch_norm_note(fabric: Fabric, train: Train, frozen: bool) -> str:
+def batch_norm_note(fabric: Fabric, train: TrainConfig, frozen: bool) -> str:
     """A line where batch norm can't be over all processes' images, else ''."""
     if fabric.world_size == 1 or fabric.device.type != "cpu" or frozen or not train.sync_bn:
         return ""

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from segtrain.config import Train
+from segtrain.config import TrainConfig
 from segtrain.config.types import seconds
 from segtrain.distributed.processes import GATHERING, PARENT, stat_of
 from segtrain.errors import SegtrainError, Stopped, first_line
@@ -39,17 +39,17 @@ CLOSED = "Application timeout caused pair closure"  # a second collective after 
 
 
 @contextmanager
-def started(fabric: Fabric, train: Train, config: Path | None) -> Iterator[Watch]:
+def started(fabric: Fabric, train: TrainConfig, config: Path | None) -> Iterator[RankMonitor]:
     """The block runs once every rank of the run is there, and ends in each when one is lost.
 
     On one host rank 0 starts the others, with the run's config file; torchrun and SLURM start
     theirs. Raises SegtrainError that names the rank that died or froze, as far as this one knows.
     At the end none of those that rank 0 started is left.
     """
-    watch = Watch(fabric, train, config)
+    rank_monitor = RankMonitor(fabric, train, config)
     rank, before = fabric.global_rank, {key: os.environ.get(key) for key in PLACE}
     try:
-        watch.start()
+        rank_monitor.start()
         if restarts() and fabric.world_size > 1:
             gather_again(fabric)
         fabric.launch()
@@ -57,7 +57,7 @@ def started(fabric: Fabric, train: Train, config: Path | None) -> Iterator[Watch
             # rank 0 had a data set to read; from here on all are quick to answer
             limit = seconds(train.timeout)
             set_timeout(limit + 2 * GRACE if fabric.device.type == "cuda" else limit)
-        yield watch
+        yield rank_monitor
     except Stopped as stop:
         if rank:  # all stop at the same step; rank 0 says it, before a launcher ends all
             time.sleep(HUSH)
@@ -73,19 +73,19 @@ def started(fabric: Fabric, train: Train, config: Path | None) -> Iterator[Watch
         if not lost_touch(error):
             raise
         bound_the_exit()
-        raise SegtrainError(watch.explain(error)) from error
+        raise SegtrainError(rank_monitor.explain(error)) from error
     else:
-        watch.wait()
+        rank_monitor.wait()
     finally:
-        watch.end()
+        rank_monitor.end()
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.update({key: value})
 
 
-class Watch:
+class RankMonitor:
     """One rank's eye on the others: rank 0's on those that it started, and theirs on it."""
 
-    def __init__(self, fabric: Fabric, train: Train, config: Path | None):
+    def __init__(self, fabric: Fabric, train: TrainConfig, config: Path | None):
         self.fabric, self.timeout, self.config = fabric, train.timeout, config
         self.children: list[subprocess.Popen] = []
         self.lost = ""  # who, and how

@@ -9,7 +9,7 @@ import signal
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class StopWish:
+class StopRequest:
     """Notes the first of SIGNALS, so that a step can end and be saved; a second one ends at once.
 
     A context; its handlers are taken back at its end.
@@ -19,7 +19,7 @@ class StopWish:
         self.loud = loud
         self.signum = 0  # 0: nobody wants to stop
 
-    def __enter__(self) -> StopWish:
+    def __enter__(self) -> StopRequest:
         self.before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         return self
 

@@ -33,7 +33,7 @@ class Counts:
     size: tuple[int, int]  # (height, width)
 
 
-class Tally:
+class Accumulator:
     """Adds up one image after another; all but `kept` in integers, so their order is nothing."""
 
     def __init__(

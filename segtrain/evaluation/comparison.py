@@ -13,7 +13,7 @@ import numpy as np
 
 from segtrain.config import Config
 from segtrain.config.loading import differences, load_config
-from segtrain.errors import SegtrainError, UsageError, listing
+from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.metrics.bootstrap import RESAMPLES, grouped
 from segtrain.metrics.paired_bootstrap import Difference, Measured, difference, measure
 from segtrain.render.comparison_page import decimals, span
@@ -308,7 +308,7 @@ def notes(names: list[str], contenders: list[list[Report]], facts: dict[str, Any
     if alone := [
         name for name, contender in zip(names, contenders, strict=True) if len(contender) == 1
     ]:
-        whose = "each" if len(alone) == len(names) else f"for {listing(alone)}"
+        whose = "each" if len(alone) == len(names) else f"for {shorten(alone)}"
         said.append(
             f"One training {whose}: how much another seed would change is not in the intervals."
         )

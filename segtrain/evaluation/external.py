@@ -13,7 +13,7 @@ from segtrain.data.decoding import SUFFIXES
 from segtrain.data.loading.dataset import Pairs, checked, one_by_one
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
-from segtrain.errors import SegtrainError, UsageError, listing
+from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.evaluation.prediction import Predicted
 
 MASK_SUFFIXES = SUFFIXES - {".jpg", ".jpeg"}
@@ -49,7 +49,7 @@ def pairs_of_masks(
     missing = [sample.name for sample, paths in zip(samples, of_each, strict=True) if not paths]
     if missing:
         raise SegtrainError(
-            f"{folder}: no mask for {len(missing)} of {len(samples)} images: {listing(missing)}; "
+            f"{folder}: no mask for {len(missing)} of {len(samples)} images: {shorten(missing)}; "
             f"expected {missing[0]}.png or {missing[0]}_mask.png"
         )
     chosen = [_only(paths, sample, folder) for sample, paths in zip(samples, of_each, strict=True)]

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from segtrain.config import Eval
+from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Batch, Pairs, checked, one_by_one
 from segtrain.distributed.devices import limits_explained, to_device
 from segtrain.losses.ohem import Mining
@@ -34,7 +34,7 @@ def predict_split(
     indices: range,
     fabric: Fabric,
     workers: int,
-    settings: Eval,
+    settings: EvalConfig,
     mining: Mining | None = None,
     calibration: Calibration | None = None,
 ) -> Iterator[Predicted]:

@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from segtrain.config.loading import to_yaml
-from segtrain.errors import SegtrainError, UsageError, listing
-from segtrain.evaluation.accumulator import Tally
+from segtrain.errors import SegtrainError, UsageError, shorten
+from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.pictures import paint_extremes
 from segtrain.evaluation.subject import Subject
 from segtrain.files import write_csv, write_json
@@ -29,26 +29,34 @@ from segtrain.runs.environment import environment
 SIZES = ("small", "medium", "large")
 
 
-def write(subject: Subject, tally: Tally, groups: list[str], seconds: float) -> dict[str, Any]:
+def write(
+    subject: Subject, accumulator: Accumulator, groups: list[str], seconds: float
+) -> dict[str, Any]:
     """Writes all files; the content of metrics.json. groups: of each image, as groups_of has it."""
     folder, names, images = subject.folder, subject.classes, subject.images
-    metrics = metrics_of(subject, tally, groups)
-    rows = [image_row(images[i], groups[i], c, names) for i, c in sorted(tally.of_image.items())]
-    matrix = tally.confusion.matrix.cpu()
+    metrics = metrics_of(subject, accumulator, groups)
+    rows = [
+        image_row(images[i], groups[i], c, names) for i, c in sorted(accumulator.of_image.items())
+    ]
+    matrix = accumulator.confusion.matrix.cpu()
     write_json(folder / "metrics.json", metrics)
     write_csv(folder / "per_image.csv", rows)
     write_csv(folder / "confusion.csv", confusion_rows(matrix, names))
     title = f"mIoU {metrics['miou']:.4f} on {subject.split}"
     save_confusion(folder / "confusion.png", matrix, names, title)
-    pictures = list(paint_extremes(subject, dict(zip(sorted(tally.of_image), rows, strict=True))))
+    pictures = list(
+        paint_extremes(subject, dict(zip(sorted(accumulator.of_image), rows, strict=True)))
+    )
     page = {
         "title": subject.title,
         "headline": metrics["headline"],
         "metrics": metrics,
         "confusion": matrix.tolist(),
-        "confused": {cell: [(images[i], n) for i, n in found] for cell, found in tally.confused()},
+        "confused": {
+            cell: [(images[i], n) for i, n in found] for cell, found in accumulator.confused()
+        },
         "history": read_history(subject.history),
-        "data": describe_data(subject, tally),
+        "data": describe_data(subject, accumulator),
         "provenance": provenance(subject, seconds),
         "expression": subject.config.loss.expression if subject.checkpoint else None,
     }
@@ -84,29 +92,29 @@ def groups_of(images: list[str], pattern: str | None) -> list[str]:
     return [next(filter(None, match.groups()), match[0]) for match in found if match]
 
 
-def metrics_of(subject: Subject, tally: Tally, groups: list[str]) -> dict[str, Any]:
+def metrics_of(subject: Subject, accumulator: Accumulator, groups: list[str]) -> dict[str, Any]:
     """The content of metrics.json: fractions, null where undefined; intervals are of 95 %."""
     names = subject.classes
-    scores = score(tally.confusion.matrix, names)
-    counts = np.stack([tally.of_image[i] for i in sorted(tally.of_image)])
-    drawn = bootstrap.grouped(counts, [groups[i] for i in sorted(tally.of_image)])
+    scores = score(accumulator.confusion.matrix, names)
+    counts = np.stack([accumulator.of_image[i] for i in sorted(accumulator.of_image)])
+    drawn = bootstrap.grouped(counts, [groups[i] for i in sorted(accumulator.of_image)])
     mean_ci: list[float] | None = None
     class_cis: list[list[float] | None] = [None] * len(names)
     if len(drawn) > 1:  # of one group nothing can be said
         ious = bootstrap.ious(bootstrap.resampled(drawn))
         mean_ci = bootstrap.interval(bootstrap.mious(ious))
         class_cis = [bootstrap.interval(ious[:, c]) for c in range(len(names))]
-    boundaries = [int(i) / int(u) if u else None for i, u in tally.boundary.T]
-    pixels = tally.confusion.matrix.sum(1).tolist()
+    boundaries = [int(i) / int(u) if u else None for i, u in accumulator.boundary.T]
+    pixels = accumulator.confusion.matrix.sum(1).tolist()
     for c, row in enumerate(scores.classes):
         name, iou = row.pop("name"), row.pop("iou")
         found = {"name": name, "iou": iou, "iou_ci": class_cis[c], **row}
-        found |= {"boundary_iou": boundaries[c], "regions": recalls(tally.regions[c])}
+        found |= {"boundary_iou": boundaries[c], "regions": recalls(accumulator.regions[c])}
         if subject.mines:
-            found["kept"] = tally.kept[c].item() / pixels[c] if pixels[c] else None
+            found["kept"] = accumulator.kept[c].item() / pixels[c] if pixels[c] else None
         scores.classes[c] = found
     defined = [value for value in boundaries if value is not None]
-    bins = tally.calibration.matrix if tally.calibration else None
+    bins = accumulator.calibration.matrix if accumulator.calibration else None
     return {
         "miou": scores.miou,
         "miou_ci": mean_ci,
@@ -117,7 +125,7 @@ def metrics_of(subject: Subject, tally: Tally, groups: list[str]) -> dict[str, A
         "groups": len(drawn),
         "headline": headline(scores, mean_ci, subject, len(counts), len(drawn)),
         "classes": scores.classes,
-        "regions": recalls(tally.regions.sum(0)),
+        "regions": recalls(accumulator.regions.sum(0)),
         "calibration": None if bins is None else calibration.rows(bins),
     }
 
@@ -141,7 +149,7 @@ def headline(
         spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f} over {over})"
     if absent:
         as_0 = f"as 0 in it: {scores.miou_absent_as_0:.4f}"
-        without = f" ({listing(absent)} absent, in no mean; {as_0})"
+        without = f" ({shorten(absent)} absent, in no mean; {as_0})"
     tta = subject.config.eval.tta if subject.checkpoint else []
     views = f", averaged over {', '.join(map(str, tta))}" if tta else ""
     return (
@@ -184,16 +192,16 @@ def read_history(table: Path | None) -> list[dict[str, float | None]] | None:
     return [{key: float(v) if v else None for key, v in row.items()} for row in rows]
 
 
-def describe_data(subject: Subject, tally: Tally) -> dict[str, Any]:
-    sizes = [f"{width}x{height}" for (height, width), _ in tally.sizes.most_common(3)]
-    more = len(tally.sizes) - len(sizes)
+def describe_data(subject: Subject, accumulator: Accumulator) -> dict[str, Any]:
+    sizes = [f"{width}x{height}" for (height, width), _ in accumulator.sizes.most_common(3)]
+    more = len(accumulator.sizes) - len(sizes)
     return {
         "path": subject.config.data.path,
         "split": subject.split,
         "layout": subject.layout,
-        "images": sum(tally.sizes.values()),
+        "images": sum(accumulator.sizes.values()),
         "sizes": ", ".join(sizes) + (f" and {more} more" if more else ""),
-        "ignored": tally.ignored,
+        "ignored": accumulator.ignored,
     }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from lightning_fabric import Fabric
 
-from segtrain.config import Eval
+from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Pairs
 from segtrain.distributed.devices import max_over_ranks, predictor
-from segtrain.distributed.launch import Watch
-from segtrain.distributed.signals import StopWish
+from segtrain.distributed.launch import RankMonitor
+from segtrain.distributed.signals import StopRequest
 from segtrain.evaluation.prediction import predict_split
 from segtrain.metrics.confusion import Confusion, Scores, score
 from segtrain.models.segmentation import SegmentationModel
@@ -21,9 +21,9 @@ def validate(
     names: list[str],
     fabric: Fabric,
     workers: int,
-    settings: Eval,
-    wish: StopWish,
-    watch: Watch,
+    settings: EvalConfig,
+    stop_request: StopRequest,
+    rank_monitor: RankMonitor,
 ) -> Scores | None:
     """Scores over all pairs, each counted once whatever the number of processes.
 
@@ -34,11 +34,11 @@ def validate(
     plainly = settings.model_copy(update={"tta": []})
     predict = predictor(model.eval(), fabric)
     for predicted in predict_split(predict, pairs, mine, fabric, workers, plainly):
-        watch.check()
-        if wish.signum:
+        rank_monitor.check()
+        if stop_request.signum:
             break
         confusion.update(predicted.prediction, predicted.target)
-    left = torch.tensor(wish.signum, device=fabric.device)
+    left = torch.tensor(stop_request.signum, device=fabric.device)
     if max_over_ranks(left):
         return None
     matrix = fabric.all_reduce(confusion.matrix, reduce_op="sum")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segtrain.config import Eval
+from segtrain.config import EvalConfig
 
 Predict = Callable[[Tensor], Tensor]
 View = tuple[float, tuple[int, ...]]  # a scale, and the axes that are flipped
@@ -22,7 +22,9 @@ FLIPS = {"hflip": 3, "vflip": 2}  # of (N,C,H,W)
 PIECE = 1 << 20  # pixels of a blended band: what its reader makes of them stays small, too
 
 
-def predict_bands(predict: Predict, images: Tensor, eval: Eval) -> Iterator[tuple[int, Tensor]]:
+def predict_bands(
+    predict: Predict, images: Tensor, eval: EvalConfig
+) -> Iterator[tuple[int, Tensor]]:
     """Yields (top row, logits (N,C,h,W) in float32) of uint8 images (N,K,H,W), from top to bottom.
 
     predict: images (N,K,h,w), uint8 or float of 0..255, on the device of `images` -> logits
@@ -38,7 +40,7 @@ def predict_bands(predict: Predict, images: Tensor, eval: Eval) -> Iterator[tupl
 
 
 def _blended(
-    predict: Predict, images: Tensor, eval: Eval, views: list[View]
+    predict: Predict, images: Tensor, eval: EvalConfig, views: list[View]
 ) -> Iterator[tuple[int, Tensor]]:
     """Adds windows to `open_rows`, the rows of one row of them, and yields what none adds to."""
     height, width = images.shape[2:]
@@ -65,7 +67,7 @@ def _blended(
         open_rows[:, :, high - closed :] = 0
 
 
-def window_of(height: int, width: int, eval: Eval) -> tuple[int, int]:
+def window_of(height: int, width: int, eval: EvalConfig) -> tuple[int, int]:
     """What is predicted at once of an image: all of it, or a window, no larger than the image."""
     if height * width <= eval.max_pixels:
         return height, width
@@ -121,7 +123,7 @@ def scaled(images: Tensor, scale: float) -> Tensor:
     return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
 
 
-def memory_advice(shape: tuple[int, ...], eval: Eval) -> str:
+def memory_advice(shape: tuple[int, ...], eval: EvalConfig) -> str:
     """What to do where predicting images of a shape (N,K,H,W) takes more memory than there is."""
     height, width = shape[2:]
     height, width = window_of(height, width, eval)

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segtrain.config import Model
-from segtrain.errors import UNREADABLE, SegtrainError, UsageError, first_line, listing
+from segtrain.config import ModelConfig
+from segtrain.errors import UNREADABLE, SegtrainError, UsageError, first_line, shorten
 from segtrain.models.checkpoint import is_checkpoint, read_checkpoint
 from segtrain.models.segmentation import SegmentationModel
 
@@ -39,7 +39,7 @@ def imagenet_at_hand(encoder: str) -> bool:
     return has_imagenet(encoder) and (_is_cached(encoder) or _hub_answers())
 
 
-def load_weights(model: SegmentationModel, config: Model) -> str:
+def load_weights(model: SegmentationModel, config: ModelConfig) -> str:
     """Puts the weights that config.weights names into the model; one line that says which."""
     if config.weights == "none":
         return "weights: random"
@@ -49,7 +49,7 @@ def load_weights(model: SegmentationModel, config: Model) -> str:
     return load_file_weights(model, Path(config.weights))
 
 
-def load_imagenet(model: SegmentationModel, config: Model) -> None:
+def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
     """Puts ImageNet weights into the model's encoder, and takes over their normalisation.
 
     What model.mean and model.std say stays, and so does any of images that are not RGB.
@@ -114,7 +114,7 @@ def _load_encoder(model: SegmentationModel, path: Path) -> str:
     encoder = model.network.encoder
     _check_fit(path, encoder.state_dict(), weights)
     encoder.load_state_dict(weights)
-    classifier = f", its classifier ({listing(left_out)}) left out" if left_out else ""
+    classifier = f", its classifier ({shorten(left_out)}) left out" if left_out else ""
     return (
         f"weights: the encoder's {len(weights)} tensors from {path}{classifier}; "
         "decoder and head start anew"
@@ -146,7 +146,7 @@ def _check_fit(
     unknown = sorted(given.keys() - own.keys())
     shapes = [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
     found = ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
-    problems = [f"{len(keys)} {what} ({listing(keys)})" for keys, what in found if keys]
+    problems = [f"{len(keys)} {what} ({shorten(keys)})" for keys, what in found if keys]
     if problems:
         raise SegtrainError(
             f"{path}: its tensors don't fit the model: {'; '.join(problems)}; "

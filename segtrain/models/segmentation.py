@@ -15,7 +15,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segtrain.config import Model
+from segtrain.config import ModelConfig
 from segtrain.errors import UsageError, did_you_mean, first_line
 
 ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
@@ -169,7 +169,7 @@ def refuse_unknown_options(arch: str, options: dict[str, Any]) -> None:
         )
 
 
-def build_model(config: Model, num_classes: int) -> SegmentationModel:
+def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
     """The model with random weights; asks no network. Raises UsageError where parts don't fit."""
     arch, encoder = config.arch, config.encoder
     check_names(arch, encoder)
@@ -191,7 +191,7 @@ def build_model(config: Model, num_classes: int) -> SegmentationModel:
     return SegmentationModel(network, *normalisation(config), config.freeze_bn)
 
 
-def normalisation(config: Model) -> tuple[Sequence[float], Sequence[float]]:
+def normalisation(config: ModelConfig) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of each channel, of 0..255 values."""
     rgb = config.in_channels == 3
     mean = config.mean or (IMAGENET_MEAN if rgb else [ANY_MEAN] * config.in_channels)

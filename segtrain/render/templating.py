@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from segtrain.console import duration
+from segtrain.console import format_duration
 
 
 def page(template: str, **context: object) -> str:
@@ -21,7 +21,7 @@ def page(template: str, **context: object) -> str:
         "raw": raw,
         "percent": percent,
         "count": count,
-        "duration": duration,
+        "duration": format_duration,
     }
     pages.policies["json.dumps_kwargs"] = {  # of tojson, which no text in a script element can end
         "ensure_ascii": False,

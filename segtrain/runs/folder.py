@@ -12,7 +12,7 @@ from pathlib import Path
 
 from segtrain.config import Config
 from segtrain.config.loading import save_config
-from segtrain.errors import SegtrainError, UsageError, listing
+from segtrain.errors import SegtrainError, UsageError, shorten
 
 CONFIG = Path("config.yaml")
 ENVIRONMENT = Path("environment.json")
@@ -92,7 +92,7 @@ def latest_run(out: Path) -> Path:
     if not (out / LATEST).is_dir():
         runs = [file.parent.name for file in sorted(out.glob(f"*/{CONFIG}"))]
         if runs:
-            raise UsageError(f"{out / LATEST} leads to no run; name one of {listing(runs, 8)}")
+            raise UsageError(f"{out / LATEST} leads to no run; name one of {shorten(runs, 8)}")
         raise UsageError(
             f"no run in {out}; train one with 'segtrain fit', or name a run or checkpoint"
         )

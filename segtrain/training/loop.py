@@ -14,12 +14,12 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
-from segtrain.console import number
+from segtrain.console import format_score
 from segtrain.data.loading.dataset import Pairs, checked, worker_count
 from segtrain.data.loading.sampling import BatchSampler, seed_at
 from segtrain.distributed import launch
 from segtrain.distributed.devices import batch_norm_note, max_over_ranks, share_buffers
-from segtrain.distributed.signals import StopWish
+from segtrain.distributed.signals import StopRequest
 from segtrain.errors import Stopped
 from segtrain.evaluation.validation import validate
 from segtrain.models.segmentation import SegmentationModel
@@ -42,7 +42,7 @@ from segtrain.training.step import (
     on_device,
     train_step,
 )
-from segtrain.training.timing import Laps, SaveClock, peak_memory, profiler
+from segtrain.training.timing import SaveClock, StepTimer, peak_memory, profiler
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
     plan: Plan,
     model: SegmentationModel,
     saved: dict[str, Any] | None,
-    watch: launch.Watch,
+    rank_monitor: launch.RankMonitor,
 ) -> None:
     """The loop over epochs, from the beginning or from a saved state."""
     config, run, loud = plan.config, plan.folder, fabric.is_global_zero
@@ -64,19 +64,21 @@ def train(
     history = History(run, state.epoch) if loud else None
     reporter = Reporter(config.train, steps, state.step, state.best, loud)
     trace = profiler(run, fabric.device) if config.train.profile and loud else nullcontext()
-    with StopWish(loud) as wish, reporter, trace as profile:
+    with StopRequest(loud) as stop_request, reporter, trace as profile:
         while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
-            train_epoch(fabric, plan, training, loader, reporter, wish, watch, profile)
+            train_epoch(
+                fabric, plan, training, loader, reporter, stop_request, rank_monitor, profile
+            )
             scores, clock = None, time.perf_counter()
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
                 reporter.validating(state.epoch)
                 share_buffers(fabric, training.scored)
                 scores = validate(
                     training.scored, held_out, plan.classes, fabric, workers,
-                    config.eval, wish, watch,
+                    config.eval, stop_request, rank_monitor,
                 )  # fmt: skip
                 if scores is None:  # a resumed run takes up the validation
-                    stop(fabric, plan, training, wish.signum)
+                    stop(fabric, plan, training, stop_request.signum)
             better = scores is not None and state.improve(score_of(scores, config.train.monitor))
             lr = lr_at(state.step - 1, epochs * steps, config.optim)
             terms = training.loss.report(plan.classes)
@@ -93,7 +95,7 @@ def train(
                 print(f"{split}: {pairs.skipped}")
         if state.epoch < epochs:
             print(f"stopped early: validations without a better {reporter.monitor}: {state.stale}")
-        print(f"best {reporter.monitor} {number(state.best)}; checkpoint: {run / BEST}")
+        print(f"best {reporter.monitor} {format_score(state.best)}; checkpoint: {run / BEST}")
         print(f"score it with: segtrain eval {shlex.quote(str(run))}")
 
 
@@ -140,8 +142,8 @@ def train_epoch(
     training: Training,
     loader: DataLoader,
     reporter: Reporter,
-    wish: StopWish,
-    watch: launch.Watch,
+    stop_request: StopRequest,
+    rank_monitor: launch.RankMonitor,
     profile: torch.profiler.profile | None,
 ) -> None:
     """The steps that are left of an epoch. Raises Stopped where somebody wished so."""
@@ -152,30 +154,30 @@ def train_epoch(
     sampler.start, sampler.stop = state.step, end
     parts_left = on_device(fabric, checked(loader), config.train.channels_last)
     statistics, verdicts = Statistics(training.module), Verdicts(fabric.device)
-    laps, clock = Laps(fabric.device, state.seconds), SaveClock(config.train.checkpoint_every)
+    timer, clock = StepTimer(fabric.device, state.seconds), SaveClock(config.train.checkpoint_every)
     loss_sum = torch.tensor(state.loss_sum, device=fabric.device)
     recent: dict[int, list[Part]] = {}  # a bad step may be seen a step later
     training.module.train()
     while state.step < end:
-        watch.check()
+        rank_monitor.check()
         step = state.step
         # dropout is a function of (seed, step, rank), so no random state needs to be kept
         torch.manual_seed(seed_at(config.train.seed, step, fabric.global_rank))
         set_lr(training.optimizer, lr := lr_at(step, total, config.optim))
         parts = list(islice(parts_left, config.train.accumulate))
-        laps.mark("data")
+        timer.mark("data")
         state.step += 1
         # the host waits for the device at these steps alone; they are the same on all ranks
         reads = state.step % config.train.log_every == 0 or state.step == end
         waits = reads or clock.counts(state.step)
         loss, verdict = train_step(
             fabric, training.module, training.optimizer, statistics, parts,
-            config.optim.clip_norm, reads, wish, laps.mark,
+            config.optim.clip_norm, reads, stop_request, timer.mark,
         )  # fmt: skip
         if training.average:
             update_average(training.average, training.model, config.train.ema, step)
         loss_sum += torch.where(verdict[0] > 0, 0, loss)
-        laps.mark("other")
+        timer.mark("other")
         if state.step == reporter.done + 1:
             reporter.say(f"memory with the first step: {peak_memory(fabric.device) / 1e9:.2f} GB")
         verdicts.note(state.step, verdict)
@@ -189,7 +191,7 @@ def train_epoch(
                 parts = recent[seen.step]
                 report_bad(fabric, plan, training, seen.step, parts, observed, reporter)
         if waits or signum:
-            laps.settle()
+            timer.settle()
             state.loss_sum = loss_sum.item()
         if reads:
             reporter.step(state.step, loss.item(), lr, sum(state.seconds.values()))
@@ -197,7 +199,7 @@ def train_epoch(
             stop(fabric, plan, training, signum)
         if waits and clock.due(state.step) and fabric.is_global_zero:
             save(fabric, plan, training)
-            laps.mark("other")
+            timer.mark("other")
         if profile:
             profile.step()
 

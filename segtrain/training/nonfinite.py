@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segtrain.data.loading.sampling import seed_at
 from segtrain.distributed.devices import max_over_ranks
-from segtrain.errors import SegtrainError, listing
+from segtrain.errors import SegtrainError, shorten
 from segtrain.files import write_csv
 from segtrain.losses.build import Loss
 from segtrain.models.checkpoint import save_state
@@ -107,7 +107,7 @@ def report_bad(
         likely = ", or overflows fp16 while its scale is found" if search else ""
         reporter.say(
             f"step {step}: skipped, its loss or gradient is not finite{likely} "
-            f"({len(state.bad_steps)} so far); files: {listing(files, 8)}"
+            f"({len(state.bad_steps)} so far); files: {shorten(files, 8)}"
         )
     if state.bad_in_a_row >= plan.config.train.max_bad_steps:
         give_up(fabric, plan, training, step, parts, files)

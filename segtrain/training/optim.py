@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from segtrain.config import Optim
+from segtrain.config import OptimConfig
 from segtrain.models.segmentation import SegmentationModel
 
 
 def build_optimizer(
-    model: SegmentationModel, loss: nn.Module, config: Optim
+    model: SegmentationModel, loss: nn.Module, config: OptimConfig
 ) -> torch.optim.Optimizer:
     """AdamW or SGD, fused, over what is trained of a model and of its loss.
 
@@ -51,7 +51,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_factor"]
 
 
-def lr_at(step: int, total_steps: int, config: Optim) -> float:
+def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
     """Learning rate of a step, in (0, config.lr], by config.schedule.
 
     poly      lr * (1 - progress) ** power, as in DeepLab (Chen et al. 2017, arXiv:1606.00915)

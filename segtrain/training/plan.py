@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtrain.config import Config, Data
-from segtrain.config import schema as configuration
+from segtrain.config import Config, DataConfig, LossConfig
 from segtrain.data.inspection.survey import prepare
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.sampling import (
@@ -37,7 +36,7 @@ class Plan:
     """All that was found out before training; rank 0 makes it, every rank gets it."""
 
     config: Config  # nothing left to find out: classes, crop and weights are filled in
-    data: Data  # the data section by which files are read: the layout's label map is in it
+    data: DataConfig  # the data section by which files are read: the layout's label map is in it
     splits: dict[str, list[Sample]]
     palette: list[tuple[int, int, int]]  # a colour a class
     steps_per_epoch: int
@@ -208,13 +207,13 @@ def loss_of(config: Config, palette: list[tuple[int, int, int]] | None = None) -
     return loss
 
 
-def ignored_settings(loss: configuration.Loss) -> list[str]:
+def ignored_settings(loss: LossConfig) -> list[str]:
     """A line for each loss setting that was changed but that no term of the loss takes."""
     mines = any(term.name == "ohem" for term in parse_loss(loss.expression))
     changed = [
         key
         for key in ("thresh", "n_min_factor")
-        if getattr(loss, key) != getattr(configuration.Loss(), key)
+        if getattr(loss, key) != getattr(LossConfig(), key)
     ]
     return [] if mines else [f"note: loss.{key} is ignored by {loss.expression}" for key in changed]
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from segtrain.config import Train
-from segtrain.console import duration, number
+from segtrain.config import TrainConfig
+from segtrain.console import format_duration, format_score
 
 
 class Reporter:
@@ -30,7 +30,7 @@ class Reporter:
     )
 
     def __init__(
-        self, train: Train, steps_per_epoch: int, done: int, best: float | None, loud: bool
+        self, train: TrainConfig, steps_per_epoch: int, done: int, best: float | None, loud: bool
     ):
         self.epochs, self.steps_per_epoch = train.epochs, steps_per_epoch
         self.batch_size, self.loud = train.batch_size, loud
@@ -61,7 +61,7 @@ class Reporter:
             lr="-",
             speed="-",
             monitor=self.monitor,
-            best=number(best),
+            best=format_score(best),
         )
 
     def __enter__(self) -> Reporter:
@@ -92,27 +92,27 @@ class Reporter:
             self.estimated = True
             each = (time.monotonic() - self.first[1]) / (step - self.first[0])
             self.say(
-                f"about {duration(each * self.steps_per_epoch)} an epoch, validation aside; "
+                f"about {format_duration(each * self.steps_per_epoch)} an epoch, validation aside; "
                 f"ends {self._when(each, step)}"
             )
 
     def _when(self, seconds_a_step: float, step: int) -> str:
         left = (self.epochs * self.steps_per_epoch - step) * seconds_a_step
-        return f"in {duration(left)}, at {datetime.now() + timedelta(seconds=left):%a %H:%M}"
+        return f"in {format_duration(left)}, at {datetime.now() + timedelta(seconds=left):%a %H:%M}"
 
     def validating(self, epoch: int) -> None:
         self.bar.update(self.task, place=f"scoring {epoch + 1}/{self.epochs}")
 
     def epoch(self, row: dict[str, Any], best: float | None) -> None:
-        self.bar.update(self.task, best=number(best))
+        self.bar.update(self.task, best=format_score(best))
         validated = (
-            f"val mIoU {number(row['val_miou'])} "
-            f"(best {'' if self.monitor == 'mIoU' else f'{self.monitor} '}{number(best)})  "
+            f"val mIoU {format_score(row['val_miou'])} "
+            f"(best {'' if self.monitor == 'mIoU' else f'{self.monitor} '}{format_score(best)})  "
             if row["val_miou"] is not None
             else ""
         )
         self.say(
-            f"epoch {row['epoch']}/{self.epochs}  loss {number(row['train_loss'])}  "
+            f"epoch {row['epoch']}/{self.epochs}  loss {format_score(row['train_loss'])}  "
             f"lr {row['lr']:.2e}  {validated}{row['images_per_second']:.1f} images/s  "
             f"{row['seconds']:.0f} s"
         )

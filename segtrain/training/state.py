@@ -24,7 +24,7 @@ from segtrain.runs.folder import BEST, LAST, STATE
 from segtrain.training.plan import Plan
 from segtrain.version import __version__
 
-LAPS = ("data", "forward", "backward", "other")  # where the time of a step goes
+STEP_PHASES = ("data", "forward", "backward", "other")  # where the time of a step goes
 
 
 @dataclass
@@ -80,7 +80,7 @@ class TrainState:
         row |= {f"loss/{key}": value for key, value in terms.items()}
         train_seconds = sum(self.seconds.values())
         row["images_per_second"] = steps * config.train.batch_size / train_seconds
-        row |= {f"{name}_seconds": self.seconds[name] for name in LAPS}
+        row |= {f"{name}_seconds": self.seconds[name] for name in STEP_PHASES}
         row |= {"train_seconds": train_seconds, "seconds": train_seconds + validation_seconds}
         self.rows.append(row)
         self.loss_sum, self.skipped, self.seconds = 0.0, 0, {}

@@ -9,10 +9,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from segtrain.config import Train
+from segtrain.config import TrainConfig
 from segtrain.data.loading.dataset import Batch
 from segtrain.distributed.devices import max_over_ranks
-from segtrain.distributed.signals import StopWish
+from segtrain.distributed.signals import StopRequest
 from segtrain.losses.build import Loss
 from segtrain.losses.pixels import choose_path
 from segtrain.models.segmentation import SegmentationModel
@@ -85,7 +85,7 @@ def train_step(
     parts: list[Part],
     clip_norm: float,
     observe: bool,
-    wish: StopWish,
+    stop_request: StopRequest,
     mark: Callable[[str], None],
 ) -> tuple[Tensor, Tensor]:
     """Steps on the mean loss of the parts; the loss (0-d) and the verdict (2,) of all ranks.
@@ -110,7 +110,7 @@ def train_step(
         scaler.unscale_(optimizer.optimizer)  # Fabric's own clipping refuses fused optimisers here
     norm = gradient_norm(module, clip_norm)
     bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
-    verdict = max_over_ranks(torch.stack([bad.float(), torch.full_like(loss, wish.signum)]))
+    verdict = max_over_ranks(torch.stack([bad.float(), torch.full_like(loss, stop_request.signum)]))
     bad = verdict[0] > 0
     statistics.restore(bad)
     # fused optimisers read it on the device, as the gradient scaler has them do
@@ -139,7 +139,7 @@ def gradient_norm(module: nn.Module, clip_norm: float) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def compile_or_not(train: Train, device: torch.device, steps: int) -> tuple[bool, str]:
+def compile_or_not(train: TrainConfig, device: torch.device, steps: int) -> tuple[bool, str]:
     """Whether train.compile means the network's compilation on that device, and why."""
     if train.compile != "auto":
         return train.compile == "on", f"train.compile is {train.compile}"

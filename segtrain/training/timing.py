@@ -15,7 +15,7 @@ from segtrain.config.types import seconds
 from segtrain.files import whole_file
 
 
-class Laps:
+class StepTimer:
     """Where time goes: adds to `seconds`, by name, the time from each mark to the next.
 
     On a GPU it is the device's own time, waiting included, and a mark waits for nothing.

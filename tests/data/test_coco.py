@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtrain.config import Data, Split
+from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.coco import CocoMask, unpack_runs
 from segtrain.data.layouts.detect import Found, find_pairs
 from segtrain.data.masks import MaskReader
@@ -94,7 +94,7 @@ def test_layouts(tmp_path: Path, case: str):
     Image.new("RGB", (6, 4)).save(tmp_path / val_images / "v11.png")
     if case == "as published":
         (tmp_path / "annotations/captions_train2017.json").write_text("[]")
-    found = find_pairs(Data(), tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert found.format == "coco"
     assert [finding.error for finding in found.findings] == []
     assert (found.classes, found.palette) == (NAMES, None)
@@ -107,7 +107,7 @@ def test_layouts(tmp_path: Path, case: str):
 
 def test_a_mask_says_what_it_is(tmp_path: Path):
     write(tmp_path / "a.json", tmp_path)
-    pair = find_pairs(Data(), tmp_path / "a.json").splits["train"][0]
+    pair = find_pairs(DataConfig(), tmp_path / "a.json").splits["train"][0]
     mask = pickle.loads(pickle.dumps(pair.mask))
     assert mask == pair.mask and hash(mask) == hash(pair.mask) and pair.name == "000000000011"
     assert str(mask) == f"{tmp_path}/a.json (image 11)"
@@ -117,29 +117,32 @@ def test_a_mask_says_what_it_is(tmp_path: Path):
 
 def test_a_json_alone_is_the_training_data(tmp_path: Path):
     write(tmp_path / "set/labels.json", tmp_path / "set")
-    found = find_pairs(Data(val_fraction=0.3), tmp_path / "set/labels.json")
+    found = find_pairs(DataConfig(val_fraction=0.3), tmp_path / "set/labels.json")
     assert (found.format, [len(found.splits[s]) for s in found.splits]) == ("coco", [3, 1])
     assert read(found, "train") | read(found, "val") == DRAWN
     with pytest.raises(UsageError, match="data.format lists"):
-        find_pairs(Data(format="lists"), tmp_path / "set/labels.json")
+        find_pairs(DataConfig(format="lists"), tmp_path / "set/labels.json")
 
 
 def test_named_in_splits(tmp_path: Path):
     write(tmp_path / "x/one.json", tmp_path / "pictures")
     write(tmp_path / "x/two.json", tmp_path / "x", first=13)
-    splits = {"train": Split(coco="x/one.json", images="pictures"), "val": Split(coco="x/two.json")}
-    found = find_pairs(Data(splits=splits), tmp_path)
+    splits = {
+        "train": SplitConfig(coco="x/one.json", images="pictures"),
+        "val": SplitConfig(coco="x/two.json"),
+    }
+    found = find_pairs(DataConfig(splits=splits), tmp_path)
     assert read(found, "train") == DRAWN
     assert read(found, "val") == {n: DRAWN[n] for n in (13, 14)}
     with pytest.raises(SegtrainError, match="gone.json: not a JSON that can be read"):
-        find_pairs(Data(splits={"train": Split(coco="gone.json")}), tmp_path)
+        find_pairs(DataConfig(splits={"train": SplitConfig(coco="gone.json")}), tmp_path)
 
 
 def test_a_category_with_id_0_leaves_the_background_another_value(tmp_path: Path):
     categories = [{"id": 0, "name": "background"}, {"id": 2, "name": "cat"}]
     annotations = [annotation(13, 0, [rectangle(0, 0, 2, 1)]), annotation(14, 2, RUNS)]
     write(tmp_path / "a.json", tmp_path, 13, categories=categories, annotations=annotations)
-    found = find_pairs(Data(val_fraction=0.5), tmp_path / "a.json")
+    found = find_pairs(DataConfig(val_fraction=0.5), tmp_path / "a.json")
     assert found.classes == ["background", "background (0)", "cat"]
     assert found.label_map == {3: 0, 0: 1, 2: 2}
     ids = read(found, "train") | read(found, "val")
@@ -155,7 +158,7 @@ def test_what_is_missing_outside_or_a_box_is_found_and_left_out(tmp_path: Path):
     content["images"][1]["file_name"] = "gone.png"
     content["annotations"] += [annotation(13, 3, []), annotation(14, 3, [[0, 0, 3, 3]])]
     (root / "a.json").write_text(json.dumps(content))
-    found = find_pairs(Data(), root / "a.json")
+    found = find_pairs(DataConfig(), root / "a.json")
     assert [pair.mask.image_id for split in found.splits.values() for pair in split] == [14]
     assert [(f.kind, f.error, f.places) for f in found.findings] == [
         ("sliver", False, []),
@@ -164,14 +167,14 @@ def test_what_is_missing_outside_or_a_box_is_found_and_left_out(tmp_path: Path):
         ("outside", True, [f"{tmp_path}/secret.png"]),
     ]
     assert all("a.json" in str(finding) for finding in found.findings)
-    kinds = [f.kind for f in find_pairs(Data(allow_outside=True), root / "a.json").findings]
+    kinds = [f.kind for f in find_pairs(DataConfig(allow_outside=True), root / "a.json").findings]
     assert sorted(kinds) == ["box", "missing", "sliver"]
 
 
 def test_images_can_be_excluded(tmp_path: Path):
     write(tmp_path / "a.json", tmp_path / "images")
-    splits = {"train": Split(coco="a.json", images="images")}
-    found = find_pairs(Data(splits=splits, exclude=["images/*13.png"]), tmp_path)
+    splits = {"train": SplitConfig(coco="a.json", images="images")}
+    found = find_pairs(DataConfig(splits=splits, exclude=["images/*13.png"]), tmp_path)
     both = found.splits["train"] + found.splits["val"]
     assert sorted(pair.mask.image_id for pair in both) == [11, 12, 14]
     assert "1 excluded" in found.layout
@@ -213,21 +216,21 @@ def test_wrong_content_is_refused(tmp_path: Path, case: str):
     changed, words = WRONG[case]
     write(tmp_path / "annotations/train.json", tmp_path / "images", **changed)
     with pytest.raises(SegtrainError, match=f"(?s)train.json.*{words}"):
-        find_pairs(Data(), tmp_path)
+        find_pairs(DataConfig(), tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"images"', "[" * 100_000, "\xff\xfe"])
 def test_what_is_no_coco_json_is_refused(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(SegtrainError, match="a.json: not a (COCO )?JSON"):
-        find_pairs(Data(), tmp_path / "a.json")
+        find_pairs(DataConfig(), tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("counts", [[23], [25], [30, -6], "4220", "4220<0", "4220<P", "~~~~"])
 def test_runs_that_do_not_fill_the_image_are_refused(tmp_path: Path, counts):
     annotations = [annotation(11, 3, {"size": [4, 6], "counts": counts})]
     write(tmp_path / "a.json", tmp_path, annotations=annotations)
-    found = find_pairs(Data(val_fraction=0.1), tmp_path / "a.json")
+    found = find_pairs(DataConfig(val_fraction=0.1), tmp_path / "a.json")
     masks = [pair.mask for split in found.splits.values() for pair in split]
     (mask,) = [mask for mask in masks if mask.image_id == 11]
     with pytest.raises(SegtrainError, match=r"a.json \(image 11\): the run lengths"):
@@ -254,19 +257,19 @@ def test_splits_must_have_the_same_categories(tmp_path: Path):
     other = [*CATEGORIES[:2], {"id": 90, "name": "bird"}]
     write(tmp_path / "annotations/val.json", tmp_path / "images", 13, categories=other)
     with pytest.raises(SegtrainError, match="train.json and .*val.json have different.*90 'bird'"):
-        find_pairs(Data(), tmp_path)
+        find_pairs(DataConfig(), tmp_path)
 
 
 def test_two_jsons_of_one_split_are_refused(tmp_path: Path):
     for name in ("cats_train.json", "dogs_train.json"):
         write(tmp_path / "annotations" / name, tmp_path / "images")
     with pytest.raises(SegtrainError, match="cats_train.json and dogs_train.json are both"):
-        find_pairs(Data(), tmp_path)
+        find_pairs(DataConfig(), tmp_path)
 
 
 def test_an_image_in_two_jsons_is_in_two_splits(tmp_path: Path):
     write(tmp_path / "annotations/train.json", tmp_path / "images", 13)
     write(tmp_path / "annotations/val.json", tmp_path / "images", 12)
-    found = find_pairs(Data(), tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert [pair.mask.image_id for pair in found.splits["val"]] == [12]
     assert [(f.kind, len(f.places)) for f in found.findings] == [("split", 2)]

@@ -70,7 +70,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data import decoding, masks
 from segtrain.data.images import image_reader
 from segtrain.data.inspection.checks import Faults
@@ -497,7 +497,7 @@ class Case(NamedTuple):
 
 
 class Written(NamedTuple):
-    data: Data
+    data: DataConfig
     pairs: list[Pair]
     loose: list[str]  # damaged lists and JSON, after which all is forgiven but a traceback
 
@@ -527,7 +527,7 @@ def write(case: Case, root: Path) -> Written:
         elif damage != "leak" and (pair.mask or side == "image"):
             spoil(layout, meaning, pair, damage, side, rng)
     named = {"format": layout.format} if rng.random() < 0.5 else {}
-    data = Data(path=str(root), **config, **named, **meaning.config)
+    data = DataConfig(path=str(root), **config, **named, **meaning.config)
     return Written(data, pairs, loose)
 
 

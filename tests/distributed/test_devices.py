@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from segtrain.config import Train
+from segtrain.config import TrainConfig
 from segtrain.distributed import devices
 from segtrain.distributed.devices import limits_explained
 from segtrain.errors import SegtrainError, UsageError
@@ -35,7 +35,7 @@ def test_what_was_started_must_be_what_was_asked_for(variables, asked, said, mon
     for name, value in variables.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError) as refused:
-        devices.make_fabric(Train(device="cpu", devices=asked[0], nodes=asked[1]))
+        devices.make_fabric(TrainConfig(device="cpu", devices=asked[0], nodes=asked[1]))
     assert [words for words in said if words not in str(refused.value)] == []
 
 
@@ -43,7 +43,7 @@ def test_what_was_started_must_be_what_was_asked_for(variables, asked, said, mon
 def test_what_was_started_right_is_taken(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    fabric = devices.make_fabric(Train(device="cpu", devices=2, nodes=2, batch_size=4))
+    fabric = devices.make_fabric(TrainConfig(device="cpu", devices=2, nodes=2, batch_size=4))
     assert fabric.world_size == 4
 
 
@@ -51,18 +51,18 @@ def test_a_batch_job_of_one_task_starts_its_own_ranks(monkeypatch):
     """sbatch sets SLURM's variables for a plain command, too."""
     for name, value in (SRUN | {"SLURM_NTASKS": "1"}).items():
         monkeypatch.setenv(name, value)
-    fabric = devices.make_fabric(Train(device="cpu", devices=2))
+    fabric = devices.make_fabric(TrainConfig(device="cpu", devices=2))
     assert fabric.world_size == 2
     assert not fabric.strategy.cluster_environment.creates_processes_externally
 
 
 def test_batch_norm_of_several_cpus_is_said():
-    two = devices.make_fabric(Train(device="cpu", devices=2))
-    said = devices.batch_norm_note(two, Train(batch_size=8), frozen=False)
+    two = devices.make_fabric(TrainConfig(device="cpu", devices=2))
+    said = devices.batch_norm_note(two, TrainConfig(batch_size=8), frozen=False)
     assert "over the 4 image(s) of each process" in said
-    assert devices.batch_norm_note(two, Train(batch_size=8), frozen=True) == ""
-    one = devices.make_fabric(Train(device="cpu"))
-    assert devices.batch_norm_note(one, Train(batch_size=8), frozen=False) == ""
+    assert devices.batch_norm_note(two, TrainConfig(batch_size=8), frozen=True) == ""
+    one = devices.make_fabric(TrainConfig(device="cpu"))
+    assert devices.batch_norm_note(one, TrainConfig(batch_size=8), frozen=False) == ""
 
 
 def test_determinism_is_not_left_behind():

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from running import alive, children, wait_for
 
-from segtrain.config import Train
-from segtrain.distributed.launch import Watch, how, launcher, lost_touch, restarted, started
+from segtrain.config import TrainConfig
+from segtrain.distributed.launch import RankMonitor, how, launcher, lost_touch, restarted, started
 from segtrain.errors import SegtrainError, Stopped
 from segtrain.runs.environment import note_start
 
@@ -65,18 +65,18 @@ def stub(rank: int = 0, world: int = 2) -> SimpleNamespace:
 
 def test_the_watch_notes_a_dead_rank_and_ends_the_others(monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    watch = Watch(stub(world=3), Train(), Path("runs/r/config.yaml"))
+    rank_monitor = RankMonitor(stub(world=3), TrainConfig(), Path("runs/r/config.yaml"))
     for code in "raise SystemExit(3)", "import time; time.sleep(600)":
-        watch.children.append(subprocess.Popen([sys.executable, "-c", code]))
-    watch.check()
-    looking = threading.Thread(target=watch._look)
+        rank_monitor.children.append(subprocess.Popen([sys.executable, "-c", code]))
+    rank_monitor.check()
+    looking = threading.Thread(target=rank_monitor._look)
     looking.start()
-    wait_for(lambda: watch.lost, 20)
+    wait_for(lambda: rank_monitor.lost, 20)
     with pytest.raises(SegtrainError, match="process 1 of 3 .* exit code 3.*--resume runs/r"):
-        watch.check()
-    watch.end()
+        rank_monitor.check()
+    rank_monitor.end()
     looking.join(5)
-    assert not looking.is_alive() and not any(alive(child.pid) for child in watch.children)
+    assert not looking.is_alive() and not any(alive(child.pid) for child in rank_monitor.children)
 
 
 HANGS = """
@@ -119,7 +119,7 @@ def test_an_exit_that_hangs_is_ended():
 def test_of_ranks_that_stop_together_one_says_so(rank: int, ending: type, monkeypatch):
     monkeypatch.setattr("segtrain.distributed.launch.HUSH", 0)
     with pytest.raises(ending) as ended:
-        with started(stub(rank, world=1), Train(), None):
+        with started(stub(rank, world=1), TrainConfig(), None):
             raise Stopped("SIGTERM: stopped", signal.SIGTERM)
     assert (ended.value.code if rank else ended.value.exit_code) == 143
 
@@ -127,7 +127,7 @@ def test_of_ranks_that_stop_together_one_says_so(rank: int, ending: type, monkey
 def test_other_errors_pass_and_the_environment_comes_back():
     before = dict(os.environ)
     with pytest.raises(RuntimeError, match="same device"):
-        with started(stub(world=1), Train(), None):
+        with started(stub(world=1), TrainConfig(), None):
             os.environ["LOCAL_RANK"] = "0"
             raise RuntimeError("Expected all tensors to be on the same device")
     assert dict(os.environ) == before

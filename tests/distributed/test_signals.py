@@ -9,22 +9,22 @@ import sys
 
 import pytest
 
-from segtrain.distributed.signals import SIGNALS, StopWish
+from segtrain.distributed.signals import SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
 def test_a_signal_becomes_a_wish_and_handlers_come_back(signum, capfd):
     before = signal.getsignal(signum)
-    with StopWish() as wish:
-        assert wish.signum == 0
+    with StopRequest() as stop_request:
+        assert stop_request.signum == 0
         os.kill(os.getpid(), signum)
-        assert wish.signum == signum
+        assert stop_request.signum == signum
     assert signal.getsignal(signum) == before
     assert f"{signum.name}: the step ends and is saved" in capfd.readouterr().err
 
 
 def test_a_quiet_one_says_nothing(capfd):
-    with StopWish(loud=False):
+    with StopRequest(loud=False):
         os.kill(os.getpid(), signal.SIGUSR1)
     assert capfd.readouterr().err == ""
 

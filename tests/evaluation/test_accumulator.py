@@ -12,9 +12,9 @@ from colours import ByColour, pairs_at
 from lightning_fabric import Fabric
 from PIL import Image
 
-from segtrain.config import Eval
+from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Pairs
-from segtrain.evaluation.accumulator import Tally
+from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.prediction import Predicted, predict_split
 from segtrain.losses.build import build_mining
 
@@ -29,25 +29,32 @@ def fabric() -> Fabric:
     return Fabric(accelerator="cpu", devices=1)
 
 
-def tallied(pairs: Pairs, fabric: Fabric, indices: range, **settings) -> Tally:
-    tally, mining = Tally(3, 255, "cpu", calibrated=True), build_mining("ohem", 3)
+def tallied(pairs: Pairs, fabric: Fabric, indices: range, **settings) -> Accumulator:
+    accumulator, mining = Accumulator(3, 255, "cpu", calibrated=True), build_mining("ohem", 3)
     found = predict_split(
-        ByColour(), pairs, indices, fabric, 0, Eval(**settings), mining, tally.calibration
+        ByColour(),
+        pairs,
+        indices,
+        fabric,
+        0,
+        EvalConfig(**settings),
+        mining,
+        accumulator.calibration,
     )
-    for _ in tally.add_all(found):
+    for _ in accumulator.add_all(found):
         pass
-    return tally
+    return accumulator
 
 
-def sums(tally: Tally) -> list:
+def sums(accumulator: Accumulator) -> list:
     """All that is summed over images, as numbers that can be compared."""
     return [
-        tally.confusion.matrix.tolist(),
-        tally.calibration.matrix.tolist(),
-        tally.boundary.tolist(),
-        tally.regions.tolist(),
-        tally.sizes,
-        {index: counts.tolist() for index, counts in sorted(tally.of_image.items())},
+        accumulator.confusion.matrix.tolist(),
+        accumulator.calibration.matrix.tolist(),
+        accumulator.boundary.tolist(),
+        accumulator.regions.tolist(),
+        accumulator.sizes,
+        {index: counts.tolist() for index, counts in sorted(accumulator.of_image.items())},
     ]
 
 
@@ -71,7 +78,7 @@ def test_a_tally_in_three_parts_adds_up_to_the_whole(pairs: Pairs, fabric: Fabri
 
 def test_only_3_c_integers_are_kept_of_an_image():
     """Python's memory for 400 more images, besides the 456 bytes each that 19 classes need."""
-    tally, grown = Tally(19, 255, "cpu", calibrated=False), []
+    accumulator, grown = Accumulator(19, 255, "cpu", calibrated=False), []
     generator = torch.Generator().manual_seed(0)
 
     def images():
@@ -83,16 +90,16 @@ def test_only_3_c_integers_are_kept_of_an_image():
 
     tracemalloc.start()
     try:
-        for _ in tally.add_all(images()):
+        for _ in accumulator.add_all(images()):
             pass
     finally:
         tracemalloc.stop()
-    assert {counts.nbytes for counts in tally.of_image.values()} == {3 * 19 * 8}
-    assert len(tally.of_image) == 600 and (grown[1] - grown[0]) / 400 < 1500
+    assert {counts.nbytes for counts in accumulator.of_image.values()} == {3 * 19 * 8}
+    assert len(accumulator.of_image) == 600 and (grown[1] - grown[0]) / 400 < 1500
 
 
 def test_most_confused_images_are_those_with_most_pixels(pairs: Pairs, fabric: Fabric):
-    tally = tallied(pairs, fabric, range(len(pairs)))
+    accumulator = tallied(pairs, fabric, range(len(pairs)))
     per_image = {}
     for index, sample in enumerate(pairs.samples):
         image = np.asarray(Image.open(sample.image)).astype(int)
@@ -100,7 +107,7 @@ def test_most_confused_images_are_those_with_most_pixels(pairs: Pairs, fabric: F
         per_image[index] = {
             (t, p): int(((mask == t) & (ids == p)).sum()) for t in range(3) for p in range(3)
         }
-    found = dict(tally.confused())
+    found = dict(accumulator.confused())
     assert found and all(true != predicted for true, predicted in found)
     for cell, images in found.items():
         pixels = [n for _, n in images]
@@ -110,6 +117,6 @@ def test_most_confused_images_are_those_with_most_pixels(pairs: Pairs, fabric: F
 
 def test_the_ignored_share(tmp_path: Path, fabric: Fabric):
     pairs = pairs_at(tmp_path, 2, [(16, 8), (8, 8)])
-    tally = tallied(pairs, fabric, range(2))
+    accumulator = tallied(pairs, fabric, range(2))
     ignored = sum(int((np.asarray(Image.open(s.mask)) == 255).sum()) for s in pairs.samples)
-    assert tally.ignored == pytest.approx(ignored / (16 * 8 + 8 * 8)) and ignored
+    assert accumulator.ignored == pytest.approx(ignored / (16 * 8 + 8 * 8)) and ignored

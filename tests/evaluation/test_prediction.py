@@ -11,7 +11,7 @@ from colours import ByColour, pairs_at
 from lightning_fabric import Fabric
 from PIL import Image
 
-from segtrain.config import Eval, Model
+from segtrain.config import EvalConfig, ModelConfig
 from segtrain.data.loading.dataset import Pairs
 from segtrain.distributed.devices import predictor
 from segtrain.evaluation.prediction import predict_split, read_bands
@@ -40,14 +40,16 @@ def rank_of(world: int, rank: int, seen: list) -> SimpleNamespace:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_validation_counts_each_image_once_in_any_process(pairs: Pairs, batch_size: int):
-    wish, watch = SimpleNamespace(signum=0), SimpleNamespace(check=lambda: None)
+    stop_request, rank_monitor = SimpleNamespace(signum=0), SimpleNamespace(check=lambda: None)
     totals = []
     for world in (1, 3):
         seen: list[torch.Tensor] = []
         for rank in range(world):
             fabric = rank_of(world, rank, seen)
-            settings = Eval(batch_size=batch_size, tta=["hflip"])  # eval's own, not validation's
-            validate(ByColour(), pairs, NAMES, fabric, 0, settings, wish, watch)
+            settings = EvalConfig(
+                batch_size=batch_size, tta=["hflip"]
+            )  # eval's own, not validation's
+            validate(ByColour(), pairs, NAMES, fabric, 0, settings, stop_request, rank_monitor)
         totals.append(sum(seen))
     expected = torch.zeros(3, 3, dtype=torch.int64)
     for sample in pairs.samples:
@@ -60,9 +62,12 @@ def test_validation_counts_each_image_once_in_any_process(pairs: Pairs, batch_si
 
 
 def test_validation_ends_where_somebody_wishes_so(pairs: Pairs):
-    wish, watch = SimpleNamespace(signum=15), SimpleNamespace(check=lambda: None)
+    stop_request, rank_monitor = SimpleNamespace(signum=15), SimpleNamespace(check=lambda: None)
     fabric = rank_of(1, 0, [])
-    assert validate(ByColour(), pairs, NAMES, fabric, 0, Eval(), wish, watch) is None
+    assert (
+        validate(ByColour(), pairs, NAMES, fabric, 0, EvalConfig(), stop_request, rank_monitor)
+        is None
+    )
 
 
 def test_bands_come_together_as_the_whole():
@@ -91,12 +96,12 @@ def test_a_networks_miou_is_nearly_the_same_for_any_batch_size(pairs: Pairs):
     """Convolution rounds by batch, so a pixel at a tie may go either way."""
     fabric = Fabric(accelerator="cpu", devices=1)
     torch.manual_seed(0)
-    config = Model(encoder="tu-test_byobnet", options={"encoder_depth": 3,
+    config = ModelConfig(encoder="tu-test_byobnet", options={"encoder_depth": 3,
                                                        "decoder_channels": [8, 8, 4]})  # fmt: skip
     predict, found = predictor(build_model(config, 3).eval(), fabric), []
     for batch_size in (1, 7, 32):
         confusion = Confusion(3, 255)
-        settings = Eval(batch_size=batch_size)
+        settings = EvalConfig(batch_size=batch_size)
         for one in predict_split(predict, pairs, range(len(pairs)), fabric, 0, settings):
             confusion.update(one.prediction, one.target)
         found.append(score(confusion.matrix, NAMES).miou)

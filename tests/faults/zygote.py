@@ -103,7 +103,7 @@ class Aim:
     lasting: bool = True  # all later writes fail, too
 
 
-class Watch:
+class RankMonitor:
     """Trace the events of this process, not of its children, and act where an aim says so."""
 
     def __init__(self, root: str, trace: str, aims: list[Aim]):
@@ -201,13 +201,13 @@ class Watch:
         setattr(os, name, told)
 
     def _opener(self, plain: Callable) -> Callable:
-        watch = self
+        rank_monitor = self
 
         class File(io.FileIO):
             def write(self, content: Any) -> int:
                 act = super().write
                 half = memoryview(content).cast("B")[: len(content) // 2]
-                return watch.run(
+                return rank_monitor.run(
                     f"write {kind(self.name)}", lambda: act(content), lambda: act(half), self.name
                 )
 
@@ -221,11 +221,11 @@ class Watch:
             closefd: bool = True,
             opener: Callable | None = None,
         ) -> Any:
-            if opener or not set(mode) & set("wax+") or not watch.below(file):
+            if opener or not set(mode) & set("wax+") or not rank_monitor.below(file):
                 return plain(file, mode, buffering, encoding, errors, newline, closefd, opener)
             raw_mode = mode.replace("b", "").replace("t", "")
             event = f"open {kind(file)}"
-            raw = watch.run(event, lambda: File(os.fsdecode(file), raw_mode), path=file)
+            raw = rank_monitor.run(event, lambda: File(os.fsdecode(file), raw_mode), path=file)
             if buffering == 0:
                 return raw
             buffer = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
@@ -317,14 +317,14 @@ def _child(request: dict[str, Any]) -> None:
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
         sys.argv = ["segtrain", *request["argv"]]
-        watch = None
+        rank_monitor = None
         try:
             exec(request["code"], {})
             if not Rank.fork(request["devices"] - 1):
                 aims = [Aim(**aim) for aim in request["aims"]]
-                watch = Watch(request["cwd"], request["trace"], aims)
-                watch.install()
-                watch.run(START, lambda: None)
+                rank_monitor = RankMonitor(request["cwd"], request["trace"], aims)
+                rank_monitor.install()
+                rank_monitor.run(START, lambda: None)
             if limit := request["file_size"]:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             from segtrain.cli.app import app
@@ -333,8 +333,8 @@ def _child(request: dict[str, Any]) -> None:
             code = 0
         except SystemExit as error:
             code = error.code or 0
-        if watch:
-            watch.run(END, lambda: None)
+        if rank_monitor:
+            rank_monitor.run(END, lambda: None)
         atexit._run_exitfuncs()
     except BaseException:
         traceback.print_exc()

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segtrain.config import Eval
+from segtrain.config import EvalConfig
 from segtrain.models import inference
 from segtrain.models.inference import memory_advice, predict_bands
 
 CONSTANTS = [0.3, -7.0, 0.30000001, 21.5]
 
 
-def config(window=(16, 16), overlap=0.25, max_pixels=1, tta=()) -> Eval:
-    return Eval(max_pixels=max_pixels, window=window, overlap=overlap, tta=list(tta))
+def config(window=(16, 16), overlap=0.25, max_pixels=1, tta=()) -> EvalConfig:
+    return EvalConfig(max_pixels=max_pixels, window=window, overlap=overlap, tta=list(tta))
 
 
 def picture(height: int, width: int, images: int = 1, channels: int = 3) -> Tensor:
@@ -30,7 +30,7 @@ def picture(height: int, width: int, images: int = 1, channels: int = 3) -> Tens
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def whole(predict, images: Tensor, eval: Eval) -> Tensor:
+def whole(predict, images: Tensor, eval: EvalConfig) -> Tensor:
     """All bands under each other, after a look that every row comes once, in order."""
     bands, rows = [], 0
     for top, logits in predict_bands(predict, images, eval):
@@ -276,13 +276,13 @@ def test_a_class_without_any_probability_stays_finite():
 
 
 @pytest.mark.parametrize("eval", [config(), config(max_pixels=400), config(tta=["vflip"])])
-def test_half_precision_comes_out_as_float32(eval: Eval):
+def test_half_precision_comes_out_as_float32(eval: EvalConfig):
     found = whole(lambda images: placed(images).bfloat16(), picture(20, 20), eval)
     torch.testing.assert_close(found, whole(placed, picture(20, 20), eval), rtol=0, atol=0.02)
 
 
 def test_advice_where_memory_is_short_names_what_to_set():
-    eval = Eval()
+    eval = EvalConfig()
     assert memory_advice((4, 3, 900, 1200), eval).endswith("; set eval.batch_size=1")
     for shape, parts in (
         ((1, 3, 900, 1200), ("1 x 900x1200 pixels", "max_pixels=270000 ", "window=450x600")),
@@ -292,7 +292,9 @@ def test_advice_where_memory_is_short_names_what_to_set():
         assert all(part in advice for part in parts), advice
         words = advice.replace("eval.", "").split()
         told = dict(word.split("=") for word in words if "=" in word)
-        smaller = inference.window_of(*shape[2:], Eval(**told))
+        smaller = inference.window_of(*shape[2:], EvalConfig(**told))
         assert math.prod(smaller) < math.prod(shape[2:]) and smaller != shape[2:]
     told = dict(w.split("=") for w in memory_advice((1, 3, 1, 1), eval).split() if "=" in w)
-    Eval(**{name.removeprefix("eval."): value for name, value in told.items()})  # still allowed
+    EvalConfig(
+        **{name.removeprefix("eval."): value for name, value in told.items()}
+    )  # still allowed

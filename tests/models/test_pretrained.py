@@ -15,7 +15,7 @@ import torch
 from conftest import QUICK, RESNET18
 from safetensors.torch import load_file, save_file
 
-from segtrain.config import Model
+from segtrain.config import ModelConfig
 from segtrain.errors import SegtrainError
 from segtrain.models import pretrained
 from segtrain.models.checkpoint import read_meta
@@ -23,10 +23,10 @@ from segtrain.models.pretrained import load_file_weights, load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
 HEAD = "network.segmentation_head."
-SMALL = Model(options={"decoder_channels": [8] * 5})
+SMALL = ModelConfig(options={"decoder_channels": [8] * 5})
 
 
-def fresh(num_classes: int = 3, config: Model = SMALL) -> SegmentationModel:
+def fresh(num_classes: int = 3, config: ModelConfig = SMALL) -> SegmentationModel:
     torch.manual_seed(9)
     return build_model(config, num_classes)
 
@@ -85,7 +85,7 @@ def test_fit_says_that_the_head_starts_anew(cli, pairs: Path, trained: Path):
 
 @pytest.mark.parametrize("arch", ["fpn", "unetplusplus"])
 def test_a_checkpoint_of_another_arch_is_refused(trained: Path, arch: str):
-    model = fresh(3, Model(arch=arch))
+    model = fresh(3, ModelConfig(arch=arch))
     before = state_of(model)
     with pytest.raises(SegtrainError, match="best.safetensors: its tensors don't fit.*--arch"):
         load_file_weights(model, trained / "checkpoints/best.safetensors")
@@ -120,9 +120,14 @@ def test_an_encoders_state_dict_is_loaded_strictly(tmp_path, encoder, name, pref
     assert changed and all(key.startswith("network.encoder.") for key in changed)
 
 
-@pytest.mark.parametrize("config", [Model(encoder="resnet34"), Model(encoder="mobilenet_v2")],
-                         ids=["resnet34", "mobilenet_v2"])  # fmt: skip
-def test_another_encoders_dict_is_refused_with_its_keys(tmp_path: Path, encoder, config: Model):
+@pytest.mark.parametrize(
+    "config",
+    [ModelConfig(encoder="resnet34"), ModelConfig(encoder="mobilenet_v2")],
+    ids=["resnet34", "mobilenet_v2"],
+)
+def test_another_encoders_dict_is_refused_with_its_keys(
+    tmp_path: Path, encoder, config: ModelConfig
+):
     path = encoder_file(tmp_path / "encoder.pth", state_of(encoder))
     model = fresh(3, config)
     before = state_of(model)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segtrain.config import Model
+from segtrain.config import ModelConfig
 from segtrain.errors import UsageError
 from segtrain.models.segmentation import SegmentationModel, build_model
 
@@ -20,7 +20,7 @@ SMALL = {"unet": {"decoder_channels": [8] * 5}, "fpn": {"decoder_segmentation_ch
 @pytest.fixture(scope="module")
 def built() -> dict[str, SegmentationModel]:
     torch.manual_seed(0)
-    return {arch: build_model(Model(arch=arch, options=options), 3).eval()
+    return {arch: build_model(ModelConfig(arch=arch, options=options), 3).eval()
             for arch, options in SMALL.items()}  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def test_trains_on_one_says_so_and_changes_nothing(built, arch, size, expected):
 @pytest.mark.parametrize("arch", ["unet", "deeplabv3plus"])
 def test_trains_on_one_is_true_of_training(built, arch):
     """What the probe says is what a training step of one image does."""
-    model = build_model(Model(arch=arch, options=SMALL[arch]), 3).train()
+    model = build_model(ModelConfig(arch=arch, options=SMALL[arch]), 3).train()
     if model.trains_on_one((64, 64)):
         assert model(pixels(1, 3, 64, 64)).shape == (1, 3, 64, 64)
     else:
@@ -99,7 +99,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def test_frozen_batch_norm_trains_its_weights_and_keeps_its_statistics():
-    model = build_model(Model(freeze_bn=True, options=SMALL["unet"]), 3)
+    model = build_model(ModelConfig(freeze_bn=True, options=SMALL["unet"]), 3)
     names = {f"{name}." for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     trained = changed(model, learn(model, pixels(2, 3, 64, 64)))
     assert {f"{name}{part}" for name in names for part in ("weight", "bias")} <= trained
@@ -110,7 +110,7 @@ def test_frozen_batch_norm_trains_its_weights_and_keeps_its_statistics():
 @pytest.mark.parametrize("arch, size", [("unet", (32, 32)), ("deeplabv3plus", (64, 64))])
 def test_frozen_batch_norm_uses_its_statistics_so_that_one_image_trains(arch, size):
     """Where the probe says no without, see above; all else but batch norm is in training mode."""
-    model = build_model(Model(arch=arch, freeze_bn=True, options=SMALL[arch]), 3)
+    model = build_model(ModelConfig(arch=arch, freeze_bn=True, options=SMALL[arch]), 3)
     assert model.trains_on_one(size)
     assert model.train().training and model.network.training
     assert [m.training for m in model.modules() if isinstance(m, nn.Dropout)] in ([], [True])
@@ -123,7 +123,7 @@ def test_frozen_batch_norm_uses_its_statistics_so_that_one_image_trains(arch, si
 
 
 def test_frozen_batch_norm_stays_so_when_synchronised():
-    model = build_model(Model(freeze_bn=True, options=SMALL["unet"]), 3)
+    model = build_model(ModelConfig(freeze_bn=True, options=SMALL["unet"]), 3)
     model.synchronise_bn()
     model.train()
     norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
@@ -143,7 +143,7 @@ ENCODERS = [
 @pytest.mark.parametrize("fields", ENCODERS, ids=lambda fields: "-".join(map(str, fields.values())))
 def test_a_frozen_encoder_is_left_alone_and_all_else_is_trained(fields):
     torch.manual_seed(0)
-    model = build_model(Model(**fields), 3)
+    model = build_model(ModelConfig(**fields), 3)
     model.freeze_encoder()
     images = pixels(2, 3, 64, 64)
     trained = changed(model, learn(model, images))
@@ -187,14 +187,14 @@ def test_mean_and_std_are_saved_with_the_weights(built):
 )
 def test_parts_that_do_not_fit_are_refused(fields: dict, words: str):
     with pytest.raises(UsageError, match=words):
-        build_model(Model(**fields), 2)
+        build_model(ModelConfig(**fields), 2)
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0", "tu-test_efficientnet"])
 def test_synchronised_batch_norm_changes_no_logits(encoder: str):
     """timm's norms hold their activation, which torch's own conversion would drop."""
     torch.manual_seed(0)
-    model = build_model(Model(encoder=encoder), 3).eval()
+    model = build_model(ModelConfig(encoder=encoder), 3).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)

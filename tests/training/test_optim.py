@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
 
-from segtrain.config import Model, Optim
+from segtrain.config import ModelConfig, OptimConfig
 from segtrain.models.segmentation import build_model
 from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
 
@@ -92,7 +92,7 @@ def same(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
     ],
 )
 def test_poly_by_hand(step, warmup, power, lr):
-    assert lr_at(step, 100, Optim(lr=2, warmup=warmup, power=power)) == pytest.approx(lr)
+    assert lr_at(step, 100, OptimConfig(lr=2, warmup=warmup, power=power)) == pytest.approx(lr)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_poly_by_hand(step, warmup, power, lr):
     ],
 )
 def test_other_schedules_by_hand(schedule, step, lr):
-    config = Optim(lr=2, warmup=0.1, schedule=schedule)
+    config = OptimConfig(lr=2, warmup=0.1, schedule=schedule)
     assert lr_at(step, 100, config) == pytest.approx(lr)
 
 
@@ -128,7 +128,7 @@ TWINS = {
 @pytest.mark.parametrize("schedule", TWINS)
 def test_schedules_equal_torchs(schedule: str, steps: int):
     warmup = 0.4 if schedule == "onecycle" else 0  # which has a warm-up of its own
-    config = Optim(lr=0.5, schedule=schedule, warmup=warmup, power=0.9)
+    config = OptimConfig(lr=0.5, schedule=schedule, warmup=warmup, power=0.9)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
     scheduler = TWINS[schedule](optimizer, steps)
     for step in range(steps):
@@ -147,7 +147,7 @@ def test_schedules_equal_torchs(schedule: str, steps: int):
     st.randoms(),
 )
 def test_lr_rises_to_its_peak_once_and_falls_towards_0(steps, warmup, power, schedule, random):
-    config = Optim(lr=0.5, warmup=warmup, power=power, schedule=schedule)
+    config = OptimConfig(lr=0.5, warmup=warmup, power=power, schedule=schedule)
     rates = [lr_at(step, steps, config) for step in range(steps)]
     peak = rates.index(0.5)
     assert rates[: peak + 1] == sorted(set(rates[: peak + 1]))
@@ -166,7 +166,7 @@ def test_lr_rises_to_its_peak_once_and_falls_towards_0(steps, warmup, power, sch
     st.floats(1e-6, 10),
 )
 def test_lr_is_above_0_and_at_most_the_configs(schedule, steps, place, warmup, lr):
-    config = Optim(lr=lr, warmup=warmup, schedule=schedule)
+    config = OptimConfig(lr=lr, warmup=warmup, schedule=schedule)
     for step in (round(place * (steps - 1)), 0, steps - 1):
         assert 0 < lr_at(step, steps, config) <= lr
 
@@ -179,7 +179,7 @@ def test_each_part_has_its_learning_rate_and_decay():
         nn.init.ones_(parameter)
     for parameter in (*model.parameters(), *loss.parameters()):
         parameter.grad = torch.zeros_like(parameter)
-    optimizer = build_optimizer(model, loss, Optim(lr=9, encoder_lr=0.1, weight_decay=0.5))
+    optimizer = build_optimizer(model, loss, OptimConfig(lr=9, encoder_lr=0.1, weight_decay=0.5))
     set_lr(optimizer, 0.2)
     optimizer.step()
     after = {name: p.unique().item() for name, p in model.network.named_parameters()}
@@ -196,7 +196,7 @@ def test_each_part_has_its_learning_rate_and_decay():
 def test_steps_equal_those_of_plain_torch(name: str):
     """The twin has one unfused optimiser for each parameter."""
     model, twin = Small(), Small()
-    config = Optim(name=name, lr=0.1, encoder_lr=0.5, weight_decay=0.3, momentum=0.8)
+    config = OptimConfig(name=name, lr=0.1, encoder_lr=0.5, weight_decay=0.3, momentum=0.8)
     optimizer = build_optimizer(model, nn.Module(), config)
     twins = []
     for key, parameter in twin.named_parameters():
@@ -220,7 +220,7 @@ def test_steps_equal_those_of_plain_torch(name: str):
 def test_sgds_ready_made_momentum_changes_no_bit(momentum: float):
     model, twin = Small(), Small()
     optimizer = build_optimizer(
-        model, nn.Module(), Optim(name="sgd", lr=0.1, weight_decay=0, momentum=momentum)
+        model, nn.Module(), OptimConfig(name="sgd", lr=0.1, weight_decay=0, momentum=momentum)
     )
     plain = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=momentum, fused=True)
     for step in range(3):
@@ -235,7 +235,7 @@ def test_sgds_ready_made_momentum_changes_no_bit(momentum: float):
 @pytest.mark.parametrize("skipped", [0, 2])
 def test_a_bad_step_is_skipped_and_leaves_no_trace(device, name, momentum, skipped):
     model, twin = Small().to(device), Small().to(device)
-    config = Optim(name=name, lr=0.1, momentum=momentum)
+    config = OptimConfig(name=name, lr=0.1, momentum=momentum)
     optimizer, plain = (build_optimizer(m, nn.Module(), config) for m in (model, twin))
     bad, good = torch.ones((), device=device), torch.zeros((), device=device)
     for step in range(4):
@@ -257,7 +257,7 @@ def test_a_bad_step_is_skipped_and_leaves_no_trace(device, name, momentum, skipp
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_is_laid_out_as_the_weights_and_survives_a_file(name: str):
-    model, loss, config = Small(), nn.Module(), Optim(name=name, encoder_lr=0.1)
+    model, loss, config = Small(), nn.Module(), OptimConfig(name=name, encoder_lr=0.1)
     optimizer = build_optimizer(model, loss, config)
     step_by(model, optimizer, 0)
     buffer = io.BytesIO()
@@ -276,9 +276,9 @@ def test_state_is_laid_out_as_the_weights_and_survives_a_file(name: str):
 
 
 def test_a_frozen_encoder_is_not_in_the_optimiser():
-    model = build_model(Model(options={"decoder_channels": [8] * 5}), 3)
+    model = build_model(ModelConfig(options={"decoder_channels": [8] * 5}), 3)
     model.freeze_encoder()
-    optimizer = build_optimizer(model, nn.Module(), Optim(encoder_lr=0))
+    optimizer = build_optimizer(model, nn.Module(), OptimConfig(encoder_lr=0))
     assert [group["lr_factor"] for group in optimizer.param_groups] == [1, 1]
     trained = {p for group in optimizer.param_groups for p in group["params"]}
     assert trained == set(model.parameters()) - set(model.network.encoder.parameters())
@@ -286,7 +286,7 @@ def test_a_frozen_encoder_is_not_in_the_optimiser():
 
 def test_nothing_to_train_is_an_error():
     with pytest.raises(ValueError, match="empty parameter list"):
-        build_optimizer(Small().requires_grad_(False), nn.Module(), Optim())
+        build_optimizer(Small().requires_grad_(False), nn.Module(), OptimConfig())
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
@@ -312,7 +312,7 @@ def test_the_average_equals_plain_loops(decay: float):
 def test_an_average_without_decay_is_the_model():
     model = Small()
     average = copy.deepcopy(model)
-    step_by(model, build_optimizer(model, nn.Module(), Optim(lr=0.1)), 0)
+    step_by(model, build_optimizer(model, nn.Module(), OptimConfig(lr=0.1)), 0)
     assert not same(list(average.parameters()), list(model.parameters()))
     update_average(average, model, 0, 7)
     assert same(list(average.parameters()), list(model.parameters()))

@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from segtrain.config import Train
-from segtrain.console import bar
+from segtrain.config import TrainConfig
+from segtrain.console import progress
 from segtrain.training.progress import Reporter
 
 
@@ -23,7 +23,7 @@ def terminal(monkeypatch) -> None:
 def test_a_bar_leaves_what_is_printed_to_its_own_stream(terminal, monkeypatch, capsys, shown: bool):
     """`segtrain predict folder > list.txt` lists files; on a screen they stand above the bar."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: shown)
-    for name in bar(["a.png", "b.png"], "predicting", 2):
+    for name in progress(["a.png", "b.png"], "predicting", 2):
         print(name)
     out, err = (re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text) for text in capsys.readouterr())
     assert "predicting" in err
@@ -32,13 +32,13 @@ def test_a_bar_leaves_what_is_printed_to_its_own_stream(terminal, monkeypatch, c
 
 
 def test_without_a_terminal_there_is_no_bar(capsys):
-    assert list(bar("ab", "predicting", 2)) == ["a", "b"]
+    assert list(progress("ab", "predicting", 2)) == ["a", "b"]
     assert capsys.readouterr().err == ""
 
 
 def test_the_training_bar_counts_every_step():
     """Not only those whose loss is read: on a CPU ten steps can take minutes."""
-    reporter = Reporter(Train(epochs=3), 20, 0, None, True)
+    reporter = Reporter(TrainConfig(epochs=3), 20, 0, None, True)
     reporter.count(0, 1)
     screen = Console(file=io.StringIO(), width=150)
     screen.print(reporter.bar)
@@ -50,6 +50,6 @@ def test_the_last_epoch_says_nothing_of_the_end(capsys):
     row |= {"seconds": 2.0, "train_seconds": 1.0, "step": 20}
     row |= {f"{part}_seconds": 0.25 for part in ("data", "forward", "backward", "other")}
     for epochs, said in ((1, False), (2, True)):
-        Reporter(Train(epochs=epochs), 20, 0, None, True).epoch(row, None)
+        Reporter(TrainConfig(epochs=epochs), 20, 0, None, True).epoch(row, None)
         line = capsys.readouterr().out.splitlines()[-1]
         assert line.startswith("time of a step: data 25%") and ("ends in" in line) == said

@@ -9,8 +9,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
-from segtrain.config import Model, Optim, Train
-from segtrain.distributed.signals import StopWish
+from segtrain.config import ModelConfig, OptimConfig, TrainConfig
+from segtrain.distributed.signals import StopRequest
 from segtrain.losses import build_loss
 from segtrain.losses.pixels import PATHS_TAKEN
 from segtrain.models.segmentation import build_model
@@ -48,7 +48,9 @@ def interpolated_loss(model, expression, images, target):
 @pytest.mark.parametrize("size", [(32, 64), (45, 37)])
 def test_loss_and_gradients_are_those_of_upsampled_logits(arch, factor, expression, size):
     torch.manual_seed(0)
-    model = build_model(Model(arch=arch, encoder="resnet18"), 3).eval()  # batch norm stands still
+    model = build_model(
+        ModelConfig(arch=arch, encoder="resnet18"), 3
+    ).eval()  # batch norm stands still
     images, target = batch(*size)
     module = TrainingModule(model, build_loss(expression, 3))
     PATHS_TAKEN.clear()
@@ -66,7 +68,7 @@ def test_loss_and_gradients_are_those_of_upsampled_logits(arch, factor, expressi
 
 def test_the_model_upsamples_where_nobody_else_does():
     torch.manual_seed(0)
-    model = build_model(Model(arch="fpn", encoder="resnet18"), 3).eval()
+    model = build_model(ModelConfig(arch="fpn", encoder="resnet18"), 3).eval()
     images, _ = batch(45, 37)
     low = model.low_resolution(images)
     assert low.shape[-2:] == (64 // 4, 64 // 4)
@@ -86,13 +88,13 @@ def test_the_model_upsamples_where_nobody_else_does():
     ],
 )  # fmt: skip
 def test_the_path_is_said_with_its_reason(arch, expression, line):
-    model = build_model(Model(arch=arch, encoder="resnet18"), 3)
+    model = build_model(ModelConfig(arch=arch, encoder="resnet18"), 3)
     assert describe_path(model, build_loss(expression, 3), CPU) == line
 
 
 def test_kernels_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("SEGTRAIN_KERNELS", "0")
-    model = build_model(Model(arch="fpn", encoder="resnet18"), 3)
+    model = build_model(ModelConfig(arch="fpn", encoder="resnet18"), 3)
     module = TrainingModule(model, build_loss("ohem", 3))
     PATHS_TAKEN.clear()
     module(*batch(32, 32))
@@ -108,17 +110,17 @@ def training(
     fabric = Fabric(accelerator="cpu", devices=1, plugins=scaling if scaler else None)
     torch.manual_seed(0)
     options = {"encoder_depth": 3, "decoder_channels": [8, 8, 4]}
-    network = Model(encoder="tu-test_byobnet", freeze_bn=freeze_bn, options=options)
+    network = ModelConfig(encoder="tu-test_byobnet", freeze_bn=freeze_bn, options=options)
     model = build_model(network, 3)
     module = TrainingModule(model, build_loss(expression, 3))
-    optimizer = build_optimizer(model, module.loss, Optim(**optim))
+    optimizer = build_optimizer(model, module.loss, OptimConfig(**optim))
     module, optimizer = fabric.setup(module, optimizer)
     return fabric, module.train(), optimizer
 
 
 def take(setting: tuple, parts: list, clip_norm: float = 0.0) -> tuple:
     fabric, module, optimizer = setting
-    statistics, quiet = Statistics(module), StopWish(False)
+    statistics, quiet = Statistics(module), StopRequest(False)
     marks = []
     loss, verdict = train_step(
         fabric, module, optimizer, statistics, parts, clip_norm, False, quiet, marks.append
@@ -204,12 +206,12 @@ def test_a_gradient_scaler_skips_the_same_steps(monkeypatch, broken: str, clip_n
 
 def test_a_wish_that_comes_in_the_step_is_in_its_verdict():
     fabric, module, optimizer = training()
-    wish = StopWish(False)
+    stop_request = StopRequest(False)
 
     def mark(name: str) -> None:
-        wish.signum = 15
+        stop_request.signum = 15
 
-    arguments = [Statistics(module), [batch(32, 32)], 0.0, False, wish, mark]
+    arguments = [Statistics(module), [batch(32, 32)], 0.0, False, stop_request, mark]
     assert train_step(fabric, module, optimizer, *arguments)[1].tolist() == [0, 15]
 
 
@@ -256,7 +258,7 @@ def test_a_step_that_is_whole_in_itself_blames_the_network():
 )
 def test_what_is_compiled_and_why(monkeypatch, asked, device, path, steps, expected, why):
     monkeypatch.setattr("segtrain.training.step.choose_path", lambda *_: (path, "no Triton"))
-    compiled, reason = compile_or_not(Train(compile=asked), torch.device(device), steps)
+    compiled, reason = compile_or_not(TrainConfig(compile=asked), torch.device(device), steps)
     assert compiled is expected and why in reason
 
 
@@ -268,7 +270,7 @@ def test_a_compiled_network_keeps_its_names(monkeypatch):
         return function
 
     monkeypatch.setattr(torch, "compile", compile)
-    model = build_model(Model(), 3)
+    model = build_model(ModelConfig(), 3)
     module = TrainingModule(model, build_loss("ce", 3), compiled=True)
     assert compiled == [model.low_resolution]
     assert not [name for name in module.state_dict() if "_orig_mod" in name]

@@ -8,21 +8,21 @@ from pathlib import Path
 import torch
 from conftest import QUICK
 
-from segtrain.training.timing import Laps, SaveClock
+from segtrain.training.timing import SaveClock, StepTimer
 
 
 def test_laps_add_up(monkeypatch):
     now = iter([10.0, 11.0, 13.0, 13.5, 14.0])
     monkeypatch.setattr("segtrain.training.timing.time.perf_counter", lambda: next(now))
     seconds = {"data": 100.0}
-    laps = Laps(torch.device("cpu"), seconds)
-    laps.mark("data")
-    laps.mark("forward")
-    laps.settle()
+    timer = StepTimer(torch.device("cpu"), seconds)
+    timer.mark("data")
+    timer.mark("forward")
+    timer.settle()
     assert seconds == {"data": 101.0, "forward": 2.0}
-    laps.mark("data")
-    laps.settle()
-    laps.settle()
+    timer.mark("data")
+    timer.settle()
+    timer.settle()
     assert seconds == {"data": 101.5, "forward": 2.0}
 
 

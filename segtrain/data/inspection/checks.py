@@ -10,13 +10,13 @@ from typing import TypeGuard
 
 import numpy as np
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.findings import Finding
 from segtrain.data.inspection.duplicates import groups_by, near_pairs, same_bytes
 from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts, UsableFacts
 from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts, colour_of
 from segtrain.data.sample import Sample
-from segtrain.errors import listing
+from segtrain.errors import shorten
 
 Facts = dict[str, list[UsableFacts]]  # by split
 EMPTY_FIX = "as meant, or name them in data.exclude"
@@ -75,7 +75,7 @@ class Faults:
             return False
         return fact.image.size == fact.mask.size
 
-    def lossy(self, facts: Facts, given: Data, classes: list[str] | None) -> list[Finding]:
+    def lossy(self, facts: Facts, given: DataConfig, classes: list[str] | None) -> list[Finding]:
         """JPEG masks, where nobody allowed them, or where nothing says which class is near."""
         places = [self.short(f.sample.mask) for f in _all(facts) if f.mask.lossy]
         if not places:
@@ -99,11 +99,11 @@ class Faults:
             unknown.update(grey)
             colours.update(coloured)
             if grey:
-                named = listing(f"{v} ({count} px)" for v, count in sorted(grey.items()))
+                named = shorten(f"{v} ({count} px)" for v, count in sorted(grey.items()))
                 places.append(self.short(f"{fact.sample.mask} has value {named}"))
                 smooth |= fact.mask.smooth > SMOOTH
             elif coloured:
-                named = listing(colour_counts(coloured))
+                named = shorten(colour_counts(coloured))
                 places.append(self.short(f"{fact.sample.mask}: {named}"))
         found = []
         if unknown:
@@ -115,7 +115,7 @@ class Faults:
                 else "RGB masks need data.palette, the colour of each class in id order"
             )
             fix = (
-                f"add them to data.palette ({listing(colour_counts(colours), 8)}), and what is no "
+                f"add them to data.palette ({shorten(colour_counts(colours), 8)}), and what is no "
                 "class to data.label_map, by its place there: {PLACE: ignore}"
             )
             found.append(Finding("colour", True, text, places, fix))
@@ -127,7 +127,7 @@ class Faults:
         for fact in facts:
             colours.update(fact.mask.colours)
         places = [
-            self.short(f"{fact.sample.mask}: {listing(colour_counts(fact.mask.colours))}")
+            self.short(f"{fact.sample.mask}: {shorten(colour_counts(fact.mask.colours))}")
             for fact in facts
             if fact.mask.colours
         ]
@@ -189,7 +189,7 @@ class Faults:
         return found
 
     def nothing_to_learn(
-        self, facts: list[UsableFacts], counts: np.ndarray, data: Data
+        self, facts: list[UsableFacts], counts: np.ndarray, data: DataConfig
     ) -> list[Finding]:
         """Training masks of one class or none; counts are (images, classes) pixels."""
         assert data.classes is not None
@@ -202,7 +202,7 @@ class Faults:
             else "no training pixel has a class: all are ignored"
         )
         values = sorted(set().union(*(fact.mask.values for fact in facts)))
-        held = f"; the masks hold {listing(values, 8)}" if values else ""
+        held = f"; the masks hold {shorten(values, 8)}" if values else ""
         if ignored := sum(fact.mask.values.get(data.lb_ignore, 0) for fact in facts):
             share = ignored / (ignored + counts.sum())
             held += f", and {data.lb_ignore} ({share:.0%} of their pixels) is ignored"
@@ -266,7 +266,7 @@ class Faults:
         return [Finding("leak", True, text, places, "", {"exclude": sorted(spare)})]
 
     def dark(
-        self, facts: Mapping[str, Sequence[PairFacts | UsableFacts]], data: Data
+        self, facts: Mapping[str, Sequence[PairFacts | UsableFacts]], data: DataConfig
     ) -> list[Finding]:
         """16-bit images, decoded ones, that use the lower part of their range alone."""
         images = [fact.image for split in facts.values() for fact in split]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segtrain.data.findings import yaml_line
-from segtrain.errors import SegtrainError, listing
+from segtrain.errors import SegtrainError, shorten
 
 MOST_CLASSES_GUESSED = 32  # beyond, a line that maps them all helps nobody
 PEAK, BLUR = 0.01, 8  # least share of a value's pixels, and how far from it lossy values lie
@@ -44,9 +44,9 @@ def find_num_classes(
         mend: dict[str, Any] = {}
         if peaks := find_peaks(values):
             mend = number_classes(peaks) | {"allow_lossy_masks": True}
-            ways = [f"take the nearest of {listing(peaks, 8)}", *ways]
+            ways = [f"take the nearest of {shorten(peaks, 8)}", *ways]
         raise ClassesUnclear(
-            f"the training masks hold {len(raw)} values ({listing(raw, 8)}), hardly class "
+            f"the training masks hold {len(raw)} values ({shorten(raw, 8)}), hardly class "
             "ids 0..max; masks drawn with smooth edges or saved as JPEG look so",
             ways,
             mend,
@@ -73,7 +73,7 @@ def find_num_classes(
     if 0 <= lb_ignore < len(mend.get("classes", ())):
         mend["lb_ignore"] = next(i for i in (255, -1) if not 0 <= i < len(mend["classes"]))
     raise ClassesUnclear(
-        f"the training masks hold the values {listing(raw, 8)}, which are not class ids 0..max "
+        f"the training masks hold the values {shorten(raw, 8)}, which are not class ids 0..max "
         f"of two classes or more (data.lb_ignore is {lb_ignore})",
         ways,
         mend,

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from PIL import Image
 
-from segtrain.console import bar
+from segtrain.console import progress
 from segtrain.data.coco import CocoMask
 from segtrain.data.decoding import header
 from segtrain.data.images import ImageReader
@@ -258,4 +258,4 @@ def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:
 
 def on_all_cores(function: Callable, items: list, label: str) -> list:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
-        return list(bar(pool.map(function, items), label, len(items)))
+        return list(progress(pool.map(function, items), label, len(items)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.config.loading import revised
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
 from segtrain.data.images import image_reader
@@ -30,8 +30,8 @@ DEEP_READ = 8  # 16-bit images that the quick survey decodes
 class Survey:
     """What a data set holds. Where no finding is an error, training can start."""
 
-    data: Data  # by which the files are read: what the layout knows is filled in
-    given: Data  # as the config has it, with the path and the classes known
+    data: DataConfig  # by which the files are read: what the layout knows is filled in
+    given: DataConfig  # as the config has it, with the path and the classes known
     root: Path
     found: Found
     facts: Facts  # of the pairs that can be read, by split
@@ -75,7 +75,7 @@ class Survey:
         return int(height), int(width)
 
 
-def survey(data: Data, channels: int = 3, full: bool = False) -> Survey:
+def survey(data: DataConfig, channels: int = 3, full: bool = False) -> Survey:
     """Finds and reads a data set.
 
     Full, every pixel of every split is read; else the masks and image headers of train and val.
@@ -152,7 +152,7 @@ def dropped(facts: Facts, channels: int) -> list[str]:
     return lines
 
 
-def prepare(data: Data, channels: int = 3) -> Survey:
+def prepare(data: DataConfig, channels: int = 3) -> Survey:
     """The quick survey before training. Raises SegtrainError with all that training can't bear."""
     found = survey(data, channels)
     raise_errors(found.findings)
@@ -166,7 +166,7 @@ def prepare(data: Data, channels: int = 3) -> Survey:
 
 
 def drop_unreadable(
-    faults: Faults, facts: dict[str, list[PairFacts]], data: Data
+    faults: Faults, facts: dict[str, list[PairFacts]], data: DataConfig
 ) -> tuple[Facts, list[Finding]]:
     """The facts of pairs that can be read, and the findings of the others.
 
@@ -186,8 +186,8 @@ def drop_unreadable(
 
 
 def find_classes(
-    faults: Faults, data: Data, train: list[UsableFacts]
-) -> tuple[Data, list[str], list[Finding]]:
+    faults: Faults, data: DataConfig, train: list[UsableFacts]
+) -> tuple[DataConfig, list[str], list[Finding]]:
     """The data section with its classes, a line that says which, and a finding where unclear."""
     if data.classes:
         return data, [], []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from segtrain.data.coco import Coco
-from segtrain.errors import SegtrainError, listing
+from segtrain.errors import SegtrainError, shorten
 
 SPLIT_IN_NAME = re.compile(
     r"(?:^|[^a-z])(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(test)(?:ing)?)(?![a-z])"
@@ -71,5 +71,5 @@ def check_same_categories(cocos: list[Coco]) -> None:
         if differing:
             raise SegtrainError(
                 f"{cocos[0].file} and {other.file} have different categories: "
-                + listing(f"{key} {name!r}" for key, name in differing)
+                + shorten(f"{key} {name!r}" for key, name in differing)
             )

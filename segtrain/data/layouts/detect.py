@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from segtrain.config import Data, Split
+from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
 from segtrain.data.layouts.coco_layout import find_jsons
@@ -57,7 +57,7 @@ class Found:
     findings: list[Finding] = field(default_factory=list)
 
 
-def find_pairs(data: Data, root: Path) -> Found:
+def find_pairs(data: DataConfig, root: Path) -> Found:
     """The pairs below `root`, by data.splits, by data.format, or by the first layout that is there.
 
     Root may be a list or a COCO JSON, too: its pairs are for training. What data.exclude names is
@@ -114,7 +114,7 @@ def find_pairs(data: Data, root: Path) -> Found:
     )
 
 
-def splits_of(file: Path, data: Data) -> dict[str, Split]:
+def splits_of(file: Path, data: DataConfig) -> dict[str, SplitConfig]:
     """The splits where data.path is a list or a JSON: it is train; val.txt beside train.txt is val.
 
     Raises UsageError for any other file.
@@ -130,9 +130,11 @@ def splits_of(file: Path, data: Data) -> dict[str, Split]:
     if data.format not in ("auto", "coco" if suffix == ".json" else "lists"):
         raise UsageError(f"data.format {data.format}: data.path {file} is no folder of it")
     if suffix == ".json":
-        return {"train": Split(coco=file.name)}
+        return {"train": SplitConfig(coco=file.name)}
     beside = _list_files(file.parent) if file.stem in SPLITS["train"] else {}
-    return {split: Split(list=other.name) for split, other in (beside | {"train": file}).items()}
+    return {
+        split: SplitConfig(list=other.name) for split, other in (beside | {"train": file}).items()
+    }
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -142,7 +144,7 @@ def image_files(folder: Path) -> list[Path]:
     )
 
 
-def find_split_folders(data: Data, root: Path) -> Listing | None:
+def find_split_folders(data: DataConfig, root: Path) -> Listing | None:
     """The first of FOLDERS that has a train split."""
     for folders in FOLDERS:
         splits = {name: _folders(root, folders, name) for name in SPLITS}
@@ -152,7 +154,7 @@ def find_split_folders(data: Data, root: Path) -> Listing | None:
     return None
 
 
-def find_unsplit_folders(data: Data, root: Path) -> Listing | None:
+def find_unsplit_folders(data: DataConfig, root: Path) -> Listing | None:
     """A folder of images and one of masks, without splits."""
     unsplit = _folders(root, UNSPLIT, "train")
     if unsplit is None:
@@ -163,17 +165,17 @@ def find_unsplit_folders(data: Data, root: Path) -> Listing | None:
     return listing
 
 
-def _folders(root: Path, folders: tuple[str, str], split: str) -> Split | None:
+def _folders(root: Path, folders: tuple[str, str], split: str) -> SplitConfig | None:
     for alias in SPLITS[split]:
         for i in IMAGES:
             for m in MASKS:
                 images, masks = (part.format(i=i, m=m, split=alias) for part in folders)
                 if (root / images).is_dir() and (root / masks).is_dir():
-                    return Split(images=images, masks=masks)
+                    return SplitConfig(images=images, masks=masks)
     return None
 
 
-def find_lists(data: Data, root: Path) -> Listing | None:
+def find_lists(data: DataConfig, root: Path) -> Listing | None:
     """train.txt, val.txt and test.txt (.csv, .tsv) with an image and a mask a line.
 
     They come before folders without splits, whose splits they are, and after folders with splits.
@@ -181,7 +183,7 @@ def find_lists(data: Data, root: Path) -> Listing | None:
     files = _list_files(root)
     if "train" not in files or not (data.format == "lists" or names_pairs(files["train"])):
         return None
-    named = {name: Split(list=file.name) for name, file in files.items()}
+    named = {name: SplitConfig(list=file.name) for name, file in files.items()}
     return find_splits(data.model_copy(update={"splits": named}), root)
 
 
@@ -194,7 +196,7 @@ def _list_files(root: Path) -> dict[str, Path]:
     return {split: files[0] for split, files in there.items() if files}
 
 
-def find_coco(data: Data, root: Path) -> Listing | None:
+def find_coco(data: DataConfig, root: Path) -> Listing | None:
     """annotations/*.json with image folders, or SPLIT/_annotations.coco.json beside its images."""
     files = find_jsons(root)
     return list_coco(data, root, files) if "train" in files else None
@@ -202,7 +204,7 @@ def find_coco(data: Data, root: Path) -> Listing | None:
 
 class Layout(NamedTuple):
     name: str  # of data.format
-    find: Callable[[Data, Path], Listing | None]
+    find: Callable[[DataConfig, Path], Listing | None]
     looks_for: str
 
 
@@ -233,9 +235,9 @@ LAYOUTS = (
 )
 
 
-def find_layout(root: Path, data: Data | None = None) -> tuple[str, Listing] | None:
+def find_layout(root: Path, data: DataConfig | None = None) -> tuple[str, Listing] | None:
     """Name and files of the first of LAYOUTS that is below root, or of data.format's alone."""
-    data = data or Data()
+    data = data or DataConfig()
     for row in LAYOUTS:
         if data.format in ("auto", row.name) and (listing := row.find(data, root)):
             return row.name, listing

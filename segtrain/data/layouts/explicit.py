@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from segtrain.config import Data, Split
+from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.coco import read_coco
 from segtrain.data.findings import Finding
 from segtrain.data.layouts.coco_layout import check_same_categories, class_table, image_folder
@@ -31,7 +31,7 @@ WAYS = (
 )
 
 
-def named_format(data: Data) -> str:
+def named_format(data: DataConfig) -> str:
     """The format that data.splits comes to, by what the splits name. Raises UsageError."""
     splits = data.splits.values()
     of_coco = [bool(split.coco) for split in splits]
@@ -47,10 +47,10 @@ def named_format(data: Data) -> str:
     return name
 
 
-def find_splits(data: Data, root: Path) -> Listing:
+def find_splits(data: DataConfig, root: Path) -> Listing:
     """The files that data.splits names. Raises UsageError, SegtrainError."""
     for name, split in data.splits.items():
-        if tuple(key for key in Split.model_fields if getattr(split, key)) not in WAYS:
+        if tuple(key for key in SplitConfig.model_fields if getattr(split, key)) not in WAYS:
             raise UsageError(
                 f"data.splits.{name}: give images and masks, or a list, or all three, or coco"
             )
@@ -84,7 +84,7 @@ def find_splits(data: Data, root: Path) -> Listing:
     return Listing(groups, layout, faults=faults)
 
 
-def list_coco(data: Data, root: Path, files: dict[str, tuple[Path, list[Path]]]) -> Listing:
+def list_coco(data: DataConfig, root: Path, files: dict[str, tuple[Path, list[Path]]]) -> Listing:
     """The images and masks of the JSON of each split; `files` has it and its images' folders."""
     cocos = {split: read_coco(file) for split, (file, _) in files.items()}
     check_same_categories(list(cocos.values()))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.config.loading import revised
 from segtrain.data.layouts.detect import Found
-from segtrain.errors import SegtrainError, listing
+from segtrain.errors import SegtrainError, shorten
 
 
-def fill_in(data: Data, found: Found) -> tuple[Data, list[str]]:
+def fill_in(data: DataConfig, found: Found) -> tuple[DataConfig, list[str]]:
     """The data section by which masks are read, and what is to be said of it.
 
     Of each mask value the config's label map goes before the layout's. Classes that the config (or
@@ -31,11 +31,11 @@ def fill_in(data: Data, found: Found) -> tuple[Data, list[str]]:
         for value, label in data.label_map.items()
         if labels.get(value, label) != label
     ]
-    lines = [f"label map: {listing(said)}"] if said else []
+    lines = [f"label map: {shorten(said)}"] if said else []
     return revised(data, known, f"data.format {found.format}"), lines
 
 
-def match_classes(data: Data, found: Found) -> dict[int, int | str]:
+def match_classes(data: DataConfig, found: Found) -> dict[int, int | str]:
     """The layout's label map with the ids of data.classes."""
     assert data.classes is not None and found.classes is not None
     if set(found.classes) <= set(data.classes):
@@ -51,8 +51,8 @@ def match_classes(data: Data, found: Found) -> dict[int, int | str]:
     if found.format != "coco" and len(found.classes) == len(data.classes):
         return found.label_map  # the layout's classes by other names
     raise SegtrainError(
-        f"{found.layout}: its classes are {listing(found.classes, 8)}, but data.classes are "
-        f"{listing(data.classes, 8)}; name what its mask values mean with data.label_map"
+        f"{found.layout}: its classes are {shorten(found.classes, 8)}, but data.classes are "
+        f"{shorten(data.classes, 8)}; name what its mask values mean with data.label_map"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.demo import CLASSES, PALETTE, write_demo
 from segtrain.data.layouts.detect import find_layout
 from segtrain.errors import SegtrainError
@@ -31,7 +31,7 @@ def demo_folder() -> Path:
     return folder
 
 
-def locate(data: Data) -> tuple[Data, str]:
+def locate(data: DataConfig) -> tuple[DataConfig, str]:
     """The data section with its path filled in, and one line that says which data set it is.
 
     demo is the embedded one; with no path, ./data where it holds a data set, else the demo.
@@ -51,7 +51,7 @@ def locate(data: Data) -> tuple[Data, str]:
     return data.model_copy(update={"path": str(root)}), f"data: {root}"
 
 
-def root_of(data: Data) -> Path:
+def root_of(data: DataConfig) -> Path:
     """The folder of a located data section."""
     assert data.path is not None
     return demo_folder() if data.path == "demo" else Path(data.path)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.layouts.lists import choose
 from segtrain.data.layouts.pairing import Fault, Group, Listing, files_by_stem, group
 from segtrain.data.masks import class_palette
@@ -62,7 +62,7 @@ def labelled(
     return {s: of for s, of in groups.items() if of and s not in without}, note
 
 
-def find_voc(data: Data, root: Path) -> Listing | None:
+def find_voc(data: DataConfig, root: Path) -> Listing | None:
     """Pascal VOC: JPEGImages, SegmentationClass and the names in ImageSets/Segmentation.
 
     Root is the year's folder, or one level or VOCdevkit above it.
@@ -88,7 +88,7 @@ def find_voc(data: Data, root: Path) -> Listing | None:
     return Listing(groups, layout, *load_table("voc"), faults)
 
 
-def find_cityscapes(data: Data, root: Path) -> Listing | None:
+def find_cityscapes(data: DataConfig, root: Path) -> Listing | None:
     """Cityscapes: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY, labelTrainIds or labelIds.
 
     The train ids are taken where every image with a mask has them.
@@ -124,7 +124,7 @@ def _of_cities(root: Path, folder: str, ending: str) -> dict[str, list[str]]:
     }
 
 
-def find_ade20k(data: Data, root: Path) -> Listing | None:
+def find_ade20k(data: DataConfig, root: Path) -> Listing | None:
     """ADE20K's scene parsing: images and annotations in training and validation.
 
     Told from other folders of these names by objectInfo150.txt or by images named ADE_*.
@@ -154,7 +154,7 @@ def _ade20k_names(info: Path) -> list[str] | None:
     return names if len(set(names)) == len(names) == 150 and all(names) else None
 
 
-def find_camvid(data: Data, root: Path) -> Listing | None:
+def find_camvid(data: DataConfig, root: Path) -> Listing | None:
     """CamVid as SegNet published it: SPLIT + SPLITannot with grey masks of 11 classes and void.
 
     Told from other folders of these names by CamVid's frame numbers. The list files beside them
@@ -172,7 +172,7 @@ def find_camvid(data: Data, root: Path) -> Listing | None:
     return Listing(groups, f"{folders}; 11 (void) is ignored{note}", *load_table("camvid"))
 
 
-def find_camvid_rgb(data: Data, root: Path) -> Listing | None:
+def find_camvid_rgb(data: DataConfig, root: Path) -> Listing | None:
     """CamVid in its own 32 colours, masks named X_L.png: in folders of splits, or all in one.
 
     All in one, CamVid's frames are split as SegNet published it; other frames are all for training.

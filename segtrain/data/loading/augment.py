@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from segtrain.config import Augment
+from segtrain.config import AugmentConfig
 from segtrain.data.loading.sampling import Draw, seed_at
 from segtrain.data.loading.transforms import build_transforms
 from segtrain.errors import UsageError
@@ -62,7 +62,7 @@ class Augmentation:
     stays so through all that follows. Raises UsageError for transforms that can't be used.
     """
 
-    def __init__(self, config: Augment, lb_ignore: int, seed: int, channels: int = 3):
+    def __init__(self, config: AugmentConfig, lb_ignore: int, seed: int, channels: int = 3):
         own, entries = _settings(config, channels)
         self.scale, self.jitter = own["scale"], own["jitter"]
         self.flips = own["vflip"], own["hflip"]  # by axis
@@ -127,7 +127,7 @@ class Augmentation:
         return padded
 
 
-def _settings(config: Augment, channels: int) -> tuple[dict[str, Any], list]:
+def _settings(config: AugmentConfig, channels: int) -> tuple[dict[str, Any], list]:
     """The values of OWN, and the transforms as the YAML has them."""
     given = {name: value for name in OWN if (value := getattr(config, name)) is not None}
     own = dict(zip(OWN, PRESETS[config.preset], strict=True)) | given

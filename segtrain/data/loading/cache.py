@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.coco import CocoMask
 from segtrain.data.images import ImageReader
 from segtrain.data.loading.workers import FORK
@@ -170,7 +170,7 @@ class DiskCache:
 
 
 def open_caches(
-    data: Data,
+    data: DataConfig,
     splits: dict[str, list[Sample]],
     sizes: dict[str, list[Size]],
     images: ImageReader,
@@ -194,7 +194,7 @@ def open_caches(
 
 
 def _in_memory(
-    data: Data,
+    data: DataConfig,
     sizes: dict[str, list[Size]],
     images: ImageReader,
     masks: MaskReader,
@@ -216,7 +216,7 @@ def _in_memory(
 
 
 def _on_disk(
-    data: Data,
+    data: DataConfig,
     splits: dict[str, list[Sample]],
     sizes: dict[str, list[Size]],
     images: ImageReader,

@@ -18,7 +18,7 @@ from segtrain.data.loading.sampling import BatchSampler, Draw
 from segtrain.data.loading.workers import FORK, next_batches
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
-from segtrain.errors import SegtrainError, listing
+from segtrain.errors import SegtrainError, shorten
 
 Item = tuple[Tensor, Tensor]
 PREFETCHED = 2  # batches that each worker has ready or in the making
@@ -119,7 +119,7 @@ class Pairs(Dataset):
         if len(self.unread) > self.most_unread:
             raise SegtrainError(
                 f"{len(self.unread)} of {len(self)} pairs can't be read, more than the 1 % that "
-                f"data.on_error: skip bears: {listing(self.unread.values())}; mend or remove them, "
+                f"data.on_error: skip bears: {shorten(self.unread.values())}; mend or remove them, "
                 "or name them in data.exclude"
             )
 
@@ -128,7 +128,7 @@ class Pairs(Dataset):
         """'2 images skipped: a.png, b.png', or ''."""
         names = [self.samples[index].image.name for index in sorted(self.unread)]
         plural = "s" if len(names) > 1 else ""
-        return f"{len(names)} image{plural} skipped: {listing(names)}" if names else ""
+        return f"{len(names)} image{plural} skipped: {shorten(names)}" if names else ""
 
 
 def _index(key: Draw | int) -> int:

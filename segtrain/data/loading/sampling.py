@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segtrain.config import Data
-from segtrain.errors import UsageError, did_you_mean, listing
+from segtrain.config import DataConfig
+from segtrain.errors import UsageError, did_you_mean, shorten
 
 RARE = 0.25  # of an even share of the pixels: a class with less is rare
 DRAWN = 2**31  # first of the pass numbers of images drawn by class; no run has so many passes
@@ -52,7 +52,7 @@ class ClassDraws:
         return Draw(DRAWN + number, int(index), class_id if self.centred else -1)
 
 
-def class_draws(data: Data, by_image: np.ndarray) -> ClassDraws | None:
+def class_draws(data: DataConfig, by_image: np.ndarray) -> ClassDraws | None:
     """What data.sampler draws by class; None for uniform. The names of the classes are known.
 
     by_image (images, C): pixels of each class in each training mask. Raises UsageError where
@@ -72,7 +72,7 @@ def _images_of(classes: Iterable[int], by_image: np.ndarray) -> dict[int, np.nda
     return {c: images for c, images in found.items() if len(images)}
 
 
-def _rare_classes(data: Data, pixels: np.ndarray) -> list[int]:
+def _rare_classes(data: DataConfig, pixels: np.ndarray) -> list[int]:
     """Ids of data.rare_classes, or of the classes with few pixels; all are in some image."""
     names = data.classes
     assert names is not None
@@ -95,7 +95,7 @@ def _rare_classes(data: Data, pixels: np.ndarray) -> list[int]:
         raise UsageError(
             f"data.sampler: rare-crop finds no rare class: none has less than {limit:.2%} of the "
             "training pixels, a quarter of an even share ("
-            f"{listing((f'{names[c]} {shares[c]:.2%}' for c in present), 8)}); name some with "
+            f"{shorten((f'{names[c]} {shares[c]:.2%}' for c in present), 8)}); name some with "
             "data.rare_classes, or take the sampler uniform"
         )
     return rare

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.findings import Finding, merge_mends, raise_errors
 from segtrain.data.inspection.checks import DARK, Faults, by_place, class_pixels, unknown_of
 from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts
@@ -162,10 +162,10 @@ def test_hundreds_of_colours_are_no_classes():
 
 def test_lossy_masks_are_errors():
     facts = {"train": [fact("a", mask={"lossy": True}), fact("b")], "val": [fact("c")]}
-    finding = one(faults.lossy(facts, Data(classes=["a", "b"]), ["a", "b"]))
+    finding = one(faults.lossy(facts, DataConfig(classes=["a", "b"]), ["a", "b"]))
     assert (finding.kind, finding.error, finding.places) == ("lossy", True, ["masks/a.png"])
     assert "labels" in finding.text and finding.mend == {"allow_lossy_masks": True}
-    assert faults.lossy({"train": [fact("a")]}, Data(), ["a", "b"]) == []
+    assert faults.lossy({"train": [fact("a")]}, DataConfig(), ["a", "b"]) == []
 
 
 # counting
@@ -325,7 +325,7 @@ def deep(highest: int, **more) -> PairFacts:
                              (63, [0, 16383])]
 )  # fmt: skip
 def test_dark_16_bit_images_get_the_range_that_holds_them(highest: int, value_range: list[int]):
-    finding = one(faults.dark({"train": [deep(highest)]}, Data()))
+    finding = one(faults.dark({"train": [deep(highest)]}, DataConfig()))
     assert (finding.kind, finding.error) == ("range", False)
     assert finding.mend == {"value_range": value_range}
     assert str(256 * highest + 255) in finding.text
@@ -335,11 +335,11 @@ def test_dark_16_bit_images_get_the_range_that_holds_them(highest: int, value_ra
     "pair", [deep(DARK), deep(255), deep(3, digest=""), fact("a", {"highest": 3})]
 )
 def test_other_images_are_not_dark(pair: PairFacts):
-    assert faults.dark({"train": [pair]}, Data()) == []
+    assert faults.dark({"train": [pair]}, DataConfig()) == []
 
 
 def test_the_brightest_deep_image_of_all_counts():
-    assert faults.dark({"train": [deep(3)], "val": [deep(200)]}, Data()) == []
+    assert faults.dark({"train": [deep(3)], "val": [deep(200)]}, DataConfig()) == []
 
 
 # findings

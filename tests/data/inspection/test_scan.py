@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.coco import CocoMask
 from segtrain.data.images import ImageReader
 from segtrain.data.inspection import scan
@@ -69,7 +69,7 @@ def pair(root: Path, name: str, mask: np.ndarray, size: tuple[int, int] | None =
 
 
 def samples_of(root: Path) -> list[Sample]:
-    found = find_pairs(Data(), root)
+    found = find_pairs(DataConfig(), root)
     return [sample for split in found.splits.values() for sample in split]
 
 
@@ -518,7 +518,7 @@ def test_the_stamp_is_of_size_and_time(tmp_path: Path):
 
 def test_camvids_training_pixels_by_value():
     root = shared_data("camvid")
-    facts = scanner(root)(find_pairs(Data(), root).splits["train"])
+    facts = scanner(root)(find_pairs(DataConfig(), root).splits["train"])
     assert len(facts) == 367
     totals = Counter()
     for fact in facts:

@@ -12,7 +12,7 @@ import pytest
 from conftest import scene, write_pairs
 from PIL import Image
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.config.loading import revised
 from segtrain.data import demo
 from segtrain.data.findings import Finding, merge_mends
@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_found_is_filled_in_and_said(tmp_path: Path):
-    prepared = prepare(Data(path=str(write_pairs(tmp_path / "set"))))
+    prepared = prepare(DataConfig(path=str(write_pairs(tmp_path / "set"))))
     assert prepared.data.classes == ["0", "1", "2"]
     assert len(set(prepared.palette)) == 3
     assert prepared.median_size == (48, 40)
@@ -58,7 +58,7 @@ def test_the_ids_found_are_said_with_what_is_ignored(tmp_path: Path, values, lab
     root = write_pairs(tmp_path / "set", 2)
     for path in (root / "masks").iterdir():
         Image.fromarray(np.resize(values, (48, 40)).astype(np.uint8)).save(path)
-    summary = prepare(Data(path=str(root), label_map=label_map)).summary
+    summary = prepare(DataConfig(path=str(root), label_map=label_map)).summary
     assert f"classes: {said}" in summary
 
 
@@ -70,12 +70,12 @@ def test_shares_of_training_pixels_are_said(tmp_path: Path):
             mask = np.full((48, 40), value, np.uint8)
             mask[:12] = 0
             Image.fromarray(mask).save(path)
-    summary = prepare(Data(path=str(root), classes=["out", "in"])).summary
+    summary = prepare(DataConfig(path=str(root), classes=["out", "in"])).summary
     assert summary[-1] == "training pixels: out 25.00%, in 75.00%"
 
 
 def test_without_a_path_the_demo_is_taken_and_made_once(cache: Path):
-    data, why = locate(Data())
+    data, why = locate(DataConfig())
     assert data.path == "demo" and "no data set in data/" in why and str(cache) in why
     assert (data.classes, data.palette) == (list(demo.CLASSES), list(demo.PALETTE))
     first = {path: path.stat().st_mtime_ns for path in demo_folder().rglob("*.png")}
@@ -86,13 +86,13 @@ def test_without_a_path_the_demo_is_taken_and_made_once(cache: Path):
 
 def test_a_data_set_in_data_comes_before_the_demo(cache: Path, tmp_path: Path):
     write_pairs(tmp_path / "data")
-    assert Path(locate(Data())[0].path).resolve() == (tmp_path / "data").resolve()
+    assert Path(locate(DataConfig())[0].path).resolve() == (tmp_path / "data").resolve()
     assert not cache.exists()
-    assert locate(Data(path="demo"))[0].path == "demo"
+    assert locate(DataConfig(path="demo"))[0].path == "demo"
 
 
 def test_the_demo_can_be_prepared(cache: Path):
-    prepared = prepare(Data(path="demo"))
+    prepared = prepare(DataConfig(path="demo"))
     assert prepared.data.classes == list(demo.CLASSES)
     assert [tuple(c) for c in prepared.palette] == list(demo.PALETTE)
     assert {split: len(pairs) for split, pairs in prepared.splits.items()} == {"train": 3, "val": 2}
@@ -113,14 +113,14 @@ def test_a_demo_that_fails_to_be_written_leaves_nothing(cache: Path, monkeypatch
 def test_ids_named_by_label_map_become_classes(tmp_path: Path):
     root = write_pairs(tmp_path / "set")
     label_map = {0: "ignore", 1: 0, 2: 1}
-    prepared = prepare(Data(path=str(root), label_map=label_map))
+    prepared = prepare(DataConfig(path=str(root), label_map=label_map))
     assert prepared.data.classes == ["0", "1"]
 
 
 def test_a_class_has_its_mask_values_colour(tmp_path: Path):
     root = write_pairs(tmp_path / "set")
     palette = [(1, 1, 1), (200, 0, 0), (0, 0, 200)]
-    data = Data(path=str(root), label_map={0: "ignore", 1: 0, 2: 1}, palette=palette)
+    data = DataConfig(path=str(root), label_map={0: "ignore", 1: 0, 2: 1}, palette=palette)
     prepared = prepare(data)
     assert [tuple(colour) for colour in prepared.palette] == palette[1:]
     assert [tuple(colour) for colour in prepared.data.palette] == palette  # still reads masks
@@ -138,7 +138,7 @@ def test_a_class_has_its_mask_values_colour(tmp_path: Path):
 def test_what_cannot_train_is_refused(tmp_path: Path, fields: dict, words: str):
     root = write_pairs(tmp_path / "set")
     with pytest.raises(SegtrainError, match=words):
-        prepare(Data.model_validate({"path": str(root), **fields}))
+        prepare(DataConfig.model_validate({"path": str(root), **fields}))
 
 
 def test_a_value_unknown_in_val_alone_is_refused(tmp_path: Path):
@@ -149,7 +149,7 @@ def test_a_value_unknown_in_val_alone_is_refused(tmp_path: Path):
     mask[0, :4] = 9
     Image.fromarray(mask).save(root / "masks" / "val" / "011.png")
     with pytest.raises(SegtrainError, match=r"val/011.png has value 9 \(4 px\)"):
-        prepare(Data(path=str(root)))
+        prepare(DataConfig(path=str(root)))
 
 
 # every finding of the list, from real files
@@ -252,7 +252,7 @@ def test_errors_are_found_named_and_mended(tmp_path: Path, case: str):
     spoil, fields, kind, words = ERRORS[case]
     root = split_set(tmp_path / "set")
     spoil(root)
-    data = Data.model_validate({"path": str(root), **fields})
+    data = DataConfig.model_validate({"path": str(root), **fields})
     found = survey(data, full=True)
     kinds = {finding.kind for finding in errors(found.findings)}
     assert kind in kinds and kinds <= {kind, "classes", "lossy"}, found.findings
@@ -268,9 +268,9 @@ def test_errors_are_found_named_and_mended(tmp_path: Path, case: str):
 def test_a_class_id_equal_to_lb_ignore(tmp_path: Path):
     """Ids 0, 1, 2 where 1 is ignored: two classes remain, and their ids have a hole."""
     root = split_set(tmp_path / "set")
-    (finding,) = errors(survey(Data(path=str(root), lb_ignore=1), full=True).findings)
+    (finding,) = errors(survey(DataConfig(path=str(root), lb_ignore=1), full=True).findings)
     assert finding.kind == "classes" and "lb_ignore" in finding.text
-    mended = revised(Data(path=str(root), lb_ignore=1), finding.mend, "data")
+    mended = revised(DataConfig(path=str(root), lb_ignore=1), finding.mend, "data")
     assert not finding.mend or errors(survey(mended, full=True).findings) == []
 
 
@@ -282,7 +282,7 @@ def test_the_cheap_part_before_training_finds_errors_too(tmp_path: Path, case: s
     spoil, fields, _, words = ERRORS[case]
     root = split_set(tmp_path / "set")
     spoil(root)
-    data = Data.model_validate({"path": str(root), **fields})
+    data = DataConfig.model_validate({"path": str(root), **fields})
     if case in QUICKLY_UNSEEN:
         prepare(data)
     else:
@@ -316,15 +316,15 @@ def test_notes_are_found_and_stop_nothing(tmp_path: Path, case: str):
     spoil, kind, places = NOTES[case]
     root = split_set(tmp_path / "set")
     spoil(root)
-    found = survey(Data(path=str(root)), full=True)
+    found = survey(DataConfig(path=str(root)), full=True)
     notes = [finding for finding in found.findings if finding.kind == kind]
     assert errors(found.findings) == [] and len(notes) == 1, found.findings
     assert [place for place in places if place not in notes[0].places] == []
-    prepare(Data(path=str(root)))
+    prepare(DataConfig(path=str(root)))
 
 
 def test_a_good_data_set_has_no_finding(tmp_path: Path):
-    found = survey(Data(path=str(split_set(tmp_path / "set", 6))), full=True)
+    found = survey(DataConfig(path=str(split_set(tmp_path / "set", 6))), full=True)
     assert found.findings == []
 
 
@@ -332,11 +332,11 @@ def test_many_faults_are_all_told_at_once(tmp_path: Path):
     root = split_set(tmp_path / "set")
     for case in ("image without mask", "sizes", "truncated mask", "unknown value"):
         ERRORS[case][0](root)
-    found = survey(Data(path=str(root), classes=["a", "b", "c"]), full=True)
+    found = survey(DataConfig(path=str(root), classes=["a", "b", "c"]), full=True)
     kinds = {finding.kind for finding in errors(found.findings)}
     assert kinds == {"unpaired", "size", "unreadable", "value"}
     with pytest.raises(SegtrainError) as raised:
-        prepare(Data(path=str(root), classes=["a", "b", "c"]))
+        prepare(DataConfig(path=str(root), classes=["a", "b", "c"]))
     for word in ("images/train/002.png", "40x47", "masks/train/001.png", "value 7 (3 px)"):
         assert word in str(raised.value)
 
@@ -345,7 +345,7 @@ def test_an_unknown_value_in_val_is_found_along_with_unclear_classes(tmp_path: P
     root = split_set(tmp_path / "set")
     every_mask(root, lambda m: (m > 0) * np.uint8(255))
     repaint(root / "masks/val/011.png", first_pixels(7))
-    found = survey(Data(path=str(root)), full=True)
+    found = survey(DataConfig(path=str(root)), full=True)
     assert "masks/val/011.png has value 7 (3 px)" in str([f.places for f in found.findings])
     mended = revised(found.data, merge_mends(found.findings), "data")
     assert errors(survey(mended, full=True).findings) == []
@@ -355,10 +355,10 @@ def test_the_test_split_is_part_of_the_full_survey_alone(tmp_path: Path):
     root = split_set(tmp_path / "set")
     write_pairs(root, 2, "images/test", "masks/test", first=20)
     repaint(root / "masks/test/020.png", first_pixels(9))
-    found = survey(Data(path=str(root)), full=True)
+    found = survey(DataConfig(path=str(root)), full=True)
     assert "masks/test/020.png has value 9 (3 px)" in errors(found.findings)[0].places
-    assert set(prepare(Data(path=str(root))).facts) == {"train", "val"}
-    assert set(prepare(Data(path=str(root))).splits) == {"train", "val", "test"}
+    assert set(prepare(DataConfig(path=str(root))).facts) == {"train", "val"}
+    assert set(prepare(DataConfig(path=str(root))).splits) == {"train", "val", "test"}
 
 
 def test_the_mend_of_duplicates_holds_where_val_is_drawn(tmp_path: Path):
@@ -368,7 +368,7 @@ def test_the_mend_of_duplicates_holds_where_val_is_drawn(tmp_path: Path):
         for folder in ("images", "masks"):
             source = root / folder / f"{index:03d}.png"
             shutil.copy(source, source.with_stem(f"{index:03d}b"))
-    found = survey(Data(path=str(root)), full=True)
+    found = survey(DataConfig(path=str(root)), full=True)
     mended = revised(found.data, merge_mends(found.findings), "data")
     assert errors(survey(mended, full=True).findings) == []
 
@@ -379,7 +379,7 @@ def test_the_mend_holds_for_a_list(tmp_path: Path, name: str):
     lines = [f"images/{i:03d}.png masks/{i:03d}.png\n" for i in range(8)]
     (root / name).write_text("".join(lines))
     cut(root / "masks/003.png")
-    found = survey(Data(path=str(root / name)), full=True)
+    found = survey(DataConfig(path=str(root / name)), full=True)
     assert merge_mends(found.findings) == {"exclude": ["images/003.png"]}
     assert errors(survey(revised(found.data, merge_mends(found.findings), "data")).findings) == []
 
@@ -389,14 +389,14 @@ def test_val_that_is_a_copy_of_train_is_not_mended_away(tmp_path: Path):
     for folder in ("images", "masks"):
         shutil.rmtree(root / folder / "val")
         shutil.copytree(root / folder / "train", root / folder / "val")
-    found = survey(Data(path=str(root)), full=True)
+    found = survey(DataConfig(path=str(root)), full=True)
     (leak,) = errors(found.findings)
     assert leak.kind == "leak" and not leak.mend and "4 times" in leak.text and leak.remedy
 
 
 def test_images_of_other_channels_are_not_all_excluded(tmp_path: Path):
     root = split_set(tmp_path / "set")
-    found = survey(Data(path=str(root)), channels=4, full=True)
+    found = survey(DataConfig(path=str(root)), channels=4, full=True)
     assert merge_mends(found.findings) == {}
     assert "model.in_channels" in str(errors(found.findings)[0])
 
@@ -405,7 +405,7 @@ def test_where_nothing_can_be_read_no_class_is_guessed(tmp_path: Path):
     root = split_set(tmp_path / "set")
     for path in (root / "images").rglob("*.png"):
         path.write_bytes(b"?")
-    found = survey(Data(path=str(root)), full=True)
+    found = survey(DataConfig(path=str(root)), full=True)
     assert {finding.kind for finding in errors(found.findings)} == {"unreadable"}
 
 
@@ -417,8 +417,8 @@ def test_damaged_files_are_skipped_up_to_one_in_a_hundred(tmp_path: Path, count:
     for index in range(count):
         cut(root / f"masks/train/{index:03d}.png")
     with pytest.raises(SegtrainError, match="masks/train/000.png"):
-        prepare(Data(path=str(root)))
-    skipping = Data(path=str(root), on_error="skip")
+        prepare(DataConfig(path=str(root)))
+    skipping = DataConfig(path=str(root), on_error="skip")
     if stops:
         with pytest.raises(SegtrainError, match="masks/train/001.png"):
             prepare(skipping)
@@ -432,7 +432,7 @@ def test_damaged_files_are_skipped_up_to_one_in_a_hundred(tmp_path: Path, count:
 def test_alpha_is_said(tmp_path: Path):
     root = split_set(tmp_path / "set")
     repaint(root / "images/train/001.png", lambda i: np.dstack([i, i[..., :1]]))
-    summary = "\n".join(survey(Data(path=str(root))).summary)
+    summary = "\n".join(survey(DataConfig(path=str(root))).summary)
     assert "images: 1 have an alpha channel, which is dropped" in summary or "1 has" in summary
 
 
@@ -448,7 +448,7 @@ def test_median_size_and_pixels_where_present(tmp_path: Path):
             mask[:2, :3] = value
             mask[-1] = 255
             Image.fromarray(mask).save(root / f"masks/{split}/{name}.png")
-    found = prepare(Data(path=str(root)))
+    found = prepare(DataConfig(path=str(root)))
     assert found.median_size == (16, 12)
     valid = {"a": 70, "b": 15 * 12, "c": 23 * 30}
     assert found.class_pixels == ([sum(valid.values()) - 6, 6], [sum(valid.values()), valid["a"]])
@@ -458,26 +458,26 @@ def test_median_size_and_pixels_where_present(tmp_path: Path):
 
 def test_hard_masks_are_read_as_ever_where_lossy_ones_are_allowed(tmp_path: Path):
     root = split_set(tmp_path / "set")
-    found = prepare(Data(path=str(root), allow_lossy_masks=True))
+    found = prepare(DataConfig(path=str(root), allow_lossy_masks=True))
     assert found.data.classes == ["0", "1", "2"] and "nearest" not in "".join(found.summary)
     stray = np.asarray(Image.open(next((root / "masks/train").iterdir()))).copy()
     stray[:4] = 7
     Image.fromarray(stray).save(next((root / "masks/train").iterdir()))
     with pytest.raises(SegtrainError, match="value 7"):
-        prepare(Data(path=str(root), allow_lossy_masks=True, classes=["a", "b", "c"]))
+        prepare(DataConfig(path=str(root), allow_lossy_masks=True, classes=["a", "b", "c"]))
 
 
 def test_a_second_survey_reads_nothing(tmp_path: Path, monkeypatch):
     root = split_set(tmp_path / "set")
-    first = survey(Data(path=str(root)), full=True)
+    first = survey(DataConfig(path=str(root)), full=True)
 
     def never(*args):
         raise AssertionError("read again")
 
     for name in ("image_facts", "mask_facts", "header_facts"):
         monkeypatch.setattr(f"segtrain.data.inspection.scan.{name}", never)
-    assert survey(Data(path=str(root)), full=True).facts == first.facts
-    assert prepare(Data(path=str(root))).data.classes == ["0", "1", "2"]
+    assert survey(DataConfig(path=str(root)), full=True).facts == first.facts
+    assert prepare(DataConfig(path=str(root))).data.classes == ["0", "1", "2"]
 
 
 def test_files_of_odd_names(tmp_path: Path):
@@ -489,7 +489,7 @@ def test_files_of_odd_names(tmp_path: Path):
         target = os.path.join(os.fsencode(root / "images/train"), name)
         Image.fromarray(image).save(root / "images/train/new.png")
         os.rename(root / "images/train/new.png", target)
-    found = survey(Data(path=str(root)), full=True)
+    found = survey(DataConfig(path=str(root)), full=True)
     (unpaired,) = errors(found.findings)
     assert len(unpaired.places) == len(names)
     after = survey(revised(found.data, merge_mends(found.findings), "data"), full=True)
@@ -497,5 +497,5 @@ def test_files_of_odd_names(tmp_path: Path):
 
 
 def test_the_folder_of_a_located_section(cache: Path, tmp_path: Path):
-    assert root_of(Data(path="demo")) == demo_folder()
-    assert root_of(locate(Data(path=str(tmp_path)))[0]) == tmp_path.resolve()
+    assert root_of(DataConfig(path="demo")) == demo_folder()
+    assert root_of(locate(DataConfig(path=str(tmp_path)))[0]) == tmp_path.resolve()

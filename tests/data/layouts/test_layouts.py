@@ -11,7 +11,7 @@ import yaml
 from conftest import shared_data
 from PIL import Image
 
-from segtrain.config import Data, Split
+from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.layouts.detect import Found, find_pairs
 from segtrain.data.layouts.published import TABLES, load_table, published_split
 from segtrain.data.masks import MaskReader, class_palette
@@ -67,7 +67,7 @@ def voc(root: Path) -> Path:
 @pytest.mark.parametrize("inside", ["", "VOC2012", "VOCdevkit/VOC2012"])
 def test_voc(tmp_path: Path, inside: str):
     voc(tmp_path / inside)
-    found = find_pairs(Data(), tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert found.format == "voc" and found.findings == []
     assert stems(found) == {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]}
     assert found.splits["val"][0].image == tmp_path / inside / "JPEGImages/2007_000033.jpg"
@@ -83,7 +83,7 @@ def test_voc_names_what_is_missing(tmp_path: Path):
     voc(tmp_path)
     (tmp_path / "SegmentationClass/2007_000032.png").unlink()
     text(tmp_path / "ImageSets/Segmentation/val.txt", "2007_000033", "2009_000001")
-    found = find_pairs(Data(format="voc"), tmp_path)
+    found = find_pairs(DataConfig(format="voc"), tmp_path)
     assert stems(found) == {"train": ["2007_000039"], "val": ["2007_000033"]}
     assert [(f.kind, f.places) for f in found.findings] == [
         ("unpaired", ["JPEGImages/2007_000032.jpg"]),
@@ -113,7 +113,7 @@ def cityscapes(root: Path, train_ids: list[str]) -> Path:
 
 @pytest.mark.parametrize("train_ids", [[], ["aachen"], ["aachen", "zurich", "munster"]])
 def test_cityscapes(tmp_path: Path, train_ids: list[str]):
-    found = find_pairs(Data(), cityscapes(tmp_path, train_ids))
+    found = find_pairs(DataConfig(), cityscapes(tmp_path, train_ids))
     assert found.format == "cityscapes" and found.findings == []
     ids = "labelTrainIds" if len(train_ids) == 3 else "labelIds"
     assert found.splits["train"][0].mask.name == f"aachen_000000_000019_gtFine_{ids}.png"
@@ -140,7 +140,7 @@ def ade20k(root: Path, prefix: str = "ADE_") -> Path:
 
 
 def test_ade20k(tmp_path: Path):
-    found = find_pairs(Data(), ade20k(tmp_path))
+    found = find_pairs(DataConfig(), ade20k(tmp_path))
     assert found.format == "ade20k" and found.findings == []
     assert stems(found)["val"] == ["ADE_val_00000001", "ADE_val_00000002"]
     assert "0 is ignored, classes 1..150 become 0..149" in found.layout
@@ -153,16 +153,16 @@ def test_ade20k_takes_the_names_that_lie_there(tmp_path: Path):
     ade20k(tmp_path, prefix="")
     rows = [f"{i}\t0.1\t10\t1\tthing {i}, object {i}" for i in range(1, 151)]
     text(tmp_path / "objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tName", *rows)
-    found = find_pairs(Data(), tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert found.format == "ade20k" and found.classes[::149] == ["thing 1", "thing 150"]
     text(tmp_path / "objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tName", *rows[:149])
-    assert find_pairs(Data(), tmp_path).classes[0] == "wall"
+    assert find_pairs(DataConfig(), tmp_path).classes[0] == "wall"
 
 
 def test_folders_like_ade20k_are_not_taken_for_it(tmp_path: Path):
     ade20k(tmp_path, prefix="")
-    assert find_pairs(Data(), tmp_path).format == "pairs"
-    assert find_pairs(Data(format="ade20k"), tmp_path).classes[0] == "wall"
+    assert find_pairs(DataConfig(), tmp_path).format == "pairs"
+    assert find_pairs(DataConfig(format="ade20k"), tmp_path).classes[0] == "wall"
 
 
 # ---- CamVid
@@ -182,7 +182,7 @@ def camvid(root: Path) -> Path:
 
 
 def test_camvid(tmp_path: Path):
-    found = find_pairs(Data(), camvid(tmp_path))
+    found = find_pairs(DataConfig(), camvid(tmp_path))
     assert found.format == "camvid" and found.findings == []
     assert {split: len(pairs) for split, pairs in found.splits.items()} == {
         "train": 2, "val": 1, "test": 2
@@ -199,12 +199,12 @@ def test_other_frames_are_not_camvid(tmp_path: Path):
     camvid(tmp_path)
     for path in [*tmp_path.glob("*/*.png")]:
         path.rename(path.with_name(f"holiday_{path.name}"))
-    assert find_pairs(Data(), tmp_path).format == "pairs"
-    assert find_pairs(Data(format="camvid"), tmp_path).label_map == {11: "ignore"}
+    assert find_pairs(DataConfig(), tmp_path).format == "pairs"
+    assert find_pairs(DataConfig(format="camvid"), tmp_path).label_map == {11: "ignore"}
 
 
 def test_camvid_as_given():
-    found = find_pairs(Data(), shared_data("camvid"))
+    found = find_pairs(DataConfig(), shared_data("camvid"))
     assert (found.format, found.findings) == ("camvid", [])
     assert [len(found.splits[split]) for split in ("train", "val")] == [367, 101]
     for split, pairs in found.splits.items():
@@ -234,7 +234,7 @@ def test_camvid_in_colours_is_split_as_published(tmp_path: Path):
     }  # fmt: skip
     folders = ("701_StillsRaw_full", "LabeledApproved_full")
     camvid_rgb(tmp_path, {folders: sum(frames.values(), [])})
-    found = find_pairs(Data(), tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert (found.format, found.findings, stems(found)) == ("camvid-rgb", [], frames)
     assert "published split" in found.layout and "32 colours to 11 classes" in found.layout
     # road and its markings 3, cars and trucks 8, void, and a child, which is a pedestrian: 9
@@ -246,14 +246,14 @@ def test_camvid_in_colours_is_split_as_published(tmp_path: Path):
 def test_camvid_in_colours_with_folders_of_splits(tmp_path: Path):
     frames = {"train": ["0016E5_07959"], "val": ["0001TP_006690"], "test": ["0006R0_f00930"]}
     camvid_rgb(tmp_path, {(s, f"{s}_labels"): names for s, names in frames.items()})
-    found = find_pairs(Data(), tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert (found.format, stems(found)) == ("camvid-rgb", frames)  # the folders' splits count
     assert read(found, "test") == [[3, 3, 8], [8, VOID, 9]]
 
 
 def test_camvid_in_colours_with_other_frames_holds_some_out(tmp_path: Path):
     camvid_rgb(tmp_path, {("701_StillsRaw_full", "LabeledApproved_full"): list("abcde")})
-    found = find_pairs(Data(format="camvid-rgb"), tmp_path)
+    found = find_pairs(DataConfig(format="camvid-rgb"), tmp_path)
     assert [len(found.splits[split]) for split in ("train", "val")] == [4, 1]
     assert "held out" in found.layout and "published split" not in found.layout
 
@@ -315,7 +315,7 @@ def listed(root: Path, names: str = "abc") -> Path:
 def test_lists(tmp_path: Path, file: str, lines: str):
     root = listed(tmp_path)
     text(root / file, "# the pairs", *(lines.format(x, root=root) for x in "cab"), "")
-    found = find_pairs(Data(val_fraction=0.1), root)
+    found = find_pairs(DataConfig(val_fraction=0.1), root)
     assert found.format == "lists" and found.findings == []
     pairs = sorted(found.splits["train"] + found.splits["val"], key=lambda pair: pair.name)
     assert [pair.image for pair in pairs] == [root / f"rgb/{x}.jpg" for x in "abc"]
@@ -330,7 +330,7 @@ def test_a_header_names_the_columns(tmp_path: Path, header: str):
     row = "rgb/{0}.jpg,ids/{0}.png" if header == "image,mask" else "7,ids/{0}.png,rgb/{0}.jpg"
     text(root / "train.csv", header, *(row.format(x) for x in "ab"))
     text(root / "val.csv", header, row.format("c"))
-    found = find_pairs(Data(), root)
+    found = find_pairs(DataConfig(), root)
     assert found.findings == [] and stems(found) == {"train": ["a", "b"], "val": ["c"]}
     assert found.splits["val"][0].mask == root / "ids/c.png"
 
@@ -342,7 +342,7 @@ def test_paths_with_spaces(tmp_path: Path):
     lines = ["my photos/one two.jpg my masks/one two.png", "rgb/a.jpg ids/a.png"]
     text(root / "train.txt", *lines)
     text(root / "val.txt", "my photos/one two 3.jpg my masks/one two 3.png", "rgb/b.jpg\tids/b.png")
-    found = find_pairs(Data(), root)
+    found = find_pairs(DataConfig(), root)
     assert stems(found) == {"train": ["a", "one two"], "val": ["b"]}
     assert found.splits["train"][1].mask == root / "my masks/one two.png"
     assert [f.places for f in found.findings] == [
@@ -354,7 +354,7 @@ def test_a_path_with_spaces_that_could_end_earlier(tmp_path: Path):
     root = listed(tmp_path)
     image(root / "rgb/a.jpg copy.jpg")
     text(root / "train.txt", "rgb/a.jpg copy.jpg ids/a.png", "rgb/b.jpg ids/b.png")
-    pairs = sum(find_pairs(Data(), root).splits.values(), [])
+    pairs = sum(find_pairs(DataConfig(), root).splits.values(), [])
     assert {pair.image.name for pair in pairs} == {"a.jpg copy.jpg", "b.jpg"}
 
 
@@ -364,14 +364,14 @@ def test_the_longest_end_of_a_foreign_path_counts(tmp_path: Path):
         image(root / f"{name}.jpg")
         image(root / f"old/rgb/{name}.jpg")
     text(root / "train.txt", "/set/rgb/a.jpg ids/a.png", "/set/old/rgb/b.jpg /set/ids/b.png")
-    pairs = sum(find_pairs(Data(), root).splits.values(), [])
+    pairs = sum(find_pairs(DataConfig(), root).splits.values(), [])
     assert {pair.image for pair in pairs} == {root / "rgb/a.jpg", root / "old/rgb/b.jpg"}
 
 
 def test_a_list_below_the_data_set_names_its_neighbours(tmp_path: Path):
     root = listed(tmp_path / "set")
     text(root / "lists/train.txt", "../rgb/a.jpg ../ids/a.png", "rgb/b.jpg ids/b.png")
-    found = find_pairs(Data(splits={"train": Split(list="lists/train.txt")}), root)
+    found = find_pairs(DataConfig(splits={"train": SplitConfig(list="lists/train.txt")}), root)
     both = found.splits["train"] + found.splits["val"]
     assert {pair.mask for pair in both} == {root / "ids/a.png", root / "ids/b.png"}
     assert found.findings == []
@@ -383,12 +383,12 @@ def test_missing_files_are_found(tmp_path: Path):
     lines = [f"rgb/{x}.jpg ids/{x}.png" for x in "ab"]
     lines += ["rgb/z.jpg ids/a.png", "rgb/c.jpg ids/z.png", "x/d.jpg y/d.jpg"]
     text(root / "train.txt", *lines)
-    found = find_pairs(Data(), root)
+    found = find_pairs(DataConfig(), root)
     assert sorted(stems(found)["train"] + stems(found)["val"]) == ["a", "b"]
     (finding,) = found.findings
     assert (finding.kind, finding.places) == ("missing", ["ids/z.png", "y/d.jpg", "rgb/z.jpg"])
     assert str(finding).startswith("train.txt names 3 file(s) that are not there: ids/z.png")
-    assert find_pairs(Data(**finding.mend), root).findings == []
+    assert find_pairs(DataConfig(**finding.mend), root).findings == []
 
 
 def test_files_outside_are_refused(tmp_path: Path):
@@ -397,13 +397,13 @@ def test_files_outside_are_refused(tmp_path: Path):
     (root / "linked.jpg").symlink_to(tmp_path / "rgb/y.jpg")
     text(root / "train.txt", "rgb/a.jpg ids/a.png", f"{tmp_path}/rgb/x.jpg ids/b.png",
          "rgb/c.jpg ../ids/x.png", "linked.jpg ids/c.png")  # fmt: skip
-    found = find_pairs(Data(), root)
+    found = find_pairs(DataConfig(), root)
     assert sorted(stems(found)["train"] + stems(found)["val"]) == ["a", "linked"]
     (finding,) = found.findings
     outside = [f"{tmp_path}/ids/x.png", f"{tmp_path}/rgb/x.jpg"]
     assert (finding.kind, finding.error, finding.places) == ("outside", True, outside)
     assert "data.allow_outside" in str(finding)
-    allowed = find_pairs(Data(allow_outside=True), root)
+    allowed = find_pairs(DataConfig(allow_outside=True), root)
     assert allowed.findings == []
     names = sorted(stems(allowed)["train"] + stems(allowed)["val"])
     assert names == ["a", "c", "linked", "x"]
@@ -413,7 +413,7 @@ def test_a_data_set_behind_a_link_is_inside_by_both_of_its_names(tmp_path: Path)
     root = listed(tmp_path / "set")
     (tmp_path / "link").symlink_to(root)
     text(root / "train.txt", *(f"{root}/rgb/{x}.jpg {root}/ids/{x}.png" for x in "ab"))
-    found = find_pairs(Data(), tmp_path / "link")
+    found = find_pairs(DataConfig(), tmp_path / "link")
     assert found.findings == []
     assert found.splits["train"][0].image.parent == tmp_path / "link" / "rgb"
 
@@ -421,12 +421,12 @@ def test_a_data_set_behind_a_link_is_inside_by_both_of_its_names(tmp_path: Path)
 def test_a_list_alone_is_the_training_data(tmp_path: Path):
     root = listed(tmp_path)
     text(root / "some.csv", *(f"rgb/{x}.jpg,ids/{x}.png" for x in "abc"))
-    found = find_pairs(Data(val_fraction=0.3), root / "some.csv")
+    found = find_pairs(DataConfig(val_fraction=0.3), root / "some.csv")
     assert (found.format, len(found.splits["train"]), len(found.splits["val"])) == ("lists", 2, 1)
     with pytest.raises(UsageError, match="some.csv is a file"):
-        find_pairs(Data(splits={"train": Split(list="some.csv")}), root / "some.csv")
+        find_pairs(DataConfig(splits={"train": SplitConfig(list="some.csv")}), root / "some.csv")
     with pytest.raises(UsageError, match="data.format voc"):
-        find_pairs(Data(format="voc"), root / "some.csv")
+        find_pairs(DataConfig(format="voc"), root / "some.csv")
 
 
 def test_lists_split_folders_that_have_no_splits(tmp_path: Path):
@@ -435,14 +435,14 @@ def test_lists_split_folders_that_have_no_splits(tmp_path: Path):
         grey(tmp_path / f"masks/{x}.png", [0, 1, 2])
     text(tmp_path / "train.txt", *(f"images/{x}.png masks/{x}.png" for x in "abd"))
     text(tmp_path / "val.txt", "images/c.png masks/c.png")
-    found = find_pairs(Data(), tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert (found.format, stems(found)) == ("lists", {"train": ["a", "b", "d"], "val": ["c"]})
-    assert find_pairs(Data(format="pairs"), tmp_path).format == "pairs"
+    assert find_pairs(DataConfig(format="pairs"), tmp_path).format == "pairs"
     text(tmp_path / "train.txt", "a", "b")  # names alone: no list of pairs
-    found = find_pairs(Data(), tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert found.format == "pairs" and "train.txt, val.txt not read" in found.layout
     with pytest.raises(SegtrainError, match="train.txt: expected 'image mask' a line, got 'a'"):
-        find_pairs(Data(format="lists"), tmp_path)
+        find_pairs(DataConfig(format="lists"), tmp_path)
 
 
 def test_folders_with_splits_come_before_lists(tmp_path: Path):
@@ -450,5 +450,5 @@ def test_folders_with_splits_come_before_lists(tmp_path: Path):
         image(tmp_path / f"images/{split}/{split}.png")
         grey(tmp_path / f"masks/{split}/{split}.png", [0, 1, 2])
     text(tmp_path / "train.txt", "images/val/val.png masks/val/val.png")
-    found = find_pairs(Data(), tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert (found.format, stems(found)) == ("pairs", {"train": ["train"], "val": ["val"]})

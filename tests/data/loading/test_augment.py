@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from segtrain.config import Augment
+from segtrain.config import AugmentConfig
 from segtrain.data.loading.augment import MEAN_COLOUR, MEAN_VALUE, PRESETS, STRONG, Augmentation
 from segtrain.data.loading.sampling import Draw
 from segtrain.errors import UsageError
@@ -29,7 +29,7 @@ def scene(height: int = 60, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
 
 
 def augmentation(lb_ignore: int = 255, seed: int = 0, channels: int = 3, **config) -> Augmentation:
-    return Augmentation(Augment(**{"crop": (32, 40)} | config), lb_ignore, seed, channels)
+    return Augmentation(AugmentConfig(**{"crop": (32, 40)} | config), lb_ignore, seed, channels)
 
 
 def same(one: tuple, other: tuple) -> bool:

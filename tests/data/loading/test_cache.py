@@ -13,7 +13,7 @@ import pytest
 from conftest import write_pairs
 from PIL import Image
 
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.images import ImageReader
 from segtrain.data.loading import cache as caching
 from segtrain.data.loading.cache import open_caches
@@ -45,7 +45,7 @@ def opened(
     """The pairs of a folder behind a cache, and the line that was said."""
     samples, masks, images = samples_in(root), masks or MaskReader(3), ImageReader(**more)
     sizes = {"train": [(HEIGHT, WIDTH)] * len(samples)}
-    data = Data(cache=kind, cache_gb=gb)
+    data = DataConfig(cache=kind, cache_gb=gb)
     caches, line = open_caches(data, {"train": samples}, sizes, images, masks)
     return Pairs(samples, images, masks, cache=caches.get("train")), line
 
@@ -122,7 +122,7 @@ def test_pixel_counts_that_are_no_multiple_of_a_cache_line(tmp_path: Path):
     plain = read_all(Pairs(samples, images, masks))
     for kind in ("ram", "disk"):
         caches, _ = open_caches(
-            Data(cache=kind), {"x": samples}, {"x": [(40, 37)] * 3}, images, masks
+            DataConfig(cache=kind), {"x": samples}, {"x": [(40, 37)] * 3}, images, masks
         )
         kept = Pairs(samples, images, masks, cache=caches["x"])
         read_all(kept)
@@ -221,12 +221,17 @@ def test_splits_and_processes_share_the_bound(pairs: Path):
     splits = {"train": samples[:4], "val": samples[4:]}
     sizes = {name: [(HEIGHT, WIDTH)] * len(split) for name, split in splits.items()}
     caches, line = open_caches(
-        Data(cache="ram", cache_gb=10 * PAIR / 1e9), splits, sizes, images, masks, processes=2
+        DataConfig(cache="ram", cache_gb=10 * PAIR / 1e9), splits, sizes, images, masks, processes=2
     )
     assert (caches["train"].held, caches["val"].held) == (4, 1)
     assert "5 of 6" in line and "for 2 processes" in line
     caches, _ = open_caches(
-        Data(cache="disk", cache_gb=10 * FILE / 1e9), splits, sizes, images, masks, processes=2
+        DataConfig(cache="disk", cache_gb=10 * FILE / 1e9),
+        splits,
+        sizes,
+        images,
+        masks,
+        processes=2,
     )
     for name, cache in caches.items():
         read_all(Pairs(splits[name], images, masks, cache=cache))

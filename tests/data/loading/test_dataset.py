@@ -11,7 +11,7 @@ import torch
 from conftest import write_pairs
 from PIL import Image
 
-from segtrain.config import Augment
+from segtrain.config import AugmentConfig
 from segtrain.data.images import ImageReader
 from segtrain.data.loading import dataset
 from segtrain.data.loading.augment import Augmentation
@@ -116,7 +116,7 @@ def test_each_image_at_its_own_size_in_order(tmp_path: Path):
 
 def epoch(pairs: Path, workers: int, cache=None) -> list[tuple]:
     """Two passes over six pairs by the real augmentation, as bytes."""
-    config = Augment(crop=(32, 24), preset="strong")
+    config = AugmentConfig(crop=(32, 24), preset="strong")
     found = make_pairs(samples_in(pairs), Augmentation(config, 255, seed=3), cache=cache)
     sampler = BatchSampler(6, 2, 3)
     loader = train_loader(found, sampler, workers)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.config import Augment, Data
+from segtrain.config import AugmentConfig, DataConfig
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.sampling import (
     BatchSampler,
@@ -52,8 +52,8 @@ PIXELS[:, 0], PIXELS[::2, 1], PIXELS[[3, 4], 2], PIXELS[7, 3] = 800, 150, 20, 9
 NAMES = ["road", "sky", "sign", "pole", "train"]
 
 
-def data(sampler: str, **fields) -> Data:
-    return Data(classes=NAMES, sampler=sampler, **fields)
+def data(sampler: str, **fields) -> DataConfig:
+    return DataConfig(classes=NAMES, sampler=sampler, **fields)
 
 
 SAMPLERS = {
@@ -167,7 +167,7 @@ def test_seeds_change_what_is_drawn():
     ([[60, 40]], {"rare_classes": ["bb"]}, "data.rare_classes: no class 'bb'; did you mean b"),
 ])  # fmt: skip
 def test_a_sampler_without_its_classes_is_refused(pixels, fields, says):
-    section = Data(sampler="rare-crop", **fields).model_copy(update={"classes": ["a", "b"]})
+    section = DataConfig(sampler="rare-crop", **fields).model_copy(update={"classes": ["a", "b"]})
     with pytest.raises(UsageError, match=says):
         class_draws(section, np.array(pixels))
 
@@ -177,7 +177,7 @@ def test_many_images_and_classes_are_quick_and_small():
     rng = np.random.default_rng(0)
     pixels = np.zeros((images, classes), np.int64)
     pixels[np.arange(images)[:, None], rng.integers(0, classes, (images, 10))] = 100
-    section = Data(sampler="class-balanced").model_copy(
+    section = DataConfig(sampler="class-balanced").model_copy(
         update={"classes": [str(c) for c in range(classes)]}
     )
     start = time.perf_counter()
@@ -196,11 +196,11 @@ def test_shares_seen_are_those_of_the_crops():
     """Mask 0: class 0 left, 1 right; mask 1: class 1, its upper half ignored. All 8x8."""
     masks = np.zeros((2, 8, 8), np.uint8)
     masks[0, :, 4:], masks[1], masks[1, :4] = 1, 1, 255
-    whole = Augmentation(Augment(crop=(8, 8), preset="none"), 255, 0)
+    whole = Augmentation(AugmentConfig(crop=(8, 8), preset="none"), 255, 0)
     # 32 + 32 pixels of mask 0, 32 of mask 1
     seen = shares_seen(masks.__getitem__, [Draw(0, 0), Draw(0, 1)], whole.crop_mask, 3)
     assert seen.tolist() == [32 / 96, 64 / 96, 0]
-    padded = Augmentation(Augment(crop=(20, 20), preset="none"), 255, 0)
+    padded = Augmentation(AugmentConfig(crop=(20, 20), preset="none"), 255, 0)
     assert np.array_equal(
         shares_seen(masks.__getitem__, [Draw(0, 0), Draw(0, 1)], padded.crop_mask, 3), seen
     )
@@ -212,10 +212,10 @@ def test_rare_crops_show_more_of_the_rare_class():
     masks = np.zeros((40, 64, 64), np.uint8)
     masks[:4, 30:33, 30:33] = 1
     pixels = np.stack([np.bincount(mask.ravel(), minlength=2) for mask in masks])
-    change = Augmentation(Augment(crop=(16, 16), preset="none"), 255, 0)
+    change = Augmentation(AugmentConfig(crop=(16, 16), preset="none"), 255, 0)
     shares = {}
     for sampler in ("uniform", "rare-crop"):
-        section = Data(classes=["wall", "nail"], sampler=sampler, rare_share=0.5)
+        section = DataConfig(classes=["wall", "nail"], sampler=sampler, rare_share=0.5)
         by_class = class_draws(section, pixels)
         draws = [draw for step in range(80) for draw in batch_at(step, 40, 8, 0, by_class)]
         shares[sampler] = shares_seen(masks.__getitem__, draws, change.crop_mask, 2)[1]

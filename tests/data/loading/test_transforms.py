@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from segtrain.config import Augment
+from segtrain.config import AugmentConfig
 from segtrain.data.loading.augment import MEAN_COLOUR, PRESETS, STRONG, Augmentation
 from segtrain.data.loading.sampling import Draw
 from segtrain.data.loading.transforms import TRANSFORMS, _build
@@ -16,7 +16,7 @@ FILL = {"fill": MEAN_COLOUR, "fill_mask": 255}
 
 
 def augmentation(*transforms, lb_ignore: int = 255, seed: int = 0, crop=(32, 40)) -> Augmentation:
-    config = Augment(crop=crop, scale=(1, 1), transforms=list(transforms))
+    config = AugmentConfig(crop=crop, scale=(1, 1), transforms=list(transforms))
     return Augmentation(config, lb_ignore, seed)
 
 
@@ -32,7 +32,7 @@ def test_the_library_takes_every_argument_of_the_presets(preset, channels):
     """One that it renames, or ignores with a warning, fails here."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Augmentation(Augment(crop=(32, 40), preset=preset), 255, 0, channels)
+        Augmentation(AugmentConfig(crop=(32, 40), preset=preset), 255, 0, channels)
 
 
 @pytest.mark.parametrize("name", STRONG)
