@@ -1,18 +1,26 @@
-"""All that is printed: lines, notes, tables, JSON, progress bars, and names made safe for it."""
+"""Everything that is printed: lines, notes, tables, JSON and progress bars, safe for a terminal."""
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from rich.console import Console, RenderableType
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from segtrain.errors import SegtrainError
 
 Item = TypeVar("Item")
+
+# control characters, line separators, marks that reverse the reading direction, surrogates
+UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -29,14 +37,37 @@ class Note:
         return self.text if self.level == "info" else f"{self.level}: {self.text}"
 
 
+class _Terminal(Console):
+    """A rich console that makes each string in a table or line safe, as `write` does."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(safe(text), **options)
+
+
 def terminal(stderr: bool = False) -> Console:
-    """A console on the current stdout or stderr; text is printed as it is, without markup."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    """Return a console on the current stdout or stderr that prints text as it is, no markup."""
+    return _Terminal(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def accept_any_text() -> None:
+    """Print characters that the encoding of stdout or stderr lacks as escapes instead of failing.
+
+    File names need not be valid text, and the encoding of a terminal or file may be ASCII.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def write(line: object = "", *, stderr: bool = False) -> None:
     """Print one line, safe for a terminal and never wrapped."""
-    print(safe(line), file=sys.stderr if stderr else sys.stdout, flush=True)
+    _print(safe(line), stderr)
+
+
+def write_lines(text: str, *, stderr: bool = False) -> None:
+    """Print a text of several lines, each as `write` does."""
+    for line in text.rstrip("\n").split("\n"):
+        write(line, stderr=stderr)
 
 
 def write_notes(notes: Iterable[Note], *, stderr: bool = False) -> None:
@@ -48,27 +79,50 @@ def write_notes(notes: Iterable[Note], *, stderr: bool = False) -> None:
 
 
 def write_json(content: Any) -> None:
-    """Print a document that machines read; NaN and infinities are refused."""
-    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print a JSON document. Raises ValueError for NaN and infinities."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    only_ascii = not encoding.lower().startswith("utf")
+    text = json.dumps(content, indent=2, ensure_ascii=only_ascii, allow_nan=False)
+    _print("\n".join(UNSAFE.sub(_json_escape, line) for line in text.split("\n")), stderr=False)
 
 
 def write_table(table: RenderableType) -> None:
     """Print a rich table or text, as wide as the terminal."""
-    terminal().print(table)
+    with _named_failure(stderr=False):
+        terminal().print(table)
+
+
+def _print(text: str, stderr: bool) -> None:
+    with _named_failure(stderr):
+        print(text, file=sys.stderr if stderr else sys.stdout, flush=True)
+
+
+@contextmanager
+def _named_failure(stderr: bool) -> Iterator[None]:
+    """Raise a SegtrainError where output can't be written, as to a file on a full disk."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader, such as head, has ended: the command line's to handle
+        raise
+    except OSError as error:
+        name = "stderr" if stderr else "stdout"
+        raise SegtrainError(f"cannot write to {name}: {error.strerror or error}") from error
 
 
 def safe(text: object) -> str:
-    r"""Text with control characters and undecodable bytes as \xNN: names of files may hold them."""
-    return "".join(map(_visible, str(text)))
+    r"""Return text with control characters and undecodable bytes as \xNN or \uNNNN."""
+    return UNSAFE.sub(_escape, str(text))
 
 
-def _visible(character: str) -> str:
-    code = ord(character)
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
-        return f"\\x{code:02x}"
-    return character
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def progress(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
@@ -77,10 +131,16 @@ def progress(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
     if not console.is_terminal:
         yield from items
         return
-    # what is printed meanwhile stands above the bar, or in the file where it goes to
-    above = sys.stdout.isatty()
-    with Progress(console=console, transient=True, redirect_stdout=above) as shown:
-        yield from shown.track(items, total, description=label)
+    # lines printed meanwhile appear above the bar, unless stdout is a file
+    redirect = sys.stdout is not None and sys.stdout.isatty()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:
+        yield from bar.track(items, total, description=safe(label))
 
 
 def format_duration(seconds: float) -> str:

@@ -20,19 +20,19 @@ UNREADABLE = (
 
 
 class SegtrainError(Exception):
-    """Something in the user's input: what was given, what is allowed, what to do."""
+    """Wrong input: the message says what was given, what is allowed and what to do."""
 
     exit_code = 1  # found while running: inside the data or a checkpoint
 
 
 class UsageError(SegtrainError):
-    """A wrong command line or config; a path that does not exist is one."""
+    """A wrong command line or config, such as a path that does not exist."""
 
     exit_code = 2
 
 
 class Stopped(SegtrainError):
-    """Ended on a signal's wish, in good order; the exit code is the shells' 128 + signal."""
+    """A graceful stop on a signal; the exit code is 128 + signal, as in shells."""
 
     def __init__(self, message: str, signum: int):
         super().__init__(message)
@@ -40,18 +40,18 @@ class Stopped(SegtrainError):
 
 
 def did_you_mean(given: str, known: Iterable[str], most: int = 3) -> str:
-    """'; did you mean a, b?' for the known names closest to the given one, else ''."""
+    """Return '; did you mean a, b?' with the known names closest to the given one, else ''."""
     near = get_close_matches(given, list(known), n=most, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's exception says, cut to its first line; its type where it says nothing."""
+    """Return the first line of an exception's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def shorten(items: Iterable[object], most: int = 3) -> str:
-    """The first few items and how many more there are: 'a, b, c (+4 more)'."""
+    """Return the first few items and the number of the others: 'a, b, c (+4 more)'."""
     texts = [str(item) for item in items]
     rest = len(texts) - most
     return ", ".join(texts[:most]) + (f" (+{rest} more)" if rest > 0 else "")
@@ -61,7 +61,7 @@ def shorten(items: Iterable[object], most: int = 3) -> str:
 def translate_errors(
     explain: Callable[[Exception], str], kind: type[SegtrainError] = SegtrainError
 ) -> Iterator[None]:
-    """Turn any exception of third-party code in the block into one of ours, worded by `explain`.
+    """Raise `kind` with the message `explain(exception)` for any exception of third-party code.
 
     For calls into decoders and constructors, which raise whatever their code meets: no list of
     types is complete. Our own errors pass unchanged.

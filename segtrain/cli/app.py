@@ -1,9 +1,7 @@
-"""The command line: every verb with its options, which become a config that one command gets."""
+"""The command line: one verb for each command, whose options become a config."""
 
 from __future__ import annotations
 
-import io
-import sys
 from typing import Annotated
 
 import typer
@@ -14,6 +12,7 @@ from segtrain.cli.evaluation import compare, evaluate
 from segtrain.cli.losses import losses
 from segtrain.cli.prediction import predict
 from segtrain.cli.training import BareResume, fit, sweep
+from segtrain.console import accept_any_text, write
 from segtrain.version import __version__
 
 app = typer.Typer(
@@ -28,7 +27,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"segtrain {__version__}")
+        write(f"segtrain {__version__}")
         raise typer.Exit
 
 
@@ -42,13 +41,11 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Train, measure and use semantic segmentation on a folder of images and masks."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names need not be of the terminal's text
-            stream.reconfigure(errors="backslashreplace")
+    """Train, evaluate and use semantic segmentation networks on images and masks."""
+    accept_any_text()
 
 
-# in the order in which help lists them
+# in the order of the help page
 app.command(cls=BareResume)(fit)
 app.command("eval")(evaluate)
 app.command()(predict)

@@ -3,84 +3,114 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from segtrain.console import accept_any_text, write, write_lines
 from segtrain.errors import SegtrainError, Stopped
-from segtrain.version import __version__
+from segtrain.version import DISTRIBUTION, __version__
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
 class OneLineErrors(TyperGroup):
-    """Prints a SegtrainError or a wrong option as one line; --debug shows every traceback."""
+    """A command group that prints a SegtrainError or a wrong option as one line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer keeps its type private
+        if not args:
+            write_lines(ctx.get_help())
+            raise typer.Exit(2)
         # --debug may stand anywhere; it is the group's option, so it goes first
-        try:
+        with _one_line("--debug" in args):
             return super().parse_args(ctx, sorted(args, key=lambda arg: arg != "--debug"))
-        except typer.TyperException as error:
-            if not args:  # the error is the help page
-                typer.echo(error.format_message())
-                raise typer.Exit(error.exit_code) from None
-            _fail(_explained(error))
-            raise typer.Exit(error.exit_code) from None
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _one_line(ctx.params["debug"]):
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt:
-            _fail("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
-        except Stopped as stopped:
-            if str(stopped):
-                typer.echo(str(stopped), err=True)
-            raise typer.Exit(stopped.exit_code) from None
-        except BrokenPipeError:  # whoever read our output has had enough, as head does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except (SegtrainError, typer.TyperException) as error:
-            if ctx.params["debug"]:
-                traceback.print_exc()
-            _fail(error if isinstance(error, SegtrainError) else _explained(error))
-            raise typer.Exit(error.exit_code) from None
-        except Exception as error:
-            where = _keep_traceback()
-            if ctx.params["debug"]:
-                traceback.print_exc()
-            _fail(f"this is a fault of segtrain's: {type(error).__name__}; please report {where}")
-            raise typer.Exit(1) from None
 
 
-def _explained(error: typer.TyperException) -> str:
-    """What is wrong with a command line, and what to do where typer doesn't say."""
+@contextmanager
+def _one_line(debug: bool) -> Iterator[None]:
+    """Print an exception as one line, after its traceback if `debug`; exit with its code."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        _print_error("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except Stopped as stopped:
+        if str(stopped):
+            write(stopped, stderr=True)
+        raise typer.Exit(stopped.exit_code) from None
+    except BrokenPipeError:  # the reader of our output, such as head, has ended
+        _discard_stdout()
+        raise typer.Exit(1) from None
+    except (SegtrainError, typer.TyperException) as error:
+        if debug:
+            write_lines(traceback.format_exc(), stderr=True)
+        _print_error(error if isinstance(error, SegtrainError) else _explain_usage(error))
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        log = _save_traceback()
+        if debug:
+            write_lines(traceback.format_exc(), stderr=True)
+        _print_error(
+            f"internal error ({type(error).__name__}); the traceback is in {log}; "
+            f"please report it at {_issue_tracker()}"
+        )
+        raise typer.Exit(1) from None
+
+
+def _explain_usage(error: typer.TyperException) -> str:
+    """Return the error of a command line, with what to do where typer leaves that out."""
     text = error.format_message().rstrip(".")
-    ctx: Any = getattr(error, "ctx", None)  # what speaks of commands and options has one
+    ctx: Any = getattr(error, "ctx", None)  # errors about commands and options have one
     if "No such command" in text and "Did you mean" not in text:
         return f"{text}; there are {', '.join(ctx.command.list_commands(ctx))}"
     if "No such option" in text and "Possible" not in text and ctx.parent:
         return f"{text}; 'segtrain {ctx.info_name} --help' lists them"
     if "unexpected extra argument" in text:
-        text += "; put quotes around what has spaces in it"
+        text += "; put quotes around a value with spaces"
         return text + ("; name a data set with --data" if ctx.info_name == "fit" else "")
     return text
 
 
-def _fail(message: object) -> None:
-    typer.echo(f"error: {' '.join(str(message).split())}", err=True)
+def _print_error(message: object) -> None:
+    accept_any_text()  # a wrong option is found before the group's callback runs
+    one_line = re.sub(r"[ \t\r\n]+", " ", str(message)).strip()
+    write(f"error: {one_line}", stderr=True)
 
 
-def _keep_traceback() -> str:
+def _discard_stdout() -> None:
+    """Send what stdout still buffers to nowhere, else Python fails on it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _save_traceback() -> str:
+    """Write the current exception to a new file; return its path."""
     with tempfile.NamedTemporaryFile(
-        "w", prefix="segtrain-error-", suffix=".log", delete=False
+        "w", prefix="segtrain-error-", suffix=".log", delete=False, errors="backslashreplace"
     ) as file:
         file.write(f"segtrain {__version__}\n{' '.join(sys.argv)}\n\n")
         traceback.print_exc(file=file)
         return file.name
+
+
+def _issue_tracker() -> str:
+    """Return the URL of pyproject's [project.urls] Issues, or words where it has none."""
+    try:
+        urls = metadata(DISTRIBUTION).get_all("Project-URL") or []
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        urls = []
+    named = dict(entry.split(", ", 1) for entry in urls)
+    return named.get("Issues", "the project's issue tracker")

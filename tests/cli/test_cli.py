@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -136,16 +137,33 @@ def test_without_debug_an_error_is_one_line(cli):
     assert answer.stderr.splitlines() == [answer.error]
 
 
-def test_unexpected_exception_keeps_its_traceback_in_a_file(cli, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "urls, tracker",
+    [
+        ({}, "the project's issue tracker"),
+        ({"Homepage": "https://a.org", "Issues": "https://a.org/issues"}, "https://a.org/issues"),
+    ],
+)
+def test_an_internal_error_names_its_traceback_and_where_to_report_it(
+    cli, tmp_path, monkeypatch, urls: dict[str, str], tracker: str
+):
     def broken(*_, **__):
         raise RuntimeError("the inside of a fault")
 
+    published = Message()
+    for name, url in urls.items():
+        published["Project-URL"] = f"{name}, {url}"
+    monkeypatch.setattr("segtrain.cli.errors.metadata", lambda _: published)
     monkeypatch.setattr("segtrain.commands.predict.predict", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answer = cli("predict", "a.png")
     assert answer.code == 1
-    assert "RuntimeError" in answer.error
-    log = Path(answer.error.split()[-1])
+    found = re.fullmatch(
+        r"error: internal error \(RuntimeError\); the traceback is in (\S+); "
+        rf"please report it at {re.escape(tracker)}",
+        answer.error,
+    )
+    log = Path(found[1])
     assert log.parent == tmp_path
     kept = log.read_text()
     assert "Traceback" in kept and "the inside of a fault" in kept and segtrain.__version__ in kept

@@ -435,7 +435,7 @@ def test_no_picture_where_nothing_can_be_read(cli, good: Path, option: str):
     for more in ([], PAINTED):
         answer = cli("check", SET, option, "a.png", *more)
         assert answer.code == 1 and not Path("a.png").exists()
-        assert "fault of segtrain" not in answer.stderr
+        assert "internal error" not in answer.stderr
         holds(answer.stdout, "images/train/000.png")
 
 
@@ -445,7 +445,7 @@ def test_a_picture_of_what_can_be_painted_beside_faults(cli, good: Path, option:
     repaint(good / "masks/train/001.png", lambda mask: np.where(mask == mask[0, 0], 7, mask))
     answer = cli("check", SET, option, "a.png", *PAINTED[:2], "--write-config", "my.yaml")
     assert answer.code == 1 and Path("my.yaml").exists()
-    assert "fault of segtrain" not in answer.stderr
+    assert "internal error" not in answer.stderr
 
 
 # real data

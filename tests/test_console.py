@@ -1,0 +1,148 @@
+"""Output stays inert and readable, whatever is in a name and wherever it goes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from segtrain import console
+from segtrain.console import Note, progress, safe, write, write_json, write_notes, write_table
+from segtrain.errors import SegtrainError
+
+# a name, and the text that a terminal gets for it
+NAMES = {
+    "a\nb": r"a\x0ab",
+    "\x1b[31mred": r"\x1b[31mred",
+    "next\x85line": r"next\x85line",
+    os.fsdecode(b"caf\xe9"): r"caf\xe9",
+    "\ud834 alone": r"\ud834 alone",
+    "line\u2028separator": r"line\u2028separator",
+    "txt\u202egnp": r"txt\u202egnp",
+    "[bold]no[/bold]": "[bold]no[/bold]",
+    "[/]": "[/]",
+    ":smile:": ":smile:",
+    "größe 大きさ": "größe 大きさ",
+}
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_are_inert_in_lines_tables_and_json(name: str, capsys):
+    expected = NAMES[name]
+    assert safe(name) == expected
+    write(name)
+    assert capsys.readouterr().out == f"{expected}\n"
+    write_notes([Note(name, "note")], stderr=True)
+    assert capsys.readouterr().err == f"note: {expected}\n"
+    table = Table(name)
+    table.add_row(name)
+    write_table(table)
+    assert capsys.readouterr().out.count(expected) == 2
+    write_json({name: [name]})
+    printed = capsys.readouterr().out
+    assert safe(printed.replace("\n", "")) == printed.replace("\n", "")
+    assert json.loads(printed) == {name: [name]}
+
+
+def test_a_warning_is_framed(capsys):
+    write_notes([Note("plain"), Note("take care", "warning")])
+    frame = "=" * 80
+    assert capsys.readouterr().out.splitlines() == ["plain", frame, "warning: take care", frame]
+
+
+def test_json_refuses_nan(capsys):
+    with pytest.raises(ValueError):
+        write_json(float("nan"))
+    assert capsys.readouterr().out == ""
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", ["[/]", ":smile:", "a\x1b[2Jb"])
+def test_the_label_of_a_progress_bar_is_inert(name: str, monkeypatch):
+    """Names of splits are labels; a wrong tag in one must not end the run."""
+    shown = FakeTerminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    assert list(progress([1, 2], name, 2)) == [1, 2]
+    assert safe(name) in shown.getvalue() and "\x1b[2J" not in shown.getvalue()
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_colours_need_a_terminal_without_no_color(no_color: bool, monkeypatch):
+    table = Table("class")
+    table.add_row("road", style="red")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR")
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    for stream, coloured in ((FakeTerminal(), not no_color), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stdout", stream)
+        write_table(table)
+        assert ("\x1b[31m" in stream.getvalue()) is coloured
+
+
+SCRIPT = """
+from rich.table import Table
+from segtrain.console import accept_any_text, progress, write, write_json, write_table
+accept_any_text()
+table = Table("größe")
+table.add_row("\\udce9")
+write("größe\\udce9")
+write_table(table)
+write_json({"größe": "\\udce9"})
+list(progress([1], "größe", 1))
+"""
+
+
+def run(script: str, shell: str = "", **environment: str) -> subprocess.CompletedProcess:
+    words = ["bash", "-c", f'"$0" -c "$1" {shell}', sys.executable, script]
+    return subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_stdout_that_is_not_utf_8(tmp_path: Path):
+    done = run(SCRIPT, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    line, rest = done.stdout.split("\n", 1)
+    assert line == r"gr\xf6\xdfe\xe9"
+    assert json.loads(rest[rest.index("{") :]) == {"größe": "\udce9"}
+    assert r"gr\xf6\xdfe" in rest
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_end_nothing(closed: str):
+    done = run(SCRIPT, closed)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_is_one_line():
+    done = run("from segtrain.cli.app import app; app(['--version'])", "> /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write to stdout: No space left on device\n"
+
+
+def test_a_name_in_an_error_is_inert(cli):
+    answer = cli("predict", "a\x1b[31m\x85[bold].png", "--debug")
+    assert answer.code == 2
+    assert r"a\x1b[31m\x85[bold].png: no such file" in answer.stderr.splitlines()[-1]
+    assert "\x1b" not in answer.stderr and "\x85" not in answer.stderr
+
+
+def test_a_failure_to_print_is_ours(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    for call in (write, lambda: write_table("text"), lambda: console.write_json({})):
+        with pytest.raises(SegtrainError, match="cannot write to stdout: No space left on device"):
+            call()
