@@ -41,7 +41,8 @@ from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.loading.cache import RamCache
 from segtrain.data.loading.dataset import Pairs, worker_count
 from segtrain.data.masks import mask_reader
-from segtrain.distributed.devices import make_fabric, predictor
+from segtrain.distributed.devices import predictor
+from segtrain.distributed.fabric import make_fabric
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.prediction import Predicted, predict_split
 from segtrain.evaluation.validation import validate

@@ -57,7 +57,8 @@ from segtrain.config import Config
 from segtrain.config.loading import load_config
 from segtrain.data.demo import scene
 from segtrain.data.loading.dataset import Batch, collate, worker_count
-from segtrain.distributed.devices import make_fabric, resolve_device, resolve_precision
+from segtrain.distributed.devices import resolve_device, resolve_precision
+from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.launch import RankMonitor
 from segtrain.distributed.signals import StopRequest
 from segtrain.models.segmentation import SegmentationModel

@@ -16,7 +16,7 @@ from conftest import ANY_NETWORK, QUICK, write_pairs
 
 from segtrain import load
 from segtrain.config import ModelConfig, OptimConfig, TrainConfig
-from segtrain.distributed.devices import make_fabric
+from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.signals import StopRequest
 from segtrain.losses import build_loss
 from segtrain.losses.pixels import PATHS_TAKEN

@@ -26,7 +26,8 @@ from segtrain.data.layouts.label_maps import fill_in
 from segtrain.data.layouts.locate import locate, root_of
 from segtrain.data.loading.dataset import Pairs, worker_count
 from segtrain.data.masks import MaskReader, class_palette, mask_reader
-from segtrain.distributed.devices import make_fabric, predictor
+from segtrain.distributed.devices import predictor
+from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.external import PredictedMasks, pairs_of_masks, read_split

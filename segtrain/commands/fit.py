@@ -11,8 +11,9 @@ import torch
 
 from segtrain.config import Config
 from segtrain.config.loading import load_config, save_config, to_yaml
-from segtrain.distributed import launch
-from segtrain.distributed.devices import limits_explained, make_fabric
+from segtrain.distributed.fabric import make_fabric
+from segtrain.distributed.launch import is_restart_of, launch_ranks
+from segtrain.distributed.limits import explain_limits
 from segtrain.errors import UsageError
 from segtrain.files import remove_leftovers
 from segtrain.models.pretrained import load_weights
@@ -46,7 +47,7 @@ def fit(
     if resume and name:
         raise UsageError("--name is for a new run, --resume goes on with one; leave one out")
     earlier = out / (name or LATEST)
-    if not resume and launch.restarted(earlier / ENVIRONMENT):
+    if not resume and is_restart_of(earlier / ENVIRONMENT):
         resume = str(earlier.resolve())
     old_run = run_to_resume(resume, out) if resume else None
     base = load_config(old_run / CONFIG) if old_run else None
@@ -75,10 +76,10 @@ def fit(
             if not old_run:
                 until_the_end.enter_context(held(plan.folder))
         config_file = plan.folder / CONFIG if plan else None
-        with launch.started(fabric, config.train, config_file) as rank_monitor:
+        with launch_ranks(fabric, config.train, config_file) as rank_monitor:
             plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the folder
             assert plan is not None
-            with limits_explained(plan.memory_advice(fabric.strategy.precision.precision)):
+            with explain_limits(plan.memory_advice(fabric.strategy.precision.precision)):
                 # wrapping gives all ranks rank 0's weights
                 train(fabric, plan, model or new_model(plan.config), saved, rank_monitor)
     return plan.folder

@@ -19,7 +19,9 @@ from segtrain.data.images import image_reader
 from segtrain.data.layouts.detect import image_files
 from segtrain.data.layouts.locate import demo_folder
 from segtrain.data.loading.dataset import as_tensor
-from segtrain.distributed.devices import limits_explained, make_fabric, predictor, to_device
+from segtrain.distributed.devices import predictor, to_device
+from segtrain.distributed.fabric import make_fabric
+from segtrain.distributed.limits import explain_limits
 from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.files import whole_file
 from segtrain.models.checkpoint import Meta, load_model
@@ -67,7 +69,7 @@ def predict(
         shape = (len(meta.classes), *image.shape[2:])
         probs = probs_file(files[2], shape) if config.predict.save_probs else nullcontext()
         advice = f"{path}: {memory_advice(image.shape, config.eval)}"
-        with probs as save_probs, limits_explained(advice):
+        with probs as save_probs, explain_limits(advice):
             class_ids, overlay = predict_image(forward, image, meta, config, save_probs)
         if legend:
             overlay = with_legend(overlay, meta.classes, meta.palette)

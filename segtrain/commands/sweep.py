@@ -13,7 +13,7 @@ from pathlib import Path
 
 from segtrain.config import Config
 from segtrain.config.loading import differences, load_config, make_config
-from segtrain.distributed.launch import how
+from segtrain.distributed.launch import describe_exit
 from segtrain.distributed.processes import PARENT
 from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped, UsageError
@@ -153,7 +153,7 @@ def carry_out(words: list[str], run: Path) -> None:
     if signum:
         raise Stopped(f"stopped at {run}; {again}", signum)
     if code:
-        raise SegtrainError(f"{run}: segtrain {words[0]} {how(code)}; {again}")
+        raise SegtrainError(f"{run}: segtrain {words[0]} {describe_exit(code)}; {again}")
 
 
 def start(words: list[str]) -> tuple[int, int]:
@@ -162,7 +162,7 @@ def start(words: list[str]) -> tuple[int, int]:
     A terminal gives its Ctrl-C to both; SIGTERM and SIGUSR1, which one process gets, are passed on.
     """
     command = [sys.executable, "-m", "segtrain", *words]
-    with StopRequest(loud=False) as stop_request:
+    with StopRequest(announce=False) as stop_request:
         process = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})
         passed_on = False
         while True:

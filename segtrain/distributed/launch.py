@@ -1,4 +1,4 @@
-"""The ranks of a run: started, watched, named when one dies, never left behind."""
+"""The ranks of a run: start them, monitor them, name one that dies, leave none behind."""
 
 from __future__ import annotations
 
@@ -25,54 +25,54 @@ from lightning_fabric.strategies import DDPStrategy
 
 from segtrain.config import TrainConfig
 from segtrain.config.types import seconds
-from segtrain.distributed.processes import GATHERING, PARENT, stat_of
+from segtrain.distributed.processes import GATHERING, PARENT, read_stat
 from segtrain.errors import SegtrainError, Stopped, first_line
 
-POLL = 0.5  # seconds between two looks at the other processes
-GRACE = 20  # seconds for the main thread to end by itself once a process is lost
-HUSH = 2  # seconds that another rank waits before it speaks: rank 0 may say the same
-PLACE = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+POLL_SECONDS = 0.5  # between two looks at the other processes
+GRACE_SECONDS = 20  # for the main thread to end by itself once a process is lost
+RANK_0_FIRST_SECONDS = 2  # before another rank reports an error: rank 0 may report the same
+RANK_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 # gloo raises bare RuntimeErrors, one of them without its name; NCCL and the store, DistError
-NO_ANSWER = re.compile(r"timed out|timeout", re.I)
-GONE = re.compile(r"connection (closed|reset) by peer|broken pipe", re.I)
+TIMED_OUT = re.compile(r"timed out|timeout", re.I)
+DISCONNECTED = re.compile(r"connection (closed|reset) by peer|broken pipe", re.I)
 CLOSED = "Application timeout caused pair closure"  # a second collective after one that timed out
 
 
 @contextmanager
-def started(fabric: Fabric, train: TrainConfig, config: Path | None) -> Iterator[RankMonitor]:
-    """The block runs once every rank of the run is there, and ends in each when one is lost.
+def launch_ranks(fabric: Fabric, train: TrainConfig, config: Path | None) -> Iterator[RankMonitor]:
+    """Run the block in every rank once all have started; end it in each when one is lost.
 
     On one host rank 0 starts the others, with the run's config file; torchrun and SLURM start
-    theirs. Raises SegtrainError that names the rank that died or froze, as far as this one knows.
-    At the end none of those that rank 0 started is left.
+    theirs. Raise SegtrainError that names the rank that died or froze, as far as this one knows.
+    At the end no process that rank 0 started is left.
     """
     rank_monitor = RankMonitor(fabric, train, config)
-    rank, before = fabric.global_rank, {key: os.environ.get(key) for key in PLACE}
+    rank, before = fabric.global_rank, {key: os.environ.get(key) for key in RANK_VARIABLES}
     try:
         rank_monitor.start()
-        if restarts() and fabric.world_size > 1:
-            gather_again(fabric)
+        if count_restarts() and fabric.world_size > 1:
+            rejoin_ranks(fabric)
         fabric.launch()
         if fabric.world_size > 1:
-            # rank 0 had a data set to read; from here on all are quick to answer
+            # the long wait was for rank 0 to read the data set; now all answer quickly
             limit = seconds(train.timeout)
-            set_timeout(limit + 2 * GRACE if fabric.device.type == "cuda" else limit)
+            set_timeout(limit + 2 * GRACE_SECONDS if fabric.device.type == "cuda" else limit)
         yield rank_monitor
     except Stopped as stop:
-        if rank:  # all stop at the same step; rank 0 says it, before a launcher ends all
-            time.sleep(HUSH)
+        if rank:  # all stop at the same step; rank 0 reports it, before a launcher ends all
+            time.sleep(RANK_0_FIRST_SECONDS)
             sys.exit(stop.exit_code)
         raise
     except SegtrainError:
         if rank:
-            time.sleep(HUSH)
+            time.sleep(RANK_0_FIRST_SECONDS)
         if fabric.world_size > 1:
-            bound_the_exit()
+            limit_exit_time()
         raise
     except RuntimeError as error:
-        if not lost_touch(error):
+        if not is_lost_peer(error):
             raise
-        bound_the_exit()
+        limit_exit_time()
         raise SegtrainError(rank_monitor.explain(error)) from error
     else:
         rank_monitor.wait()
@@ -83,194 +83,201 @@ def started(fabric: Fabric, train: TrainConfig, config: Path | None) -> Iterator
 
 
 class RankMonitor:
-    """One rank's eye on the others: rank 0's on those that it started, and theirs on it."""
+    """Monitor of the other ranks: rank 0 monitors those that it started, and they monitor it."""
 
     def __init__(self, fabric: Fabric, train: TrainConfig, config: Path | None):
         self.fabric, self.timeout, self.config = fabric, train.timeout, config
         self.children: list[subprocess.Popen] = []
-        self.lost = ""  # who, and how
+        self.lost = ""  # the rank that was lost, and how
         self.over = threading.Event()
 
     def start(self) -> None:
-        """Starts the other ranks of a single host where nobody else did, and the watch."""
+        """Start the other ranks of a single host, unless a launcher did, and monitor them."""
         world = self.fabric.world_size
         if world == 1:
             return
         ddp = self.fabric.strategy
-        assert isinstance(ddp, DDPStrategy) and ddp.cluster_environment is not None
-        if ddp.cluster_environment.creates_processes_externally:
+        assert isinstance(ddp, DDPStrategy)  # of several processes, as make_fabric chose it
+        environment = ddp.cluster_environment
+        if environment is not None and environment.creates_processes_externally:
             return
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        # as torchrun would have set them: Fabric sees processes that it need not start
-        os.environ.update(zip(PLACE, ("127.0.0.1", str(port), "0", "0", str(world)), strict=True))
+        # as torchrun sets them: then Fabric takes the processes as started
+        values = ("127.0.0.1", str(port), "0", "0", str(world))
+        os.environ.update(zip(RANK_VARIABLES, values, strict=True))
         command = [sys.executable, "-m", "segtrain", "fit", "--config", str(self.config)]
         for rank in range(1, world):
-            place = {"LOCAL_RANK": str(rank), PARENT: str(os.getpid())}
+            variables = {"LOCAL_RANK": str(rank), PARENT: str(os.getpid())}
             self.children.append(
-                subprocess.Popen(command, env=os.environ | place, stdin=subprocess.DEVNULL)
+                subprocess.Popen(command, env=os.environ | variables, stdin=subprocess.DEVNULL)
             )
-        threading.Thread(target=self._look, daemon=True, name="ranks").start()
+        threading.Thread(target=self._poll_children, daemon=True, name="ranks").start()
 
     def check(self) -> None:
-        """Raises SegtrainError once a process is lost; asks nobody, so call it often."""
+        """Raise SegtrainError once a process is lost. It makes no system call: call it often."""
         if self.lost:
-            raise SegtrainError(self.advise(self.lost))
+            raise SegtrainError(self._add_advice(self.lost))
 
     def explain(self, error: RuntimeError) -> str:
-        """What was behind a collective that failed."""
+        """Return the cause of a failed collective, and advice."""
         end = time.monotonic() + 5  # a process that closed its connection is about to end
-        while not (said := self.lost or self.ended() or self.frozen()):
+        while not (cause := self.lost or self._find_ended() or self._find_frozen()):
             if not self.children or time.monotonic() > end:
                 break
-            time.sleep(POLL / 5)
+            time.sleep(POLL_SECONDS / 5)
         if self.fabric.global_rank:  # rank 0 may know more, and ends those that it started
-            time.sleep(GRACE if PARENT in os.environ and not said else HUSH)
-        return self.advise(said or self.frozen("D") or self._from(error))
+            wait_longer = PARENT in os.environ and not cause
+            time.sleep(GRACE_SECONDS if wait_longer else RANK_0_FIRST_SECONDS)
+        return self._add_advice(cause or self._find_frozen("D") or self._explain_by_text(error))
 
-    def _from(self, error: RuntimeError) -> str:
+    def _explain_by_text(self, error: RuntimeError) -> str:
         if not dist.is_initialized():
-            return f"the processes did not come together: {first_line(error)}"
-        if NO_ANSWER.search(str(error)):
+            return f"the processes could not connect: {first_line(error)}"
+        if TIMED_OUT.search(str(error)):
             return f"another process did not answer within {self.timeout} (train.timeout)"
         if address := re.search(r"\[([\d.]+|[\da-f:]+)\]:\d+", str(error)):
             return f"another process, on {address[1]}, ended; its own output says why"
-        return f"the processes lost touch: {first_line(error)}"
+        return f"the connection between processes failed: {first_line(error)}"
 
-    def advise(self, said: str) -> str:
+    def _add_advice(self, cause: str) -> str:
         run = f" {shlex.quote(str(self.config.parent))}" if self.config else ""
-        return f"{said}; the last checkpoint is intact; go on with: segtrain fit --resume{run}"
+        return f"{cause}; the last checkpoint is intact; continue with: segtrain fit --resume{run}"
 
-    def ended(self, stops: bool = True) -> str:
-        """Which child ended badly, and how; '' for none. `stops`: on a signal's wish, too."""
+    def _find_ended(self, include_stops: bool = True) -> str:
+        """Return a child that failed, and how, or ''; `include_stops`: also one that a signal
+        stopped in good order."""
         for rank, child in enumerate(self.children, 1):
             code = child.poll()
-            if code and (stops or code < 128):
-                return f"{self._name(rank, child.pid)} {how(code)}"
+            if code and (include_stops or code < 128):
+                return f"{self._name_rank(rank, child.pid)} {describe_exit(code)}"
         return ""
 
-    def frozen(self, states: str = "Tt") -> str:
-        """Which other rank of this host the system has in one of these states; '' for none."""
+    def _find_frozen(self, states: str = "Tt") -> str:
+        """Return another rank of this host that is in one of the system's states, or ''."""
         others = {rank: child.pid for rank, child in enumerate(self.children, 1)}
-        if PARENT in os.environ and self.fabric.global_rank:  # rank 0's may be a sweep
+        if PARENT in os.environ and self.fabric.global_rank:  # the parent of rank 0 is a sweep
             others[0] = int(os.environ[PARENT])
         for rank, pid in others.items():
-            if (stat_of(pid) or " ")[0] in states:
+            if (read_stat(pid) or " ")[0] in states:
                 why = "waits for a disk or a device" if states == "D" else "is stopped"
-                who = f"{self._name(rank, pid)} {why} (state {states[0]})"
+                who = f"{self._name_rank(rank, pid)} {why} (state {states[0]})"
                 return f"{who} and did not answer within {self.timeout} (train.timeout)"
         return ""
 
-    def _name(self, rank: int, pid: int) -> str:
+    def _name_rank(self, rank: int, pid: int) -> str:
         return f"process {rank} of {self.fabric.world_size} (PID {pid})"
 
-    def _look(self) -> None:
-        """Runs beside the main thread, which may hang in a collective that never ends."""
-        frozen = lost = 0.0  # since when
-        while not self.over.wait(POLL):
+    def _poll_children(self) -> None:
+        """Run in a thread: the main thread may hang in a collective that never ends."""
+        frozen_since = lost_since = 0.0
+        while not self.over.wait(POLL_SECONDS):
             now, running = time.monotonic(), dist.is_initialized()
-            stopped = self.frozen()
-            frozen = (frozen or now) if stopped else 0.0
-            if frozen and now - frozen > seconds(self.timeout) + POLL and running:
-                self.lost = self.lost or stopped
-            # once it runs, all stop together, and rank 0 may be the last
-            self.lost = self.lost or self.ended(stops=not running)
-            lost = lost or (now if self.lost else 0.0)
+            frozen = self._find_frozen()
+            frozen_since = (frozen_since or now) if frozen else 0.0
+            limit = seconds(self.timeout) + POLL_SECONDS
+            if frozen_since and now - frozen_since > limit and running:
+                self.lost = self.lost or frozen
+            # in training all ranks stop together, and rank 0 may be the last
+            self.lost = self.lost or self._find_ended(include_stops=not running)
+            lost_since = lost_since or (now if self.lost else 0.0)
             # while ranks gather there is nothing to save, and no way to wake the main thread
-            if lost and now - lost > (GRACE if running else POLL):
-                os.write(2, f"error: {self.advise(self.lost)}\n".encode())
+            if lost_since and now - lost_since > (GRACE_SECONDS if running else POLL_SECONDS):
+                os.write(2, f"error: {self._add_advice(self.lost)}\n".encode())
                 self.end()
                 os._exit(1)
 
     def wait(self) -> None:
-        """After the last collective: the others have little left to do."""
-        end = time.monotonic() + GRACE
+        """Wait for the children after the last collective: they have little left to do."""
+        end = time.monotonic() + GRACE_SECONDS
         for child in self.children:
             try:
                 child.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
-                pass  # ended by force, then: the run is complete
+                pass  # end() kills it: the run is complete
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def end(self) -> None:
-        """No child outlives this; they note SIGTERM as a wish to stop together, hence SIGKILL."""
+        """Kill every child. They take SIGTERM as a request to stop together, hence SIGKILL."""
         self.over.set()
         for child in self.children:
             child.kill()
             child.wait()
 
 
-def how(code: int) -> str:
-    """How a process ended that had an exit code other than 0, as subprocess gives it."""
+def describe_exit(code: int) -> str:
+    """Return how a process ended, for an exit code other than 0 as subprocess gives it."""
     if code < 0:
         memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-        return f"was killed ({_signal(-code)}{memory})"
+        return f"was killed ({_name_signal(-code)}{memory})"
     if code > 128:
-        return f"was stopped ({_signal(code - 128)})"
-    return f"ended with exit code {code}: its error stands above"
+        return f"was stopped ({_name_signal(code - 128)})"
+    return f"ended with exit code {code}: see its error above"
 
 
-def _signal(number: int) -> str:
+def _name_signal(number: int) -> str:
     known = {sign.value: sign.name for sign in signal.Signals}
     return known.get(number, f"signal {number}")
 
 
-def lost_touch(error: RuntimeError) -> bool:
-    """Whether this is how torch says that another process is gone or doesn't answer."""
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Return whether torch reports by this error that another process ended or doesn't answer."""
     if isinstance(error, dist.DistError):
         return True
     text = str(error)
-    return CLOSED in text or "gloo" in text and bool(GONE.search(text) or NO_ANSWER.search(text))
+    lost = DISCONNECTED.search(text) or TIMED_OUT.search(text)
+    return CLOSED in text or "gloo" in text and bool(lost)
 
 
-def bound_the_exit() -> None:
-    """Ends Python within GRACE: as it ends, backends close their connections, to the dead too."""
+def limit_exit_time() -> None:
+    """End Python within GRACE_SECONDS of its exit, where backends may wait for a dead process."""
     nowhere = open(os.devnull, "w")
-    atexit.register(faulthandler.dump_traceback_later, GRACE, exit=True, file=nowhere)
+    atexit.register(faulthandler.dump_traceback_later, GRACE_SECONDS, exit=True, file=nowhere)
 
 
 def set_timeout(limit: float) -> None:
-    """How many seconds a collective may last from now on."""
+    """Set how many seconds a collective may take from now on."""
     if hasattr(dist, "set_timeout"):
         dist.set_timeout(timedelta(seconds=limit))
     else:  # torch before it had a public name
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=limit))
 
 
-def restarts() -> int:
-    """How often torchrun has started the ranks again."""
+def count_restarts() -> int:
+    """Return how often torchrun has restarted the ranks."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
-def gather_again(fabric: Fabric) -> None:
-    """Joins the ranks, as Fabric does unless they are joined.
+def rejoin_ranks(fabric: Fabric) -> None:
+    """Join the ranks after a restart by torchrun; Fabric keeps a process group that exists.
 
-    torchrun's store still has the dead ranks' addresses, which whoever comes first would take.
+    torchrun's store still holds the addresses of the dead ranks, and the first rank to join would
+    take them, hence the prefix.
     """
     limit = timedelta(seconds=GATHERING)
     store, rank, world = next(dist.rendezvous("env://", timeout=limit))
     dist.init_process_group(
         "nccl" if fabric.device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(f"restart{restarts()}", store),
+        store=dist.PrefixStore(f"restart{count_restarts()}", store),
         rank=rank,
         world_size=world,
         timeout=limit,
     )
 
 
-def launcher() -> str:
-    """Which process started this one: its PID, and its start in ticks since the system's."""
-    return " ".join([str(os.getppid()), *stat_of(os.getppid())[19:20]])
+def identify_launcher() -> str:
+    """Return the parent process as its PID and its start in ticks since the system's start."""
+    return " ".join([str(os.getppid()), *read_stat(os.getppid())[19:20]])
 
 
-def restarted(file: Path) -> bool:
-    """Whether torchrun started this rank again after it had made the run of that environment.json.
+def is_restart_of(environment: Path) -> bool:
+    """Return whether torchrun restarted this rank after it had made the run of that file.
 
-    So a run is gone on with only where it is one of this job's.
+    The file is environment.json. A rank resumes only a run of its own job.
     """
-    if not restarts() or not file.is_file():
+    if not count_restarts() or not environment.is_file():
         return False
-    starts = json.loads(file.read_text(encoding="utf-8"))
-    return (starts.get("resumed") or [starts])[-1]["launcher"] == launcher()
+    starts = json.loads(environment.read_text(encoding="utf-8"))
+    return (starts.get("resumed") or [starts])[-1]["launcher"] == identify_launcher()

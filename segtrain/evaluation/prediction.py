@@ -11,7 +11,8 @@ from torch import Tensor
 
 from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Batch, Pairs, checked, one_by_one
-from segtrain.distributed.devices import limits_explained, to_device
+from segtrain.distributed.devices import to_device
+from segtrain.distributed.limits import explain_limits
 from segtrain.losses.ohem import Mining
 from segtrain.losses.pixels import read_pixels
 from segtrain.metrics.calibration import Calibration
@@ -48,7 +49,7 @@ def predict_split(
         most = settings.max_pixels
         images = torch.cat([to_device(batch.images, fabric, most) for batch in batches])
         targets = torch.cat([to_device(batch.targets, fabric) for batch in batches])
-        with limits_explained(memory_advice(images.shape, settings)):
+        with explain_limits(memory_advice(images.shape, settings)):
             bands = predict_bands(predict, images, settings)
             ids, nll = read_bands(bands, targets, pairs.masks.lb_ignore, mining, calibration)
         for place, batch in enumerate(batches):

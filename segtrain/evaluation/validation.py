@@ -7,7 +7,8 @@ from lightning_fabric import Fabric
 
 from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Pairs
-from segtrain.distributed.devices import max_over_ranks, predictor
+from segtrain.distributed.collectives import max_over_ranks
+from segtrain.distributed.devices import predictor
 from segtrain.distributed.launch import RankMonitor
 from segtrain.distributed.signals import StopRequest
 from segtrain.evaluation.prediction import predict_split

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 from segtrain.console import format_score
 from segtrain.data.loading.dataset import Pairs, checked, worker_count
 from segtrain.data.loading.sampling import BatchSampler, seed_at
-from segtrain.distributed import launch
-from segtrain.distributed.devices import batch_norm_note, max_over_ranks, share_buffers
+from segtrain.distributed.collectives import broadcast_buffers, max_over_ranks
+from segtrain.distributed.fabric import check_batch_norm
+from segtrain.distributed.launch import RankMonitor, identify_launcher
 from segtrain.distributed.signals import StopRequest
 from segtrain.errors import Stopped
 from segtrain.evaluation.validation import validate
@@ -50,7 +51,7 @@ def train(
     plan: Plan,
     model: SegmentationModel,
     saved: dict[str, Any] | None,
-    rank_monitor: launch.RankMonitor,
+    rank_monitor: RankMonitor,
 ) -> None:
     """The loop over epochs, from the beginning or from a saved state."""
     config, run, loud = plan.config, plan.folder, fabric.is_global_zero
@@ -72,7 +73,7 @@ def train(
             scores, clock = None, time.perf_counter()
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
                 reporter.validating(state.epoch)
-                share_buffers(fabric, training.scored)
+                broadcast_buffers(fabric, training.scored)
                 scores = validate(
                     training.scored, held_out, plan.classes, fabric, workers,
                     config.eval, stop_request, rank_monitor,
@@ -111,10 +112,10 @@ def start(
         path = describe_path(model, loss, fabric.device)
         print(f"loss: {path}")
         print(f"torch.compile: {'on' if compiled else 'off'} ({reason})")
-        more = {"loss_path": path, "launcher": launch.launcher()}
+        more = {"loss_path": path, "launcher": identify_launcher()}
         note_start(plan.folder / ENVIRONMENT, environment(fabric.device) | more)
         print(f"{plan.size}, {model.parameter_count:,} parameters")
-        if note := batch_norm_note(fabric, config.train, config.model.freeze_bn):
+        for note in check_batch_norm(fabric, config.train, config.model.freeze_bn):
             print(note)
     if fabric.world_size > 1 and on_gpu and config.train.sync_bn:
         model.synchronise_bn()
@@ -143,7 +144,7 @@ def train_epoch(
     loader: DataLoader,
     reporter: Reporter,
     stop_request: StopRequest,
-    rank_monitor: launch.RankMonitor,
+    rank_monitor: RankMonitor,
     profile: torch.profiler.profile | None,
 ) -> None:
     """The steps that are left of an epoch. Raises Stopped where somebody wished so."""
@@ -212,7 +213,7 @@ def stop(fabric: Fabric, plan: Plan, training: Training, signum: int) -> NoRetur
         save(fabric, plan, training)
         said = (
             f"{signal.Signals(agreed).name}: stopped and saved after step {training.state.step}; "
-            f"go on with: segtrain fit --resume {shlex.quote(str(plan.run))}"
+            f"continue with: segtrain fit --resume {shlex.quote(str(plan.run))}"
         )
     fabric.barrier()  # no rank leaves while another may still need it
     raise Stopped(said, agreed)

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from segtrain.data.loading.sampling import seed_at
-from segtrain.distributed.devices import max_over_ranks
+from segtrain.distributed.collectives import max_over_ranks
 from segtrain.errors import SegtrainError, shorten
 from segtrain.files import write_csv
 from segtrain.losses.build import Loss

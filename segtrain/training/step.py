@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segtrain.config import TrainConfig
 from segtrain.data.loading.dataset import Batch
-from segtrain.distributed.devices import max_over_ranks
+from segtrain.distributed.collectives import max_over_ranks
 from segtrain.distributed.signals import StopRequest
 from segtrain.losses.build import Loss
 from segtrain.losses.pixels import choose_path

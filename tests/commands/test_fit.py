@@ -133,7 +133,7 @@ def test_a_signal_ends_the_step_and_resuming_equals_the_straight_run(
     after = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     assert before == after
     assert f"stopped and saved after step {step}; " in stopped.stderr
-    assert stopped.stderr.strip().endswith("go on with: segtrain fit --resume 'runs/a run'")
+    assert stopped.stderr.strip().endswith("continue with: segtrain fit --resume 'runs/a run'")
     resumed = cli("fit", "--resume", "runs/a run")
     assert resumed.code == 0, resumed.stderr
     assert f"resumed after step {step} of 10\n" in resumed.stdout

@@ -1,4 +1,4 @@
-"""What one process knows of the others: how they were started, and how it sees that one is gone."""
+"""The ranks of a run: their start, the detection of one that is lost, and their end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ import torch.distributed as dist
 from running import alive, children, wait_for
 
 from segtrain.config import TrainConfig
-from segtrain.distributed.launch import RankMonitor, how, launcher, lost_touch, restarted, started
+from segtrain.distributed.launch import (
+    RankMonitor,
+    describe_exit,
+    identify_launcher,
+    is_lost_peer,
+    is_restart_of,
+    launch_ranks,
+)
 from segtrain.errors import SegtrainError, Stopped
 from segtrain.runs.environment import note_start
 
@@ -39,56 +46,56 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
     ],
 )
 def test_only_a_lost_peer_is_taken_for_one(error: RuntimeError, lost: bool):
-    assert lost_touch(error) is lost
+    assert is_lost_peer(error) is lost
 
 
 @pytest.mark.parametrize(
-    "code, said",
+    "code, description",
     [
         (-9, "was killed (SIGKILL, as the system does when memory runs out)"),
         (-11, "was killed (SIGSEGV)"),
         (-40, "was killed (signal 40)"),
         (143, "was stopped (SIGTERM)"),
-        (2, "ended with exit code 2: its error stands above"),
+        (2, "ended with exit code 2: see its error above"),
     ],
 )
-def test_how_a_process_ended(code: int, said: str):
-    assert how(code) == said
+def test_how_a_process_ended(code: int, description: str):
+    assert describe_exit(code) == description
 
 
 def stub(rank: int = 0, world: int = 2) -> SimpleNamespace:
-    """As much of a Fabric as is asked; one process, so that nothing is started."""
+    """The part of a Fabric that these tests need."""
     return SimpleNamespace(
         global_rank=rank, world_size=world, launch=lambda: None, device=torch.device("cpu")
     )
 
 
-def test_the_watch_notes_a_dead_rank_and_ends_the_others(monkeypatch):
+def test_the_monitor_finds_a_dead_rank_and_ends_the_others(monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     rank_monitor = RankMonitor(stub(world=3), TrainConfig(), Path("runs/r/config.yaml"))
     for code in "raise SystemExit(3)", "import time; time.sleep(600)":
         rank_monitor.children.append(subprocess.Popen([sys.executable, "-c", code]))
     rank_monitor.check()
-    looking = threading.Thread(target=rank_monitor._look)
-    looking.start()
+    polling = threading.Thread(target=rank_monitor._poll_children)
+    polling.start()
     wait_for(lambda: rank_monitor.lost, 20)
     with pytest.raises(SegtrainError, match="process 1 of 3 .* exit code 3.*--resume runs/r"):
         rank_monitor.check()
     rank_monitor.end()
-    looking.join(5)
-    assert not looking.is_alive() and not any(alive(child.pid) for child in rank_monitor.children)
+    polling.join(5)
+    assert not polling.is_alive() and not any(alive(child.pid) for child in rank_monitor.children)
 
 
 HANGS = """
 import subprocess, sys, threading, time
 from pathlib import Path
 from test_launch import stub
-from segtrain.config import Train
+from segtrain.config import TrainConfig
 from segtrain.distributed import launch
-launch.GRACE, launch.dist.is_initialized = 1, lambda: True
-watch = launch.Watch(stub(), Train(), Path("runs/r/config.yaml"))
-watch.children.append(subprocess.Popen(["sh", "-c", "kill -9 $$"]))
-threading.Thread(target=watch._look, daemon=True).start()
+launch.GRACE_SECONDS, launch.dist.is_initialized = 1, lambda: True
+rank_monitor = launch.RankMonitor(stub(), TrainConfig(), Path("runs/r/config.yaml"))
+rank_monitor.children.append(subprocess.Popen(["sh", "-c", "kill -9 $$"]))
+threading.Thread(target=rank_monitor._poll_children, daemon=True).start()
 time.sleep(600)
 """
 
@@ -108,18 +115,18 @@ def test_a_main_thread_that_hangs_is_ended():
 
 def test_an_exit_that_hangs_is_ended():
     code = (
-        "import atexit, time; from segtrain.distributed import launch; launch.GRACE = 1; "
-        "atexit.register(time.sleep, 600); launch.bound_the_exit()"
+        "import atexit, time; from segtrain.distributed import launch; launch.GRACE_SECONDS = 1; "
+        "atexit.register(time.sleep, 600); launch.limit_exit_time()"
     )
     done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True)
     assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize("rank, ending", [(0, Stopped), (1, SystemExit)])
-def test_of_ranks_that_stop_together_one_says_so(rank: int, ending: type, monkeypatch):
-    monkeypatch.setattr("segtrain.distributed.launch.HUSH", 0)
+def test_of_ranks_that_stop_together_one_reports_it(rank: int, ending: type, monkeypatch):
+    monkeypatch.setattr("segtrain.distributed.launch.RANK_0_FIRST_SECONDS", 0)
     with pytest.raises(ending) as ended:
-        with started(stub(rank, world=1), TrainConfig(), None):
+        with launch_ranks(stub(rank, world=1), TrainConfig(), None):
             raise Stopped("SIGTERM: stopped", signal.SIGTERM)
     assert (ended.value.code if rank else ended.value.exit_code) == 143
 
@@ -127,7 +134,7 @@ def test_of_ranks_that_stop_together_one_says_so(rank: int, ending: type, monkey
 def test_other_errors_pass_and_the_environment_comes_back():
     before = dict(os.environ)
     with pytest.raises(RuntimeError, match="same device"):
-        with started(stub(world=1), TrainConfig(), None):
+        with launch_ranks(stub(world=1), TrainConfig(), None):
             os.environ["LOCAL_RANK"] = "0"
             raise RuntimeError("Expected all tensors to be on the same device")
     assert dict(os.environ) == before
@@ -167,19 +174,19 @@ def test_a_rank_whose_launcher_had_ended_ends_too():
     assert done.returncode == -signal.SIGKILL
 
 
-def test_a_run_is_gone_on_with_only_if_it_is_of_this_job(tmp_path: Path, monkeypatch):
+def test_only_a_run_of_this_job_is_resumed_after_a_restart(tmp_path: Path, monkeypatch):
     file = tmp_path / "environment.json"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert not restarted(file)
-    note_start(file, {"launcher": launcher()})
-    assert restarted(file)
-    pid, start = launcher().split()
+    assert not is_restart_of(file)
+    note_start(file, {"launcher": identify_launcher()})
+    assert is_restart_of(file)
+    pid, start = identify_launcher().split()
     assert int(pid) == os.getppid()
     for other in (f"{pid} {int(start) + 1}", f"{int(pid) + 1} {start}"):
         note_start(file, {"launcher": other})
-        assert not restarted(file)
-    note_start(file, {"launcher": launcher()})
-    assert restarted(file)
+        assert not is_restart_of(file)
+    note_start(file, {"launcher": identify_launcher()})
+    assert is_restart_of(file)
     assert len(json.loads(file.read_text())["resumed"]) == 3
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert not restarted(file)
+    assert not is_restart_of(file)

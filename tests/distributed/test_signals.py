@@ -1,4 +1,4 @@
-"""A signal becomes a wish to stop; a second one stops at once."""
+"""A signal becomes a request to stop; a second one stops at once."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from segtrain.distributed.signals import SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
-def test_a_signal_becomes_a_wish_and_handlers_come_back(signum, capfd):
+def test_a_signal_becomes_a_request_and_handlers_are_restored(signum, capfd):
     before = signal.getsignal(signum)
     with StopRequest() as stop_request:
         assert stop_request.signum == 0
         os.kill(os.getpid(), signum)
         assert stop_request.signum == signum
     assert signal.getsignal(signum) == before
-    assert f"{signum.name}: the step ends and is saved" in capfd.readouterr().err
+    assert f"{signum.name}: stopping after this step" in capfd.readouterr().err
 
 
-def test_a_quiet_one_says_nothing(capfd):
-    with StopRequest(loud=False):
+def test_a_request_without_announcement_prints_nothing(capfd):
+    with StopRequest(announce=False):
         os.kill(os.getpid(), signal.SIGUSR1)
     assert capfd.readouterr().err == ""
 
 
 SECOND = """
 import os, signal, sys
-from segtrain.distributed.signals import StopWish
+from segtrain.distributed.signals import StopRequest
 first, second = int(sys.argv[1]), int(sys.argv[2])
-with StopWish():
+with StopRequest():
     os.kill(os.getpid(), first)
     print("alive", flush=True)
     os.kill(os.getpid(), second)

@@ -110,7 +110,7 @@ def test_a_ranks_own_error_is_told(home: Path, zygote: Zygote):
     assert run.wait() == 1
     cause, end = run.errors
     assert "009.png" in cause
-    assert "process 1 of 2" in end and "exit code 1: its error stands above" in end
+    assert "process 1 of 2" in end and "exit code 1: see its error above" in end
 
 
 def test_nobody_outlives_torchruns_agent(home: Path):

@@ -37,7 +37,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes i
 def go_on(child: Child, zygote: Zygote, straight: Straight, cwd: Path) -> Child:
     """Runs the command that a stopped run named; asserts that it comes to the same."""
     assert "Traceback" not in child.stderr
-    command = re.search(r"go on with: segtrain (fit --resume .+)", child.stderr)
+    command = re.search(r"continue with: segtrain (fit --resume .+)", child.stderr)
     assert command, child.stderr
     argv = shlex.split(command[1])
     resumed = zygote.run(*argv, cwd=cwd, env=caches(cwd))

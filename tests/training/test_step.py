@@ -120,7 +120,7 @@ def training(
 
 def take(setting: tuple, parts: list, clip_norm: float = 0.0) -> tuple:
     fabric, module, optimizer = setting
-    statistics, quiet = Statistics(module), StopRequest(False)
+    statistics, quiet = Statistics(module), StopRequest(announce=False)
     marks = []
     loss, verdict = train_step(
         fabric, module, optimizer, statistics, parts, clip_norm, False, quiet, marks.append

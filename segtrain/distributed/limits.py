@@ -1,0 +1,35 @@
+"""Limits of a device, explained in one line: memory, compilation, determinism."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from segtrain.errors import SegtrainError, first_line
+
+NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "ALLOC_FAILED")
+NOT_DETERMINISTIC = "does not have a deterministic implementation"
+
+
+@contextmanager
+def explain_limits(advice: str) -> Iterator[None]:
+    """Raise SegtrainError where the block exceeds what the device can do; other errors pass.
+
+    That is memory (`advice` says how to need less), torch.compile, and operations that have no
+    deterministic implementation (train.deterministic).
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        no_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if no_memory or any(sign in str(error) for sign in NO_MEMORY):
+            raise SegtrainError(f"out of memory: {advice}") from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise SegtrainError(f"train.compile: {first_line(error)}; set it to off") from error
+        if NOT_DETERMINISTIC in str(error):
+            raise SegtrainError(
+                f"train.deterministic: {first_line(error).partition('. ')[0]}; set it to false"
+            ) from error
+        raise
