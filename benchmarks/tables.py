@@ -1,7 +1,7 @@
 """The tables of the documents, written from the figures in results/.
 
 A document holds a table between two markers, `<!-- table: NAME -->` and `<!-- end -->`; `fill`
-writes what stands between them. `python docs/generate.py` does that for all documents.
+writes the lines between them. `python docs/generate.py` does that for all documents.
 """
 
 import json
@@ -15,7 +15,7 @@ MARKED = re.compile(r"(<!-- table: (\w+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL
 
 
 def fill(document: str) -> str:
-    """The document with all of its tables written anew."""
+    """Return the document with all of its tables up to date."""
     return MARKED.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], document)
 
 

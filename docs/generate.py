@@ -1,12 +1,11 @@
 """Write what the documents take from elsewhere, so that it can't go stale.
 
-docs/config.md, docs/losses.md and the tree of docs/architecture.md come from the code, the tables
-of README.md and benchmarks/README.md from the figures in benchmarks/results/.
+docs/config.md, docs/losses.md and docs/source-tree.md come from the code, tables of figures from
+benchmarks/results/.
 """
 
 import ast
 import inspect
-import re
 import runpy
 from pathlib import Path
 
@@ -17,21 +16,28 @@ from segtrain.losses import FAMILIES
 ROOT = Path(__file__).parents[1]
 CONFIG_HEADER = """# Every config field
 
-Written by `python docs/generate.py` from `segtrain/config/`. Any of them can stand in the YAML
-of `--config` or in `--set key=value`; a flag wins over `--set`, that over the file, that over the
-default. The sections stand in the order in which a batch meets them.
+Written by `python docs/generate.py` from `segtrain/config/`. Set any of them in the YAML of
+`--config` or with `--set KEY=VALUE`; an option wins over `--set`, `--set` over the file, the file
+over the default. The sections are in the order in which a batch meets them.
 """
-
 
 LOSSES_HEADER = """# Every loss
 
-Written by `python docs/generate.py` from `segtrain/losses/`; `segtrain losses` prints it, too. p is
-the softmax probability, t the one-hot truth, m = -log p of the true class; sums run over the valid
-pixels of the whole batch and all devices.
+Written by `python docs/generate.py` from `segtrain/losses/`; `segtrain losses` prints it, too.
+[choosing-a-loss.md](choosing-a-loss.md) says which to take. p is the softmax probability, t the
+one-hot truth, m = -log p of the true class; sums run over the valid pixels of the whole batch and
+all devices.
+"""
+TREE_HEADER = """# Every file
+
+Written by `python docs/generate.py` from the first line of each file's docstring.
+[architecture.md](architecture.md) says how they fit together.
+
 """
 
 
 def config_tables() -> str:
+    """Write a table for each config section: field, default, description."""
     parts = [CONFIG_HEADER]
     for section, field in Config.model_fields.items():
         parts.append(f"\n## {section}\n\n| field | default | meaning |\n| --- | --- | --- |\n")
@@ -50,23 +56,30 @@ def config_tables() -> str:
 
 
 def loss_pages() -> str:
+    """Write a section for each loss: signature, formula, explanation, source, arguments."""
     parts = [LOSSES_HEADER]
     for name, family in FAMILIES.items():
         text, _, arguments = inspect.getdoc(family).rpartition("\n\n")
-        parts.append(f"\n## {name}\n\n`{signature(name)}`\n\n{text}\n\n")
-        parts.append(f"    {family.formula}\n\nSource: {family.source}.\n\n")
-        parts += [f"- {line}\n" if line[0] != " " else f"  {line}\n" for line in wrapped(arguments)]
+        parts.append(f"\n## {name}\n\n    {signature(name)}\n    = {family.formula}\n\n")
+        parts += [f"{' '.join(paragraph.split())}\n\n" for paragraph in text.split("\n\n")]
+        parts.append(f"Source: {family.source}.\n")
+        parts += [f"- {argument}\n" for argument in unwrap(arguments)]
     return "".join(parts)
 
 
-def wrapped(arguments: str) -> list[str]:
-    """An argument a line, the lines that go on with one indented."""
-    lines = arguments.splitlines()
-    return [line if line.split(":")[0].isidentifier() else f" {line}" for line in lines]
+def unwrap(arguments: str) -> list[str]:
+    """Join the wrapped lines of each argument in a docstring's last paragraph."""
+    found: list[str] = []
+    for line in arguments.splitlines():
+        if line.partition(":")[0].isidentifier():
+            found.append(line)
+        else:
+            found[-1] += f" {line.strip()}"
+    return found
 
 
 def tree(folder: Path = ROOT / "segtrain", depth: int = 0) -> str:
-    """Files and folders of segtrain/, each file with the first line of its docstring."""
+    """List the files and folders of segtrain/, each file with the first line of its docstring."""
     lines = []
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         name = "  " * depth + path.name
@@ -77,18 +90,15 @@ def tree(folder: Path = ROOT / "segtrain", depth: int = 0) -> str:
     return "".join(lines)
 
 
-def with_tree(page: str) -> str:
-    marked = r"(<!-- tree -->\n\n```text\n).*?(```\n\n<!-- end -->)"
-    return re.sub(marked, lambda found: found[1] + tree() + found[2], page, flags=re.DOTALL)
-
-
 def documents() -> dict[str, str]:
-    """Every generated document: its path in the repository, and the text that it should have."""
+    """Return the text that each generated document should have, by its path in the repository."""
     fill = runpy.run_path(str(ROOT / "benchmarks/tables.py"))["fill"]
-    filled = {"docs/architecture.md": with_tree, "README.md": fill, "benchmarks/README.md": fill}
-    return {"docs/config.md": config_tables(), "docs/losses.md": loss_pages()} | {
-        page: write((ROOT / page).read_text(encoding="utf-8")) for page, write in filled.items()
-    }
+    pages = ("docs/choosing-a-loss.md", "benchmarks/README.md")
+    return {
+        "docs/config.md": config_tables(),
+        "docs/losses.md": loss_pages(),
+        "docs/source-tree.md": f"{TREE_HEADER}```text\n{tree()}```\n",
+    } | {page: fill((ROOT / page).read_text(encoding="utf-8")) for page in pages}
 
 
 if __name__ == "__main__":
