@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ from segtrain.data.masks import mask_reader
 from segtrain.distributed.devices import predictor
 from segtrain.distributed.fabric import make_fabric
 from segtrain.evaluation.accumulator import Accumulator
-from segtrain.evaluation.prediction import Predicted, predict_split
+from segtrain.evaluation.prediction import Prediction, SplitPredictor
 from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_mining
 from segtrain.metrics import bootstrap
@@ -81,7 +80,6 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     ready = [decoded[index][0][None] for index in range(len(samples))]
     ready = [image.to(fabric.device, memory_format=torch.channels_last) for image in ready]
     predict, names = predictor(model, fabric), config.data.classes
-    stop_request, rank_monitor = SimpleNamespace(signum=0), SimpleNamespace(check=lambda: None)
     workers = worker_count("auto", args.device == "cuda", 1)
     mining = build_mining("ohem", len(names))
 
@@ -90,29 +88,25 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
             predict(image)
 
     def full() -> None:
-        accumulator = Accumulator(len(names), 255, fabric.device, calibrated=True)
-        everything = range(len(decoded))
-        found = predict_split(
-            predict, decoded, everything, fabric, 0, config.eval, mining, accumulator.calibration
-        )
-        for _ in accumulator.add_all(found):
-            pass
+        network = SplitPredictor(model, fabric, 0, config.eval, mining)
+        with Accumulator(len(names), 255, fabric.device, calibrated=True) as accumulator:
+            for one in network.predict(decoded, range(len(decoded)), accumulator.calibration):
+                accumulator.add(one)
 
     def validation(pairs: Pairs, workers: int) -> Callable[[], None]:
-        return lambda: validate(
-            model, pairs, names, fabric, workers, config.eval, stop_request, rank_monitor
-        )
+        network = SplitPredictor(model, fabric, workers, config.eval)
+        return lambda: validate(network, pairs, names, lambda: False)
 
-    contenders = {
+    variants = {
         "bare": bare,
         "validate": validation(decoded, 0),
         "files": validation(files, workers),
         "eval": full,
     }
-    seconds = {name: [] for name in contenders}
+    seconds = {name: [] for name in variants}
     for turn in range(args.rounds + 1):
-        for name in list(contenders)[:: 1 if turn % 2 else -1]:
-            took = timed(contenders[name])
+        for name in list(variants)[:: 1 if turn % 2 else -1]:
+            took = timed(variants[name])
             if turn:  # the first one warms up
                 seconds[name].append(took)
     found = {
@@ -145,10 +139,10 @@ def bootstrap_seconds(rounds: int) -> dict:
     counts = np.random.default_rng(0).integers(0, 10_000, (RESAMPLED, 3, CLASSES))
 
     def intervals() -> None:
-        ious = bootstrap.ious(bootstrap.resampled(counts))
-        bootstrap.interval(bootstrap.mious(ious))
+        ious = bootstrap.compute_ious(bootstrap.resample_sums(counts))
+        bootstrap.percentile_interval(bootstrap.compute_mious(ious))
         for c in range(CLASSES):
-            bootstrap.interval(ious[:, c])
+            bootstrap.percentile_interval(ious[:, c])
 
     times = [timed(intervals) for _ in range(rounds + 1)][1:]
     return {"images": RESAMPLED, "resamples": bootstrap.RESAMPLES, "seconds": spread(times)}
@@ -156,7 +150,7 @@ def bootstrap_seconds(rounds: int) -> dict:
 
 def memory_growth() -> dict:
     """MB that this process grows by from the 100th small image to the last."""
-    accumulator, seen = Accumulator(CLASSES, 255, "cpu", calibrated=False), {}
+    seen = {}
     generator = torch.Generator().manual_seed(0)
 
     def images():
@@ -167,10 +161,11 @@ def memory_growth() -> dict:
                 torch.randint(0, CLASSES, (32, 32), generator=generator).to(torch.uint8)
                 for _ in range(2)
             ]
-            yield Predicted(index, *pair)
+            yield Prediction(index, *pair)
 
-    for _ in accumulator.add_all(images()):
-        pass
+    with Accumulator(CLASSES, 255, "cpu", calibrated=False) as accumulator:
+        for image in images():
+            accumulator.add(image)
     return {"images": MANY, "classes": CLASSES, "mb": (seen[MANY - 1] - seen[100]) * 1.024 / 1000}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,14 @@ from segtrain.data.layouts.label_maps import fill_in
 from segtrain.data.layouts.locate import locate, root_of
 from segtrain.data.loading.dataset import Pairs, worker_count
 from segtrain.data.masks import MaskReader, class_palette, mask_reader
-from segtrain.distributed.devices import predictor
 from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.external import PredictedMasks, pairs_of_masks, read_split
-from segtrain.evaluation.prediction import Predicted, predict_split
+from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.report import groups_of, refuse_unwritable, write
 from segtrain.evaluation.subject import Subject
 from segtrain.losses.build import build_mining
-from segtrain.metrics.calibration import Calibration
 from segtrain.models.checkpoint import load_model
 from segtrain.runs.folder import HISTORY, find_checkpoint, run_of
 
@@ -67,11 +65,11 @@ def evaluate(
     refuse_unwritable(subject.folder)
     groups = groups_of(subject.images, subject.config.eval.group_by)
     count, lb_ignore = len(subject.classes), subject.config.data.lb_ignore
-    accumulator = Accumulator(count, lb_ignore, subject.device, calibrated=not masks)
     everything = range(len(subject.pairs))
-    predictions = subject.predict(everything, accumulator.calibration)
-    for _ in progress(accumulator.add_all(predictions), "evaluating", len(everything)):
-        pass
+    with Accumulator(count, lb_ignore, subject.device, calibrated=not masks) as accumulator:
+        predictions = subject.predict(everything, accumulator.calibration)
+        for prediction in progress(predictions, "evaluating", len(everything)):
+            accumulator.add(prediction)
     if not accumulator.confusion.matrix.any():
         raise SegtrainError(
             f"{subject.config.data.path}: every pixel of {split} is ignored: no score; do "
@@ -97,7 +95,6 @@ def of_checkpoint(
     data, found = open_split(config.data, split, say)
     pairs = pairs_of(found, split, data, config)
     model = model.to(fabric.device).to(memory_format=torch.channels_last)  # as predict has it
-    predict = predictor(model, fabric)
     mining = build_mining(
         config.loss.expression,
         len(meta.classes),
@@ -106,12 +103,7 @@ def of_checkpoint(
         n_min_factor=config.loss.n_min_factor,
     )
     workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
-
-    def of_images(indices: range, calibration: Calibration | None) -> Iterator[Predicted]:
-        return predict_split(
-            predict, pairs, indices, fabric, workers, config.eval, mining, calibration
-        )
-
+    predictor = SplitPredictor(model, fabric, workers, config.eval, mining)
     run = run_of(checkpoint)
     return Subject(
         folder=run / "eval" / split,
@@ -121,7 +113,7 @@ def of_checkpoint(
         classes=meta.classes,
         palette=meta.palette,
         pairs=pairs,
-        predict=of_images,
+        predict=partial(predictor.predict, pairs),
         device=fabric.device,
         mines=mining is not None,
         checkpoint=checkpoint,

@@ -1,30 +1,32 @@
-"""Accumulator of the predictions of a split: sums, and 3C integers an image."""
+"""Sums over the predictions of a split, and 3C integers of each image."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from segtrain.evaluation.prediction import Predicted
-from segtrain.metrics.boundary import boundary_counts
+from segtrain.evaluation.prediction import Prediction
+from segtrain.metrics.boundary import count_boundaries
 from segtrain.metrics.calibration import Calibration
-from segtrain.metrics.confusion import Confusion, counts_of
-from segtrain.metrics.regions import region_counts
+from segtrain.metrics.confusion import Confusion, counts_per_class
+from segtrain.metrics.regions import count_regions
 
-CONFUSED = 5  # images that are remembered for each pair of classes
-AHEAD = 32, 2**25  # images, and pixels, that may wait for the host while the device goes on
+TOP_CONFUSED = 5  # images remembered for each pair of classes
+# predictions that may wait to be counted on the host while the device goes on
+MAX_WAITING_IMAGES, MAX_WAITING_PIXELS = 32, 2**25
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What the host counts in one image."""
+class HostCounts:
+    """Counts of one image that are made on the host."""
 
     index: int
     confusion: Tensor  # (C,C) int64
@@ -34,7 +36,11 @@ class Counts:
 
 
 class Accumulator:
-    """Adds up one image after another; all but `kept` in integers, so their order is nothing."""
+    """Sums over predictions, fed one at a time within a `with` block and read after it.
+
+    The device's part is added at once; threads count the host's part beside the device's work.
+    All sums but `kept` are of integers, so the order of the images changes no digit.
+    """
 
     def __init__(
         self, num_classes: int, lb_ignore: int, device: torch.device | str, calibrated: bool
@@ -46,70 +52,85 @@ class Accumulator:
         self.regions = np.zeros((num_classes, 3, 2), np.int64)
         self.kept = torch.zeros(num_classes, dtype=torch.float64, device=device)
         self.sizes: Counter[tuple[int, int]] = Counter()
-        self.of_image: dict[int, np.ndarray] = {}  # (3,C): tp, fp, fn
-        shape = num_classes, num_classes, CONFUSED
-        self.most = np.zeros(shape, np.int64)  # pixels of the images that confuse two classes most
-        self.most_at = np.zeros(shape, np.int64)  # and those images
+        self.image_counts: dict[int, np.ndarray] = {}  # (3,C) of each image: tp, fp, fn
+        # for each pair of classes the images that confuse most of their pixels, and how many
+        shape = num_classes, num_classes, TOP_CONFUSED
+        self._top_pixels = np.zeros(shape, np.int64)
+        self._top_images = np.zeros(shape, np.int64)
+        self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+        self._waiting: deque[Future[HostCounts]] = deque()
+        self._waiting_pixels = 0
 
-    def add_all(self, predictions: Iterable[Predicted]) -> Iterator[Predicted]:
-        """Adds the predictions as they go by; the host's part is done beside the device's work."""
-        waiting: deque[Future[Counts]] = deque()
-        pixels = 0
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-            for predicted in predictions:
-                matrix = self.confusion.update(predicted.prediction, predicted.target)
-                if predicted.kept is not None:
-                    self.kept += kept_by_class(predicted, self.num_classes)
-                pixels += predicted.target.numel()
-                waiting.append(threads.submit(self._count, predicted, matrix))
-                while len(waiting) > AHEAD[0] or pixels > AHEAD[1]:
-                    pixels -= self._add(waiting.popleft().result())
-                yield predicted
-            while waiting:
-                self._add(waiting.popleft().result())
+    def __enter__(self) -> Accumulator:
+        return self
 
-    def _count(self, predicted: Predicted, matrix: Tensor) -> Counts:
-        """Off the main thread, which need not wait for the device then."""
-        ids, truth = predicted.prediction.cpu().numpy(), predicted.target.cpu().numpy()
-        boundary = boundary_counts(ids, truth, self.num_classes, self.lb_ignore)
-        regions = region_counts(ids, truth, self.num_classes)
-        return Counts(predicted.index, matrix.cpu(), boundary, regions, ids.shape)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        try:
+            while self._waiting and kind is None:
+                self._add_next()
+        finally:
+            self._threads.shutdown(cancel_futures=True)
 
-    def _add(self, counts: Counts) -> int:
-        """Adds what was counted in an image; its number of pixels."""
+    def add(self, prediction: Prediction) -> None:
+        """Add one image; wait for earlier ones where too many are not yet counted."""
+        matrix = self.confusion.update(prediction.class_ids, prediction.target)
+        if prediction.kept is not None:
+            self.kept += sum_by_class(prediction.kept, prediction.target, self.num_classes)
+        self._waiting_pixels += prediction.target.numel()
+        self._waiting.append(self._threads.submit(self._count, prediction, matrix))
+        while len(self._waiting) > MAX_WAITING_IMAGES or self._waiting_pixels > MAX_WAITING_PIXELS:
+            self._add_next()
+
+    def _count(self, prediction: Prediction, matrix: Tensor) -> HostCounts:
+        """Count on a thread, so that the main one need not wait for the device."""
+        ids, truth = prediction.class_ids.cpu().numpy(), prediction.target.cpu().numpy()
+        boundary = count_boundaries(ids, truth, self.num_classes, self.lb_ignore)
+        regions = count_regions(ids, truth, self.num_classes)
+        return HostCounts(prediction.index, matrix.cpu(), boundary, regions, ids.shape)
+
+    def _add_next(self) -> None:
+        """Wait for the first image in the queue and add its counts."""
+        counts = self._waiting.popleft().result()
+        self._waiting_pixels -= counts.size[0] * counts.size[1]
         self.boundary += counts.boundary
         self.regions += counts.regions
         self.sizes[counts.size] += 1
-        self.of_image[counts.index] = counts_of(counts.confusion).numpy()
-        # the images with most of each confusion: a new one goes in where it is above the last
+        self.image_counts[counts.index] = counts_per_class(counts.confusion).numpy()
+        self._rank_confused(counts)
+
+    def _rank_confused(self, counts: HostCounts) -> None:
+        """Insert the image where it confuses two classes more than the last of those ranked."""
         confused = counts.confusion.numpy() * (1 - np.eye(self.num_classes, dtype=np.int64))
-        cells = np.nonzero(confused > self.most[..., -1])
+        cells = np.nonzero(confused > self._top_pixels[..., -1])
         if len(cells[0]):
-            most = np.column_stack([self.most[cells], confused[cells]])
-            images = np.column_stack([self.most_at[cells], np.full(len(most), counts.index)])
-            order = np.argsort(-most, axis=1, kind="stable")[:, :CONFUSED]
-            self.most[cells] = np.take_along_axis(most, order, 1)
-            self.most_at[cells] = np.take_along_axis(images, order, 1)
-        return counts.size[0] * counts.size[1]
+            pixels = np.column_stack([self._top_pixels[cells], confused[cells]])
+            images = np.column_stack([self._top_images[cells], np.full(len(pixels), counts.index)])
+            order = np.argsort(-pixels, axis=1, kind="stable")[:, :TOP_CONFUSED]
+            self._top_pixels[cells] = np.take_along_axis(pixels, order, 1)
+            self._top_images[cells] = np.take_along_axis(images, order, 1)
 
     @property
-    def ignored(self) -> float:
-        """The share of pixels that counted nowhere."""
+    def ignored_share(self) -> float:
+        """Share of the pixels that are ignored, 0..1."""
         pixels = sum(height * width * count for (height, width), count in self.sizes.items())
         return 1 - int(self.confusion.matrix.sum()) / pixels
 
-    def confused(self) -> Iterator[tuple[tuple[int, int], list[tuple[int, int]]]]:
-        """((true, predicted), [(image, pixels), ...] by pixels) of all that was confused."""
-        for true, predicted in np.argwhere(self.most[..., 0]).tolist():
-            pixels, images = self.most[true, predicted], self.most_at[true, predicted]
-            found = [(i, n) for i, n in zip(images.tolist(), pixels.tolist(), strict=True) if n]
-            yield (true, predicted), found
+    def most_confused(self) -> Iterator[tuple[tuple[int, int], list[tuple[int, int]]]]:
+        """Yield ((true, predicted), [(image, pixels), ...]) of all confused classes, most first."""
+        for true, predicted in np.argwhere(self._top_pixels[..., 0]).tolist():
+            pixels, images = self._top_pixels[true, predicted], self._top_images[true, predicted]
+            ranked = zip(images.tolist(), pixels.tolist(), strict=True)
+            yield (true, predicted), [(image, count) for image, count in ranked if count]
 
 
-def kept_by_class(predicted: Predicted, num_classes: int) -> Tensor:
-    """(C,): how many pixels of each true class a loss that mines kept."""
-    assert predicted.kept is not None
-    places = predicted.target.long().where(predicted.kept > 0, num_classes)  # none of the ignored
-    sums = torch.zeros(num_classes + 1, dtype=torch.float64, device=places.device)
-    sums.scatter_add_(0, places.flatten(), predicted.kept.double().flatten())
+def sum_by_class(kept: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Return (C,) float64: how many pixels of each true class a mining loss keeps.
+
+    kept: (H,W), 0..1, and 0 at ignored pixels; target: (H,W) class ids and lb_ignore.
+    """
+    classes = target.long().where(kept > 0, num_classes)
+    sums = torch.zeros(num_classes + 1, dtype=torch.float64, device=classes.device)
+    sums.scatter_add_(0, classes.flatten(), kept.double().flatten())
     return sums[:-1]

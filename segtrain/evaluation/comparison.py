@@ -14,8 +14,13 @@ import numpy as np
 from segtrain.config import Config
 from segtrain.config.loading import differences, load_config
 from segtrain.errors import SegtrainError, UsageError, shorten
-from segtrain.metrics.bootstrap import RESAMPLES, grouped
-from segtrain.metrics.paired_bootstrap import Difference, Measured, difference, measure
+from segtrain.metrics.bootstrap import RESAMPLES, sum_by_group
+from segtrain.metrics.paired_bootstrap import (
+    Difference,
+    GroupScores,
+    score_group,
+    subtract_scores,
+)
 from segtrain.render.comparison_page import decimals, span
 from segtrain.runs.folder import CONFIG, ENVIRONMENT
 
@@ -118,10 +123,12 @@ def describe(reports: list[Report], split: str) -> dict[str, Any]:
     contenders = contenders_of(reports)
     names = names_of(contenders)
     measured = [
-        measure([grouped(np.stack([r.counts[i] for i in images]), groups) for r in contender])
+        score_group(
+            [sum_by_group(np.stack([r.counts[i] for i in images]), groups) for r in contender]
+        )
         for contender in contenders
     ]
-    found = [difference(one, measured[0]) for one in measured[1:]]
+    found = [subtract_scores(one, measured[0]) for one in measured[1:]]
     differing = [
         difference_row(d, name, names[0], classes, (measured[0], m))
         for d, name, m in zip(found, names[1:], measured[1:], strict=True)
@@ -214,7 +221,7 @@ def value_text(config: Config, key: str) -> str:
 
 
 def contender_row(
-    name: str, contender: list[Report], measured: Measured, classes: list[str]
+    name: str, contender: list[Report], measured: GroupScores, classes: list[str]
 ) -> dict[str, Any]:
     scores, intervals = plain(measured.scores), measured.intervals
     extremes = zip(plain(measured.by_run.min(0)), plain(measured.by_run.max(0)), strict=True)
@@ -236,7 +243,11 @@ def contender_row(
 
 
 def difference_row(
-    found: Difference, name: str, against: str, classes: list[str], pair: tuple[Measured, Measured]
+    found: Difference,
+    name: str,
+    against: str,
+    classes: list[str],
+    pair: tuple[GroupScores, GroupScores],
 ) -> dict[str, Any]:
     scores = plain(found.scores)
     by_class = [
@@ -261,13 +272,15 @@ def plain(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
-def sentence(found: Difference, name: str, against: str, pair: tuple[Measured, Measured]) -> str:
+def sentence(
+    found: Difference, name: str, against: str, pair: tuple[GroupScores, GroupScores]
+) -> str:
     """What a difference in mIoU is worth, in words."""
     score, ends = found.scores[0], found.intervals[0]
     if ends is None:
         signed = decimals(score, "+")
         return f"{name} less {against}: {signed} mIoU; what of it is chance can't be told."
-    if not found.leaves_out_0[0]:
+    if not found.excludes_0[0]:
         return f"{name} and {against}: no difference beyond noise ({span(ends)})."
     where, size = "above" if score > 0 else "below", decimals(abs(score))
     which = f"{name} is {where} {against} by {size} mIoU (95 % interval {span(ends)})"

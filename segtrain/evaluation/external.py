@@ -14,7 +14,7 @@ from segtrain.data.loading.dataset import Pairs, checked, one_by_one
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, UsageError, shorten
-from segtrain.evaluation.prediction import Predicted
+from segtrain.evaluation.prediction import Prediction
 
 MASK_SUFFIXES = SUFFIXES - {".jpg", ".jpeg"}
 
@@ -78,7 +78,7 @@ def _only(paths: list[Path], sample: Sample, folder: Path) -> Path:
     return paths[0]
 
 
-def read_split(pairs: Pairs, indices: range, fabric: Fabric, workers: int) -> Iterator[Predicted]:
+def read_split(pairs: Pairs, indices: range, fabric: Fabric, workers: int) -> Iterator[Prediction]:
     """The masks of `pairs_of_masks`. Raises SegtrainError where one names no class at a pixel."""
     assert isinstance(pairs.images, PredictedMasks)
     lb_ignore, hint = pairs.masks.lb_ignore, pairs.images.hint
@@ -90,4 +90,4 @@ def read_split(pairs: Pairs, indices: range, fabric: Fabric, workers: int) -> It
                 f"{pairs.samples[index].image}: {blank} pixels of {lb_ignore}, which is no class, "
                 f"where the truth has one; a prediction names a class at each pixel{hint}"
             )
-        yield Predicted(index, target.to(fabric.device), ids.to(fabric.device))
+        yield Prediction(index, target.to(fabric.device), ids.to(fabric.device))

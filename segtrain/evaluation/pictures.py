@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from segtrain.data.loading.dataset import as_tensor
-from segtrain.evaluation.prediction import Predicted
+from segtrain.evaluation.prediction import Prediction
 from segtrain.evaluation.subject import Subject
 from segtrain.render.overlay import (
     blend,
@@ -54,36 +54,36 @@ def paint_extremes(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterato
             "worst" if rank <= len(worst) else "best",
             image,
             predicted.target,
-            predicted.prediction,
+            predicted.class_ids,
             predicted.kept,
             config.data.lb_ignore,
             len(subject.classes),
         )
 
 
-def thinned(image: Tensor, predicted: Predicted) -> tuple[Tensor, Predicted]:
+def thinned(image: Tensor, predicted: Prediction) -> tuple[Tensor, Prediction]:
     """All on the CPU, every k-th pixel of them where they are too large to be looked at."""
     step = -(-max(image.shape[1:]) // PAINTED)
     rows = slice(None, None, step), slice(None, None, step)
     kept = None if predicted.kept is None else predicted.kept[rows].cpu()
-    target, ids = predicted.target[rows].cpu(), predicted.prediction[rows].cpu()
-    return image[:, *rows], Predicted(predicted.index, target, ids, kept)
+    target, ids = predicted.target[rows].cpu(), predicted.class_ids[rows].cpu()
+    return image[:, *rows], Prediction(predicted.index, target, ids, kept)
 
 
-def picture(image: Tensor, predicted: Predicted, subject: Subject, title: str) -> Image.Image:
+def picture(image: Tensor, predicted: Prediction, subject: Subject, title: str) -> Image.Image:
     """Image, truth, prediction and errors side by side."""
     colours, opacity = colour_table(subject.palette), subject.config.predict.opacity
     lb_ignore = subject.config.data.lb_ignore
     shown = {
         "image": image,
         "truth": blend(image, predicted.target, colours, opacity),
-        "prediction": blend(image, predicted.prediction, colours, opacity),
-        "errors (red)": error_map(predicted.prediction, predicted.target, lb_ignore),
+        "prediction": blend(image, predicted.class_ids, colours, opacity),
+        "errors (red)": error_map(predicted.class_ids, predicted.target, lb_ignore),
     }
     return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
 
 
-def hard_picture(image: Tensor, predicted: Predicted, subject: Subject, title: str) -> Image.Image:
+def hard_picture(image: Tensor, predicted: Prediction, subject: Subject, title: str) -> Image.Image:
     """Image, truth, and what a loss that mines keeps, side by side."""
     colours, config = colour_table(subject.palette), subject.config
     ignored = predicted.target == config.data.lb_ignore

@@ -1,4 +1,4 @@
-"""A split's predictions by a network."""
+"""Predictions of a split by a network."""
 
 from __future__ import annotations
 
@@ -7,65 +7,77 @@ from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Batch, Pairs, checked, one_by_one
-from segtrain.distributed.devices import to_device
+from segtrain.distributed.devices import predictor, to_device
 from segtrain.distributed.limits import explain_limits
 from segtrain.losses.ohem import Mining
 from segtrain.losses.pixels import read_pixels
 from segtrain.metrics.calibration import Calibration
-from segtrain.models.inference import Predict, memory_advice, predict_bands
+from segtrain.models.inference import memory_advice, predict_bands
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """One image of a split after prediction, on the device; H and W are its own."""
+class Prediction:
+    """The prediction of one image of a split, on the device, at the image's own size."""
 
     index: int
     target: Tensor  # (H,W) class ids and lb_ignore, in the dtype of the masks
-    prediction: Tensor  # (H,W) class ids, in the same
-    kept: Tensor | None = None  # (H,W), 0..1: how far a loss that mines keeps each pixel
+    class_ids: Tensor  # (H,W), in the same dtype
+    kept: Tensor | None = None  # (H,W), 0..1: how far a mining loss keeps each pixel
 
 
-def predict_split(
-    predict: Predict,
-    pairs: Pairs,
-    indices: range,
-    fabric: Fabric,
-    workers: int,
-    settings: EvalConfig,
-    mining: Mining | None = None,
-    calibration: Calibration | None = None,
-) -> Iterator[Predicted]:
-    """Predicts the pairs of `indices`, each at its own size.
+@dataclass(frozen=True)
+class SplitPredictor:
+    """A network and all that predicting a split with it takes, besides the pairs.
 
-    Up to eval.batch_size images that follow each other and have one size are forwarded together.
-    `mining` chooses among each image's pixels as if it was a batch; `calibration` sees them all.
+    With `mining` each prediction holds what it keeps of the image, chosen as if the image was a
+    batch.
     """
-    loader = one_by_one(pairs, indices, workers, fabric.device.type == "cuda")
-    for batches in of_one_size(checked(loader), settings.batch_size):
-        most = settings.max_pixels
-        images = torch.cat([to_device(batch.images, fabric, most) for batch in batches])
-        targets = torch.cat([to_device(batch.targets, fabric) for batch in batches])
-        with explain_limits(memory_advice(images.shape, settings)):
-            bands = predict_bands(predict, images, settings)
-            ids, nll = read_bands(bands, targets, pairs.masks.lb_ignore, mining, calibration)
-        for place, batch in enumerate(batches):
-            one = slice(place, place + 1)
-            kept = mining.kept(nll[one], targets[one])[0] if mining and nll is not None else None
-            yield Predicted(batch.indices[0], targets[place], ids[place], kept)
+
+    model: nn.Module
+    fabric: Fabric
+    workers: int
+    settings: EvalConfig
+    mining: Mining | None = None
+
+    def predict(
+        self, pairs: Pairs, indices: range, calibration: Calibration | None = None
+    ) -> Iterator[Prediction]:
+        """Yield the predictions of the pairs at `indices`; `calibration` counts all of them.
+
+        Consecutive images of one size are forwarded together, up to eval.batch_size.
+        """
+        fabric, settings, lb_ignore = self.fabric, self.settings, pairs.masks.lb_ignore
+        network = predictor(self.model.eval(), fabric)
+        loader = one_by_one(pairs, indices, self.workers, fabric.device.type == "cuda")
+        for group in group_by_size(checked(loader), settings.batch_size):
+            images = torch.cat([to_device(b.images, fabric, settings.max_pixels) for b in group])
+            targets = torch.cat([to_device(b.targets, fabric) for b in group])
+            with explain_limits(memory_advice(images.shape, settings)):
+                bands = predict_bands(network, images, settings)
+                ids, nll = join_bands(bands, targets, lb_ignore, self.mining, calibration)
+            for position, batch in enumerate(group):
+                kept = None
+                if self.mining and nll is not None:
+                    one = slice(position, position + 1)
+                    kept = self.mining.kept(nll[one], targets[one])[0]
+                yield Prediction(batch.indices[0], targets[position], ids[position], kept)
 
 
-def read_bands(
+def join_bands(
     bands: Iterator[tuple[int, Tensor]],
     targets: Tensor,
     lb_ignore: int,
     mining: Mining | None,
     calibration: Calibration | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Class ids (N,H,W) of bands of logits, and with `mining` -log p of the true class (N,H,W)."""
+    """Return class ids (N,H,W) of bands of logits and, with `mining`, the NLL map (N,H,W).
+
+    bands: (top row, logits (N,C,h,W)) from top to bottom; `calibration` counts them all.
+    """
     ids = torch.empty_like(targets)
     nll = torch.empty(targets.shape, device=targets.device) if mining else None
     for top, logits in bands:
@@ -80,14 +92,13 @@ def read_bands(
     return ids, nll
 
 
-def of_one_size(batches: Iterable[Batch], most: int) -> Iterator[list[Batch]]:
-    """Batches that follow each other and whose images have one shape, up to `most` together."""
-    together: list[Batch] = []
+def group_by_size(batches: Iterable[Batch], limit: int) -> Iterator[list[Batch]]:
+    """Yield groups of consecutive batches whose images have one shape, at most `limit` each."""
+    group: list[Batch] = []
     for batch in batches:
-        shape = together and together[0].images.shape
-        if len(together) == most or together and batch.images.shape != shape:
-            yield together
-            together = []
-        together.append(batch)
-    if together:
-        yield together
+        if len(group) == limit or group and batch.images.shape != group[0].images.shape:
+            yield group
+            group = []
+        group.append(batch)
+    if group:
+        yield group

@@ -21,7 +21,7 @@ from segtrain.evaluation.pictures import paint_extremes
 from segtrain.evaluation.subject import Subject
 from segtrain.files import write_csv, write_json
 from segtrain.metrics import bootstrap, calibration
-from segtrain.metrics.confusion import Scores, score, scores_of
+from segtrain.metrics.confusion import Scores, score_counts, score_matrix
 from segtrain.render.plots import save_confusion
 from segtrain.render.report_page import write_report
 from segtrain.runs.environment import environment
@@ -36,7 +36,8 @@ def write(
     folder, names, images = subject.folder, subject.classes, subject.images
     metrics = metrics_of(subject, accumulator, groups)
     rows = [
-        image_row(images[i], groups[i], c, names) for i, c in sorted(accumulator.of_image.items())
+        image_row(images[i], groups[i], c, names)
+        for i, c in sorted(accumulator.image_counts.items())
     ]
     matrix = accumulator.confusion.matrix.cpu()
     write_json(folder / "metrics.json", metrics)
@@ -45,7 +46,7 @@ def write(
     title = f"mIoU {metrics['miou']:.4f} on {subject.split}"
     save_confusion(folder / "confusion.png", matrix, names, title)
     pictures = list(
-        paint_extremes(subject, dict(zip(sorted(accumulator.of_image), rows, strict=True)))
+        paint_extremes(subject, dict(zip(sorted(accumulator.image_counts), rows, strict=True)))
     )
     page = {
         "title": subject.title,
@@ -53,7 +54,7 @@ def write(
         "metrics": metrics,
         "confusion": matrix.tolist(),
         "confused": {
-            cell: [(images[i], n) for i, n in found] for cell, found in accumulator.confused()
+            cell: [(images[i], n) for i, n in found] for cell, found in accumulator.most_confused()
         },
         "history": read_history(subject.history),
         "data": describe_data(subject, accumulator),
@@ -95,24 +96,29 @@ def groups_of(images: list[str], pattern: str | None) -> list[str]:
 def metrics_of(subject: Subject, accumulator: Accumulator, groups: list[str]) -> dict[str, Any]:
     """The content of metrics.json: fractions, null where undefined; intervals are of 95 %."""
     names = subject.classes
-    scores = score(accumulator.confusion.matrix, names)
-    counts = np.stack([accumulator.of_image[i] for i in sorted(accumulator.of_image)])
-    drawn = bootstrap.grouped(counts, [groups[i] for i in sorted(accumulator.of_image)])
+    scores = score_matrix(accumulator.confusion.matrix, names)
+    counts = np.stack([accumulator.image_counts[i] for i in sorted(accumulator.image_counts)])
+    drawn = bootstrap.sum_by_group(counts, [groups[i] for i in sorted(accumulator.image_counts)])
     mean_ci: list[float] | None = None
     class_cis: list[list[float] | None] = [None] * len(names)
     if len(drawn) > 1:  # of one group nothing can be said
-        ious = bootstrap.ious(bootstrap.resampled(drawn))
-        mean_ci = bootstrap.interval(bootstrap.mious(ious))
-        class_cis = [bootstrap.interval(ious[:, c]) for c in range(len(names))]
+        ious = bootstrap.compute_ious(bootstrap.resample_sums(drawn))
+        mean_ci = bootstrap.percentile_interval(bootstrap.compute_mious(ious))
+        class_cis = [bootstrap.percentile_interval(ious[:, c]) for c in range(len(names))]
     boundaries = [int(i) / int(u) if u else None for i, u in accumulator.boundary.T]
     pixels = accumulator.confusion.matrix.sum(1).tolist()
-    for c, row in enumerate(scores.classes):
-        name, iou = row.pop("name"), row.pop("iou")
-        found = {"name": name, "iou": iou, "iou_ci": class_cis[c], **row}
-        found |= {"boundary_iou": boundaries[c], "regions": recalls(accumulator.regions[c])}
+    classes = []
+    for c, scores_of_class in enumerate(scores.classes):
+        row: dict[str, Any] = {
+            "name": scores_of_class.name,
+            "iou": scores_of_class.iou,
+            "iou_ci": class_cis[c],
+        }
+        row |= asdict(scores_of_class)  # the keys that are there already stay in front
+        row |= {"boundary_iou": boundaries[c], "regions": recalls(accumulator.regions[c])}
         if subject.mines:
-            found["kept"] = accumulator.kept[c].item() / pixels[c] if pixels[c] else None
-        scores.classes[c] = found
+            row["kept"] = accumulator.kept[c].item() / pixels[c] if pixels[c] else None
+        classes.append(row)
     defined = [value for value in boundaries if value is not None]
     bins = accumulator.calibration.matrix if accumulator.calibration else None
     return {
@@ -120,13 +126,13 @@ def metrics_of(subject: Subject, accumulator: Accumulator, groups: list[str]) ->
         "miou_ci": mean_ci,
         **{k: v for k, v in asdict(scores).items() if k not in ("miou", "classes")},
         "boundary_iou": sum(defined) / len(defined) if defined else None,
-        "ece": None if bins is None else calibration.ece(bins),
+        "ece": None if bins is None else calibration.compute_ece(bins),
         "images": len(counts),
         "groups": len(drawn),
         "headline": headline(scores, mean_ci, subject, len(counts), len(drawn)),
-        "classes": scores.classes,
+        "classes": classes,
         "regions": recalls(accumulator.regions.sum(0)),
-        "calibration": None if bins is None else calibration.rows(bins),
+        "calibration": None if bins is None else calibration.tabulate_bins(bins),
     }
 
 
@@ -162,7 +168,7 @@ def headline(
 
 def image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> dict[str, Any]:
     """A row of per_image.csv, from tp, fp and fn of each class (3,C)."""
-    scores, (tp, fp, fn) = scores_of(counts.T.tolist(), names), counts.tolist()
+    scores, (tp, fp, fn) = score_counts(counts.T.tolist(), names), counts.tolist()
     row = {
         "image": image,
         "group": group,
@@ -170,7 +176,7 @@ def image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> d
         "pixel_accuracy": scores.pixel_accuracy,
         "pixels": sum(tp) + sum(fn),
     }
-    ious = [c["iou"] for c in scores.classes]
+    ious = [each.iou for each in scores.classes]
     for kind, values in (("iou", ious), ("tp", tp), ("fp", fp), ("fn", fn)):
         row |= {f"{kind}/{name}": value for name, value in zip(names, values, strict=True)}
     return row
@@ -201,7 +207,7 @@ def describe_data(subject: Subject, accumulator: Accumulator) -> dict[str, Any]:
         "layout": subject.layout,
         "images": sum(accumulator.sizes.values()),
         "sizes": ", ".join(sizes) + (f" and {more} more" if more else ""),
-        "ignored": accumulator.ignored,
+        "ignored": accumulator.ignored_share,
     }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from segtrain.config import Config
 from segtrain.data.loading.dataset import Pairs
-from segtrain.evaluation.prediction import Predicted
+from segtrain.evaluation.prediction import Prediction
 from segtrain.metrics import calibration
 from segtrain.render.overlay import Palette
 
@@ -27,7 +27,7 @@ class Subject:
     classes: list[str]
     palette: Palette
     pairs: Pairs
-    predict: Callable[[range, calibration.Calibration | None], Iterator[Predicted]]
+    predict: Callable[[range, calibration.Calibration | None], Iterator[Prediction]]
     device: torch.device
     mines: bool = False  # the loss does
     checkpoint: Path | None = None

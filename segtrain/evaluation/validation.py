@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-import torch
-from lightning_fabric import Fabric
+from collections.abc import Callable
+from dataclasses import replace
 
-from segtrain.config import EvalConfig
+import torch
+
 from segtrain.data.loading.dataset import Pairs
 from segtrain.distributed.collectives import max_over_ranks
-from segtrain.distributed.devices import predictor
-from segtrain.distributed.launch import RankMonitor
-from segtrain.distributed.signals import StopRequest
-from segtrain.evaluation.prediction import predict_split
-from segtrain.metrics.confusion import Confusion, Scores, score
-from segtrain.models.segmentation import SegmentationModel
+from segtrain.evaluation.prediction import SplitPredictor
+from segtrain.metrics.confusion import Confusion, Scores, score_matrix
 
 
 def validate(
-    model: SegmentationModel,
-    pairs: Pairs,
-    names: list[str],
-    fabric: Fabric,
-    workers: int,
-    settings: EvalConfig,
-    stop_request: StopRequest,
-    rank_monitor: RankMonitor,
+    predictor: SplitPredictor, pairs: Pairs, names: list[str], should_stop: Callable[[], bool]
 ) -> Scores | None:
-    """Scores over all pairs, each counted once whatever the number of processes.
+    """Return scores over all pairs, each counted once whatever the number of processes.
 
-    None on all ranks where one left early because somebody wishes to stop.
+    Test-time augmentation is left to `segtrain eval`. `should_stop` is asked for each image;
+    where it is True on any rank, the result is None on all.
     """
+    fabric = predictor.fabric
     confusion = Confusion(len(names), pairs.masks.lb_ignore, fabric.device)
-    mine = range(fabric.global_rank, len(pairs), fabric.world_size)
-    plainly = settings.model_copy(update={"tta": []})
-    predict = predictor(model.eval(), fabric)
-    for predicted in predict_split(predict, pairs, mine, fabric, workers, plainly):
-        rank_monitor.check()
-        if stop_request.signum:
+    own_pairs = range(fabric.global_rank, len(pairs), fabric.world_size)
+    without_tta = replace(predictor, settings=predictor.settings.model_copy(update={"tta": []}))
+    for prediction in without_tta.predict(pairs, own_pairs):
+        if should_stop():
             break
-        confusion.update(predicted.prediction, predicted.target)
-    left = torch.tensor(stop_request.signum, device=fabric.device)
-    if max_over_ranks(left):
+        confusion.update(prediction.class_ids, prediction.target)
+    if max_over_ranks(torch.tensor(int(should_stop()), device=fabric.device)):
         return None
     matrix = fabric.all_reduce(confusion.matrix, reduce_op="sum")
-    assert isinstance(matrix, torch.Tensor)  # as what was given; it takes collections, too
-    return score(matrix, names)
+    assert isinstance(matrix, torch.Tensor)  # Fabric also reduces collections of tensors
+    return score_matrix(matrix, names)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ONE = 2**24  # confidence 1 in its units, which are float32's steps from 1/2 to 1
+UNITS = 2**24  # of confidence 1; one unit is float32's step between 1/2 and 1
 
 
 class Calibration:
@@ -24,43 +24,44 @@ class Calibration:
         self.matrix = torch.zeros(bins, 3, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, target: Tensor, lb_ignore: int) -> None:
-        """Counts logits (N,C,H,W) of any float and target (N,H,W); ignored pixels count nowhere.
+        """Count logits (N,C,H,W) of any float dtype and target (N,H,W), without ignored pixels.
 
-        The softmax is taken in float32; where it is no number, confidence is 0. Nothing waits for
-        the device.
+        The softmax is computed in float32; where it is nan, confidence is 0. Never synchronizes
+        with the device.
         """
         logits = logits.float()
         top, prediction = logits.max(1, keepdim=True)
         confidence = (logits - top).exp_().sum(1).reciprocal().nan_to_num(0)
-        units = (confidence * ONE).long()
+        units = (confidence * UNITS).long()
         correct = (prediction.squeeze(1) == target).long()
-        own_bin = ((units * self.bins - 1) // ONE).clamp(0, self.bins - 1)
-        own_bin = own_bin.where(target != lb_ignore, self.bins).flatten()
+        bins = ((units * self.bins - 1) // UNITS).clamp(0, self.bins - 1)
+        bins = bins.where(target != lb_ignore, self.bins).flatten()
         for column, values in enumerate((torch.ones_like(units), correct, units)):
             sums = torch.zeros(self.bins + 1, dtype=torch.int64, device=self.matrix.device)
-            self.matrix[:, column] += sums.scatter_add_(0, own_bin, values.flatten())[:-1]
+            self.matrix[:, column] += sums.scatter_add_(0, bins, values.flatten())[:-1]
 
 
-def ece(matrix: Tensor) -> float | None:
-    """Expected calibration error: the mean over pixels of their bin's |accuracy - confidence|.
+def compute_ece(matrix: Tensor) -> float | None:
+    """Return the expected calibration error: the mean over pixels of |accuracy - confidence| of
+    their bin.
 
-    0 where the network is right as often as it says, 1 at worst; None where nothing was counted.
+    0 where the network is right as often as its confidence says, 1 at worst; None without pixels.
     """
     rows = matrix.tolist()
     total = sum(pixels for pixels, _, _ in rows)
-    gap = sum(abs(correct * ONE - units) for _, correct, units in rows)
-    return gap / (total * ONE) if total else None
+    gap = sum(abs(correct * UNITS - units) for _, correct, units in rows)
+    return gap / (total * UNITS) if total else None
 
 
-def rows(matrix: Tensor) -> list[dict[str, Any]]:
-    """A row a bin: its bounds, pixels, mean confidence and accuracy; both None where empty."""
+def tabulate_bins(matrix: Tensor) -> list[dict[str, Any]]:
+    """Return a row a bin: its bounds, pixels, mean confidence and accuracy (None where empty)."""
     bins = len(matrix)
     return [
         {
             "low": b / bins,
             "high": (b + 1) / bins,
             "pixels": pixels,
-            "confidence": units / (pixels * ONE) if pixels else None,
+            "confidence": units / (pixels * UNITS) if pixels else None,
             "accuracy": correct / pixels if pixels else None,
         }
         for b, (pixels, correct, units) in enumerate(matrix.tolist())

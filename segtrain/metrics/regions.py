@@ -9,31 +9,31 @@ import numpy as np
 AREAS = (32**2, 96**2)
 
 
-def region_counts(prediction: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
-    """int64 (C,3,2): the truth's regions of each class and size, and those of them that are found.
+def count_regions(prediction: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return int64 (C,3,2): regions in the truth by class and size, and how many are found.
 
-    A region is a largest set of pixels of one class that touch by side or corner; ignored pixels
+    A region is a maximal set of pixels of one class that touch by side or corner; ignored pixels
     belong to none. It is found where the prediction gives its class to at least half of it.
 
     prediction and target: (H,W) of any integers; class ids, in the target also an id of ignored
-    pixels, which is none of 0..C-1.
+    pixels outside 0..C-1.
     """
     counts = np.zeros((num_classes, len(AREAS) + 1, 2), np.int64)
-    for c in present(target, num_classes):
+    for c in list_present(target, num_classes):
         mask = (target == c).view(np.uint8)
         x, y, width, height = cv2.boundingRect(mask)
         box = np.s_[y : y + height, x : x + width]
-        number, regions, facts, _ = cv2.connectedComponentsWithStats(mask[box], connectivity=8)
-        pixels = facts[1:, cv2.CC_STAT_AREA]  # the first is what is not of the class
+        number, regions, stats, _ = cv2.connectedComponentsWithStats(mask[box], connectivity=8)
+        areas = stats[1:, cv2.CC_STAT_AREA]  # the first row is the background
         right = np.bincount(regions[mask[box] & (prediction[box] == c) > 0], minlength=number)[1:]
-        size = np.searchsorted(AREAS, pixels, side="right")
-        np.add.at(counts[c], size, np.stack([np.ones_like(size), 2 * right >= pixels], 1))
+        size = np.searchsorted(AREAS, areas, side="right")
+        np.add.at(counts[c], size, np.stack([np.ones_like(size), 2 * right >= areas], 1))
     return counts
 
 
-def present(target: np.ndarray, num_classes: int) -> list[int]:
-    """The classes in (H,W), looked at by bands: an index takes 8 bytes a pixel."""
-    found = np.zeros(num_classes, bool)
+def list_present(target: np.ndarray, num_classes: int) -> list[int]:
+    """Return the classes in (H,W), read in bands: an index array takes 8 bytes a pixel."""
+    present = np.zeros(num_classes, bool)
     for band in np.array_split(target, max(1, target.size >> 20)):
-        found[band[(band >= 0) & (band < num_classes)]] = True
-    return np.flatnonzero(found).tolist()
+        present[band[(band >= 0) & (band < num_classes)]] = True
+    return np.flatnonzero(present).tolist()

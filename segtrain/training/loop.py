@@ -22,6 +22,7 @@ from segtrain.distributed.fabric import check_batch_norm
 from segtrain.distributed.launch import RankMonitor, identify_launcher
 from segtrain.distributed.signals import StopRequest
 from segtrain.errors import Stopped
+from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.validation import validate
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.runs.environment import environment, note_start
@@ -66,6 +67,11 @@ def train(
     reporter = Reporter(config.train, steps, state.step, state.best, loud)
     trace = profiler(run, fabric.device) if config.train.profile and loud else nullcontext()
     with StopRequest(loud) as stop_request, reporter, trace as profile:
+
+        def should_stop() -> bool:
+            rank_monitor.check()
+            return bool(stop_request.signum)
+
         while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
             train_epoch(
                 fabric, plan, training, loader, reporter, stop_request, rank_monitor, profile
@@ -74,10 +80,8 @@ def train(
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
                 reporter.validating(state.epoch)
                 broadcast_buffers(fabric, training.scored)
-                scores = validate(
-                    training.scored, held_out, plan.classes, fabric, workers,
-                    config.eval, stop_request, rank_monitor,
-                )  # fmt: skip
+                predictor = SplitPredictor(training.scored, fabric, workers, config.eval)
+                scores = validate(predictor, held_out, plan.classes, should_stop)
                 if scores is None:  # a resumed run takes up the validation
                     stop(fabric, plan, training, stop_request.signum)
             better = scores is not None and state.improve(score_of(scores, config.train.monitor))

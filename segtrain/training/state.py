@@ -76,7 +76,7 @@ class TrainState:
         }
         assert config.data.classes is not None
         for place, name in enumerate(config.data.classes):
-            row[f"val_iou/{name}"] = scores and scores.classes[place]["iou"]
+            row[f"val_iou/{name}"] = scores and scores.classes[place].iou
         row |= {f"loss/{key}": value for key, value in terms.items()}
         train_seconds = sum(self.seconds.values())
         row["images_per_second"] = steps * config.train.batch_size / train_seconds
@@ -115,7 +115,7 @@ def score_of(scores: Scores, monitor: str) -> float | None:
     if monitor == "miou":
         return scores.miou
     name = monitor.removeprefix("iou:")
-    return next(c["iou"] for c in scores.classes if c["name"] == name)
+    return next(c.iou for c in scores.classes if c.name == name)
 
 
 def average_of(model: SegmentationModel) -> SegmentationModel:

@@ -15,7 +15,7 @@ from conftest import Answer, run_cli, scene
 from PIL import Image
 
 from segtrain.data.loading.dataset import Batch
-from segtrain.evaluation.prediction import of_one_size
+from segtrain.evaluation.prediction import group_by_size
 from segtrain.models.checkpoint import load_model, save_model
 
 MEANS = ["miou", "miou_ci", "miou_absent_as_0", "pixel_accuracy", "mean_accuracy", "fw_iou"]
@@ -247,10 +247,10 @@ def test_what_goes_together():
     def of(*shapes: int) -> list[Batch]:
         return [Batch(torch.zeros(1, 3, s, s), None, [i], {}) for i, s in enumerate(shapes)]
 
-    groups = [[b.indices[0] for b in group] for group in of_one_size(of(1, 1, 1, 2, 1, 1), 2)]
+    groups = [[b.indices[0] for b in group] for group in group_by_size(of(1, 1, 1, 2, 1, 1), 2)]
     assert groups == [[0, 1], [2], [3], [4, 5]]
-    assert [len(group) for group in of_one_size(of(1, 1, 2), 1)] == [1, 1, 1]
-    assert list(of_one_size([], 3)) == []
+    assert [len(group) for group in group_by_size(of(1, 1, 2), 1)] == [1, 1, 1]
+    assert list(group_by_size([], 3)) == []
 
 
 @pytest.fixture(scope="module")

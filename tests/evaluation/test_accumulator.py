@@ -1,9 +1,10 @@
-"""A tally of a split: the same in any order and in parts, and small."""
+"""Sums over a split: the same in any order and in parts, and small."""
 
 from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from PIL import Image
 
 from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Pairs
+from segtrain.evaluation import accumulator as module
 from segtrain.evaluation.accumulator import Accumulator
-from segtrain.evaluation.prediction import Predicted, predict_split
+from segtrain.evaluation.prediction import Prediction, SplitPredictor
 from segtrain.losses.build import build_mining
 
 
@@ -29,20 +31,13 @@ def fabric() -> Fabric:
     return Fabric(accelerator="cpu", devices=1)
 
 
-def tallied(pairs: Pairs, fabric: Fabric, indices: range, **settings) -> Accumulator:
-    accumulator, mining = Accumulator(3, 255, "cpu", calibrated=True), build_mining("ohem", 3)
-    found = predict_split(
-        ByColour(),
-        pairs,
-        indices,
-        fabric,
-        0,
-        EvalConfig(**settings),
-        mining,
-        accumulator.calibration,
+def accumulate(pairs: Pairs, fabric: Fabric, indices: range, **settings) -> Accumulator:
+    predictor = SplitPredictor(
+        ByColour(), fabric, 0, EvalConfig(**settings), build_mining("ohem", 3)
     )
-    for _ in accumulator.add_all(found):
-        pass
+    with Accumulator(3, 255, "cpu", calibrated=True) as accumulator:
+        for prediction in predictor.predict(pairs, indices, accumulator.calibration):
+            accumulator.add(prediction)
     return accumulator
 
 
@@ -54,21 +49,21 @@ def sums(accumulator: Accumulator) -> list:
         accumulator.boundary.tolist(),
         accumulator.regions.tolist(),
         accumulator.sizes,
-        {index: counts.tolist() for index, counts in sorted(accumulator.of_image.items())},
+        {index: counts.tolist() for index, counts in sorted(accumulator.image_counts.items())},
     ]
 
 
-def test_a_tally_is_the_same_for_any_batch_size(pairs: Pairs, fabric: Fabric):
+def test_sums_are_the_same_for_any_batch_size(pairs: Pairs, fabric: Fabric):
     everything = range(len(pairs))
-    one = tallied(pairs, fabric, everything, batch_size=1)
-    assert sorted(one.of_image) == list(everything)
+    one = accumulate(pairs, fabric, everything, batch_size=1)
+    assert sorted(one.image_counts) == list(everything)
     for batch_size in (7, 32):
-        assert sums(tallied(pairs, fabric, everything, batch_size=batch_size)) == sums(one)
+        assert sums(accumulate(pairs, fabric, everything, batch_size=batch_size)) == sums(one)
 
 
-def test_a_tally_in_three_parts_adds_up_to_the_whole(pairs: Pairs, fabric: Fabric):
-    whole = tallied(pairs, fabric, range(len(pairs)))
-    parts = [tallied(pairs, fabric, range(rank, len(pairs), 3)) for rank in range(3)]
+def test_sums_of_three_parts_add_up_to_the_whole(pairs: Pairs, fabric: Fabric):
+    whole = accumulate(pairs, fabric, range(len(pairs)))
+    parts = [accumulate(pairs, fabric, range(rank, len(pairs), 3)) for rank in range(3)]
     matrices = [part.confusion.matrix for part in parts]
     assert torch.equal(sum(matrices), whole.confusion.matrix) and whole.confusion.matrix.sum() > 0
     assert torch.equal(sum(p.calibration.matrix for p in parts), whole.calibration.matrix)
@@ -78,7 +73,7 @@ def test_a_tally_in_three_parts_adds_up_to_the_whole(pairs: Pairs, fabric: Fabri
 
 def test_only_3_c_integers_are_kept_of_an_image():
     """Python's memory for 400 more images, besides the 456 bytes each that 19 classes need."""
-    accumulator, grown = Accumulator(19, 255, "cpu", calibrated=False), []
+    grown = []
     generator = torch.Generator().manual_seed(0)
 
     def images():
@@ -86,20 +81,21 @@ def test_only_3_c_integers_are_kept_of_an_image():
             if index in (200, 599):
                 grown.append(tracemalloc.get_traced_memory()[0])
             drawn = torch.randint(0, 19, (2, 40, 40), generator=generator).to(torch.uint8)
-            yield Predicted(index, *drawn)
+            yield Prediction(index, *drawn)
 
     tracemalloc.start()
     try:
-        for _ in accumulator.add_all(images()):
-            pass
+        with Accumulator(19, 255, "cpu", calibrated=False) as accumulator:
+            for prediction in images():
+                accumulator.add(prediction)
     finally:
         tracemalloc.stop()
-    assert {counts.nbytes for counts in accumulator.of_image.values()} == {3 * 19 * 8}
-    assert len(accumulator.of_image) == 600 and (grown[1] - grown[0]) / 400 < 1500
+    assert {counts.nbytes for counts in accumulator.image_counts.values()} == {3 * 19 * 8}
+    assert len(accumulator.image_counts) == 600 and (grown[1] - grown[0]) / 400 < 1500
 
 
 def test_most_confused_images_are_those_with_most_pixels(pairs: Pairs, fabric: Fabric):
-    accumulator = tallied(pairs, fabric, range(len(pairs)))
+    accumulator = accumulate(pairs, fabric, range(len(pairs)))
     per_image = {}
     for index, sample in enumerate(pairs.samples):
         image = np.asarray(Image.open(sample.image)).astype(int)
@@ -107,7 +103,7 @@ def test_most_confused_images_are_those_with_most_pixels(pairs: Pairs, fabric: F
         per_image[index] = {
             (t, p): int(((mask == t) & (ids == p)).sum()) for t in range(3) for p in range(3)
         }
-    found = dict(accumulator.confused())
+    found = dict(accumulator.most_confused())
     assert found and all(true != predicted for true, predicted in found)
     for cell, images in found.items():
         pixels = [n for _, n in images]
@@ -117,6 +113,37 @@ def test_most_confused_images_are_those_with_most_pixels(pairs: Pairs, fabric: F
 
 def test_the_ignored_share(tmp_path: Path, fabric: Fabric):
     pairs = pairs_at(tmp_path, 2, [(16, 8), (8, 8)])
-    accumulator = tallied(pairs, fabric, range(2))
+    accumulator = accumulate(pairs, fabric, range(2))
     ignored = sum(int((np.asarray(Image.open(s.mask)) == 255).sum()) for s in pairs.samples)
-    assert accumulator.ignored == pytest.approx(ignored / (16 * 8 + 8 * 8)) and ignored
+    assert accumulator.ignored_share == pytest.approx(ignored / (16 * 8 + 8 * 8)) and ignored
+
+
+@pytest.mark.parametrize("images, pixels, behind", [(2, 10**6, 2), (99, 3 * 64, 3)])
+def test_few_images_wait_to_be_counted(monkeypatch, images: int, pixels: int, behind: int):
+    """However slow the host is: their tensors are what would fill the memory."""
+    monkeypatch.setattr(module, "MAX_WAITING_IMAGES", images)
+    monkeypatch.setattr(module, "MAX_WAITING_PIXELS", pixels)
+    counted = module.count_regions
+    monkeypatch.setattr(module, "count_regions", lambda *args: sleep(0.02) or counted(*args))
+    ids = torch.zeros(8, 8, dtype=torch.uint8)
+    with Accumulator(2, 255, "cpu", calibrated=False) as accumulator:
+        for index in range(8):
+            accumulator.add(Prediction(index, ids, ids))
+            assert len(accumulator.image_counts) >= index + 1 - behind
+        assert len(accumulator.image_counts) < 8
+    assert sorted(accumulator.image_counts) == list(range(8))
+
+
+def test_an_error_of_a_thread_or_of_the_loop_is_raised(monkeypatch):
+    def fail(*args: object) -> None:
+        raise MemoryError("host")
+
+    monkeypatch.setattr(module, "count_regions", fail)
+    ids = torch.zeros(8, 8, dtype=torch.uint8)
+    with pytest.raises(MemoryError, match="host"):
+        with Accumulator(2, 255, "cpu", calibrated=False) as accumulator:
+            accumulator.add(Prediction(0, ids, ids))
+    with pytest.raises(KeyError, match="loop"):
+        with Accumulator(2, 255, "cpu", calibrated=False) as accumulator:
+            accumulator.add(Prediction(0, ids, ids))
+            raise KeyError("loop")

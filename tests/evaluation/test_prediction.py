@@ -13,12 +13,11 @@ from PIL import Image
 
 from segtrain.config import EvalConfig, ModelConfig
 from segtrain.data.loading.dataset import Pairs
-from segtrain.distributed.devices import predictor
-from segtrain.evaluation.prediction import predict_split, read_bands
+from segtrain.evaluation.prediction import SplitPredictor, join_bands
 from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_mining
 from segtrain.metrics.calibration import Calibration
-from segtrain.metrics.confusion import Confusion, score
+from segtrain.metrics.confusion import Confusion, score_matrix
 from segtrain.models.segmentation import build_model
 
 NAMES = ["red", "green", "blue"]
@@ -40,16 +39,14 @@ def rank_of(world: int, rank: int, seen: list) -> SimpleNamespace:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_validation_counts_each_image_once_in_any_process(pairs: Pairs, batch_size: int):
-    stop_request, rank_monitor = SimpleNamespace(signum=0), SimpleNamespace(check=lambda: None)
     totals = []
     for world in (1, 3):
         seen: list[torch.Tensor] = []
         for rank in range(world):
             fabric = rank_of(world, rank, seen)
-            settings = EvalConfig(
-                batch_size=batch_size, tta=["hflip"]
-            )  # eval's own, not validation's
-            validate(ByColour(), pairs, NAMES, fabric, 0, settings, stop_request, rank_monitor)
+            settings = EvalConfig(batch_size=batch_size, tta=["hflip"])  # validation has no TTA
+            predictor = SplitPredictor(ByColour(), fabric, 0, settings)
+            validate(predictor, pairs, NAMES, lambda: False)
         totals.append(sum(seen))
     expected = torch.zeros(3, 3, dtype=torch.int64)
     for sample in pairs.samples:
@@ -61,13 +58,11 @@ def test_validation_counts_each_image_once_in_any_process(pairs: Pairs, batch_si
     assert torch.equal(totals[0], expected) and torch.equal(totals[1], expected)
 
 
-def test_validation_ends_where_somebody_wishes_so(pairs: Pairs):
-    stop_request, rank_monitor = SimpleNamespace(signum=15), SimpleNamespace(check=lambda: None)
-    fabric = rank_of(1, 0, [])
-    assert (
-        validate(ByColour(), pairs, NAMES, fabric, 0, EvalConfig(), stop_request, rank_monitor)
-        is None
-    )
+def test_validation_stops_where_it_is_asked_to(pairs: Pairs):
+    answers = iter([False, False, True, True])
+    predictor = SplitPredictor(ByColour(), rank_of(1, 0, []), 0, EvalConfig())
+    assert validate(predictor, pairs, NAMES, lambda: next(answers)) is None
+    assert next(answers, None) is None  # asked at the third image and after the loop, no more
 
 
 def test_bands_come_together_as_the_whole():
@@ -81,7 +76,7 @@ def test_bands_come_together_as_the_whole():
         calibration = Calibration()
         tops = np.cumsum([0, *heights[:-1]]).tolist()
         bands = ((top, logits[:, :, top : top + h]) for top, h in zip(tops, heights, strict=True))
-        ids, nll = read_bands(bands, targets, 255, mining, calibration)
+        ids, nll = join_bands(bands, targets, 255, mining, calibration)
         kept = torch.cat([mining.kept(nll[i : i + 1], targets[i : i + 1]) for i in range(2)])
         found.append((ids.long(), nll, kept, calibration.matrix))
     assert torch.equal(found[0][0], logits.argmax(1))
@@ -98,11 +93,12 @@ def test_a_networks_miou_is_nearly_the_same_for_any_batch_size(pairs: Pairs):
     torch.manual_seed(0)
     config = ModelConfig(encoder="tu-test_byobnet", options={"encoder_depth": 3,
                                                        "decoder_channels": [8, 8, 4]})  # fmt: skip
-    predict, found = predictor(build_model(config, 3).eval(), fabric), []
+    model, found = build_model(config, 3), []
     for batch_size in (1, 7, 32):
         confusion = Confusion(3, 255)
         settings = EvalConfig(batch_size=batch_size)
-        for one in predict_split(predict, pairs, range(len(pairs)), fabric, 0, settings):
-            confusion.update(one.prediction, one.target)
-        found.append(score(confusion.matrix, NAMES).miou)
+        predictor = SplitPredictor(model, fabric, 0, settings)
+        for one in predictor.predict(pairs, range(len(pairs))):
+            confusion.update(one.class_ids, one.target)
+        found.append(score_matrix(confusion.matrix, NAMES).miou)
     assert 0 < found[0] < 1 and found == pytest.approx([found[0]] * 3, abs=1e-4)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 
-from segtrain.metrics.boundary import boundary_counts
+from segtrain.metrics.boundary import count_boundaries
 
 
 def twin(prediction, target, num_classes: int, ignore: int, ratio: float) -> np.ndarray:
@@ -46,7 +46,7 @@ def cases(draw):
 @given(cases(), st.sampled_from([0.001, 0.02, 0.1, 0.2, 0.6]))
 @settings(max_examples=150, deadline=None)
 def test_equals_erosion_of_each_mask(case, ratio):
-    counts = boundary_counts(*case, ratio)
+    counts = count_boundaries(*case, ratio)
     assert counts.dtype == np.int64
     assert counts.tolist() == twin(*case, ratio).tolist()
 
@@ -65,12 +65,12 @@ def test_by_pencil():
     left, of which 3 are in the true square.
     """
     expected = [[32, 4], [40 + 35 - 32, 8 + 8 - 4]]
-    assert boundary_counts(square(3), square(2), 2, 255).tolist() == expected
+    assert count_boundaries(square(3), square(2), 2, 255).tolist() == expected
 
 
 def test_equal_masks_agree_everywhere_and_wide_regions_are_whole_masks():
-    assert boundary_counts(square(2), square(2), 3, 255).tolist() == [[40, 8, 0]] * 2
-    wide = boundary_counts(square(3), square(2), 2, 255, ratio=1)
+    assert count_boundaries(square(2), square(2), 3, 255).tolist() == [[40, 8, 0]] * 2
+    wide = count_boundaries(square(3), square(2), 2, 255, ratio=1)
     assert wide.tolist() == [[37, 6], [43, 12]]  # those of the plain IoU
 
 
@@ -81,8 +81,8 @@ def test_any_integers_in_any_layout(dtype):
     target[:3] = 200 if dtype == np.uint8 else 1000
     ignore, before = int(target[0, 0]), target.copy()
     expected = twin(prediction, target, 3, ignore, 0.1).tolist()
-    assert boundary_counts(prediction, target, 3, ignore, 0.1).tolist() == expected
-    assert boundary_counts(prediction.T, target.T, 3, ignore, 0.1).tolist() == expected
+    assert count_boundaries(prediction, target, 3, ignore, 0.1).tolist() == expected
+    assert count_boundaries(prediction.T, target.T, 3, ignore, 0.1).tolist() == expected
     flipped = prediction[::-1, ::-1], target[::-1, ::-1]
-    assert boundary_counts(*flipped, 3, ignore, 0.1).tolist() == expected
+    assert count_boundaries(*flipped, 3, ignore, 0.1).tolist() == expected
     assert (target == before).all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
-from segtrain.metrics.calibration import Calibration, ece, rows
+from segtrain.metrics.calibration import Calibration, compute_ece, tabulate_bins
 from segtrain.metrics.confusion import Confusion
 
 
@@ -36,7 +36,7 @@ def certain(classes: list[int], logit: float = 100) -> torch.Tensor:
 def test_equals_torchmetrics(seed, ignore):
     logits, target = batch(seed, ignore)
     expected = MulticlassCalibrationError(4, n_bins=15, norm="l1", ignore_index=ignore)
-    found = ece(counted(logits, target, ignore))
+    found = compute_ece(counted(logits, target, ignore))
     assert found > 0.05
     assert found == pytest.approx(expected(logits.softmax(1), target).item(), abs=1e-6)
 
@@ -51,7 +51,7 @@ def test_equals_a_loop_in_float64(bins):
             odds = np.exp(vector)
             confidence = odds.max() / odds.sum()
             found[math.ceil(confidence * bins) - 1].append((confidence, vector.argmax() == label))
-    table = rows(counted(logits, target, bins=bins))
+    table = tabulate_bins(counted(logits, target, bins=bins))
     assert [row["pixels"] for row in table] == [len(pixels) for pixels in found]
     for b, (row, pixels) in enumerate(zip(table, found, strict=True)):
         assert (row["low"], row["high"]) == (b / bins, (b + 1) / bins)
@@ -60,7 +60,7 @@ def test_equals_a_loop_in_float64(bins):
         assert row["confidence"] == pytest.approx(confidence, abs=1e-6)
     gaps = [abs(sum(right - sure for sure, right in pixels)) for pixels in found]
     expected = sum(gaps) / sum(map(len, found))
-    assert ece(counted(logits, target, bins=bins)) == pytest.approx(expected, abs=1e-6)
+    assert compute_ece(counted(logits, target, bins=bins)) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -93,11 +93,11 @@ def test_is_right_as_often_as_the_confusion_matrix_says():
 
 def test_by_pencil():
     target = torch.tensor([[[0, 1, 2, 3]]])
-    assert ece(counted(certain([0, 1, 2, 3]), target)) == 0
-    assert ece(counted(certain([1, 2, 3, 0]), target)) == 1
+    assert compute_ece(counted(certain([0, 1, 2, 3]), target)) == 0
+    assert compute_ece(counted(certain([1, 2, 3, 0]), target)) == 1
     half = counted(certain([0, 1, 3, 2]), target)
     assert half[:-1].sum() == 0 and half[-1].tolist() == [4, 2, 4 * 2**24]
-    assert ece(half) == 0.5
+    assert compute_ece(half) == 0.5
     # what is ignored is in no sum
     target[0, 0, 2:] = 255
     assert counted(certain([0, 1, 3, 2]), target)[-1].tolist() == [2, 2, 2 * 2**24]
@@ -112,10 +112,10 @@ def test_a_confidence_between_two_bins_is_of_the_lower(classes, bins):
 
 def test_nothing_counted_is_undefined():
     matrix = counted(certain([0, 1]), torch.full((1, 1, 2), 255))
-    assert matrix.sum() == 0 and ece(matrix) is None
-    assert {(row["pixels"], row["confidence"], row["accuracy"]) for row in rows(matrix)} == {
-        (0, None, None)
-    }
+    assert matrix.sum() == 0 and compute_ece(matrix) is None
+    assert {
+        (row["pixels"], row["confidence"], row["accuracy"]) for row in tabulate_bins(matrix)
+    } == {(0, None, None)}
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
@@ -140,4 +140,4 @@ def test_a_gpu_counts_without_waiting():
             torch.cuda.set_sync_debug_mode("default")
     expected = counted(logits, target)
     assert torch.equal(on_gpu.matrix[:, :2].cpu(), expected[:, :2])
-    assert ece(on_gpu.matrix) == pytest.approx(ece(expected), abs=1e-6)
+    assert compute_ece(on_gpu.matrix) == pytest.approx(compute_ece(expected), abs=1e-6)

@@ -1,12 +1,14 @@
 """The confusion matrix and its scores against scikit-learn, torchmetrics and a pencil."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from segtrain.metrics.confusion import Confusion, counts_of, score
+from segtrain.metrics.confusion import Confusion, counts_per_class, score_matrix
 
 NAMES = ["road", "tree", "sky", "car"]
 
@@ -27,7 +29,7 @@ def confusion(prediction, target, classes: int = 4, ignore: int = 255) -> Confus
 
 
 def column(scores, key: str) -> list:
-    return [row[key] for row in scores.classes]
+    return [getattr(row, key) for row in scores.classes]
 
 
 @pytest.mark.parametrize("seed, ignore", [(0, 255), (1, 255), (2, -1)])
@@ -38,7 +40,7 @@ def test_equals_torchmetrics(seed, ignore):
     assert matrix.dtype == torch.int64 and torch.equal(matrix, expected)
     jaccard = {average: MulticlassJaccardIndex(4, average=average, ignore_index=ignore)
                for average in ("none", "macro")}  # fmt: skip
-    scores = score(matrix, NAMES)
+    scores = score_matrix(matrix, NAMES)
     assert column(scores, "iou") == pytest.approx(jaccard["none"](prediction, target).tolist())
     assert scores.miou == pytest.approx(jaccard["macro"](prediction, target).item())
 
@@ -50,8 +52,8 @@ def test_equals_scikit_learn(seed, ignore):
     truth, claimed = target[target != ignore].numpy(), prediction[target != ignore].numpy()
     assert matrix.tolist() == sk.confusion_matrix(truth, claimed).tolist()
     _, fp, fn, tp = sk.multilabel_confusion_matrix(truth, claimed).reshape(4, 4).T
-    assert counts_of(matrix).tolist() == [tp.tolist(), fp.tolist(), fn.tolist()]
-    scores = score(matrix, NAMES)
+    assert counts_per_class(matrix).tolist() == [tp.tolist(), fp.tolist(), fn.tolist()]
+    scores = score_matrix(matrix, NAMES)
     precision, recall, f1, support = sk.precision_recall_fscore_support(truth, claimed)
     assert column(scores, "precision") == pytest.approx(precision.tolist())
     assert column(scores, "recall") == pytest.approx(recall.tolist())
@@ -67,8 +69,8 @@ def test_by_pencil():
     target = [[0, 0, 0], [1, 1, 255], [1, 1, 2]]
     matrix = confusion(prediction, target, classes=3).matrix
     assert matrix.tolist() == [[2, 1, 0], [1, 3, 0], [0, 0, 1]]
-    assert counts_of(matrix).tolist() == [[2, 3, 1], [1, 1, 0], [1, 1, 0]]
-    scores = score(matrix, NAMES[:3])
+    assert counts_per_class(matrix).tolist() == [[2, 3, 1], [1, 1, 0], [1, 1, 0]]
+    scores = score_matrix(matrix, NAMES[:3])
     assert column(scores, "iou") == pytest.approx([2 / 4, 3 / 5, 1 / 1])
     assert column(scores, "dice") == pytest.approx([4 / 6, 6 / 8, 2 / 2])
     assert scores.miou == scores.miou_absent_as_0 == pytest.approx(0.7)
@@ -79,7 +81,7 @@ def test_by_pencil():
 
 def test_absent_and_invented_classes():
     # sky is predicted but never true, car is neither
-    scores = score(confusion([[0, 0, 1, 2]], [[0, 0, 1, 1]]).matrix, NAMES)
+    scores = score_matrix(confusion([[0, 0, 1, 2]], [[0, 0, 1, 1]]).matrix, NAMES)
     assert column(scores, "iou") == [1, 0.5, 0, None]
     assert column(scores, "recall") == [1, 0.5, None, None]
     assert column(scores, "precision") == [1, 1, 0, None]
@@ -90,11 +92,11 @@ def test_absent_and_invented_classes():
 
 
 def test_everything_ignored_is_undefined():
-    scores = score(confusion([[0, 1]], [[255, 255]]).matrix, NAMES)
+    scores = score_matrix(confusion([[0, 1]], [[255, 255]]).matrix, NAMES)
     assert (scores.miou, scores.pixel_accuracy, scores.mean_accuracy, scores.fw_iou) == (None,) * 4
     assert scores.miou_absent_as_0 is None
     assert scores.absent == NAMES
-    assert all(set(row.values()) == {row["name"], None} for row in scores.classes)
+    assert all(set(astuple(row)) == {row.name, None} for row in scores.classes)
 
 
 @pytest.mark.parametrize("size", [1, 7, 32])

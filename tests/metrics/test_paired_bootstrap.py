@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.metrics.paired_bootstrap import difference, measure
+from segtrain.metrics.paired_bootstrap import score_group, subtract_scores
 
 
 def counts_of(draw: random.Random, images: int, better: float) -> list[list[list[int]]]:
@@ -38,7 +38,7 @@ def test_a_twin_in_plain_loops_agrees():
         chosen = [draw.randrange(25) for _ in range(25)]
         one, other = (twin_scores([rows[i] for i in chosen]) for rows in (b, a))
         drawn.append([x - y for x, y in zip(one, other, strict=True)])
-    found = difference(measure([np.array(b)]), measure([np.array(a)]))
+    found = subtract_scores(score_group([np.array(b)]), score_group([np.array(a)]))
     exact = [x - y for x, y in zip(twin_scores(b), twin_scores(a), strict=True)]
     assert found.scores.tolist() == pytest.approx(exact)
     for values, (low, high) in zip(zip(*drawn, strict=True), found.intervals, strict=True):
@@ -52,8 +52,8 @@ def test_pairing_narrows_the_interval():
     """Images are hard or easy for both: independent draws would call this noise."""
     hard = [[[10 * i] * 2, [5] * 2, [100 - 10 * i] * 2] for i in range(1, 9)]
     easier = [[[10 * i + 2] * 2, [5] * 2, [98 - 10 * i] * 2] for i in range(1, 9)]
-    one, against = measure([np.array(easier)]), measure([np.array(hard)])
-    found = difference(one, against)
+    one, against = score_group([np.array(easier)]), score_group([np.array(hard)])
+    found = subtract_scores(one, against)
     assert found.beyond_noise[0]
     assert one.intervals[0][0] < against.intervals[0][1]
 
@@ -68,8 +68,8 @@ RUNS = st.lists(COUNTS.map(np.array), min_size=1, max_size=3)
 @given(RUNS, RUNS)
 @settings(deadline=None, max_examples=60)
 def test_swapping_the_two_turns_the_sign(one: list, other: list):
-    a, b = measure(one, 40), measure(other, 40)
-    forth, back = difference(a, b), difference(b, a)
+    a, b = score_group(one, 40), score_group(other, 40)
+    forth, back = subtract_scores(a, b), subtract_scores(b, a)
     np.testing.assert_array_equal(forth.scores, -back.scores)
     for there, here in zip(forth.intervals, back.intervals, strict=True):
         assert (there is None) == (here is None)
@@ -80,10 +80,7 @@ def test_swapping_the_two_turns_the_sign(one: list, other: list):
 @given(RUNS)
 @settings(deadline=None, max_examples=30)
 def test_nothing_differs_from_itself(runs: list):
-    found = difference(measure(runs, 40), measure(runs, 40))
+    found = subtract_scores(score_group(runs, 40), score_group(runs, 40))
     assert all(np.isnan(score) or score == 0 for score in found.scores)
     assert all(ends in (None, [0, 0]) for ends in found.intervals)
     assert not any(found.beyond_noise)
-
-
-# in a browser

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label
 
-from segtrain.metrics.regions import region_counts
+from segtrain.metrics.regions import count_regions
 
 
 def twin(prediction, target, num_classes: int) -> np.ndarray:
@@ -34,10 +34,10 @@ def test_equals_scipys_labels(seed, ignore, cell, dtype):
     prediction = np.where(rng.random(shape) < 0.5, target.clip(0, 3), rng.integers(0, 4, shape))
     target, prediction = (np.kron(x, np.ones(cell, dtype)) for x in (target, prediction))
     before = target.copy()
-    counts = region_counts(prediction, target, 4)
+    counts = count_regions(prediction, target, 4)
     assert counts.dtype == np.int64
     assert counts.tolist() == twin(prediction, target, 4).tolist()
-    assert region_counts(prediction.T, target.T, 4).tolist() == counts.tolist()
+    assert count_regions(prediction.T, target.T, 4).tolist() == counts.tolist()
     assert (target == before).all()
 
 
@@ -54,14 +54,14 @@ def test_by_pencil():
     prediction[0, 0] = 1  # one of two
     prediction[2, 5] = 2  # one of three
     prediction[0, 5] = 1
-    assert region_counts(prediction, target, 3)[:, 0].tolist() == [[1, 1], [1, 1], [2, 0]]
+    assert count_regions(prediction, target, 3)[:, 0].tolist() == [[1, 1], [1, 1], [2, 0]]
 
 
 def test_sizes_are_those_of_coco():
     target = np.zeros((200, 400), np.uint8)
     for c, (height, width) in enumerate([(31, 33), (32, 32), (95, 97), (96, 96)], 1):
         target[1 : 1 + height, 100 * c - 99 : 100 * c - 99 + width] = c
-    counts = region_counts(target, target, 6)
+    counts = count_regions(target, target, 6)
     sizes = [by_size.index([1, 1]) for by_size in counts[1:5].tolist()]
     assert sizes == [0, 1, 1, 2]
     assert counts.sum(1).tolist() == [[1, 1]] * 5 + [[0, 0]]

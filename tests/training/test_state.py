@@ -11,7 +11,7 @@ from conftest import QUICK
 
 from segtrain import load
 from segtrain.errors import SegtrainError
-from segtrain.metrics.confusion import Confusion, score
+from segtrain.metrics.confusion import Confusion, score_matrix
 from segtrain.models.checkpoint import read_meta, save_model
 from segtrain.training.resume import find_state
 from segtrain.training.state import TrainState, keep_last, score_of
@@ -37,7 +37,7 @@ def test_bad_steps_in_a_row():
 def test_what_is_monitored():
     confusion = Confusion(3, 255, torch.device("cpu"))
     confusion.update(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))
-    scores = score(confusion.matrix, ["road", "car", "sky"])
+    scores = score_matrix(confusion.matrix, ["road", "car", "sky"])
     assert score_of(scores, "iou:car") == pytest.approx(2 / 3)
     assert score_of(scores, "iou:road") == pytest.approx(1 / 2)
     assert score_of(scores, "iou:sky") is None
