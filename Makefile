@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 .PHONY: install demo test lint
 
-# .venv with the package and its segtrain; again only when pyproject.toml changes
+# create .venv with segtrain in it; again only when pyproject.toml changes
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml
@@ -19,7 +19,7 @@ install: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[lint]'
 	touch $@
 
-# fit, eval and predict on the embedded demo data
+# fit, eval and predict on the embedded demo
 demo: install
 	$(BIN)/segtrain fit --config configs/demo.yaml
 	$(BIN)/segtrain eval

@@ -1,4 +1,4 @@
-"""Write what the documents take from elsewhere, so that it can't go stale.
+"""Generate the parts of the documents that come from code and from benchmark results.
 
 docs/config.md, docs/losses.md and docs/source-tree.md come from the code, tables of figures from
 benchmarks/results/.

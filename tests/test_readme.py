@@ -44,10 +44,10 @@ SMALL = {  # added to the commands of each verb
     "compare": [],
     "sweep": ["--dry-run"],  # each run would be a process
 }
-OWN_NETWORK = [*ANY_NETWORK, "--crop", "64x64"]  # in place of that where fit is given its network
-GOES_ON = [*ON_CPU, "--workers", "0", "--epochs", "2"]  # ... where it resumes
+OWN_NETWORK = [*ANY_NETWORK, "--crop", "64x64"]  # instead, where fit is given its network
+RESUMED = [*ON_CPU, "--workers", "0", "--epochs", "2"]  # instead, where fit resumes
 ONE_DEVICE = ["--dry-run", "--devices", "1", "--nodes", "1"]  # tests/faults starts real ranks
-STAND_INS = {  # what is put in place of a word of a command
+STAND_INS = {  # replacements of the words in a command that name files
     r"/datasets/camvid": "camvid",
     r"/datasets/\w+|DATA": "pairs",
     r"(runs/[\w.-]+|RUN)(/metrics.csv|/checkpoints/.*)?": "run",
@@ -66,7 +66,7 @@ KEY = rf"(?<![\w/.-])((?:{'|'.join(Config.model_fields)})\.(?!txt|csv|json|py)[a
 
 
 def blocks(*languages: str) -> list[Any]:
-    """Fenced blocks of these languages as parameters, named by their page and beginning."""
+    """Return the fenced blocks of these languages as parameters, named by page and first words."""
     fenced = [
         (page, *block)
         for page in PAGES
@@ -80,27 +80,27 @@ def blocks(*languages: str) -> list[Any]:
 
 
 def inline(pattern: str) -> list[str]:
-    """The inline codes in which the pattern is found, each once."""
+    """Return each inline code that contains the pattern, once."""
     prose = "".join(re.sub(r"^```.*?^```", "", p.read_text(), flags=re.M | re.S) for p in PAGES)
     codes = dict.fromkeys(re.findall(r"`([^`]+)`", prose))
     return [code for code in codes if re.search(pattern, code)]
 
 
 def lines_of(block: str) -> list[list[str]]:
-    """A shell block as lists of words; with prompts, what follows them alone."""
+    """Split the commands of a shell block into words; in a block with prompts, only those."""
     lines = re.sub(r"\\\n", " ", block).splitlines()
     lines = [line[2:] for line in lines if line.startswith("$ ")] or lines
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def recipe(target: str) -> list[list[str]] | None:
-    """The lines that make runs for a target, without those of what it needs first, if any is so."""
+    """Return the lines that make runs for a target, prerequisites aside; None without it."""
     found = re.search(rf"^{target}:.*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text(), re.M)
     return [shlex.split(line) for line in found[1].splitlines()] if found else None
 
 
 def commands() -> Iterator[list[str]]:
-    """The arguments of each segtrain in the shell blocks, and in what their `make` runs."""
+    """Yield the arguments of each segtrain command in the shell blocks and their targets."""
     for words in (words for block in blocks(*SHELL) for words in lines_of(*block.values)):
         for line in recipe(words[1]) or [] if words[0] == "make" else [words]:
             names = [word.rpartition("/")[2] for word in line]
@@ -111,7 +111,7 @@ def commands() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """Two data sets, and a tiny run and masks that were scored."""
+    """Make two data sets, a tiny run and scored masks."""
     home = tmp_path_factory.mktemp("reader")
     write_pairs(home / "pairs")
     for file in (home / "pairs/masks").iterdir():
@@ -135,7 +135,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def reader(home: Path, tmp_path: Path, monkeypatch) -> Path:
-    """The folder that a reader is in: the clone's configs, a data set in data/, a run."""
+    """Enter the folder of a reader: the clone's configs, a data set in data/, a run."""
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(ROOT / "configs")
     Path("data").symlink_to(home / "pairs")
@@ -145,7 +145,7 @@ def reader(home: Path, tmp_path: Path, monkeypatch) -> Path:
 
 
 def stand_in(word: str, home: Path) -> str:
-    """Puts in this folder what the word names, and gives it as it is called there."""
+    """Create the file or folder that the word names, and return its name here."""
     kind = next((kind for pattern, kind in STAND_INS.items() if re.fullmatch(pattern, word)), None)
     path, image = Path(word.removeprefix("/")), home / "pairs/images/000.png"
     if kind == "resnet18":
@@ -179,7 +179,7 @@ def made_small(arguments: list[str]) -> list[str]:
     assert verb in SMALL, f"give {verb} a line in SMALL, and what it reads in STAND_INS"
     if verb != "fit":
         return arguments + SMALL[verb]
-    small = GOES_ON if "--resume" in given else SMALL["fit"]
+    small = RESUMED if "--resume" in given else SMALL["fit"]
     small = OWN_NETWORK if {"--arch", "--encoder"} & given else small
     if "--weights" in given:
         at = small.index("--weights")
@@ -200,7 +200,7 @@ def test_the_programs_exist(block: str):
         program = next(word for word in words if not re.match(r"[A-Z_]+=", word))
         if program == "make":
             assert recipe(words[1]) is not None, f"the Makefile has no target {words[1]}"
-        elif program == "torchrun":  # exits for an option that it has not
+        elif program == "torchrun":  # exits for an unknown option
             get_args_parser().parse_args(words[1:])
         elif program.endswith("python"):
             assert words[1] == "-m" or (ROOT / words[1]).is_file()
@@ -221,7 +221,7 @@ def test_the_python_runs(code: str, reader: Path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, logger)
     for word in re.findall(r'"([\w./-]+)"', code):
         stand_in(word, reader)
-    given = {  # what a snippet takes from the reader's own code
+    given = {  # names that a snippet takes from the reader's own code
         "segtrain": segtrain,
         "logits": torch.randn(2, 19, 32, 32),
         "coarse_logits": torch.randn(2, 19, 8, 8),
@@ -266,6 +266,11 @@ def test_the_setting_exists_and_takes_the_value(code: str):
         load_config(sets=[f"{key}={shells}"] if shells else [])
 
 
+def locate(name: str) -> bool:
+    """Return whether a file of this name is in the package or the repository."""
+    return (ROOT / "segtrain" / name).is_file() or (ROOT / name).is_file()
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub gives to the headings of a page."""
     headings = re.findall(
@@ -281,6 +286,12 @@ def test_links_lead_to_files_and_headings(page: Path):
         target = page.parent / name if name else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_architecture_names_files():
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|html|csv))`", text))
+    assert named and [name for name in named if not locate(name)] == []
 
 
 def test_every_page_is_reached_from_the_readme():
