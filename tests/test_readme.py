@@ -266,11 +266,6 @@ def test_the_setting_exists_and_takes_the_value(code: str):
         load_config(sets=[f"{key}={shells}"] if shells else [])
 
 
-def locate(name: str) -> bool:
-    """Return whether a file of this name is in the package or the repository."""
-    return (ROOT / "segtrain" / name).is_file() or (ROOT / name).is_file()
-
-
 def anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub gives to the headings of a page."""
     headings = re.findall(
@@ -286,12 +281,6 @@ def test_links_lead_to_files_and_headings(page: Path):
         target = page.parent / name if name else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
-
-
-def test_the_architecture_names_files():
-    text = (ROOT / "docs/architecture.md").read_text()
-    named = set(re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|html|csv))`", text))
-    assert named and [name for name in named if not locate(name)] == []
 
 
 def test_every_page_is_reached_from_the_readme():
