@@ -38,7 +38,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from segtrain.config import AugmentConfig, DataConfig
-from segtrain.data.demo import CLASSES, scene
+from segtrain.data.data_set import DataSet
+from segtrain.data.demo import CLASSES, PALETTE, scene
 from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.loading.augment import Augmentation
@@ -153,12 +154,23 @@ def open_pairs(case: Case, cache: str) -> Pairs:
     images, masks = ImageReader(), MaskReader(len(CLASSES), lb_ignore=IGNORED)
     if case.name != "painted":
         masks = MaskReader(IGNORED - 1, lb_ignore=IGNORED)  # whatever the values mean
-    sizes = {"train": [case.size] * len(case.samples)}
-    caches, _ = open_caches(DataConfig(cache=cache), {"train": case.samples}, sizes, images, masks)
-    config = AugmentConfig(crop=case.crop, scale=SCALE, hflip=HFLIP, vflip=0, jitter=JITTER)
-    pairs = Pairs(
-        case.samples, images, masks, Augmentation(config, IGNORED, SEED), caches.get("train")
+    data = DataSet(
+        config=DataConfig(cache=cache),
+        root=Path(),
+        format="pairs",
+        layout="",
+        splits={"train": case.samples},
+        classes=list(CLASSES),
+        palette=list(PALETTE),
+        lb_ignore=IGNORED,
+        images=images,
+        masks=masks,
+        notes=(),
     )
+    caches = open_caches(data, {"train": [case.size] * len(case.samples)})
+    config = AugmentConfig(crop=case.crop, scale=SCALE, hflip=HFLIP, vflip=0, jitter=JITTER)
+    augmentation = Augmentation(config, IGNORED, SEED)
+    pairs = Pairs.of(data, "train", augmentation, caches.get("train"))
     for index in range(len(pairs)):
         pairs.read(index)
     return pairs

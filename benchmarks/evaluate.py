@@ -35,11 +35,9 @@ from torch import Tensor
 
 from segtrain.config.loading import load_config
 from segtrain.data.demo import scene
-from segtrain.data.images import image_reader
-from segtrain.data.layouts.detect import find_pairs
+from segtrain.data.inspection.survey import open_data_set
 from segtrain.data.loading.cache import RamCache
 from segtrain.data.loading.dataset import Pairs, worker_count
-from segtrain.data.masks import mask_reader
 from segtrain.distributed.devices import predictor
 from segtrain.distributed.fabric import make_fabric
 from segtrain.evaluation.accumulator import Accumulator
@@ -72,8 +70,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     model = new_model(config).to(fabric.device).eval()
     model = model.to(memory_format=torch.channels_last)
-    samples = find_pairs(config.data, folder).splits["val"][: args.images]
-    readers = image_reader(config.data, 3), mask_reader(config.data)
+    data = open_data_set(config.data)
+    samples, readers = data.split("val")[: args.images], (data.images, data.masks)
     files = Pairs(samples, *readers)
     sizes = [Image.open(sample.image).size[::-1] for sample in samples]
     decoded = Pairs(samples, *readers, cache=RamCache(sizes, 3, readers[1].dtype, 10**9))

@@ -55,7 +55,10 @@ from torch.optim.lr_scheduler import PolynomialLR
 
 from segtrain.config import Config
 from segtrain.config.loading import load_config
+from segtrain.console import Note
+from segtrain.data.data_set import DataSet, DataSource
 from segtrain.data.demo import scene
+from segtrain.data.images import ImageReader
 from segtrain.data.loading.dataset import Batch, collate, worker_count
 from segtrain.distributed.devices import resolve_device, resolve_precision
 from segtrain.distributed.fabric import make_fabric
@@ -126,6 +129,25 @@ class Case:
             "train.seed": SEED,
         }
         return load_config(None, list(self.sets), flags)
+
+    @property
+    def data_set(self) -> DataSet:
+        """Classes without files: the batches are painted."""
+        source = DataSource(
+            config=self.config.data,
+            root=Path(),
+            format="pairs",
+            layout="",
+            splits={},
+            classes=None,
+            mask_palette=None,
+            label_map={},
+            images=ImageReader(),
+            location=Note(""),
+            findings=[],
+            notes=(),
+        )
+        return source.with_classes([f"class {c}" for c in range(self.classes)])
 
     def segmentation_model(self) -> SegmentationModel:
         torch.manual_seed(SEED)
@@ -255,8 +277,7 @@ class Segtrain:
     """The loop of `segtrain fit`, a turn an epoch; on ready batches, or from the files of data."""
 
     def __init__(self, case: Case, data: Path | None = None):
-        ready = Plan(case.config, case.config.data, {}, [], case.steps, {})
-        plan = plan_of(data, case) if data else ready
+        plan = plan_of(data, case) if data else Plan(case.config, case.data_set, case.steps, {})
         self.folder = tempfile.TemporaryDirectory()  # of the run, which notes its environment
         self.plan = replace(plan, run=Path(self.folder.name))
         config = self.plan.config

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from faults.zygote import Zygote
     from playwright.sync_api import Browser
 
+    from segtrain.data.data_set import DataSet
+    from segtrain.data.masks import MaskReader
+    from segtrain.data.sample import Sample
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # 2 steps of a training, whose network is to be named
 ANY_NETWORK = (
@@ -107,6 +111,30 @@ def write_pairs(
             (root / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(root / folder / f"{index:03d}.png")
     return root
+
+
+def made_up_data(samples: list[Sample], masks: MaskReader | None = None, **fields) -> DataSet:
+    """A data set of these training pairs, of classes 0, 1, 2 unless `masks` has others."""
+    from segtrain.config import DataConfig
+    from segtrain.data.data_set import DataSet
+    from segtrain.data.images import ImageReader
+    from segtrain.data.masks import MaskReader, class_palette
+
+    masks = masks or MaskReader(3)
+    own = {
+        "config": DataConfig(),
+        "root": Path(),
+        "format": "pairs",
+        "layout": "",
+        "splits": {"train": samples},
+        "classes": [str(i) for i in range(masks.num_classes)],
+        "palette": class_palette(masks.num_classes, None, {}),
+        "lb_ignore": masks.lb_ignore,
+        "images": ImageReader(),
+        "masks": masks,
+        "notes": (),
+    }
+    return DataSet(**own | fields)
 
 
 @pytest.fixture

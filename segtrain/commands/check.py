@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from segtrain.config import Config
-from segtrain.config.loading import load_config, revised
-from segtrain.data.findings import Finding, merge_mends
-from segtrain.data.inspection.survey import Survey, survey
+from segtrain.config.loading import load_config
+from segtrain.data.findings import Finding, apply_fixes, merge_fixes
+from segtrain.data.inspection.survey import Inspection, Survey, survey
 from segtrain.errors import UsageError
 from segtrain.files import write_text
 
@@ -62,17 +62,17 @@ def check(
     return not report["errors"]
 
 
-def describe(found: Survey) -> dict[str, Any]:
+def describe(found: Inspection) -> dict[str, Any]:
     """All that the page says, for machines too."""
     train = [fact.image for fact in found.facts["train"]]
     sizes = Counter(f.image.size for split in found.facts.values() for f in split)
     mean, std = channel_moments(train)
     return {
-        "data": str(found.root),
-        "format": found.found.format,
-        "layout": found.found.layout,
-        "said": found.summary[2:],
-        "pairs": {split: len(samples) for split, samples in found.found.splits.items()},
+        "data": str(found.source.root),
+        "format": found.source.format,
+        "layout": found.source.layout,
+        "said": [str(note) for note in (*found.source.notes, *found.notes)],
+        "pairs": {split: len(samples) for split, samples in found.source.splits.items()},
         "readable": {split: len(facts) for split, facts in found.facts.items()},
         "sizes": [
             {"width": width, "height": height, "images": count}
@@ -91,7 +91,7 @@ def describe(found: Survey) -> dict[str, Any]:
                 "count": len(finding.places),
                 "places": finding.places,
                 "remedy": finding.remedy,
-                "mend": {f"data.{key}": value for key, value in finding.mend.items()},
+                "mend": {f"data.{key}": value for key, value in finding.fix.items()},
             }
             for finding in found.findings
         ],
@@ -110,10 +110,12 @@ def channel_moments(images: list) -> tuple[list[float], list[float]]:
     return mean.round(2).tolist(), std.round(2).tolist()
 
 
-def class_rows(found: Survey) -> list[dict[str, Any]]:
+def class_rows(found: Inspection) -> list[dict[str, Any]]:
     """A row a class: its pixels, its share of them, the images it occurs in, by split."""
+    if not isinstance(found, Survey):
+        return []
     rows = []
-    for class_id, name in enumerate(found.data.classes or []):
+    for class_id, name in enumerate(found.data_set.classes):
         row: dict[str, Any] = {"id": class_id, "name": name}
         for split, counts in found.by_image.items():
             row[split] = {
@@ -144,9 +146,9 @@ def show(report: dict[str, Any], findings: list[Finding], console: Console) -> N
     for finding in sorted(findings, key=lambda finding: not finding.error):
         show_finding(finding, console)
     errors, notes = report["errors"], report["notes"]
-    how = " (--write-config FILE writes these lines)" if merge_mends(findings) else ""
+    how = " (--write-config FILE writes these lines)" if merge_fixes(findings) else ""
     verdict = (
-        f"[bold red]{errors} error{'s' * (errors != 1)}[/]: mend before training{how}"
+        f"[bold red]{errors} error{'s' * (errors != 1)}[/]: fix before training{how}"
         if errors
         else "[bold green]no error[/]: 'segtrain fit' can train on this data set"
     )
@@ -190,22 +192,18 @@ def show_finding(finding: Finding, console: Console) -> None:
         console.print(f"         [bold]->[/] {escape(finding.remedy)}", highlight=False)
 
 
-def dataset_yaml(found: Survey, config: Config, report: dict[str, Any]) -> str:
-    """A data section that works as it is: what was found, and the lines that mend the errors."""
-    mends = merge_mends(found.findings)
-    own = found.given.model_copy(update={"classes": found.data.classes})
-    if "label_map" in mends:
-        mends["label_map"] = own.label_map | mends["label_map"]
-    if "exclude" in mends:
-        mends["exclude"] = own.exclude + mends["exclude"]
-    data = revised(own, mends, "data")
-    text = f"# {found.root}: {found.found.layout}\n"
+def dataset_yaml(found: Inspection, config: Config, report: dict[str, Any]) -> str:
+    """A data section that works as it is: what was found, and the lines that fix the errors."""
+    source = found.source
+    data = apply_fixes(found.config, found.findings)
+    text = f"# {source.root}: {source.layout}\n"
     for finding in found.findings:
         if finding.error:
-            done = "mended below" if finding.mend else "to be mended by hand"
+            done = "fixed below" if finding.fix else "to be fixed by hand"
             text += f"# {done}: {' '.join(str(finding).split())}\n"
-    changed = {"path": str(found.root)} | ({} if data.splits else {"format": found.found.format})
-    changed = data.model_dump(mode="json", exclude_defaults=True) | changed
+    changed = data.model_dump(mode="json", exclude_defaults=True) | {"path": str(source.root)}
+    if not data.splits:
+        changed["format"] = source.format
     if data.label_map:
         changed["label_map"] = data.label_map  # JSON made its keys text
     sections: dict[str, Any] = {"data": changed}

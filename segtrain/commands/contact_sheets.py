@@ -8,12 +8,10 @@ import numpy as np
 from PIL import Image
 
 from segtrain.config import Config
-from segtrain.data.images import image_reader
-from segtrain.data.inspection.survey import Survey
+from segtrain.data.inspection.survey import Inspection, Survey
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.dataset import as_tensor
 from segtrain.data.loading.sampling import Draw
-from segtrain.data.masks import mask_reader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 from segtrain.render.overlay import (
@@ -31,12 +29,14 @@ SHOWN = 12  # pictures on a sheet
 PASSES = 3  # times that each augmented pair is shown
 
 
-def write_sheets(found: Survey, config: Config, preview: Path | None, augment: Path | None) -> None:
+def write_sheets(
+    found: Inspection, config: Config, preview: Path | None, augment: Path | None
+) -> None:
     """Writes the sheets that are asked for.
 
     Raises SegtrainError where nothing can be painted: no classes are known, no pair can be read.
     """
-    if not found.data.classes or not found.facts["train"]:
+    if not isinstance(found, Survey) or not found.facts["train"]:
         raise SegtrainError(
             "--preview and --augment need training pairs that can be read and classes that are "
             "clear; mend the errors above first"
@@ -48,30 +48,28 @@ def write_sheets(found: Survey, config: Config, preview: Path | None, augment: P
 
 def preview_sheet(found: Survey, config: Config) -> Image.Image:
     """Pairs of all splits with their masks in colour, every class among them where any has it."""
-    read_image = image_reader(found.data, config.model.in_channels)
-    read_mask = mask_reader(found.data)
-    colours, pictures = colour_table(found.palette), []
+    data = found.data_set
+    colours, pictures = colour_table(data.palette), []
     for split, sample in chosen(found):
-        image = visible(as_tensor(read_image(sample.image)).permute(2, 0, 1))
-        class_ids = as_tensor(read_mask(sample.mask))
+        image = visible(as_tensor(data.images(sample.image)).permute(2, 0, 1))
+        class_ids = as_tensor(data.masks(sample.mask))
         pictures.append(
             (f"{split}: {sample.name}", to_image(blend(image, class_ids, colours, 0.5)))
         )
-    return with_legend(contact_sheet(pictures), found.classes, found.palette)
+    return with_legend(contact_sheet(pictures), data.classes, data.palette)
 
 
 def augment_sheet(found: Survey, config: Config) -> Image.Image:
     """Training pairs as the network would see them, some times each."""
-    read_image = image_reader(found.data, config.model.in_channels)
-    read_mask = mask_reader(found.data)
+    data = found.data_set
     settings = config.augment.model_copy(update={"crop": crop_of(config, found.median_size)})
     augmentation = Augmentation(
-        settings, found.data.lb_ignore, config.train.seed, config.model.in_channels
+        settings, data.lb_ignore, config.train.seed, config.model.in_channels
     )
-    colours, pictures = colour_table(found.palette), []
-    train = found.splits["train"]
+    colours, pictures = colour_table(data.palette), []
+    train = data.splits["train"]
     for index in evenly(len(train), SHOWN // PASSES):
-        pair = read_image(train[index].image), read_mask(train[index].mask)
+        pair = data.images(train[index].image), data.masks(train[index].mask)
         for pass_ in range(PASSES):
             image, mask = augmentation(*pair, Draw(pass_, index))
             painted = blend(
@@ -79,7 +77,7 @@ def augment_sheet(found: Survey, config: Config) -> Image.Image:
             )
             pictures.append((f"{train[index].name}, pass {pass_ + 1}", to_image(painted)))
     sheet = contact_sheet(pictures, columns=PASSES)
-    return with_legend(sheet, found.classes, found.palette)
+    return with_legend(sheet, data.classes, data.palette)
 
 
 def chosen(found: Survey) -> list[tuple[str, Sample]]:

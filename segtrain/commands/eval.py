@@ -15,17 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segtrain.config import Config, DataConfig
+from segtrain.config import Config
 from segtrain.config.loading import load_config
 from segtrain.console import progress
-from segtrain.data.findings import raise_errors
-from segtrain.data.images import image_reader
-from segtrain.data.inspection.survey import prepare
-from segtrain.data.layouts.detect import Found, find_pairs
-from segtrain.data.layouts.label_maps import fill_in
-from segtrain.data.layouts.locate import locate, root_of
+from segtrain.data.data_set import DataSet
+from segtrain.data.inspection.survey import open_data_set
 from segtrain.data.loading.dataset import Pairs, worker_count
-from segtrain.data.masks import MaskReader, class_palette, mask_reader
+from segtrain.data.masks import MaskReader
 from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.evaluation.accumulator import Accumulator
@@ -92,8 +88,8 @@ def of_checkpoint(
     model, meta = load_model(checkpoint)
     config = meta.config_here(checkpoint, sets, flags)
     fabric = make_fabric(config.train)
-    data, found = open_split(config.data, split, say)
-    pairs = pairs_of(found, split, data, config)
+    data = open_split(config, split, say)
+    pairs = Pairs.of(data, split)
     model = model.to(fabric.device).to(memory_format=torch.channels_last)  # as predict has it
     mining = build_mining(
         config.loss.expression,
@@ -109,7 +105,7 @@ def of_checkpoint(
         folder=run / "eval" / split,
         config=config,
         split=split,
-        layout=found.layout,
+        layout=data.layout,
         classes=meta.classes,
         palette=meta.palette,
         pairs=pairs,
@@ -124,54 +120,39 @@ def of_checkpoint(
 def of_masks(folder: Path, split: str, config: Config, say: Say) -> Subject:
     """What another tool predicted of a split, as masks."""
     fabric = make_fabric(config.train)
-    data, found = open_split(config.data, split, say)
-    if not data.classes:  # nor has the layout: those that are in the masks
-        surveyed = prepare(config.data, config.model.in_channels)
-        data, found = surveyed.data, surveyed.found
-    assert data.classes  # or `prepare` has told what is wrong
-    config = config.model_copy(update={"data": data})
-    palette = class_palette(len(data.classes), data.palette, data.label_map)
+    data = open_split(config, split, say)
+    config = config.model_copy(update={"data": data.config})
     if config.eval.mask_values == "ids":
-        ids = MaskReader(len(data.classes), {}, data.lb_ignore, palette, max_pixels=data.max_pixels)
+        count, most = len(data.classes), data.config.max_pixels
+        ids = MaskReader(count, {}, data.lb_ignore, data.palette, max_pixels=most)
         hint = "; if masks of --predictions have the data set's values, --set eval.mask_values=own"
         reader = PredictedMasks(ids, hint)
     else:
-        reader = PredictedMasks(mask_reader(data), "")
-    pairs = pairs_of(found, split, data, config)
-    of_tool = pairs_of_masks(folder, pairs.samples, reader, pairs.masks)
+        reader = PredictedMasks(data.masks, "")
+    pairs = Pairs.of(data, split)
+    of_tool = pairs_of_masks(folder, pairs.samples, reader, data.masks)
     workers = worker_count(config.data.workers, False, 1)
     return Subject(
         folder=folder / "eval" / split,
         config=config,
         split=split,
-        layout=found.layout,
+        layout=data.layout,
         classes=data.classes,
-        palette=palette,
+        palette=data.palette,
         pairs=pairs,
         predict=lambda indices, _: read_split(of_tool, indices, fabric, workers),
         device=fabric.device,
     )
 
 
-def open_split(given: DataConfig, split: str, say: Say) -> tuple[DataConfig, Found]:
-    """The data section by which a split is read, and the pairs; says where they are."""
-    data, where = locate(given)
-    found = find_pairs(data, root_of(data))
-    if split not in found.splits:
-        has = ", ".join(found.splits)
-        raise UsageError(f"--split {split}: {data.path} has {has}; take one of them")
-    raise_errors(found.findings)
-    data, said = fill_in(data, found)
-    for line in said:
-        say(line)
-    say(f"{where}; {split}: {len(found.splits[split])} pairs; {found.layout}")
-    return data, found
-
-
-def pairs_of(found: Found, split: str, data: DataConfig, config: Config) -> Pairs:
-    """The untouched pairs of one split."""
-    images = image_reader(data, config.model.in_channels)
-    return Pairs(found.splits[split], images, mask_reader(data), on_error=data.on_error)
+def open_split(config: Config, split: str, say: Say) -> DataSet:
+    """The data set, which has the split; says where it is."""
+    data = open_data_set(config.data, config.model.in_channels)
+    pairs = len(data.split(split))
+    for note in data.notes:
+        say(str(note))
+    say(f"{split}: {pairs} pairs")
+    return data
 
 
 def print_scores(metrics: dict[str, Any], subject: Subject) -> None:

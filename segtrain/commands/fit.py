@@ -113,7 +113,7 @@ def describe(plan: Plan, old_run: Path | None) -> None:
     for line in refuse_changes(old_run, plan.config) if old_run else []:
         print(line)
     print(to_yaml(plan.config))
-    for split, samples in plan.splits.items():
+    for split, samples in plan.data.splits.items():
         print(f"{split}: {len(samples)} images")
     print(f"parameters: {new_model(plan.config).parameter_count:,}")
     print(f"steps per epoch: {plan.steps_per_epoch}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segtrain.config import Config
 from segtrain.console import progress
-from segtrain.data.images import image_reader
+from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import image_files
 from segtrain.data.layouts.locate import demo_folder
 from segtrain.data.loading.dataset import as_tensor
@@ -58,7 +58,9 @@ def predict(
     fabric = make_fabric(config.train)
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     forward = predictor(model, fabric)
-    read_image = image_reader(config.data, config.model.in_channels)
+    read_image = ImageReader(
+        config.model.in_channels, config.data.value_range, config.data.max_pixels
+    )
 
     written = []
     for path in progress(images, "predicting", len(images)):

@@ -67,7 +67,7 @@ class CocoMask:
         if sum(runs) != self.height * self.width or min(runs) < 0:
             raise SegtrainError(
                 f"{self}: the run lengths of a region cover {sum(runs)} pixels, the image has "
-                f"{self.height * self.width}; mend the JSON, or data.exclude the image"
+                f"{self.height * self.width}; fix the JSON, or data.exclude the image"
             )
         return runs
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from segtrain.config import DataConfig
+from segtrain.config.loading import revised
 from segtrain.errors import SegtrainError, shorten
 
 MOST_SKIPPED = 0.01  # share of a split's pairs that data.on_error: skip leaves out
@@ -19,22 +21,22 @@ MOST_LABELS = 32  # that a line of a label map shows
 class Finding:
     """One kind of fault, with all its places.
 
-    An error would crash training or train on wrong labels; anything else is a note. `mend` holds
-    the fields of the data section that mend it; `fix` says what else does.
+    An error would crash training or train on wrong labels; anything else is a note. `fix` holds
+    the fields of the data section that fix it; `advice` says what else does.
     """
 
     kind: str  # for machines: unpaired, unreadable, size, value, ...
     error: bool
     text: str  # what is wrong, in one clause with the count
     places: list[str] = field(default_factory=list)  # files, with what was found in them
-    fix: str = ""
-    mend: dict[str, Any] = field(default_factory=dict)
+    advice: str = ""
+    fix: dict[str, Any] = field(default_factory=dict)
 
     @property
     def remedy(self) -> str:
         """What to do, in one clause: the line for the config, or what no line can do."""
-        lines = [f"data.{key}: {yaml_line(value)}" for key, value in self.mend.items()]
-        return ", or ".join(filter(None, (" and ".join(lines), self.fix)))
+        lines = [f"data.{key}: {yaml_line(value)}" for key, value in self.fix.items()]
+        return ", or ".join(filter(None, (" and ".join(lines), self.advice)))
 
     def __str__(self) -> str:
         where = f": {shorten(self.places)}" if self.places else ""
@@ -46,7 +48,7 @@ def raise_errors(findings: list[Finding]) -> None:
     errors = [str(finding) for finding in findings if finding.error]
     if errors:
         ways = [f"{len(errors)} kinds of fault; 'segtrain check' shows all"] * (len(errors) > 1)
-        if merge_mends(findings):
+        if merge_fixes(findings):
             ways.append("'segtrain check PATH --write-config FILE' writes a YAML for --config")
         raise SegtrainError("; ".join(errors) + (f" ({'; '.join(ways)})" if ways else ""))
 
@@ -67,11 +69,21 @@ def yaml_line(value: Any, most: int = 4) -> str:
     return text + (f" and {rest} more ('segtrain check --write-config' writes all)" if rest else "")
 
 
-def merge_mends(findings: Iterable[Finding]) -> dict[str, Any]:
-    """The data fields that mend all errors which a line can mend."""
+def apply_fixes(config: DataConfig, findings: Iterable[Finding]) -> DataConfig:
+    """Return the data section with the fixes of all errors, added to its own entries."""
+    fixes = merge_fixes(findings)
+    if "label_map" in fixes:
+        fixes["label_map"] = config.label_map | fixes["label_map"]
+    if "exclude" in fixes:
+        fixes["exclude"] = config.exclude + fixes["exclude"]
+    return revised(config, fixes, "data")
+
+
+def merge_fixes(findings: Iterable[Finding]) -> dict[str, Any]:
+    """The data fields that fix all errors which a line can fix."""
     merged: dict[str, Any] = {}
     for finding in findings:
-        for key, value in finding.mend.items() if finding.error else ():
+        for key, value in finding.fix.items() if finding.error else ():
             if isinstance(value, dict):
                 merged[key] = merged.get(key, {}) | value
             elif isinstance(value, list):

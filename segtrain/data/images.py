@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segtrain.config import DataConfig
 from segtrain.data.decoding import (
     DECODING_ERRORS,
     MAX_PIXELS,
@@ -139,7 +138,7 @@ def to_uint8(
         return values.astype(np.uint8) * 255
     if values.dtype.kind not in "iufb" or not np.isfinite(values).all():
         raise SegtrainError(
-            f"{path}: values of type {values.dtype} that are not all finite numbers; mend the file"
+            f"{path}: values of type {values.dtype} that are not all finite numbers; fix the file"
         )
     lowest, highest = float(values.min()), float(values.max())
     low, high = value_range or (0.0, 1.0)
@@ -167,7 +166,3 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 
 def fits_16_bits(values: np.ndarray) -> bool:
     return values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535
-
-
-def image_reader(data: DataConfig, channels: int) -> ImageReader:
-    return ImageReader(channels, data.value_range, data.max_pixels)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segtrain.config import DataConfig
 from segtrain.data.coco import CocoMask
 from segtrain.data.decoding import MAX_PIXELS, open_upright, read_array
 from segtrain.data.findings import yaml_line
@@ -148,6 +147,7 @@ class MaskReader:
         self.num_classes = num_classes
         self.lb_ignore = lb_ignore
         self.palette = palette
+        self.label_map = dict(sorted(label_map.items()))
         self.allow_lossy, self.max_pixels = allow_lossy, max_pixels
         small = 0 <= lb_ignore <= 255 and num_classes <= 256
         self.dtype = np.dtype(np.uint8 if small else np.int16)
@@ -166,6 +166,14 @@ class MaskReader:
         named = {meaning[value] for value in label_map}
         own = {i for i in (*range(num_classes), lb_ignore) if i not in named and i not in label_map}
         self.anchors = np.array(sorted({*label_map, *own}))
+
+    def __repr__(self) -> str:
+        """The arguments: equal for readers that read alike, in any process."""
+        colours = [(red, green, blue) for red, green, blue in self.palette or ()]
+        return (
+            f"MaskReader({self.num_classes}, {self.label_map}, {self.lb_ignore}, {colours}, "
+            f"{self.allow_lossy}, {self.max_pixels})"
+        )
 
     def _label(self, label: int | str) -> int:
         return self.lb_ignore if label == "ignore" else int(label)
@@ -240,12 +248,9 @@ class MaskReader:
         found = shorten(f"{value} ({count} px)" for value, count in sorted(unknown.items()))
         return (
             f"value {found}, but classes are 0..{self.num_classes - 1} and {self.lb_ignore} is "
-            f"ignored; mend the mask, or map the value: {self.mend(unknown)}"
+            f"ignored; fix the mask, or map the value: data.label_map: "
+            + yaml_line({value: "ignore" for value in sorted(unknown)})
         )
-
-    def mend(self, unknown: Mapping[int, int]) -> str:
-        """The line that ignores values which mean nothing."""
-        return "data.label_map: " + yaml_line({value: "ignore" for value in sorted(unknown)})
 
     def explain_colours(self, unknown: Mapping[int, int]) -> str:
         """What to say of colours that the palette lacks; code: pixels."""
@@ -270,16 +275,3 @@ def class_palette(
 def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
     return red, green, blue
-
-
-def mask_reader(data: DataConfig) -> MaskReader:
-    """The reader of masks of a data section whose classes are known."""
-    assert data.classes is not None
-    return MaskReader(
-        len(data.classes),
-        data.label_map,
-        data.lb_ignore,
-        data.palette,
-        data.allow_lossy_masks,
-        data.max_pixels,
-    )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader
 
-from segtrain.data.images import image_reader
+from segtrain.console import Note
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.cache import open_caches
 from segtrain.data.loading.dataset import Pairs, train_loader
 from segtrain.data.loading.sampling import BatchSampler
-from segtrain.data.masks import mask_reader
 from segtrain.training.plan import Plan
 
 SPLITS = ("train", "val")
@@ -17,21 +16,19 @@ SPLITS = ("train", "val")
 
 def open_feed(
     plan: Plan, workers: int, pin_memory: bool, rank: int, world: int
-) -> tuple[DataLoader, Pairs, str]:
-    """One process's training loader, the held-out pairs, and a line on the cache, or ''.
+) -> tuple[DataLoader, Pairs, tuple[Note, ...]]:
+    """One process's training loader, the held-out pairs, and notes on the cache.
 
     The loader's sampler gives the batches of steps `start` to `stop`, which the loop sets.
     """
     data, channels = plan.data, plan.config.model.in_channels
     seed, batch_size = plan.config.train.seed, plan.config.train.batch_size
-    images, masks = image_reader(data, channels), mask_reader(data)
-    samples = {split: plan.splits[split] for split in SPLITS}
-    caches, line = open_caches(data, samples, plan.sizes, images, masks, plan.config.train.devices)
+    caches = open_caches(data, plan.sizes, plan.config.train.devices)
     augmentation = Augmentation(plan.config.augment, data.lb_ignore, seed, channels)
     train, held_out = (
-        Pairs(samples[split], images, masks, change, caches.get(split), data.on_error)
+        Pairs.of(data, split, change, caches.get(split))
         for split, change in zip(SPLITS, (augmentation, None), strict=True)
     )
     accumulate = plan.config.train.accumulate
     sampler = BatchSampler(len(train), batch_size, seed, rank, world, plan.by_class, accumulate)
-    return train_loader(train, sampler, workers, pin_memory), held_out, line
+    return train_loader(train, sampler, workers, pin_memory), held_out, caches.notes

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
-from segtrain.console import format_score
+from segtrain.console import format_score, write_notes
 from segtrain.data.loading.dataset import Pairs, checked, worker_count
 from segtrain.data.loading.sampling import BatchSampler, seed_at
 from segtrain.distributed.collectives import broadcast_buffers, max_over_ranks
@@ -60,9 +60,10 @@ def train(
     state, epochs, steps = training.state, config.train.epochs, plan.steps_per_epoch
     on_gpu = fabric.device.type == "cuda"
     workers = worker_count(config.data.workers, on_gpu, config.train.devices)
-    loader, held_out, line = open_feed(plan, workers, on_gpu, fabric.global_rank, fabric.world_size)
-    if line and loud:
-        print(line)
+    rank, world = fabric.global_rank, fabric.world_size
+    loader, held_out, notes = open_feed(plan, workers, on_gpu, rank, world)
+    if loud:
+        write_notes(notes)
     history = History(run, state.epoch) if loud else None
     reporter = Reporter(config.train, steps, state.step, state.best, loud)
     trace = profiler(run, fabric.device) if config.train.profile and loud else nullcontext()
@@ -81,12 +82,12 @@ def train(
                 reporter.validating(state.epoch)
                 broadcast_buffers(fabric, training.scored)
                 predictor = SplitPredictor(training.scored, fabric, workers, config.eval)
-                scores = validate(predictor, held_out, plan.classes, should_stop)
+                scores = validate(predictor, held_out, plan.data.classes, should_stop)
                 if scores is None:  # a resumed run takes up the validation
                     stop(fabric, plan, training, stop_request.signum)
             better = scores is not None and state.improve(score_of(scores, config.train.monitor))
             lr = lr_at(state.step - 1, epochs * steps, config.optim)
-            terms = training.loss.report(plan.classes)
+            terms = training.loss.report(plan.data.classes)
             took = time.perf_counter() - clock
             row = state.end_epoch(steps, config, lr, scores, terms, took)
             if history:
@@ -110,7 +111,7 @@ def start(
     """All that training changes: new, or as the last checkpoint left it."""
     config, loud, on_gpu = plan.config, fabric.is_global_zero, fabric.device.type == "cuda"
     total_steps = config.train.epochs * plan.steps_per_epoch
-    loss = loss_of(config, plan.palette)
+    loss = loss_of(config, plan.data.palette)
     compiled, reason = compile_or_not(config.train, fabric.device, total_steps)
     if loud:
         path = describe_path(model, loss, fabric.device)

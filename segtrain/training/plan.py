@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtrain.config import Config, DataConfig, LossConfig
+from segtrain.config import Config, LossConfig
+from segtrain.data.data_set import DataSet
 from segtrain.data.inspection.survey import prepare
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.sampling import (
@@ -20,8 +21,6 @@ from segtrain.data.loading.sampling import (
     shares_seen,
     steps_per_pass,
 )
-from segtrain.data.masks import mask_reader
-from segtrain.data.sample import Sample
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.losses.build import Loss, balanced, build_loss
 from segtrain.losses.expression import parse_loss
@@ -36,9 +35,7 @@ class Plan:
     """All that was found out before training; rank 0 makes it, every rank gets it."""
 
     config: Config  # nothing left to find out: classes, crop and weights are filled in
-    data: DataConfig  # the data section by which files are read: the layout's label map is in it
-    splits: dict[str, list[Sample]]
-    palette: list[tuple[int, int, int]]  # a colour a class
+    data: DataSet
     steps_per_epoch: int
     sizes: dict[str, list[tuple[int, int]]]  # (height, width) of the images of train and val
     by_class: ClassDraws | None = None  # what data.sampler draws by class
@@ -49,11 +46,6 @@ class Plan:
         """The run's, which there is once training starts."""
         assert self.run is not None
         return self.run
-
-    @property
-    def classes(self) -> list[str]:
-        assert self.config.data.classes is not None
-        return self.config.data.classes
 
     @property
     def crop(self) -> tuple[int, int]:
@@ -78,7 +70,7 @@ class Plan:
         """What a resumed run must find again: each split's images by name and size, in order."""
         found: dict[str, Any] = {"steps an epoch": self.steps_per_epoch}
         for split, sizes in self.sizes.items():
-            names = [sample.image.name for sample in self.splits[split]]
+            names = [sample.image.name for sample in self.data.splits[split]]
             digest = hashlib.sha256(json.dumps([names, sizes]).encode()).hexdigest()
             found[split] = f"{len(names)} images ({digest[:12]})"
         return found
@@ -98,7 +90,7 @@ class Plan:
 
     def files_at(self, step: int) -> list[str]:
         """Names of the images in the batch of a step, counted from 0."""
-        samples, train = self.splits["train"], self.config.train
+        samples, train = self.data.splits["train"], self.config.train
         draws = batch_at(step, len(samples), train.batch_size, train.seed, self.by_class)
         return [samples[draw.index].image.name for draw in draws]
 
@@ -106,11 +98,14 @@ class Plan:
 def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     """Reads the data set, fills in what the config leaves open, and refuses what can't work."""
     prepared = prepare(config.data, config.model.in_channels)
-    for line in prepared.summary + ignored_settings(config.loss) + split_losses(config):
+    for note in (*prepared.data_set.notes, *prepared.notes):
+        say(str(note))
+    for line in ignored_settings(config.loss) + split_losses(config):
         say(line)
+    data = prepared.data_set
     config = config.model_copy(
         update={
-            "data": prepared.given,
+            "data": data.config,
             "loss": config.loss.model_copy(
                 update={"expression": balanced(config.loss.expression, *prepared.class_pixels)}
             ),
@@ -120,7 +115,7 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
             "model": config.model.model_copy(update={"weights": find_weights(config, say)}),
         }
     )
-    loss_of(config, prepared.palette)  # with the number of classes now known
+    loss_of(config, data.palette)  # with the number of classes now known
     if config.optim.encoder_lr == 0 and config.model.weights == "none":
         say("note: optim.encoder_lr is 0, so the encoder stays at its random weights")
     if config.model.in_channels != 3 and config.model.mean is None:
@@ -128,7 +123,7 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
             f"note: nothing says the mean of the {config.model.in_channels} channels; 'segtrain "
             "check' prints model.mean and model.std of this data"
         )
-    images, batch_size = len(prepared.splits["train"]), config.train.batch_size
+    images, batch_size = len(data.splits["train"]), config.train.batch_size
     refuse_batch_size(config, images)
     refuse_crop(config)
     refuse_monitor(config)
@@ -140,10 +135,8 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     if config.train.profile and config.train.epochs * steps < 8:
         say("note: train.profile traces steps 5 to 8, and there are fewer: nothing is written")
-    by_class = class_draws(config.data, prepared.by_image["train"])
-    plan = Plan(
-        config, prepared.data, prepared.splits, prepared.palette, steps, prepared.sizes, by_class
-    )
+    by_class = class_draws(data, prepared.by_image["train"])
+    plan = Plan(config, data, steps, prepared.sizes, by_class)
     augmentation = Augmentation(  # refuses transforms before a run has its folder
         config.augment, config.data.lb_ignore, config.train.seed, config.model.in_channels
     )
@@ -160,20 +153,19 @@ def describe_sampler(plan: Plan, augmentation: Augmentation) -> str:
         for step in range(math.ceil(CROPS_COUNTED / config.train.batch_size))
         for draw in batch_at(
             step,
-            len(plan.splits["train"]),
+            len(plan.data.splits["train"]),
             config.train.batch_size,
             config.train.seed,
             plan.by_class,
         )
     ]
-    masks = mask_reader(plan.data)
     shares = shares_seen(
-        lambda index: masks(plan.splits["train"][index].mask),
+        lambda index: plan.data.masks(plan.data.splits["train"][index].mask),
         draws,
         augmentation.crop_mask,
-        len(plan.classes),
+        len(plan.data.classes),
     )
-    shown = zip(plan.classes, shares, strict=True)
+    shown = zip(plan.data.classes, shares, strict=True)
     listed = ", ".join(f"{name} {share:.2%}" for name, share in shown)
     return f"pixels under {config.data.sampler} ({len(draws)} crops counted): {listed}"
 

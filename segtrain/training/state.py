@@ -129,7 +129,7 @@ def save(
     """last.safetensors, best.safetensors where it is, and last.state.pt; rank 0 calls it alone."""
     model, state, checkpoints = training.scored, training.state, plan.folder / LAST.parent
     meta = Meta.of(
-        model, plan.config, palette=plan.palette, epoch=state.epoch, step=state.step, miou=miou
+        model, plan.config, palette=plan.data.palette, epoch=state.epoch, step=state.step, miou=miou
     )
     if plan.config.train.keep and (plan.folder / LAST).exists():
         keep_last(checkpoints, plan.config.train.keep, state.step)

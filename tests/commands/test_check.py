@@ -110,7 +110,7 @@ def test_all_errors_are_on_one_page_with_their_lines(cli, spoilt: Path):
         "images/train/003.png: the image is truncated", "data.exclude: [images/train/003.png]",
         "images/train/020.png is 40x48 (width x height), masks/train/020.png is 39x48",
         "images/train/001.png = images/val/010.png", "data.exclude: [images/train/001.png]",
-        "0, 255", "data.label_map: {255: 1}", "5 errors", "mend before training",
+        "0, 255", "data.label_map: {255: 1}", "5 errors", "fix before training",
     )  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def test_a_second_check_reads_nothing(cli, good: Path, monkeypatch):
     assert cli("check", SET).stdout == first.stdout
 
 
-def test_what_was_mended_is_seen(cli, good: Path):
+def test_what_was_fixed_is_seen(cli, good: Path):
     content = (good / "images/train/001.png").read_bytes()
     cut(good / "images/train/001.png")
     assert cli("check", SET).code == 1
@@ -229,7 +229,7 @@ def test_what_was_mended_is_seen(cli, good: Path):
 # --write-config
 
 
-def mended(cli, *args: object) -> dict[str, Any]:
+def fixed(cli, *args: object) -> dict[str, Any]:
     """Writes the config of a faulty data set; it must have no error. Returns the data section."""
     assert cli("check", *args, "--write-config", "my.yaml").code == 1
     again = cli("check", "--config", "my.yaml")
@@ -238,7 +238,7 @@ def mended(cli, *args: object) -> dict[str, Any]:
 
 
 def test_the_written_config_trains(cli, spoilt: Path):
-    data = mended(cli, SET)
+    data = fixed(cli, SET)
     assert data["label_map"] == {255: 1} and len(data["classes"]) == 2
     assert sorted(data["exclude"]) == [
         f"images/train/{i}.png" for i in ("001", "002", "003", "020")
@@ -264,7 +264,7 @@ def test_the_config_keeps_what_was_given(cli, good: Path):
         "data: {classes: [sky, road], label_map: {2: 1}, exclude: [images/train/020.png],"
         " val_fraction: 0.4, workers: 0}\n"
     )
-    data = mended(cli, SET, "--config", "given.yaml")
+    data = fixed(cli, SET, "--config", "given.yaml")
     assert data["classes"] == ["sky", "road"]
     assert data["label_map"] == {2: 1, 9: "ignore"}
     assert sorted(data["exclude"]) == ["images/train/003.png", "images/train/020.png"]
@@ -276,7 +276,7 @@ def test_the_config_of_jpeg_masks(cli, good: Path):
         mask = (np.array(Image.open(path)) > 0).astype(np.uint8) * 255
         Image.fromarray(mask).convert("RGB").save(path.with_suffix(".jpg"), quality=80)
         path.unlink()
-    data = mended(cli, SET)
+    data = fixed(cli, SET)
     assert data["allow_lossy_masks"] is True and data["label_map"] == {255: 1}
     assert cli("fit", "--config", "my.yaml", *QUICK).code == 0
 
@@ -285,7 +285,7 @@ def test_the_config_of_coloured_masks(cli, good: Path):
     colours = np.array([(0, 0, 0), (250, 0, 0), (0, 250, 0)], np.uint8)
     for path in sorted((good / "masks").rglob("*.png")):
         repaint(path, lambda mask: colours[mask])
-    data = mended(cli, SET)
+    data = fixed(cli, SET)
     assert sorted(map(tuple, data["palette"])) == sorted(map(tuple, colours.tolist()))
     assert cli("fit", "--config", "my.yaml", *QUICK).code == 0
 
@@ -311,13 +311,13 @@ def test_the_config_of_seven_channels(cli, tmp_path: Path):
     assert cli("fit", "--config", "my.yaml", *QUICK).code == 0
 
 
-def test_what_no_line_can_mend_is_said_in_the_config(cli, good: Path):
+def test_what_no_line_can_fix_is_said_in_the_config(cli, good: Path):
     for folder in ("images", "masks"):
         shutil.rmtree(good / folder / "val")
         shutil.copytree(good / folder / "train", good / folder / "val")
     assert cli("check", SET, "--write-config", "my.yaml").code == 1
     text = Path("my.yaml").read_text()
-    holds(text, "# to be mended by hand", "the same content in two splits")
+    holds(text, "# to be fixed by hand", "the same content in two splits")
     assert yaml.safe_load(text)["data"]["path"] == str(good)
 
 
@@ -488,7 +488,7 @@ def test_camvids_config_can_be_used(camvid: dict[str, Any]):
     assert run_cli("check", "--config", camvid["config"]).code == 0
 
 
-def test_membrane_is_mended_by_one_line(cli):
+def test_membrane_is_fixed_by_one_line(cli):
     found = report(cli, shared_data("membrane"), "--write-config", "m.yaml", code=1)
     assert kinds(found, "error") == ["classes"]
     assert "--write-config" in run_cli("check", shared_data("membrane")).stdout

@@ -12,7 +12,7 @@ from PIL import Image
 
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.coco import CocoMask, unpack_runs
-from segtrain.data.layouts.detect import Found, find_pairs
+from segtrain.data.layouts.detect import FoundPairs, find_pairs
 from segtrain.data.masks import MaskReader
 from segtrain.errors import SegtrainError, UsageError
 
@@ -66,7 +66,7 @@ def write(file: Path, folder: Path | None, first: int = 11, **changed) -> dict:
     return content
 
 
-def read(found: Found, split: str) -> dict[int, list]:
+def read(found: FoundPairs, split: str) -> dict[int, list]:
     reader = MaskReader(len(found.classes), found.label_map, 255, found.palette)
     return {pair.mask.image_id: reader(pair.mask).tolist() for pair in found.splits[split]}
 

@@ -72,10 +72,8 @@ from pycocotools import mask as coco_mask
 
 from segtrain.config import DataConfig
 from segtrain.data import decoding, masks
-from segtrain.data.images import image_reader
 from segtrain.data.inspection.checks import Faults
-from segtrain.data.inspection.survey import Survey, prepare, survey
-from segtrain.data.masks import mask_reader
+from segtrain.data.inspection.survey import Inspection, Survey, prepare, survey
 from segtrain.errors import SegtrainError
 
 CASES = int(os.environ.get("SEGTRAIN_DAMAGE_CASES", 0))
@@ -769,7 +767,7 @@ def judge(case: Case, root: Path) -> str:
 
 
 def says(finding: Any) -> str:
-    return "; ".join([finding.text, *finding.places, finding.remedy, str(finding.mend)])
+    return "; ".join([finding.text, *finding.places, finding.remedy, str(finding.fix)])
 
 
 def attempt(read: Callable, source: Any) -> np.ndarray | None:
@@ -780,23 +778,29 @@ def attempt(read: Callable, source: Any) -> np.ndarray | None:
         return None
 
 
-def follow(case: Case, found: Survey, pair: Pair, errors: list) -> str:
+def taken(found: Inspection) -> dict[str, list]:
+    """The pairs that could be read, of the splits that were read."""
+    return {split: [fact.sample for fact in facts] for split, facts in found.facts.items()}
+
+
+def follow(case: Case, found: Inspection, pair: Pair, errors: list) -> str:
     """Return what became of a pair; raise AssertionError if its rules are broken in silence."""
     named = any(pair.is_named(says(finding)) for finding in errors)
     said = f"{pair.name} ({pair.damage or 'good'}; {pair.rules})"
-    splits = {s: [sample.image for sample in samples] for s, samples in found.splits.items()}
+    splits = {s: [sample.image for sample in samples] for s, samples in taken(found).items()}
     split = next((s for s, paths in splits.items() if pair.image in paths), None)
     if split is None:
         assert pair.damage, f"{said} is not taken: {errors}"
-        assert named or f"{pair.split} left out: no masks" in found.found.layout, said
+        assert named or f"{pair.split} left out: no masks" in found.source.layout, said
         return "finding"
-    sample = found.splits[split][splits[split].index(pair.image)]
-    read = attempt(image_reader(found.data, 3), sample.image)
-    labels = attempt(mask_reader(found.data), sample.mask) if found.data.classes else None
+    sample = taken(found)[split][splits[split].index(pair.image)]
+    read = attempt(found.source.images, sample.image)
+    known = isinstance(found, Survey)
+    labels = attempt(found.data_set.masks, sample.mask) if known else None
     if pair.damage and named:
         return "finding"
     assert not named, f"{said} is named: {errors}"
-    if found.data.classes is None:
+    if not known:
         assert errors, said
         return "finding"
     rules = pair.rules | ({} if sample.mask == pair.mask or not pair.mask else {"mask": "right"})
@@ -812,10 +816,10 @@ def follow(case: Case, found: Survey, pair: Pair, errors: list) -> str:
     if rules["mask"] == "right":
         assert (labels == pair.ids).all(), f"{said}: wrong labels"
         place = splits[split].index(pair.image)
-        counts = np.bincount(pair.ids[pair.ids != VOID], minlength=len(found.data.classes))
+        counts = np.bincount(pair.ids[pair.ids != VOID], minlength=len(found.data_set.classes))
         assert (found.by_image[split][place] == counts).all(), f"{said}: wrong counts"
     if not case.layout.endswith("no splits") and not pair.damage:
-        held_out = "held out" in found.found.layout
+        held_out = "held out" in found.source.layout
         assert split == pair.split or held_out and pair.split == "train", said
     if pair.twin:
         twin = next(s for s, paths in splits.items() if pair.twin.image in paths)
@@ -827,7 +831,7 @@ def follow(case: Case, found: Survey, pair: Pair, errors: list) -> str:
 def through_the_command(case: Case, root: Path) -> None:
     """Assert that check, by its command line, and what fit runs first agree with the survey."""
     data, pairs, loose = write(case, root)
-    file, mended = root.with_suffix(".yaml"), root.with_suffix(".mended.yaml")
+    file, fixed = root.with_suffix(".yaml"), root.with_suffix(".fixed.yaml")
     content = data.model_dump(mode="json", exclude_defaults=True, exclude={"label_map"})
     content |= {"label_map": data.label_map}
     file.write_text(yaml.safe_dump({"data": content}))
@@ -840,13 +844,13 @@ def through_the_command(case: Case, root: Path) -> None:
     answer = run_cli("check", "--config", file, "--json")
     assert (answer.code, answer.stderr) == (bool(errors), "")
     assert json.loads(answer.stdout)["errors"] == len(errors)
-    answer = run_cli("check", "--config", file, "--write-config", mended)  # of what is kept
+    answer = run_cli("check", "--config", file, "--write-config", fixed)  # of what is kept
     assert answer.code == bool(errors) and "error" in answer.stdout
     good = Counter(pair.split for pair in pairs if not pair.damage)
     enough = not loose and good["train"] > 1 and all(good[pair.split] for pair in pairs)
-    if enough and all(finding.mend for finding in errors):  # it works as it is
-        answer = run_cli("check", "--config", mended)
-        assert answer.code == 0, (answer.stdout, answer.stderr, mended.read_text())
+    if enough and all(finding.fix for finding in errors):  # it works as it is
+        answer = run_cli("check", "--config", fixed)
+        assert answer.code == 0, (answer.stdout, answer.stderr, fixed.read_text())
     try:
         prepare(data)
     except SegtrainError:

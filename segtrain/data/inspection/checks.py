@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 
 from segtrain.config import DataConfig
+from segtrain.data.data_set import DataSet
 from segtrain.data.findings import Finding
 from segtrain.data.inspection.duplicates import groups_by, near_pairs, same_bytes
-from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts, UsableFacts
+from segtrain.data.inspection.scan import PairFacts, UnreadablePair
 from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts, colour_of
 from segtrain.data.sample import Sample
 from segtrain.errors import shorten
 
-Facts = dict[str, list[UsableFacts]]  # by split
+Facts = dict[str, list[PairFacts]]  # by split
+Scanned = PairFacts | UnreadablePair
 EMPTY_FIX = "as meant, or name them in data.exclude"
 ABSENT_FIX = "divide the images otherwise: data.splits, or another data.split_seed"
 NEAR_FIX = "frames of one scene belong in one split"
@@ -35,32 +36,30 @@ class Faults:
     def short(self, text: object) -> str:
         return str(text).replace(f"{self.root}{os.sep}", "")
 
-    def leave_out(self, bad: list[PairFacts], of: list[PairFacts]) -> dict[str, list[str]]:
+    def leave_out(self, bad: Sequence[Scanned], of: Sequence[Scanned]) -> dict[str, list[str]]:
         """The line that leaves pairs out; none where nothing would be left."""
         names = sorted({self.short(fact.sample.image) for fact in bad})
         return {"exclude": names} if len(bad) < len(of) else {}
 
-    def unreadable(self, facts: list[PairFacts]) -> list[Finding]:
-        """Damaged files, and masks that don't have their image's size."""
-        reasons = [r for fact in facts for r in (fact.image, fact.mask) if isinstance(r, str)]
-        unusable = [fact for fact in facts if not self.is_usable(fact)]
-        bad = [f for f in unusable if isinstance(f.image, str) or isinstance(f.mask, str)]
-        sizes = [
-            f for f in unusable if isinstance(f.image, ImageFacts) and isinstance(f.mask, MaskFacts)
-        ]
+    def unreadable(self, scanned: Sequence[Scanned]) -> list[Finding]:
+        """Find damaged files, and masks that don't have their image's size."""
+        bad = [pair for pair in scanned if isinstance(pair, UnreadablePair)]
+        sizes = [f for f in scanned if isinstance(f, PairFacts) and not f.sizes_agree]
+        reasons = [reason for pair in bad for reason in pair.reasons]
         found = []
         if bad:
             text = f"{_count(reasons, 'file')} cannot be read"
             places = [self.short(reason) for reason in reasons]
-            found.append(Finding("unreadable", True, text, places, "", self.leave_out(bad, facts)))
+            fix = self.leave_out(bad, scanned)
+            found.append(Finding("unreadable", True, text, places, "", fix))
         if sizes:
             places = [self._sizes(fact) for fact in sizes]
             text = f"sizes differ in {_count(sizes, 'pair')}"
-            found.append(Finding("size", True, text, places, "", self.leave_out(sizes, facts)))
+            fix = self.leave_out(sizes, scanned)
+            found.append(Finding("size", True, text, places, "", fix))
         return found
 
     def _sizes(self, fact: PairFacts) -> str:
-        assert isinstance(fact.image, ImageFacts) and isinstance(fact.mask, MaskFacts)
         (height, width), (mask_height, mask_width) = fact.image.size, fact.mask.size
         turned = fact.image.turned and (mask_height, mask_width) == (width, height)
         hint = " (EXIF turns the image; turn the mask likewise)" if turned else ""
@@ -69,23 +68,17 @@ class Faults:
             f"{fact.sample.mask} is {mask_width}x{mask_height}{hint}"
         )
 
-    @staticmethod
-    def is_usable(fact: PairFacts) -> TypeGuard[UsableFacts]:
-        if isinstance(fact.image, str) or isinstance(fact.mask, str):
-            return False
-        return fact.image.size == fact.mask.size
-
     def lossy(self, facts: Facts, given: DataConfig, classes: list[str] | None) -> list[Finding]:
         """JPEG masks, where nobody allowed them, or where nothing says which class is near."""
         places = [self.short(f.sample.mask) for f in _all(facts) if f.mask.lossy]
         if not places:
             return []
-        text, fix = f"{_count(places, 'JPEG mask')}: {LOSSY}", "save masks as PNG"
+        text, advice = f"{_count(places, 'JPEG mask')}: {LOSSY}", "save masks as PNG"
         if classes:
-            mend = {"allow_lossy_masks": True} | ({} if given.classes else {"classes": classes})
-            return [Finding("lossy", True, text, places, fix, mend)]
-        fix += ", or name data.classes and set data.allow_lossy_masks: true"
-        return [Finding("lossy", True, text, places, fix)]
+            fix = {"allow_lossy_masks": True} | ({} if given.classes else {"classes": classes})
+            return [Finding("lossy", True, text, places, advice, fix)]
+        advice += ", or name data.classes and set data.allow_lossy_masks: true"
+        return [Finding("lossy", True, text, places, advice)]
 
     def values(self, facts: Facts, masks: MaskReader) -> list[Finding]:
         """Grey values and colours that are neither a class nor ignored."""
@@ -114,14 +107,14 @@ class Faults:
                 if masks.palette
                 else "RGB masks need data.palette, the colour of each class in id order"
             )
-            fix = (
+            advice = (
                 f"add them to data.palette ({shorten(colour_counts(colours), 8)}), and what is no "
                 "class to data.label_map, by its place there: {PLACE: ignore}"
             )
-            found.append(Finding("colour", True, text, places, fix))
+            found.append(Finding("colour", True, text, places, advice))
         return found
 
-    def without_palette(self, facts: list[UsableFacts]) -> list[Finding]:
+    def without_palette(self, facts: list[PairFacts]) -> list[Finding]:
         """Coloured masks where neither classes nor palette are named: each colour may be one."""
         colours = Counter[int]()
         for fact in facts:
@@ -133,8 +126,8 @@ class Faults:
         ]
         text = f"RGB masks of {len(colours)} colours need data.palette, each class's in id order"
         if len(colours) > MOST_COLOURS:
-            fix = "so many come from lossy or smooth masks: save them as PNG without anti-aliasing"
-            return [Finding("colour", True, text, places, fix)]
+            advice = "so many come from lossy or smooth masks: save PNG without anti-aliasing"
+            return [Finding("colour", True, text, places, advice)]
         palette = [list(colour_of(c)) for c, _ in colours.most_common()]
         names = ["colour " + " ".join(map(str, colour)) for colour in palette]
         return [Finding("colour", True, text, places, "", {"palette": palette, "classes": names})]
@@ -148,10 +141,10 @@ class Faults:
         )
         if smooth:
             text += "; edges are smooth, as drawing tools and resizing make them"
-            fix = "save masks without anti-aliasing and resize them by nearest neighbour"
-            return Finding("smooth", True, text, places, fix, {"allow_lossy_masks": True})
+            advice = "save masks without anti-aliasing and resize them by nearest neighbour"
+            return Finding("smooth", True, text, places, advice, {"allow_lossy_masks": True})
         label_map = {value: "ignore" for value in sorted(unknown)}
-        return Finding("value", True, text, places, "mend the mask", {"label_map": label_map})
+        return Finding("value", True, text, places, "fix the mask", {"label_map": label_map})
 
     def contents(
         self, facts: Facts, by_image: dict[str, np.ndarray], names: list[str]
@@ -184,15 +177,14 @@ class Faults:
                 f"{_count(smooth, 'mask')} whose edges pass through values in between, "
                 "as anti-aliasing and resizing make them"
             )
-            fix = "save masks without anti-aliasing and resize them by nearest neighbour"
-            found.append(Finding("smooth", False, text, smooth, fix))
+            advice = "save masks without anti-aliasing and resize them by nearest neighbour"
+            found.append(Finding("smooth", False, text, smooth, advice))
         return found
 
     def nothing_to_learn(
-        self, facts: list[UsableFacts], counts: np.ndarray, data: DataConfig
+        self, facts: list[PairFacts], counts: np.ndarray, data: DataSet
     ) -> list[Finding]:
         """Training masks of one class or none; counts are (images, classes) pixels."""
-        assert data.classes is not None
         present = [name for name, pixels in zip(data.classes, counts.sum(0), strict=True) if pixels]
         if len(present) > 1:
             return []
@@ -206,8 +198,8 @@ class Faults:
         if ignored := sum(fact.mask.values.get(data.lb_ignore, 0) for fact in facts):
             share = ignored / (ignored + counts.sum())
             held += f", and {data.lb_ignore} ({share:.0%} of their pixels) is ignored"
-        fix = "do data.classes and data.label_map say what the mask values mean?"
-        return [Finding("ignored", True, text + held, [], fix)]
+        advice = "do data.classes and data.label_map say what the mask values mean?"
+        return [Finding("ignored", True, text + held, [], advice)]
 
     def copies(self, splits: dict[str, list[Sample]]) -> list[Finding]:
         """The same image in two splits by its file's bytes: quick, and blind to re-encoding."""
@@ -261,30 +253,27 @@ class Faults:
             if paths and spare.issuperset(map(self.short, paths))
         ]
         if emptied:
-            fix = f"all of {emptied[0]} is in another split: give it images of its own"
-            return [Finding("leak", True, text, places, fix)]
+            advice = f"all of {emptied[0]} is in another split: give it images of its own"
+            return [Finding("leak", True, text, places, advice)]
         return [Finding("leak", True, text, places, "", {"exclude": sorted(spare)})]
 
-    def dark(
-        self, facts: Mapping[str, Sequence[PairFacts | UsableFacts]], data: DataConfig
-    ) -> list[Finding]:
+    def dark(self, facts: Facts, config: DataConfig) -> list[Finding]:
         """16-bit images, decoded ones, that use the lower part of their range alone."""
-        images = [fact.image for split in facts.values() for fact in split]
-        read = [image for image in images if isinstance(image, ImageFacts) and image.digest]
+        read = [fact.image for fact in _all(facts) if fact.image.digest]
         deep = [image for image in read if image.deep]
         highest = max((image.highest for image in deep), default=DARK)
-        if highest >= DARK or data.value_range:
+        if highest >= DARK or config.value_range:
             return []
         text = f"{_count(deep, '16-bit image')} with no value above {256 * highest + 255}: so dark"
         text = f"{text} that detail is lost"
         if len(deep) < len(read):
-            fix = "some images have 8 bits, which no one data.value_range fits: convert these"
-            return [Finding("range", False, text, [], fix)]
-        mend = {"value_range": [0, 256 * (1 << highest.bit_length()) - 1]}
-        return [Finding("range", False, text, [], "", mend)]
+            advice = "some images have 8 bits, which no one data.value_range fits: convert these"
+            return [Finding("range", False, text, [], advice)]
+        fix = {"value_range": [0, 256 * (1 << highest.bit_length()) - 1]}
+        return [Finding("range", False, text, [], "", fix)]
 
 
-def unknown_of(fact: UsableFacts, masks: MaskReader) -> tuple[dict[int, int], dict[int, int]]:
+def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict[int, int]]:
     """The mask's values and colours (as codes) that mean nothing, with their pixels."""
     values = by_place(fact, masks)
     ids = masks.ids(np.array(list(values), np.int64))
@@ -296,7 +285,7 @@ def unknown_of(fact: UsableFacts, masks: MaskReader) -> tuple[dict[int, int], di
     return unknown, {c: fact.mask.colours[c] for c in lacking}
 
 
-def by_place(fact: UsableFacts, masks: MaskReader) -> dict[int, int]:
+def by_place(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
     """Pixels by grey value, and by the palette's place of a colour that it has."""
     counts = Counter(fact.mask.values)
     codes = list(fact.mask.colours)
@@ -306,7 +295,7 @@ def by_place(fact: UsableFacts, masks: MaskReader) -> dict[int, int]:
     return counts
 
 
-def class_pixels(fact: UsableFacts, masks: MaskReader) -> np.ndarray:
+def class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
     """(C,) pixels of each class in a mask whose values all mean something."""
     counted = by_place(fact, masks)
     pixels = np.zeros(masks.num_classes, np.int64)
@@ -317,7 +306,7 @@ def class_pixels(fact: UsableFacts, masks: MaskReader) -> np.ndarray:
     return pixels
 
 
-def _all(facts: Facts) -> list[UsableFacts]:
+def _all(facts: Facts) -> list[PairFacts]:
     return [fact for split in facts.values() for fact in split]
 
 

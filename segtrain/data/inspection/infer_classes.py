@@ -14,12 +14,12 @@ PEAK, BLUR = 0.01, 8  # least share of a value's pixels, and how far from it los
 
 
 class ClassesUnclear(SegtrainError):
-    """The masks' values could mean several things; the data fields `mend` are the first of these,
+    """The masks' values could mean several things; the data fields `fix` are the first of these,
     `ways` all of them in words."""
 
-    def __init__(self, text: str, ways: list[str], mend: dict[str, Any]):
+    def __init__(self, text: str, ways: list[str], fix: dict[str, Any]):
         super().__init__(f"{text}; say what they mean: {', or '.join(ways)}")
-        self.text, self.ways, self.mend = text, ways, mend
+        self.text, self.ways, self.fix = text, ways, fix
 
 
 def find_num_classes(
@@ -41,21 +41,21 @@ def find_num_classes(
             "save the masks as PNG without smooth edges",
             "name the classes with data.classes and data.label_map",
         ]
-        mend: dict[str, Any] = {}
+        fix: dict[str, Any] = {}
         if peaks := find_peaks(values):
-            mend = number_classes(peaks) | {"allow_lossy_masks": True}
+            fix = number_classes(peaks) | {"allow_lossy_masks": True}
             ways = [f"take the nearest of {shorten(peaks, 8)}", *ways]
         raise ClassesUnclear(
             f"the training masks hold {len(raw)} values ({shorten(raw, 8)}), hardly class "
             "ids 0..max; masks drawn with smooth edges or saved as JPEG look so",
             ways,
-            mend,
+            fix,
         )
     renumbered = {value: place for place, value in enumerate(raw) if value != place}
     kept = [value for value in raw if value != lb_ignore and label_map.get(value) != "ignore"]
     ignored = {value: place for place, value in enumerate(kept) if value != place}
     ways = [f"data.label_map: {yaml_line(renumbered)} makes classes of all {len(raw)} values"]
-    mend = number_classes(raw) if len(raw) >= 2 else {}
+    fix = number_classes(raw) if len(raw) >= 2 else {}
     if lb_ignore in values:
         without = (
             f"data.label_map: {yaml_line(ignored | {lb_ignore: 'ignore'})} ignores {lb_ignore} and "
@@ -64,19 +64,19 @@ def find_num_classes(
         )
         if len(kept) >= 2:  # what is ignored by default is hardly a class
             ways.insert(0, without)
-            mend = number_classes(kept)
-            mend["label_map"][lb_ignore] = "ignore"
+            fix = number_classes(kept)
+            fix["label_map"][lb_ignore] = "ignore"
         else:
             ways.append(without)
     elif len(ids) >= 2:
         ways.append(f"data.classes with {max(kept) + 1} names keeps the ids as they are")
-    if 0 <= lb_ignore < len(mend.get("classes", ())):
-        mend["lb_ignore"] = next(i for i in (255, -1) if not 0 <= i < len(mend["classes"]))
+    if 0 <= lb_ignore < len(fix.get("classes", ())):
+        fix["lb_ignore"] = next(i for i in (255, -1) if not 0 <= i < len(fix["classes"]))
     raise ClassesUnclear(
         f"the training masks hold the values {shorten(raw, 8)}, which are not class ids 0..max "
         f"of two classes or more (data.lb_ignore is {lb_ignore})",
         ways,
-        mend,
+        fix,
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -72,22 +72,23 @@ Kind = TypeVar("Kind", ImageFacts, MaskFacts)
 
 @dataclass(frozen=True)
 class PairFacts:
-    """One pair; a str in place of facts says why the file can't be read."""
+    """An image and its mask, both readable."""
 
     sample: Sample
-    image: ImageFacts | str
-    mask: MaskFacts | str
-
-
-class UsableFacts(Protocol):
-    """PairFacts of files that could be read and have one size, as Faults.is_usable finds."""
+    image: ImageFacts
+    mask: MaskFacts
 
     @property
-    def sample(self) -> Sample: ...
-    @property
-    def image(self) -> ImageFacts: ...
-    @property
-    def mask(self) -> MaskFacts: ...
+    def sizes_agree(self) -> bool:
+        return self.image.size == self.mask.size
+
+
+@dataclass(frozen=True)
+class UnreadablePair:
+    """A pair of which a file can't be read, with the reason for each such file."""
+
+    sample: Sample
+    reasons: list[str]
 
 
 class Scanner:
@@ -116,7 +117,7 @@ class Scanner:
         self.kept = read_kept(self.kept_at)
         self.new: dict[str, list] = {}
 
-    def __call__(self, samples: list[Sample]) -> list[PairFacts]:
+    def __call__(self, samples: list[Sample]) -> list[PairFacts | UnreadablePair]:
         """Facts of the pairs, in their order; what was read is kept for the next time."""
         label = "reading images and masks" if self.full else "reading masks"
         facts = on_all_cores(self._pair, samples, label)
@@ -127,8 +128,11 @@ class Scanner:
                 write_text(self.kept_at, json.dumps(self.kept, separators=(",", ":")))
         return facts
 
-    def _pair(self, sample: Sample) -> PairFacts:
-        return PairFacts(sample, self._image(sample.image), self._mask(sample.mask))
+    def _pair(self, sample: Sample) -> PairFacts | UnreadablePair:
+        image, mask = self._image(sample.image), self._mask(sample.mask)
+        if isinstance(image, ImageFacts) and isinstance(mask, MaskFacts):
+            return PairFacts(sample, image, mask)
+        return UnreadablePair(sample, [part for part in (image, mask) if isinstance(part, str)])
 
     def _image(self, path: Path) -> ImageFacts | str:
         kept = self._recall(path, f"image {path}", ImageFacts)

@@ -42,7 +42,7 @@ UNSPLIT = ("{i}", "{m}")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPairs:
     """The pairs of each split, sorted by name, what the layout says of them, and what is wrong.
 
     Classes, colours and label map are None or empty where the layout has none of its own.
@@ -57,7 +57,7 @@ class Found:
     findings: list[Finding] = field(default_factory=list)
 
 
-def find_pairs(data: DataConfig, root: Path) -> Found:
+def find_pairs(data: DataConfig, root: Path) -> FoundPairs:
     """The pairs below `root`, by data.splits, by data.format, or by the first layout that is there.
 
     Root may be a list or a COCO JSON, too: its pairs are for training. What data.exclude names is
@@ -82,9 +82,9 @@ def find_pairs(data: DataConfig, root: Path) -> Found:
     name, listing = found
     verdict = judge(listing, find_excluded(listing, data.exclude, root) if data.exclude else set())
     findings = listing.findings + verdict.findings
-    if not all(verdict.pairs.values()):  # what leaves nothing mends nothing
+    if not all(verdict.pairs.values()):  # what leaves nothing fixes nothing
         findings = [
-            replace(f, mend={k: v for k, v in f.mend.items() if k != "exclude"}) for f in findings
+            replace(f, fix={k: v for k, v in f.fix.items() if k != "exclude"}) for f in findings
         ]
     faulty = any(finding.error for finding in findings)  # they say why a split is empty
     splits = {}
@@ -109,7 +109,7 @@ def find_pairs(data: DataConfig, root: Path) -> Found:
         layout += f" ({len(splits['val'])} held out for val by seed {data.split_seed})"
     if verdict.left_out:
         layout += f", {verdict.left_out} excluded"
-    return Found(
+    return FoundPairs(
         splits, name, layout, listing.classes, listing.palette, listing.label_map, findings
     )
 

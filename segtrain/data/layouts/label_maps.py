@@ -1,60 +1,77 @@
-"""Meaning of mask values: what a layout knows of them, and what the config says instead."""
+"""Meaning of mask values: the layout's tables, and the config's entries that override them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from segtrain.config import DataConfig
 from segtrain.config.loading import revised
-from segtrain.data.layouts.detect import Found
+from segtrain.console import Note
+from segtrain.data.layouts.detect import FoundPairs
 from segtrain.errors import SegtrainError, shorten
 
+LabelMap = Mapping[int, int | str]  # mask value: class id or "ignore"
 
-def fill_in(data: DataConfig, found: Found) -> tuple[DataConfig, list[str]]:
-    """The data section by which masks are read, and what is to be said of it.
 
-    Of each mask value the config's label map goes before the layout's. Classes that the config (or
-    a checkpoint) names are matched to the layout's by name, else by place where both have as many.
-    Raises SegtrainError where a layout's classes are others than those named.
+@dataclass(frozen=True)
+class Labels:
+    """The meaning of mask values by config and layout; without classes where neither has any."""
+
+    classes: list[str] | None
+    mask_palette: list[tuple[int, int, int]] | None  # RGB of the mask values 0, 1, ...
+    label_map: LabelMap
+    notes: tuple[Note, ...]  # the layout's entries that the config overrides
+
+
+def merge_labels(config: DataConfig, found: FoundPairs) -> Labels:
+    """Merge the layout's classes, colours and label map with the config's, which override them.
+
+    Classes that the config (or a checkpoint) names are matched to the layout's by name, or by
+    position where both have as many. Raises SegtrainError where the layout has other classes than
+    the config, UsageError where the result contradicts itself.
     """
-    known: dict[str, Any] = {}
-    labels = dict(found.label_map)
-    if data.classes is None and found.classes:
+    labels: LabelMap = found.label_map
+    if config.classes and found.classes:
+        labels = match_classes(config.classes, config.label_map, found)
+    known: dict[str, Any] = {"label_map": {**labels, **config.label_map}}
+    if config.classes is None and found.classes:
         known["classes"] = found.classes
-    elif data.classes and found.classes:
-        labels = match_classes(data, found)
-    if data.palette is None and found.palette:
+    if config.palette is None and found.palette:
         known["palette"] = found.palette
-    known["label_map"] = labels | data.label_map
-    said = [
-        f"{value} is {_meaning(label)} by data.label_map, {_meaning(labels[value])} by the layout"
-        for value, label in data.label_map.items()
+    merged = revised(config, known, f"data.format {found.format}")
+    overridden = [
+        f"{value} is {_describe_label(label)} by data.label_map, "
+        f"{_describe_label(labels[value])} by the layout"
+        for value, label in config.label_map.items()
         if labels.get(value, label) != label
     ]
-    lines = [f"label map: {shorten(said)}"] if said else []
-    return revised(data, known, f"data.format {found.format}"), lines
+    notes = (Note(f"label map: {shorten(overridden)}"),) if overridden else ()
+    return Labels(merged.classes, merged.palette, merged.label_map, notes)
 
 
-def match_classes(data: DataConfig, found: Found) -> dict[int, int | str]:
-    """The layout's label map with the ids of data.classes."""
-    assert data.classes is not None and found.classes is not None
-    if set(found.classes) <= set(data.classes):
-        place: dict[int | str, int] = {
-            i: data.classes.index(name) for i, name in enumerate(found.classes)
-        }
+def match_classes(classes: list[str], label_map: LabelMap, found: FoundPairs) -> LabelMap:
+    """Return the layout's label map with the ids of the config's `classes`.
+
+    `label_map` is the config's. Raises SegtrainError where the layout's classes are others.
+    """
+    assert found.classes is not None
+    if set(found.classes) <= set(classes):
+        place: dict[int | str, int] = {i: classes.index(n) for i, n in enumerate(found.classes)}
         by_value = {i: i for i in range(len(found.classes))} | found.label_map
         if all(i == there for i, there in place.items()):
             return found.label_map
         return {value: place.get(label, label) for value, label in by_value.items()}
-    if data.label_map and len(found.classes) != len(data.classes):
-        return {}  # classes of the config's own
-    if found.format != "coco" and len(found.classes) == len(data.classes):
-        return found.label_map  # the layout's classes by other names
+    if label_map and len(found.classes) != len(classes):
+        return {}  # the config's own classes, with its own map
+    if found.format != "coco" and len(found.classes) == len(classes):
+        return found.label_map  # the layout's classes under other names
     raise SegtrainError(
         f"{found.layout}: its classes are {shorten(found.classes, 8)}, but data.classes are "
-        f"{shorten(data.classes, 8)}; name what its mask values mean with data.label_map"
+        f"{shorten(classes, 8)}; map its mask values to your classes with data.label_map"
     )
 
 
-def _meaning(label: int | str) -> str:
+def _describe_label(label: int | str) -> str:
     return "ignored" if label == "ignore" else f"class {label}"

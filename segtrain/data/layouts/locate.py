@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from segtrain.config import DataConfig
+from segtrain.console import Note
 from segtrain.data.demo import CLASSES, PALETTE, write_demo
 from segtrain.data.layouts.detect import find_layout
 from segtrain.errors import SegtrainError
@@ -15,8 +17,17 @@ from segtrain.version import __version__
 DEFAULT_FOLDER = Path("data")
 
 
+@dataclass(frozen=True)
+class Location:
+    """The folder of a data set, and the data section that names it."""
+
+    config: DataConfig  # with its path; for the demo with its classes and colours, too
+    root: Path
+    note: Note  # which data set it is
+
+
 def demo_folder() -> Path:
-    """The embedded demo on disk, made at the first call: $SEGTRAIN_CACHE or ~/.cache/segtrain."""
+    """Return the folder of the embedded demo, painted at the first call below cache_folder()."""
     cache = cache_folder()
     folder = cache / f"demo-{__version__}"
     if not folder.is_dir():
@@ -31,27 +42,23 @@ def demo_folder() -> Path:
     return folder
 
 
-def locate(data: DataConfig) -> tuple[DataConfig, str]:
-    """The data section with its path filled in, and one line that says which data set it is.
+def locate(config: DataConfig) -> Location:
+    """Return the folder that data.path names.
 
-    demo is the embedded one; with no path, ./data where it holds a data set, else the demo.
+    The path `demo` is the embedded demo; without a path it is ./data where that holds a data set,
+    else the demo.
     """
-    if data.path is None and (data.splits or find_layout(DEFAULT_FOLDER)):
-        data = data.model_copy(update={"path": str(DEFAULT_FOLDER)})
-    if data.path in (None, "demo"):
-        why = "no --data and no data set in data/: " if data.path is None else ""
+    if config.path is None and (config.splits or find_layout(DEFAULT_FOLDER)):
+        config = config.model_copy(update={"path": str(DEFAULT_FOLDER)})
+    if config.path is None or config.path == "demo":
+        why = "no --data and no data set in data/: " if config.path is None else ""
         root = demo_folder()
         own = {
             "path": "demo",
-            "classes": data.classes or list(CLASSES),
-            "palette": data.palette or list(PALETTE),
+            "classes": config.classes or list(CLASSES),
+            "palette": config.palette or list(PALETTE),
         }
-        return data.model_copy(update=own), f"data: {why}the embedded demo, at {root}"
-    root = Path(data.path).expanduser().resolve()
-    return data.model_copy(update={"path": str(root)}), f"data: {root}"
-
-
-def root_of(data: DataConfig) -> Path:
-    """The folder of a located data section."""
-    assert data.path is not None
-    return demo_folder() if data.path == "demo" else Path(data.path)
+        note = Note(f"data: {why}the embedded demo, at {root}")
+        return Location(config.model_copy(update=own), root, note)
+    root = Path(config.path).expanduser().resolve()
+    return Location(config.model_copy(update={"path": str(root)}), root, Note(f"data: {root}"))

@@ -106,7 +106,7 @@ TEXTS = {
     "twice": ("{count} image(s) with several masks", "keep one mask of each"),
     "missing": (
         "{0} names {count} {1}(s) that are not there",
-        "mend the list (paths count from it or from data.path) or add the files",
+        "fix the list (paths count from it or from data.path) or add the files",
     ),
     "outside": ("{0} names {count} file(s) outside the data set's folder", "move the files"),
     "box": (
@@ -182,14 +182,14 @@ def _problems(
 
 
 def _finding(fault: Fault, places: list[tuple[str, list[str]]]) -> Finding:
-    text, fix = TEXTS[fault[0]]
+    text, advice = TEXTS[fault[0]]
     excluded = dict.fromkeys(file for _, files in places for file in files)
-    mend = {"allow_outside": True} if fault[0] == "outside" else {"exclude": list(excluded)}
+    fix = {"allow_outside": True} if fault[0] == "outside" else {"exclude": list(excluded)}
     return Finding(
         kind=fault[0],
         error=True,
         text=text.format(*fault[1:], count=len(places)),
         places=[place for place, _ in places],
-        fix=fix,
-        mend=mend if excluded else {},
+        advice=advice,
+        fix=fix if excluded else {},
     )

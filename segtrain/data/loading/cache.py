@@ -10,20 +10,21 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import pickle
 import struct
 import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import numpy as np
 import PIL
 
-from segtrain.config import DataConfig
+from segtrain.console import Note
 from segtrain.data.coco import CocoMask
+from segtrain.data.data_set import DataSet
 from segtrain.data.images import ImageReader
 from segtrain.data.loading.workers import FORK
 from segtrain.data.masks import MaskReader
@@ -61,16 +62,16 @@ def file_of(mask: Path | CocoMask) -> Path:
 class RamCache:
     """Pairs in memory that this process shares with the workers it forks, filled as they are read.
 
-    The first pairs whose sizes fit into `room` bytes have a place; others are decoded each time,
+    The first pairs whose sizes fit into `quota` bytes have a place; others are decoded each time,
     as are those that change after they were kept. A place is written once, so what was read from
     it stays as it is.
     """
 
-    def __init__(self, sizes: list[Size], channels: int, mask_dtype: np.dtype, room: float):
+    def __init__(self, sizes: list[Size], channels: int, mask_dtype: np.dtype, quota: float):
         self.sizes, self.channels, self.mask_dtype = sizes, channels, np.dtype(mask_dtype)
         each = [pair_bytes(size, channels, self.mask_dtype) for size in sizes]
         ends = np.cumsum(each, dtype=np.int64)
-        self.held = int(np.searchsorted(ends, room, side="right"))
+        self.held = int(np.searchsorted(ends, quota, side="right"))
         self.starts = np.concatenate([[0], ends[: self.held]])
         self.nbytes = int(self.starts[-1])
         self.bytes = _shared(self.nbytes, np.uint8)
@@ -110,7 +111,7 @@ class RamCache:
 class DiskCache:
     """Pairs in a folder that runs share: a file each, which appears whole or not at all.
 
-    `room` is how many bytes may still be added, by all workers together. A file that is cut short
+    `quota` is how many bytes may still be added, by all workers together. A file that is cut short
     or not of this cache counts as missing. A folder that can't be written ends the adding with one
     line, not the run.
     """
@@ -121,12 +122,13 @@ class DiskCache:
         images: ImageReader,
         masks: MaskReader,
         folder: Path,
-        room: Synchronized,
+        quota: Synchronized,
     ):
-        self.samples, self.folder, self.room = samples, folder, room
+        self.samples, self.folder, self.quota = samples, folder, quota
         self.channels, self.mask_dtype = images.channels, np.dtype(masks.dtype)
-        readers = (__version__, PIL.__version__, images, masks)
-        self.readers = hashlib.sha256(FORMAT + pickle.dumps(readers))
+        # by value: a pickle of equal readers differs once one of them was broadcast
+        readers = repr((__version__, PIL.__version__, images, masks))
+        self.readers = hashlib.sha256(FORMAT + readers.encode())
 
     def get(self, index: int, stamp: Stamp) -> Pair | None:
         key = self.key(index, stamp)
@@ -149,15 +151,15 @@ class DiskCache:
         content = np.zeros(pair_bytes(mask.shape, image.shape[2], mask.dtype), np.uint8)
         kept_image, kept_mask = _split(content, mask.shape, image.shape[2], mask.dtype)
         kept_image[...], kept_mask[...] = image, mask
-        with self.room.get_lock():
-            if self.room.value < (added := content.nbytes + HEADER.size):
+        with self.quota.get_lock():
+            if self.quota.value < (added := content.nbytes + HEADER.size):
                 return
-            self.room.value -= added
+            self.quota.value -= added
         try:
             write_whole(self.folder / key.hex(), header, content.data)
         except OSError as error:
-            with self.room.get_lock():
-                first, self.room.value = self.room.value >= 0, -1
+            with self.quota.get_lock():
+                first, self.quota.value = self.quota.value >= 0, -1
             if first:
                 print(f"data.cache: no more is kept, {first_line(error)}", file=sys.stderr)
 
@@ -169,76 +171,67 @@ class DiskCache:
         return key.digest()
 
 
-def open_caches(
-    data: DataConfig,
-    splits: dict[str, list[Sample]],
-    sizes: dict[str, list[Size]],
-    images: ImageReader,
-    masks: MaskReader,
-    processes: int = 1,
-) -> tuple[Mapping[str, RamCache | DiskCache], str]:
-    """The cache of each split as data.cache has it, and a line that says what is kept.
+@dataclass(frozen=True)
+class Caches:
+    """The cache of each split, none for those without one, and what is kept there."""
 
-    `sizes` are of the upright images, in the samples' order; `processes`, those of this host, each
-    open their own and share data.cache_gb. {} and '' for data.cache none; {} too, and why, where
-    there is no place.
+    by_split: Mapping[str, RamCache | DiskCache]
+    notes: tuple[Note, ...]
+
+    def get(self, split: str) -> RamCache | DiskCache | None:
+        return self.by_split.get(split)
+
+
+def open_caches(data: DataSet, sizes: dict[str, list[Size]], processes: int = 1) -> Caches:
+    """Open the caches of the splits of `sizes` as data.cache names them.
+
+    `sizes` are of the upright images, in the samples' order. `processes` on this host open caches
+    of their own each, and share data.cache_gb. Without space to write, nothing is cached.
     """
     try:
-        if data.cache == "ram":
-            return _in_memory(data, sizes, images, masks, processes)
-        if data.cache == "disk":
-            return _on_disk(data, splits, sizes, images, masks, processes)
+        if data.config.cache == "ram":
+            return _in_memory(data, sizes, processes)
+        if data.config.cache == "disk":
+            return _on_disk(data, sizes, processes)
     except OSError as error:
-        return {}, f"cache: nothing is kept, {first_line(error)}"
-    return {}, ""
+        return Caches({}, (Note(f"cache: nothing is kept, {first_line(error)}"),))
+    return Caches({}, ())
 
 
-def _in_memory(
-    data: DataConfig,
-    sizes: dict[str, list[Size]],
-    images: ImageReader,
-    masks: MaskReader,
-    processes: int,
-) -> tuple[dict[str, RamCache], str]:
-    bound, free = data.cache_gb * GB, SHARE_OF_FREE_MEMORY * free_memory()
-    room, caches = min(bound, free) / processes, {}
+def _in_memory(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Caches:
+    limit, free = data.config.cache_gb * GB, SHARE_OF_FREE_MEMORY * free_memory()
+    quota, caches = min(limit, free) / processes, {}
     for split, of_split in sizes.items():
-        caches[split] = RamCache(of_split, images.channels, masks.dtype, room)
-        room -= caches[split].nbytes
+        caches[split] = RamCache(of_split, data.images.channels, data.masks.dtype, quota)
+        quota -= caches[split].nbytes
     held, pairs = sum(c.held for c in caches.values()), sum(map(len, sizes.values()))
     line = f"cache: {held} of {pairs} pairs in memory, {_gb(c.nbytes for c in caches.values())}"
     if held < pairs:
-        why = f"data.cache_gb is {data.cache_gb:g}"
-        if free < bound:
+        why = f"data.cache_gb is {data.config.cache_gb:g}"
+        if free < limit:
             why = f"{SHARE_OF_FREE_MEMORY:.0%} of the free memory is taken, {free / GB:.1f} GB"
         line += f"; {why}" + f", for {processes} processes" * (processes > 1)
-    return caches, line
+    return Caches(caches, (Note(line),))
 
 
-def _on_disk(
-    data: DataConfig,
-    splits: dict[str, list[Sample]],
-    sizes: dict[str, list[Size]],
-    images: ImageReader,
-    masks: MaskReader,
-    processes: int,
-) -> tuple[dict[str, DiskCache], str]:
+def _on_disk(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Caches:
     folder = cache_folder() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()  # raises where nothing can be written
-    room = FORK.Value("q", 0)
-    caches = {s: DiskCache(splits[s], images, masks, folder, room) for s in splits}
+    quota = FORK.Value("q", 0)
+    caches = {s: DiskCache(data.splits[s], data.images, data.masks, folder, quota) for s in sizes}
     wanted = {}
     for split, cache in caches.items():
-        for index, (sample, size) in enumerate(zip(splits[split], sizes[split], strict=True)):
+        for index, (sample, size) in enumerate(zip(cache.samples, sizes[split], strict=True)):
             if stamp := stamp_of(sample):
-                nbytes = HEADER.size + pair_bytes(size, images.channels, np.dtype(masks.dtype))
+                nbytes = HEADER.size + pair_bytes(size, cache.channels, cache.mask_dtype)
                 wanted[cache.key(index, stamp).hex()] = nbytes
-    kept = make_room(folder, wanted, int(data.cache_gb * GB))
-    room.value = int(data.cache_gb * GB - sum(kept.values())) // processes
+    kept = evict(folder, wanted, int(data.config.cache_gb * GB))
+    quota.value = int(data.config.cache_gb * GB - sum(kept.values())) // processes
     held = kept.keys() & wanted.keys()
-    line = f"cache: {len(held)} of {sum(map(len, splits.values()))} pairs in {folder}"
-    return caches, f"{line}, {_gb(kept.values())} of {data.cache_gb:g} GB"
+    line = f"cache: {len(held)} of {sum(map(len, sizes.values()))} pairs in {folder}"
+    note = Note(f"{line}, {_gb(kept.values())} of {data.config.cache_gb:g} GB")
+    return Caches(caches, (note,))
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
@@ -292,7 +285,7 @@ def free_memory() -> float:
     return free
 
 
-def make_room(folder: Path, wanted: dict[str, int], bound: int) -> dict[str, int]:
+def evict(folder: Path, wanted: dict[str, int], bound: int) -> dict[str, int]:
     """Bytes of each file in `folder` once those not used for longest are gone.
 
     `wanted` are the names and bytes of a run's own: its files are marked as used now, and as far

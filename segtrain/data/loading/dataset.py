@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from segtrain.data.data_set import DataSet
 from segtrain.data.findings import MOST_SKIPPED
 from segtrain.data.loading.cache import DiskCache, RamCache, stamp_of
 from segtrain.data.loading.sampling import BatchSampler, Draw
@@ -54,6 +55,18 @@ class Pairs(Dataset):
         self.augmentation, self.cache, self.on_error = augmentation, cache, on_error
         self.unread: dict[int, SegtrainError] = {}
         self.most_unread = int(MOST_SKIPPED * len(samples))
+
+    @classmethod
+    def of(
+        cls,
+        data: DataSet,
+        split: str,
+        augmentation: Callable | None = None,
+        cache: RamCache | DiskCache | None = None,
+    ) -> Pairs:
+        """Return the pairs of a split. Raises UsageError where there is no such split."""
+        samples, on_error = data.split(split), data.config.on_error
+        return cls(samples, data.images, data.masks, augmentation, cache, on_error)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -119,7 +132,7 @@ class Pairs(Dataset):
         if len(self.unread) > self.most_unread:
             raise SegtrainError(
                 f"{len(self.unread)} of {len(self)} pairs can't be read, more than the 1 % that "
-                f"data.on_error: skip bears: {shorten(self.unread.values())}; mend or remove them, "
+                f"data.on_error: skip bears: {shorten(self.unread.values())}; fix or remove them, "
                 "or name them in data.exclude"
             )
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segtrain.config import DataConfig
+from segtrain.data.data_set import DataSet
 from segtrain.errors import UsageError, did_you_mean, shorten
 
 RARE = 0.25  # of an even share of the pixels: a class with less is rare
@@ -52,18 +52,18 @@ class ClassDraws:
         return Draw(DRAWN + number, int(index), class_id if self.centred else -1)
 
 
-def class_draws(data: DataConfig, by_image: np.ndarray) -> ClassDraws | None:
-    """What data.sampler draws by class; None for uniform. The names of the classes are known.
+def class_draws(data: DataSet, by_image: np.ndarray) -> ClassDraws | None:
+    """What data.sampler draws by class; None for uniform.
 
     by_image (images, C): pixels of each class in each training mask. Raises UsageError where
     rare-crop has no class to centre on.
     """
-    if data.sampler == "uniform":
+    if data.config.sampler == "uniform":
         return None
-    if data.sampler == "class-balanced":
+    if data.config.sampler == "class-balanced":
         return ClassDraws(_images_of(range(by_image.shape[1]), by_image))
     images = _images_of(_rare_classes(data, by_image.sum(0)), by_image)
-    return ClassDraws(images, data.rare_share, centred=True)
+    return ClassDraws(images, data.config.rare_share, centred=True)
 
 
 def _images_of(classes: Iterable[int], by_image: np.ndarray) -> dict[int, np.ndarray]:
@@ -72,12 +72,11 @@ def _images_of(classes: Iterable[int], by_image: np.ndarray) -> dict[int, np.nda
     return {c: images for c, images in found.items() if len(images)}
 
 
-def _rare_classes(data: DataConfig, pixels: np.ndarray) -> list[int]:
+def _rare_classes(data: DataSet, pixels: np.ndarray) -> list[int]:
     """Ids of data.rare_classes, or of the classes with few pixels; all are in some image."""
-    names = data.classes
-    assert names is not None
-    if data.rare_classes is not None:
-        for name in data.rare_classes:
+    names, rare_names = data.classes, data.config.rare_classes
+    if rare_names is not None:
+        for name in rare_names:
             if name not in names:
                 raise UsageError(
                     f"data.rare_classes: no class {name!r}{did_you_mean(name, names)}; "
@@ -87,7 +86,7 @@ def _rare_classes(data: DataConfig, pixels: np.ndarray) -> list[int]:
                 raise UsageError(
                     f"data.rare_classes: no training mask has a pixel of {name!r}; leave it out"
                 )
-        return sorted({names.index(name) for name in data.rare_classes})
+        return sorted({names.index(name) for name in rare_names})
     shares, limit = pixels / max(pixels.sum(), 1), RARE / len(pixels)
     rare = np.flatnonzero((pixels > 0) & (shares < limit)).tolist()
     if not rare:

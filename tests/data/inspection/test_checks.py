@@ -1,4 +1,4 @@
-"""Facts -> findings: what is an error, what is a note, and the line that mends it."""
+"""Facts -> findings: what is an error, what is a note, and the line that fixes it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from segtrain.config import DataConfig
-from segtrain.data.findings import Finding, merge_mends, raise_errors
+from segtrain.data.findings import Finding, merge_fixes, raise_errors
 from segtrain.data.inspection.checks import DARK, Faults, by_place, class_pixels, unknown_of
-from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts
+from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts, UnreadablePair
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
@@ -21,17 +21,19 @@ faults = Faults(ROOT)
 SIZE = (4, 6)
 
 
-def fact(name: str, image: dict | str = {}, mask: dict | str = {}) -> PairFacts:
+def sample(name: str) -> Sample:
+    return Sample(ROOT / "images" / f"{name}.png", ROOT / "masks" / f"{name}.png")
+
+
+def fact(name: str, image: dict = {}, mask: dict = {}) -> PairFacts:
     """The facts of a good pair, changed."""
-    sample = Sample(ROOT / "images" / f"{name}.png", ROOT / "masks" / f"{name}.png")
     digest = {"size": SIZE, "digest": name, "pixels": 24, "highest": 255}
-    return PairFacts(
-        sample,
-        image if isinstance(image, str) else ImageFacts(**digest | image),
-        mask
-        if isinstance(mask, str)
-        else MaskFacts(**{"size": SIZE, "values": {0: 12, 1: 12}} | mask),
-    )
+    values = {"size": SIZE, "values": {0: 12, 1: 12}}
+    return PairFacts(sample(name), ImageFacts(**digest | image), MaskFacts(**values | mask))
+
+
+def unreadable(name: str, *reasons: str) -> UnreadablePair:
+    return UnreadablePair(sample(name), [f"{ROOT}/{reason}" for reason in reasons])
 
 
 def one(findings: list[Finding]) -> Finding:
@@ -44,15 +46,14 @@ def one(findings: list[Finding]) -> Finding:
 
 def test_good_pairs_have_no_fault():
     assert faults.unreadable([fact("a"), fact("b")]) == []
-    assert all(map(Faults.is_usable, [fact("a"), fact("b")]))
 
 
 def test_unreadable_files_are_named_with_the_reason():
     bad = [
-        fact("a", image=f"{ROOT}/images/a.png: truncated"),
+        unreadable("a", "images/a.png: truncated"),
         fact("b"),
-        fact("c", mask=f"{ROOT}/masks/c.png: not an image"),
-        fact("d", f"{ROOT}/images/d.png: gone", f"{ROOT}/masks/d.png: gone"),
+        unreadable("c", "masks/c.png: not an image"),
+        unreadable("d", "images/d.png: gone", "masks/d.png: gone"),
     ]
     finding = one(faults.unreadable(bad))
     assert (finding.kind, finding.error) == ("unreadable", True)
@@ -64,8 +65,7 @@ def test_unreadable_files_are_named_with_the_reason():
         "masks/d.png: gone",
     ]
     excluded = ["images/a.png", "images/c.png", "images/d.png"]
-    assert finding.mend == {"exclude": excluded}
-    assert [Faults.is_usable(pair) for pair in bad] == [False, True, False, False]
+    assert finding.fix == {"exclude": excluded}
 
 
 def test_sizes_say_width_and_height_of_both():
@@ -73,7 +73,7 @@ def test_sizes_say_width_and_height_of_both():
     assert (finding.kind, finding.error) == ("size", True)
     assert "1 pair" in finding.text
     assert finding.places == ["images/a.png is 6x4 (width x height), masks/a.png is 7x4"]
-    assert finding.mend == {"exclude": ["images/a.png"]}
+    assert finding.fix == {"exclude": ["images/a.png"]}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_mask_that_was_not_turned_with_its_image(turned: bool, size: tuple, hi
 
 
 def test_both_kinds_at_once():
-    pairs = [fact("a", image="a.png: bad"), fact("b", mask={"size": (9, 9)})]
+    pairs = [unreadable("a", "a.png: bad"), fact("b", mask={"size": (9, 9)})]
     assert [finding.kind for finding in faults.unreadable(pairs)] == ["unreadable", "size"]
 
 
@@ -99,7 +99,7 @@ def test_unknown_values_are_errors_in_every_split(split: str):
     assert (finding.kind, finding.error) == ("value", True)
     assert "1 mask" in finding.text and "0..1" in finding.text and "255" in finding.text
     assert finding.places == ["masks/b.png has value 7 (2 px), 9 (19 px)"]
-    assert finding.mend == {"label_map": {7: "ignore", 9: "ignore"}}
+    assert finding.fix == {"label_map": {7: "ignore", 9: "ignore"}}
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_values_that_mean_something_are_none(label_map: dict, lb_ignore: int, kn
     assert (faults.values(facts, MaskReader(2, label_map, lb_ignore)) == []) == known
 
 
-def test_the_mend_of_values_mends_them():
+def test_the_fix_of_values_fixes_them():
     facts = {"train": [fact("a", mask={"values": {0: 3, 7: 2, 300: 4, -1: 1}})]}
-    label_map = one(faults.values(facts, MaskReader(2))).mend["label_map"]
+    label_map = one(faults.values(facts, MaskReader(2))).fix["label_map"]
     assert faults.values(facts, MaskReader(2, label_map)) == []
 
 
@@ -121,7 +121,7 @@ def test_smooth_masks_are_told_from_wrong_values():
     mask = {"values": {0: 3, 7: 2}, "smooth": 0.4}
     finding = one(faults.values({"train": [fact("a", mask=mask)]}, MaskReader(2)))
     assert (finding.kind, finding.error) == ("smooth", True)
-    assert finding.mend == {"allow_lossy_masks": True}
+    assert finding.fix == {"allow_lossy_masks": True}
     assert "smooth" in finding.text and "nearest neighbour" in finding.remedy
     assert not finding.remedy.rstrip().endswith((",", "or"))
 
@@ -150,21 +150,21 @@ def test_without_palette_every_colour_may_be_a_class():
     assert finding.error and finding.places == [
         "masks/a.png: (0, 0, 0) (20 px), (255, 0, 0) (4 px)"
     ]
-    assert finding.mend["palette"] == [[0, 0, 0], [255, 0, 0]]
-    assert len(finding.mend["classes"]) == 2 == len(set(finding.mend["classes"]))
+    assert finding.fix["palette"] == [[0, 0, 0], [255, 0, 0]]
+    assert len(finding.fix["classes"]) == 2 == len(set(finding.fix["classes"]))
 
 
 def test_hundreds_of_colours_are_no_classes():
     mask = {"values": {}, "colours": dict.fromkeys(range(300), 2)}
     finding = one(faults.without_palette([fact("a", mask=mask)]))
-    assert finding.error and not finding.mend and "300 colours" in finding.text
+    assert finding.error and not finding.fix and "300 colours" in finding.text
 
 
 def test_lossy_masks_are_errors():
     facts = {"train": [fact("a", mask={"lossy": True}), fact("b")], "val": [fact("c")]}
     finding = one(faults.lossy(facts, DataConfig(classes=["a", "b"]), ["a", "b"]))
     assert (finding.kind, finding.error, finding.places) == ("lossy", True, ["masks/a.png"])
-    assert "labels" in finding.text and finding.mend == {"allow_lossy_masks": True}
+    assert "labels" in finding.text and finding.fix == {"allow_lossy_masks": True}
     assert faults.lossy({"train": [fact("a")]}, DataConfig(), ["a", "b"]) == []
 
 
@@ -253,24 +253,22 @@ def test_the_same_content_in_two_splits_is_an_error_and_train_gives_way():
     finding = leak(train=["a1", "b1", "c1"], val=["a2", "d1"], test=["b2"])
     assert finding.error and "2 times" in finding.text
     assert finding.places == ["images/a1.png = images/a2.png", "images/b1.png = images/b2.png"]
-    assert finding.mend == {"exclude": ["images/a1.png", "images/b1.png"]}
+    assert finding.fix == {"exclude": ["images/a1.png", "images/b1.png"]}
 
 
 def test_of_val_and_test_one_alone_stays():
-    excluded = leak(train=["x1", "a1"], val=["a2", "y1"], test=["a3", "z1"]).mend["exclude"]
+    excluded = leak(train=["x1", "a1"], val=["a2", "y1"], test=["a3", "z1"]).fix["exclude"]
     assert len(excluded) == 2 and "images/a1.png" in excluded
 
 
-def test_what_would_leave_no_training_image_is_no_mend():
+def test_what_would_leave_no_training_image_is_no_fix():
     finding = leak(train=["a1", "b1"], val=["a2", "b2", "c2"])
-    assert finding.error and not finding.mend and "train" in finding.remedy
+    assert finding.error and not finding.fix and "train" in finding.remedy
 
 
-def test_what_would_leave_no_val_image_is_no_mend():
+def test_what_would_leave_no_val_image_is_no_fix():
     finding = leak(train=["x1"], val=["a2", "b2"], test=["a3", "b3"])
-    assert (
-        "images/a2.png" not in finding.mend.get("exclude", []) or len(finding.mend["exclude"]) < 2
-    )
+    assert "images/a2.png" not in finding.fix.get("exclude", []) or len(finding.fix["exclude"]) < 2
 
 
 def test_the_same_image_twice_in_a_split_is_a_note():
@@ -278,7 +276,7 @@ def test_the_same_image_twice_in_a_split_is_a_note():
     finding = one(faults.duplicates(facts))
     assert (finding.kind, finding.error) == ("duplicate", False)
     assert finding.places == ["images/a.png = images/b.png = images/c.png"]
-    assert finding.mend == {"exclude": ["images/b.png", "images/c.png"]}
+    assert finding.fix == {"exclude": ["images/b.png", "images/c.png"]}
 
 
 def test_nearly_the_same_images_are_notes_within_and_across_splits():
@@ -327,7 +325,7 @@ def deep(highest: int, **more) -> PairFacts:
 def test_dark_16_bit_images_get_the_range_that_holds_them(highest: int, value_range: list[int]):
     finding = one(faults.dark({"train": [deep(highest)]}, DataConfig()))
     assert (finding.kind, finding.error) == ("range", False)
-    assert finding.mend == {"value_range": value_range}
+    assert finding.fix == {"value_range": value_range}
     assert str(256 * highest + 255) in finding.text
 
 
@@ -347,7 +345,7 @@ def test_the_brightest_deep_image_of_all_counts():
 
 def test_only_errors_are_raised_all_in_one_line():
     findings = [
-        Finding("a", True, "2 files cannot be read", ["x", "y"], "mend them", {"exclude": ["x"]}),
+        Finding("a", True, "2 files cannot be read", ["x", "y"], "fix them", {"exclude": ["x"]}),
         Finding("b", False, "a note"),
         Finding("c", True, "sizes differ"),
     ]
@@ -357,7 +355,7 @@ def test_only_errors_are_raised_all_in_one_line():
     assert "\n" not in text and "a note" not in text
     for words in (
         "2 files cannot be read: x, y",
-        "data.exclude: [x], or mend them",
+        "data.exclude: [x], or fix them",
         "sizes differ",
     ):
         assert words in text
@@ -365,9 +363,9 @@ def test_only_errors_are_raised_all_in_one_line():
     raise_errors([])
 
 
-def test_mends_that_belong_together_are_joined_by_and():
-    mend = {"palette": [[0, 0, 0]], "classes": ["sky"]}
-    remedy = Finding("colour", True, "", [], "or else", mend).remedy
+def test_fixes_that_belong_together_are_joined_by_and():
+    fix = {"palette": [[0, 0, 0]], "classes": ["sky"]}
+    remedy = Finding("colour", True, "", [], "or else", fix).remedy
     assert remedy == "data.palette: [[0, 0, 0]] and data.classes: [sky], or or else"
 
 
@@ -381,10 +379,10 @@ def test_mends_that_belong_together_are_joined_by_and():
         ([[0, 0, 0], [1, 2, 3]], "[[0, 0, 0], [1, 2, 3]]"),
     ],
 )
-def test_the_line_of_a_mend_is_yaml(value, line: str):
+def test_the_line_of_a_fix_is_yaml(value, line: str):
     import yaml
 
-    shown = Finding("x", True, "", mend={"key": value}).remedy
+    shown = Finding("x", True, "", fix={"key": value}).remedy
     assert shown == f"data.key: {line}"
     assert yaml.safe_load(shown) == {"data.key": value}
 
@@ -396,22 +394,22 @@ def test_the_line_of_a_mend_is_yaml(value, line: str):
 def test_the_line_of_odd_names_is_yaml_too(name: str):
     import yaml
 
-    shown = Finding("x", True, "", mend={"exclude": [name]}).remedy
+    shown = Finding("x", True, "", fix={"exclude": [name]}).remedy
     assert yaml.safe_load(shown) == {"data.exclude": [name]}
 
 
-def test_mends_of_all_errors_are_merged():
+def test_fixes_of_all_errors_are_merged():
     findings = [
-        Finding("a", True, "", mend={"exclude": ["x", "y"], "label_map": {7: "ignore"}}),
-        Finding("b", True, "", mend={"exclude": ["y", "z"], "label_map": {8: 1}}),
-        Finding("c", False, "", mend={"exclude": ["note"]}),
-        Finding("d", True, "", mend={"allow_lossy_masks": True, "palette": [[0, 0, 0], [1, 1, 1]]}),
+        Finding("a", True, "", fix={"exclude": ["x", "y"], "label_map": {7: "ignore"}}),
+        Finding("b", True, "", fix={"exclude": ["y", "z"], "label_map": {8: 1}}),
+        Finding("c", False, "", fix={"exclude": ["note"]}),
+        Finding("d", True, "", fix={"allow_lossy_masks": True, "palette": [[0, 0, 0], [1, 1, 1]]}),
     ]
-    assert merge_mends(findings) == {
+    assert merge_fixes(findings) == {
         "exclude": ["x", "y", "z"],
         "label_map": {7: "ignore", 8: 1},
         "allow_lossy_masks": True,
         "palette": [[0, 0, 0], [1, 1, 1]],
     }
-    assert findings[0].mend["exclude"] == ["x", "y"]  # as they were
-    assert merge_mends([]) == {}
+    assert findings[0].fix["exclude"] == ["x", "y"]  # as they were
+    assert merge_fixes([]) == {}

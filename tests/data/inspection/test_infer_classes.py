@@ -55,20 +55,20 @@ def test_no_values_at_all_are_refused():
 
 
 @pytest.mark.parametrize("values, classes", [({0, 2, 5}, 3), ({0, 255}, 2), ({1, 2}, 2)])
-def test_the_mend_makes_classes_of_the_values(values: set[int], classes: int):
+def test_the_fix_makes_classes_of_the_values(values: set[int], classes: int):
     error = unclear(values)
-    found = find_num_classes(dict.fromkeys(values, 10), error.mend["label_map"], 255)
-    assert found == classes == len(error.mend["classes"])
-    assert str(error.mend["label_map"]) in str(error)
+    found = find_num_classes(dict.fromkeys(values, 10), error.fix["label_map"], 255)
+    assert found == classes == len(error.fix["classes"])
+    assert str(error.fix["label_map"]) in str(error)
 
 
-def test_the_mend_leaves_the_ignored_value_ignored_where_two_classes_remain():
-    assert unclear({0, 2, 255}).mend["label_map"].get(255, "ignore") == "ignore"
-    assert unclear({0, 1, 3, 11}, lb_ignore=11).mend["label_map"].get(11, "ignore") == "ignore"
+def test_the_fix_leaves_the_ignored_value_ignored_where_two_classes_remain():
+    assert unclear({0, 2, 255}).fix["label_map"].get(255, "ignore") == "ignore"
+    assert unclear({0, 1, 3, 11}, lb_ignore=11).fix["label_map"].get(11, "ignore") == "ignore"
 
 
-def test_one_value_alone_cannot_be_mended():
-    assert unclear({0}).mend == unclear({255}).mend == {}
+def test_one_value_alone_cannot_be_fixed():
+    assert unclear({0}).fix == unclear({255}).fix == {}
 
 
 def test_smooth_black_and_white_is_told_from_many_classes():
@@ -76,10 +76,10 @@ def test_smooth_black_and_white_is_told_from_many_classes():
     values = dict.fromkeys(range(256), 4) | {0: 5000, 255: 3000}
     with pytest.raises(ClassesUnclear) as raised:
         find_num_classes(values, {}, 255)
-    mend = raised.value.mend
-    assert (mend["label_map"], mend["allow_lossy_masks"], len(mend["classes"])) == (
+    fix = raised.value.fix
+    assert (fix["label_map"], fix["allow_lossy_masks"], len(fix["classes"])) == (
         {255: 1},
         True,
         2,
     )
-    assert unclear(range(50, 250)).mend == {}
+    assert unclear(range(50, 250)).fix == {}

@@ -21,8 +21,9 @@ from segtrain.data.inspection import scan
 from segtrain.data.inspection.scan import (
     MOST_VALUES,
     ImageFacts,
-    MaskFacts,
+    PairFacts,
     Scanner,
+    UnreadablePair,
     count_values,
     difference_hash,
     image_facts,
@@ -185,7 +186,7 @@ def test_the_quick_scan_reads_headers_alone(tmp_path: Path):
     (quick,) = scanner(tmp_path)([sample])
     assert quick.image == ImageFacts((40, 30))
     (full,) = scanner(tmp_path, full=True)([sample])
-    assert "a.png: the image is truncated" in full.image
+    assert "a.png: the image is truncated" in full.reasons[0]
 
 
 def test_unreadable_files_are_facts_too(tmp_path: Path):
@@ -193,9 +194,9 @@ def test_unreadable_files_are_facts_too(tmp_path: Path):
     samples[0].image.write_bytes(b"?")
     samples[1].mask.unlink()
     facts = scanner(tmp_path, full=True)(samples)
-    assert "a.png: not an image" in facts[0].image and facts[0].mask.size == (4, 5)
-    assert "b_mask.png: no such file" in facts[1].mask and facts[1].image.size == (4, 5)
-    assert facts[2].image.size == facts[2].mask.size
+    (image,), (mask,) = facts[0].reasons, facts[1].reasons
+    assert "a.png: not an image" in image and "b_mask.png: no such file" in mask
+    assert [type(fact) for fact in facts] == [UnreadablePair, UnreadablePair, PairFacts]
 
 
 def test_an_image_of_no_pixels_is_unreadable(tmp_path: Path):
@@ -374,7 +375,7 @@ def test_a_file_that_is_gone_is_not_remembered(tmp_path: Path):
     samples = samples_of(root)
     scanner(root, full=True)(samples)
     samples[0].image.unlink()
-    assert "no such file" in scanner(root, full=True)(samples)[0].image
+    assert "no such file" in scanner(root, full=True)(samples)[0].reasons[0]
 
 
 def test_damaged_files_are_tried_again(tmp_path: Path):
@@ -383,10 +384,10 @@ def test_damaged_files_are_tried_again(tmp_path: Path):
     status, good = samples[0].mask.stat(), samples[0].mask.read_bytes()
     samples[0].mask.write_bytes(bytes(len(good)))
     os.utime(samples[0].mask, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert isinstance(scanner(root)(samples)[0].mask, str)
+    assert isinstance(scanner(root)(samples)[0], UnreadablePair)
     samples[0].mask.write_bytes(good)
     os.utime(samples[0].mask, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert isinstance(scanner(root)(samples)[0].mask, MaskFacts)
+    assert isinstance(scanner(root)(samples)[0], PairFacts)
 
 
 @pytest.mark.parametrize(
@@ -477,7 +478,7 @@ def test_a_damaged_cache_is_ignored(tmp_path: Path, cache: Path, damage: str):
     text = DAMAGE[damage](kept.read_text())
     kept.write_bytes(text.encode(errors="surrogateescape"))
     assert scanner(root)(samples_of(root)) == first
-    assert scanner(root)(samples_of(root)) == first  # and is mended
+    assert scanner(root)(samples_of(root)) == first  # and is fixed
 
 
 def test_names_that_are_no_text_are_kept_too(tmp_path: Path, calls: Counter):

@@ -13,11 +13,10 @@ from conftest import scene, write_pairs
 from PIL import Image
 
 from segtrain.config import DataConfig
-from segtrain.config.loading import revised
 from segtrain.data import demo
-from segtrain.data.findings import Finding, merge_mends
-from segtrain.data.inspection.survey import prepare, survey
-from segtrain.data.layouts.locate import demo_folder, locate, root_of
+from segtrain.data.findings import Finding, apply_fixes, merge_fixes
+from segtrain.data.inspection.survey import Survey, prepare, survey
+from segtrain.data.layouts.locate import demo_folder, locate
 from segtrain.errors import SegtrainError
 
 
@@ -31,13 +30,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+def lines(found: Survey) -> list[str]:
+    """What fit prints of a data set."""
+    return [str(note) for note in (*found.data_set.notes, *found.notes)]
+
+
 def test_what_is_found_is_filled_in_and_said(tmp_path: Path):
     prepared = prepare(DataConfig(path=str(write_pairs(tmp_path / "set"))))
-    assert prepared.data.classes == ["0", "1", "2"]
-    assert len(set(prepared.palette)) == 3
+    assert prepared.data_set.classes == ["0", "1", "2"]
+    assert len(set(prepared.data_set.palette)) == 3
     assert prepared.median_size == (48, 40)
-    assert {split: len(pairs) for split, pairs in prepared.splits.items()} == {"train": 5, "val": 1}
-    text = "\n".join(prepared.summary)
+    assert {s: len(p) for s, p in prepared.data_set.splits.items()} == {
+        "train": 5,
+        "val": 1,
+    }
+    text = "\n".join(lines(prepared))
     for words in (str(tmp_path / "set"), "5 train, 1 val", "images + masks", "ids 0..2 found"):
         assert words in text
 
@@ -58,7 +65,7 @@ def test_the_ids_found_are_said_with_what_is_ignored(tmp_path: Path, values, lab
     root = write_pairs(tmp_path / "set", 2)
     for path in (root / "masks").iterdir():
         Image.fromarray(np.resize(values, (48, 40)).astype(np.uint8)).save(path)
-    summary = prepare(DataConfig(path=str(root), label_map=label_map)).summary
+    summary = lines(prepare(DataConfig(path=str(root), label_map=label_map)))
     assert f"classes: {said}" in summary
 
 
@@ -70,12 +77,13 @@ def test_shares_of_training_pixels_are_said(tmp_path: Path):
             mask = np.full((48, 40), value, np.uint8)
             mask[:12] = 0
             Image.fromarray(mask).save(path)
-    summary = prepare(DataConfig(path=str(root), classes=["out", "in"])).summary
+    summary = lines(prepare(DataConfig(path=str(root), classes=["out", "in"])))
     assert summary[-1] == "training pixels: out 25.00%, in 75.00%"
 
 
 def test_without_a_path_the_demo_is_taken_and_made_once(cache: Path):
-    data, why = locate(DataConfig())
+    found = locate(DataConfig())
+    data, why = found.config, str(found.note)
     assert data.path == "demo" and "no data set in data/" in why and str(cache) in why
     assert (data.classes, data.palette) == (list(demo.CLASSES), list(demo.PALETTE))
     first = {path: path.stat().st_mtime_ns for path in demo_folder().rglob("*.png")}
@@ -86,16 +94,19 @@ def test_without_a_path_the_demo_is_taken_and_made_once(cache: Path):
 
 def test_a_data_set_in_data_comes_before_the_demo(cache: Path, tmp_path: Path):
     write_pairs(tmp_path / "data")
-    assert Path(locate(DataConfig())[0].path).resolve() == (tmp_path / "data").resolve()
+    assert Path(locate(DataConfig()).config.path).resolve() == (tmp_path / "data").resolve()
     assert not cache.exists()
-    assert locate(DataConfig(path="demo"))[0].path == "demo"
+    assert locate(DataConfig(path="demo")).config.path == "demo"
 
 
 def test_the_demo_can_be_prepared(cache: Path):
     prepared = prepare(DataConfig(path="demo"))
-    assert prepared.data.classes == list(demo.CLASSES)
-    assert [tuple(c) for c in prepared.palette] == list(demo.PALETTE)
-    assert {split: len(pairs) for split, pairs in prepared.splits.items()} == {"train": 3, "val": 2}
+    assert prepared.data_set.classes == list(demo.CLASSES)
+    assert [tuple(c) for c in prepared.data_set.palette] == list(demo.PALETTE)
+    assert {s: len(p) for s, p in prepared.data_set.splits.items()} == {
+        "train": 3,
+        "val": 2,
+    }
 
 
 def test_a_demo_that_fails_to_be_written_leaves_nothing(cache: Path, monkeypatch):
@@ -114,7 +125,7 @@ def test_ids_named_by_label_map_become_classes(tmp_path: Path):
     root = write_pairs(tmp_path / "set")
     label_map = {0: "ignore", 1: 0, 2: 1}
     prepared = prepare(DataConfig(path=str(root), label_map=label_map))
-    assert prepared.data.classes == ["0", "1"]
+    assert prepared.data_set.classes == ["0", "1"]
 
 
 def test_a_class_has_its_mask_values_colour(tmp_path: Path):
@@ -122,8 +133,8 @@ def test_a_class_has_its_mask_values_colour(tmp_path: Path):
     palette = [(1, 1, 1), (200, 0, 0), (0, 0, 200)]
     data = DataConfig(path=str(root), label_map={0: "ignore", 1: 0, 2: 1}, palette=palette)
     prepared = prepare(data)
-    assert [tuple(colour) for colour in prepared.palette] == palette[1:]
-    assert [tuple(colour) for colour in prepared.data.palette] == palette  # still reads masks
+    assert [tuple(colour) for colour in prepared.data_set.palette] == palette[1:]
+    assert [tuple(colour) for colour in prepared.data_set.masks.palette] == palette
 
 
 @pytest.mark.parametrize(
@@ -247,8 +258,8 @@ def errors(findings: list[Finding]) -> list[Finding]:
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors_are_found_named_and_mended(tmp_path: Path, case: str):
-    """The one error, with its file and value; the mend's fields make the data set good."""
+def test_errors_are_found_named_and_fixed(tmp_path: Path, case: str):
+    """The one error, with its file and value; the fix's fields make the data set good."""
     spoil, fields, kind, words = ERRORS[case]
     root = split_set(tmp_path / "set")
     spoil(root)
@@ -259,10 +270,10 @@ def test_errors_are_found_named_and_mended(tmp_path: Path, case: str):
     text = "\n".join(place for f in found.findings if f.kind == kind for place in f.places)
     assert [word for word in words if word not in text] == []
     assert not text or str(tmp_path) not in text
-    mended = revised(found.data, merge_mends(found.findings), "data")
-    after = survey(mended, full=True)
+    fixed = apply_fixes(found.config, found.findings)
+    after = survey(fixed, full=True)
     assert errors(after.findings) == []
-    prepare(mended)
+    prepare(fixed)
 
 
 def test_a_class_id_equal_to_lb_ignore(tmp_path: Path):
@@ -270,8 +281,8 @@ def test_a_class_id_equal_to_lb_ignore(tmp_path: Path):
     root = split_set(tmp_path / "set")
     (finding,) = errors(survey(DataConfig(path=str(root), lb_ignore=1), full=True).findings)
     assert finding.kind == "classes" and "lb_ignore" in finding.text
-    mended = revised(DataConfig(path=str(root), lb_ignore=1), finding.mend, "data")
-    assert not finding.mend or errors(survey(mended, full=True).findings) == []
+    fixed = apply_fixes(DataConfig(path=str(root), lb_ignore=1), [finding])
+    assert not finding.fix or errors(survey(fixed, full=True).findings) == []
 
 
 QUICKLY_UNSEEN = {"truncated image", "the same re-encoded"}  # they need the images' pixels
@@ -347,8 +358,8 @@ def test_an_unknown_value_in_val_is_found_along_with_unclear_classes(tmp_path: P
     repaint(root / "masks/val/011.png", first_pixels(7))
     found = survey(DataConfig(path=str(root)), full=True)
     assert "masks/val/011.png has value 7 (3 px)" in str([f.places for f in found.findings])
-    mended = revised(found.data, merge_mends(found.findings), "data")
-    assert errors(survey(mended, full=True).findings) == []
+    fixed = apply_fixes(found.config, found.findings)
+    assert errors(survey(fixed, full=True).findings) == []
 
 
 def test_the_test_split_is_part_of_the_full_survey_alone(tmp_path: Path):
@@ -358,10 +369,10 @@ def test_the_test_split_is_part_of_the_full_survey_alone(tmp_path: Path):
     found = survey(DataConfig(path=str(root)), full=True)
     assert "masks/test/020.png has value 9 (3 px)" in errors(found.findings)[0].places
     assert set(prepare(DataConfig(path=str(root))).facts) == {"train", "val"}
-    assert set(prepare(DataConfig(path=str(root))).splits) == {"train", "val", "test"}
+    assert set(prepare(DataConfig(path=str(root))).data_set.splits) == {"train", "val", "test"}
 
 
-def test_the_mend_of_duplicates_holds_where_val_is_drawn(tmp_path: Path):
+def test_the_fix_of_duplicates_holds_where_val_is_drawn(tmp_path: Path):
     """Leaving out files must not draw another val, with other doubles across it."""
     root = write_pairs(tmp_path / "set", 20)
     for index in range(20):
@@ -369,35 +380,35 @@ def test_the_mend_of_duplicates_holds_where_val_is_drawn(tmp_path: Path):
             source = root / folder / f"{index:03d}.png"
             shutil.copy(source, source.with_stem(f"{index:03d}b"))
     found = survey(DataConfig(path=str(root)), full=True)
-    mended = revised(found.data, merge_mends(found.findings), "data")
-    assert errors(survey(mended, full=True).findings) == []
+    fixed = apply_fixes(found.config, found.findings)
+    assert errors(survey(fixed, full=True).findings) == []
 
 
 @pytest.mark.parametrize("name", ["my.txt", "train.txt"])
-def test_the_mend_holds_for_a_list(tmp_path: Path, name: str):
+def test_the_fix_holds_for_a_list(tmp_path: Path, name: str):
     root = write_pairs(tmp_path / "set", 8)
     lines = [f"images/{i:03d}.png masks/{i:03d}.png\n" for i in range(8)]
     (root / name).write_text("".join(lines))
     cut(root / "masks/003.png")
     found = survey(DataConfig(path=str(root / name)), full=True)
-    assert merge_mends(found.findings) == {"exclude": ["images/003.png"]}
-    assert errors(survey(revised(found.data, merge_mends(found.findings), "data")).findings) == []
+    assert merge_fixes(found.findings) == {"exclude": ["images/003.png"]}
+    assert errors(survey(apply_fixes(found.config, found.findings)).findings) == []
 
 
-def test_val_that_is_a_copy_of_train_is_not_mended_away(tmp_path: Path):
+def test_val_that_is_a_copy_of_train_is_not_fixed_away(tmp_path: Path):
     root = split_set(tmp_path / "set")
     for folder in ("images", "masks"):
         shutil.rmtree(root / folder / "val")
         shutil.copytree(root / folder / "train", root / folder / "val")
     found = survey(DataConfig(path=str(root)), full=True)
     (leak,) = errors(found.findings)
-    assert leak.kind == "leak" and not leak.mend and "4 times" in leak.text and leak.remedy
+    assert leak.kind == "leak" and not leak.fix and "4 times" in leak.text and leak.remedy
 
 
 def test_images_of_other_channels_are_not_all_excluded(tmp_path: Path):
     root = split_set(tmp_path / "set")
     found = survey(DataConfig(path=str(root)), channels=4, full=True)
-    assert merge_mends(found.findings) == {}
+    assert merge_fixes(found.findings) == {}
     assert "model.in_channels" in str(errors(found.findings)[0])
 
 
@@ -425,14 +436,14 @@ def test_damaged_files_are_skipped_up_to_one_in_a_hundred(tmp_path: Path, count:
     else:
         found = prepare(skipping)
         assert [finding.kind for finding in found.findings] == ["skipped"]
-        assert len(found.splits["train"]) == 99 == len(found.sizes["train"])
-        assert any("skipped" in line and "masks/train/000.png" in line for line in found.summary)
+        assert len(found.data_set.splits["train"]) == 99 == len(found.sizes["train"])
+        assert any("skipped" in line and "masks/train/000.png" in line for line in lines(found))
 
 
 def test_alpha_is_said(tmp_path: Path):
     root = split_set(tmp_path / "set")
     repaint(root / "images/train/001.png", lambda i: np.dstack([i, i[..., :1]]))
-    summary = "\n".join(survey(DataConfig(path=str(root))).summary)
+    summary = "\n".join(lines(survey(DataConfig(path=str(root)))))
     assert "images: 1 have an alpha channel, which is dropped" in summary or "1 has" in summary
 
 
@@ -459,7 +470,7 @@ def test_median_size_and_pixels_where_present(tmp_path: Path):
 def test_hard_masks_are_read_as_ever_where_lossy_ones_are_allowed(tmp_path: Path):
     root = split_set(tmp_path / "set")
     found = prepare(DataConfig(path=str(root), allow_lossy_masks=True))
-    assert found.data.classes == ["0", "1", "2"] and "nearest" not in "".join(found.summary)
+    assert found.data_set.classes == ["0", "1", "2"] and "nearest" not in "".join(lines(found))
     stray = np.asarray(Image.open(next((root / "masks/train").iterdir()))).copy()
     stray[:4] = 7
     Image.fromarray(stray).save(next((root / "masks/train").iterdir()))
@@ -477,7 +488,7 @@ def test_a_second_survey_reads_nothing(tmp_path: Path, monkeypatch):
     for name in ("image_facts", "mask_facts", "header_facts"):
         monkeypatch.setattr(f"segtrain.data.inspection.scan.{name}", never)
     assert survey(DataConfig(path=str(root)), full=True).facts == first.facts
-    assert prepare(DataConfig(path=str(root))).data.classes == ["0", "1", "2"]
+    assert prepare(DataConfig(path=str(root))).data_set.classes == ["0", "1", "2"]
 
 
 def test_files_of_odd_names(tmp_path: Path):
@@ -492,10 +503,10 @@ def test_files_of_odd_names(tmp_path: Path):
     found = survey(DataConfig(path=str(root)), full=True)
     (unpaired,) = errors(found.findings)
     assert len(unpaired.places) == len(names)
-    after = survey(revised(found.data, merge_mends(found.findings), "data"), full=True)
-    assert errors(after.findings) == [] and len(after.found.splits["train"]) == 4
+    after = survey(apply_fixes(found.config, found.findings), full=True)
+    assert errors(after.findings) == [] and len(after.source.splits["train"]) == 4
 
 
 def test_the_folder_of_a_located_section(cache: Path, tmp_path: Path):
-    assert root_of(DataConfig(path="demo")) == demo_folder()
-    assert root_of(locate(DataConfig(path=str(tmp_path)))[0]) == tmp_path.resolve()
+    assert locate(DataConfig(path="demo")).root == demo_folder()
+    assert locate(DataConfig(path=str(tmp_path))).root == tmp_path.resolve()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.findings import raise_errors
-from segtrain.data.layouts.detect import LAYOUTS, Found, find_pairs
+from segtrain.data.layouts.detect import LAYOUTS, FoundPairs, find_pairs
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, UsageError
 
@@ -22,15 +22,15 @@ def fill(root: Path, folder: str, *names: str) -> None:
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(root / folder / name)
 
 
-def names(found: Found, split: str) -> list[tuple[str, str]]:
+def names(found: FoundPairs, split: str) -> list[tuple[str, str]]:
     return [(pair.image.name, pair.mask.name) for pair in found.splits[split]]
 
 
-def stems(found: Found, split: str = "train") -> list[str]:
+def stems(found: FoundPairs, split: str = "train") -> list[str]:
     return [pair.name for pair in found.splits[split]]
 
 
-def faults(found: Found) -> list[tuple[str, list[str]]]:
+def faults(found: FoundPairs) -> list[tuple[str, list[str]]]:
     """(kind, places) of the findings, all of which must be errors."""
     assert all(finding.error for finding in found.findings)
     return [(finding.kind, finding.places) for finding in found.findings]
@@ -136,9 +136,9 @@ def test_two_images_of_one_stem_are_found_and_left_out(tmp_path: Path):
     assert faults(found) == [("stem", ["train/a.jpg and train/a.png"])]
     with pytest.raises(SegtrainError, match=r"a.jpg and train/a.png; .*exclude: \[train/a.png\]"):
         raise_errors(found.findings)
-    mended = find_pairs(DataConfig(**found.findings[0].mend), tmp_path)
-    assert mended.findings == []
-    assert sorted(names(mended, "train") + names(mended, "val"))[0] == ("a.jpg", "a.png")
+    fixed = find_pairs(DataConfig(**found.findings[0].fix), tmp_path)
+    assert fixed.findings == []
+    assert sorted(names(fixed, "train") + names(fixed, "val"))[0] == ("a.jpg", "a.png")
 
 
 def test_orphans_of_both_kinds_are_found_and_left_out(tmp_path: Path):
@@ -155,8 +155,8 @@ def test_orphans_of_both_kinds_are_found_and_left_out(tmp_path: Path):
     assert "add the partner or remove the file" in said
     assert "data.exclude: [images/a.png, images/b.png]" in said
     assert "2 mask(s) without an image: masks/g.png" in str(found.findings[1])
-    mended = find_pairs(DataConfig(exclude=found.findings[0].mend["exclude"]), tmp_path)
-    assert faults(mended) == [("unpaired", ["masks/g.png", "masks/h.png"])]
+    fixed = find_pairs(DataConfig(exclude=found.findings[0].fix["exclude"]), tmp_path)
+    assert faults(fixed) == [("unpaired", ["masks/g.png", "masks/h.png"])]
 
 
 def test_where_all_is_wrong_the_findings_say_so(tmp_path: Path):
@@ -195,7 +195,7 @@ def test_excluded_pairs_are_left_out(tmp_path: Path, entries: list[str], left: s
     assert found.layout.endswith(f", {count} excluded")
 
 
-def test_excluding_an_orphan_mends_it(tmp_path: Path):
+def test_excluding_an_orphan_fixes_it(tmp_path: Path):
     fill(tmp_path, "images", "a.png", "b.png", "c[1].png", "d.png")
     fill(tmp_path, "masks", "a.png", "b.png", "d.png")
     found = find_pairs(
@@ -360,7 +360,7 @@ def test_an_image_with_two_masks_is_refused_and_a_line_said_twice_is_not(tmp_pat
     (finding,) = found.findings
     assert (finding.kind, finding.error) == ("twice", True)
     assert finding.places == ["x/0.png (m/0.png and m/0b.png)"]
-    assert find_pairs(DataConfig(**finding.mend), tmp_path).findings == []
+    assert find_pairs(DataConfig(**finding.fix), tmp_path).findings == []
     assert sum(map(len, found.splits.values())) == 3
 
 

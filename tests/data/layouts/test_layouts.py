@@ -12,7 +12,7 @@ from conftest import shared_data
 from PIL import Image
 
 from segtrain.config import DataConfig, SplitConfig
-from segtrain.data.layouts.detect import Found, find_pairs
+from segtrain.data.layouts.detect import FoundPairs, find_pairs
 from segtrain.data.layouts.published import TABLES, load_table, published_split
 from segtrain.data.masks import MaskReader, class_palette
 from segtrain.errors import SegtrainError, UsageError
@@ -35,13 +35,13 @@ def text(path: Path, *lines: str) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def read(found: Found, split: str = "train", place: int = 0) -> list[list[int]]:
+def read(found: FoundPairs, split: str = "train", place: int = 0) -> list[list[int]]:
     """The class ids of a pair's mask, as training would see them."""
     reader = MaskReader(len(found.classes), found.label_map, VOID, found.palette)
     return reader(found.splits[split][place].mask).tolist()
 
 
-def stems(found: Found) -> dict[str, list[str]]:
+def stems(found: FoundPairs) -> dict[str, list[str]]:
     return {split: [pair.name for pair in pairs] for split, pairs in found.splits.items()}
 
 
@@ -388,7 +388,7 @@ def test_missing_files_are_found(tmp_path: Path):
     (finding,) = found.findings
     assert (finding.kind, finding.places) == ("missing", ["ids/z.png", "y/d.jpg", "rgb/z.jpg"])
     assert str(finding).startswith("train.txt names 3 file(s) that are not there: ids/z.png")
-    assert find_pairs(DataConfig(**finding.mend), root).findings == []
+    assert find_pairs(DataConfig(**finding.fix), root).findings == []
 
 
 def test_files_outside_are_refused(tmp_path: Path):

@@ -6,11 +6,12 @@ import errno
 import multiprocessing
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_pairs
+from conftest import made_up_data, write_pairs
 from PIL import Image
 
 from segtrain.config import DataConfig
@@ -42,12 +43,12 @@ def samples_in(root: Path) -> list[Sample]:
 def opened(
     root: Path, kind: str, gb: float = 1, masks: MaskReader | None = None, **more
 ) -> tuple[Pairs, str]:
-    """The pairs of a folder behind a cache, and the line that was said."""
-    samples, masks, images = samples_in(root), masks or MaskReader(3), ImageReader(**more)
-    sizes = {"train": [(HEIGHT, WIDTH)] * len(samples)}
-    data = DataConfig(cache=kind, cache_gb=gb)
-    caches, line = open_caches(data, {"train": samples}, sizes, images, masks)
-    return Pairs(samples, images, masks, cache=caches.get("train")), line
+    """The pairs of a folder behind a cache, and what it notes."""
+    samples, config = samples_in(root), DataConfig(cache=kind, cache_gb=gb)
+    data = made_up_data(samples, masks, config=config, images=ImageReader(**more))
+    caches = open_caches(data, {"train": [(HEIGHT, WIDTH)] * len(samples)})
+    notes = "".join(map(str, caches.notes))
+    return Pairs.of(data, "train", cache=caches.get("train")), notes
 
 
 def count_decodes(pairs: Pairs) -> list[Sample]:
@@ -118,13 +119,14 @@ def test_int16_masks_and_grey_images(pairs: Path, kind: str):
 
 def test_pixel_counts_that_are_no_multiple_of_a_cache_line(tmp_path: Path):
     write_pairs(tmp_path, 3, height=40, width=37)
-    samples, images, masks = samples_in(tmp_path), ImageReader(), MaskReader(3, lb_ignore=-1)
-    plain = read_all(Pairs(samples, images, masks))
+    masks = MaskReader(3, lb_ignore=-1)
+    data = made_up_data(samples_in(tmp_path), masks)
+    plain = read_all(Pairs.of(data, "train"))
     for kind in ("ram", "disk"):
-        caches, _ = open_caches(
-            DataConfig(cache=kind), {"x": samples}, {"x": [(40, 37)] * 3}, images, masks
+        caches = open_caches(
+            replace(data, config=DataConfig(cache=kind)), {"train": [(40, 37)] * 3}
         )
-        kept = Pairs(samples, images, masks, cache=caches["x"])
+        kept = Pairs.of(data, "train", cache=caches.get("train"))
         read_all(kept)
         decoded = count_decodes(kept)
         assert equal(read_all(kept), plain) and decoded == []
@@ -217,24 +219,18 @@ def test_memory_ends_at_its_bound(pairs: Path):
 
 
 def test_splits_and_processes_share_the_bound(pairs: Path):
-    samples, images, masks = samples_in(pairs), ImageReader(), MaskReader(3)
+    samples = samples_in(pairs)
     splits = {"train": samples[:4], "val": samples[4:]}
     sizes = {name: [(HEIGHT, WIDTH)] * len(split) for name, split in splits.items()}
-    caches, line = open_caches(
-        DataConfig(cache="ram", cache_gb=10 * PAIR / 1e9), splits, sizes, images, masks, processes=2
-    )
-    assert (caches["train"].held, caches["val"].held) == (4, 1)
-    assert "5 of 6" in line and "for 2 processes" in line
-    caches, _ = open_caches(
-        DataConfig(cache="disk", cache_gb=10 * FILE / 1e9),
-        splits,
-        sizes,
-        images,
-        masks,
-        processes=2,
-    )
-    for name, cache in caches.items():
-        read_all(Pairs(splits[name], images, masks, cache=cache))
+    config = DataConfig(cache="ram", cache_gb=10 * PAIR / 1e9)
+    data = made_up_data([], splits=splits, config=config)
+    caches = open_caches(data, sizes, processes=2)
+    assert (caches.by_split["train"].held, caches.by_split["val"].held) == (4, 1)
+    assert "5 of 6" in str(caches.notes[0]) and "for 2 processes" in str(caches.notes[0])
+    data = replace(data, config=DataConfig(cache="disk", cache_gb=10 * FILE / 1e9))
+    caches = open_caches(data, sizes, processes=2)
+    for name, cache in caches.by_split.items():
+        read_all(Pairs.of(data, name, cache=cache))
     assert len(list((Path(os.environ["SEGTRAIN_CACHE"]) / "decoded").iterdir())) == 5
 
 

@@ -6,10 +6,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from conftest import made_up_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import AugmentConfig, DataConfig
+from segtrain.data.data_set import DataSet
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.sampling import (
     BatchSampler,
@@ -52,8 +54,8 @@ PIXELS[:, 0], PIXELS[::2, 1], PIXELS[[3, 4], 2], PIXELS[7, 3] = 800, 150, 20, 9
 NAMES = ["road", "sky", "sign", "pole", "train"]
 
 
-def data(sampler: str, **fields) -> DataConfig:
-    return DataConfig(classes=NAMES, sampler=sampler, **fields)
+def data(sampler: str, classes: list[str] = NAMES, **fields) -> DataSet:
+    return made_up_data([], classes=classes, config=DataConfig(sampler=sampler, **fields))
 
 
 SAMPLERS = {
@@ -167,9 +169,8 @@ def test_seeds_change_what_is_drawn():
     ([[60, 40]], {"rare_classes": ["bb"]}, "data.rare_classes: no class 'bb'; did you mean b"),
 ])  # fmt: skip
 def test_a_sampler_without_its_classes_is_refused(pixels, fields, says):
-    section = DataConfig(sampler="rare-crop", **fields).model_copy(update={"classes": ["a", "b"]})
     with pytest.raises(UsageError, match=says):
-        class_draws(section, np.array(pixels))
+        class_draws(data("rare-crop", ["a", "b"], **fields), np.array(pixels))
 
 
 def test_many_images_and_classes_are_quick_and_small():
@@ -177,11 +178,9 @@ def test_many_images_and_classes_are_quick_and_small():
     rng = np.random.default_rng(0)
     pixels = np.zeros((images, classes), np.int64)
     pixels[np.arange(images)[:, None], rng.integers(0, classes, (images, 10))] = 100
-    section = DataConfig(sampler="class-balanced").model_copy(
-        update={"classes": [str(c) for c in range(classes)]}
-    )
+    many = data("class-balanced", [str(c) for c in range(classes)])
     start = time.perf_counter()
-    by_class = class_draws(section, pixels)
+    by_class = class_draws(many, pixels)
     first = batch_at(0, images, 16, 0, by_class)
     assert time.perf_counter() - start < 5  # measured: well under 1
     assert sum(found.nbytes for found in by_class.images.values()) < 10e6
@@ -215,8 +214,7 @@ def test_rare_crops_show_more_of_the_rare_class():
     change = Augmentation(AugmentConfig(crop=(16, 16), preset="none"), 255, 0)
     shares = {}
     for sampler in ("uniform", "rare-crop"):
-        section = DataConfig(classes=["wall", "nail"], sampler=sampler, rare_share=0.5)
-        by_class = class_draws(section, pixels)
+        by_class = class_draws(data(sampler, ["wall", "nail"], rare_share=0.5), pixels)
         draws = [draw for step in range(80) for draw in batch_at(step, 40, 8, 0, by_class)]
         shares[sampler] = shares_seen(masks.__getitem__, draws, change.crop_mask, 2)[1]
     # half of the crops hold all 9 of its pixels: 9 / 256 / 2 and a little

@@ -1,0 +1,130 @@
+"""A data set, resolved from its config section: pairs, classes, colours and readers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from segtrain.config import DataConfig
+from segtrain.config.loading import revised
+from segtrain.console import Note
+from segtrain.data.findings import Finding
+from segtrain.data.images import ImageReader
+from segtrain.data.layouts.detect import find_pairs
+from segtrain.data.layouts.label_maps import LabelMap, merge_labels
+from segtrain.data.layouts.locate import locate
+from segtrain.data.masks import MaskReader, class_palette
+from segtrain.data.sample import Sample
+from segtrain.errors import UsageError
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set whose pairs, classes and colours are known, with the readers of its files.
+
+    Built once and passed on, to other processes too; nothing else decides how files are read.
+    """
+
+    config: DataConfig  # as given, with path and classes filled in
+    root: Path
+    format: str
+    layout: str  # how the pairs were found, in one line
+    splits: dict[str, list[Sample]]
+    classes: list[str]
+    palette: list[Colour]  # one RGB colour for each class
+    lb_ignore: int
+    images: ImageReader
+    masks: MaskReader
+    notes: tuple[Note, ...]  # for the user: where the data is, and what overrides its layout
+
+    def split(self, name: str) -> list[Sample]:
+        """Return the pairs of a split. Raises UsageError where there is none of that name."""
+        if name not in self.splits:
+            available = ", ".join(self.splits)
+            raise UsageError(f"--split {name}: {self.config.path} has {available}; use one of them")
+        return self.splits[name]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set before its classes are known: its pairs, and what mask values mean so far."""
+
+    config: DataConfig  # as given, with its path
+    root: Path
+    format: str
+    layout: str
+    splits: dict[str, list[Sample]]
+    classes: list[str] | None  # by config or layout; None: to be inferred from the masks
+    mask_palette: list[Colour] | None  # RGB of the mask values 0, 1, ..., where masks have colours
+    label_map: LabelMap  # the layout's and the config's
+    images: ImageReader
+    location: Note
+    findings: list[Finding]  # of files that form no pair
+    notes: tuple[Note, ...]  # what the config overrides
+
+    def with_classes(self, names: list[str]) -> DataSet:
+        """Return the data set with these classes.
+
+        Raises UsageError where they contradict the config or the label map.
+        """
+        known = {"classes": names, "palette": self.mask_palette, "label_map": self.label_map}
+        config: DataConfig = revised(self.config, known, "data")
+        counts = ", ".join(f"{len(samples)} {split}" for split, samples in self.splits.items())
+        return DataSet(
+            config=self.config.model_copy(update={"classes": names}),
+            root=self.root,
+            format=self.format,
+            layout=self.layout,
+            splits=self.splits,
+            classes=names,
+            palette=class_palette(len(names), self.mask_palette, self.label_map),
+            lb_ignore=config.lb_ignore,
+            images=self.images,
+            masks=MaskReader(
+                len(names),
+                self.label_map,
+                config.lb_ignore,
+                self.mask_palette,
+                config.allow_lossy_masks,
+                config.max_pixels,
+            ),
+            notes=(self.location, Note(f"pairs: {counts}; {self.layout}"), *self.notes),
+        )
+
+    def with_fields(self, fields: dict[str, Any]) -> DataSource:
+        """Return the source with other values of config fields, which override the layout's too."""
+        config: DataConfig = revised(self.config, fields, "data")
+        return replace(
+            self,
+            config=config,
+            classes=config.classes if "classes" in fields else self.classes,
+            mask_palette=config.palette if "palette" in fields else self.mask_palette,
+            label_map=config.label_map if "label_map" in fields else self.label_map,
+        )
+
+
+def find_data_source(config: DataConfig, channels: int = 3) -> DataSource:
+    """Find the pairs of a data section and what its layout says of them; no pixel is read.
+
+    `channels` are the images'. Raises UsageError and SegtrainError where no data set is found.
+    """
+    location = locate(config)
+    found = find_pairs(location.config, location.root)
+    labels = merge_labels(location.config, found)
+    return DataSource(
+        config=location.config,
+        root=location.root,
+        format=found.format,
+        layout=found.layout,
+        splits=found.splits,
+        classes=labels.classes,
+        mask_palette=labels.mask_palette,
+        label_map=labels.label_map,
+        images=ImageReader(channels, config.value_range, config.max_pixels),
+        location=location.note,
+        findings=found.findings,
+        notes=labels.notes,
+    )
