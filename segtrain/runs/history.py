@@ -2,49 +2,62 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import time
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import scalar
+from torch.utils.tensorboard import SummaryWriter
 
 from segtrain.errors import SegtrainError
 from segtrain.files import write_csv
 from segtrain.runs.folder import HISTORY
 
+THREAD_SECONDS = 5.0  # to wait for a failed writer thread to end
+
 
 class History:
-    """A row an epoch, in metrics.csv and as TensorBoard events. Raises SegtrainError.
-
-    Events are written here and now: SummaryWriter's thread could not tell of a full disk.
-    """
+    """One row an epoch, in metrics.csv and as TensorBoard events. Raises SegtrainError."""
 
     def __init__(self, run: Path, epochs_done: int):
-        name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
-        self.table, self.events = run / HISTORY, run / name
-        first = [Event(file_version="brain.Event:2")]
-        if epochs_done:  # those of a try that was lost go
-            restart = SessionLog(status=SessionLog.START)
-            first.append(Event(step=epochs_done + 1, session_log=restart))
-        self._write(first)
+        self.run = run
+        # hides events of epochs that a killed process wrote after its last checkpoint
+        purge_step = epochs_done + 1 if epochs_done else None
+        with self._failure_in_one_line():
+            self.events = SummaryWriter(str(run), purge_step=purge_step)
+            self.events.flush()
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """All rows so far, of which the last one is new."""
-        write_csv(self.table, rows)
-        values = {k: v for k, v in rows[-1].items() if k != "epoch" and v is not None}
-        summaries = [scalar(name, value) for name, value in values.items()]
-        self._write([Event(step=rows[-1]["epoch"], summary=summary) for summary in summaries])
+        """Write all rows so far; the last of them is new."""
+        write_csv(self.run / HISTORY, rows)
+        with self._failure_in_one_line():
+            for name, value in rows[-1].items():
+                if name != "epoch" and value is not None:
+                    self.events.add_scalar(name, value, rows[-1]["epoch"])
+            self.events.flush()
 
-    def _write(self, events: list[Event]) -> None:
+    def close(self) -> None:
+        with suppress(OSError):  # `add` has flushed every event, or raised
+            self.events.close()
+
+    @contextmanager
+    def _failure_in_one_line(self) -> Iterator[None]:
+        """Raise a SegtrainError if the writer's thread fails, whose traceback is not printed.
+
+        The thread hands its error to the next call, `flush` at the latest, then ends by it.
+        """
+        print_traceback, failed = threading.excepthook, threading.Event()
+
+        def note_failure(args: threading.ExceptHookArgs) -> None:
+            failed.set() if isinstance(args.exc_value, OSError) else print_traceback(args)
+
+        threading.excepthook = note_failure
         try:
-            with open(self.events, "ab") as file:
-                records = RecordWriter(file)
-                for event in events:
-                    event.wall_time = time.time()
-                    records.write(event.SerializeToString())
+            yield
         except OSError as error:
-            raise SegtrainError(f"cannot write {self.events}: {error.strerror or error}") from error
+            failed.wait(THREAD_SECONDS)
+            place = self.run / "events.out.tfevents.*"
+            raise SegtrainError(f"cannot write {place}: {error.strerror or error}") from error
+        finally:
+            threading.excepthook = print_traceback

@@ -1,5 +1,7 @@
 """A run's history, as a table and as TensorBoard reads it."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +33,38 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path):
     assert scalars(tmp_path, "val_miou") == [(2, 0.75)]
 
 
-def test_events_that_cannot_be_written_are_one_sentence(tmp_path: Path):
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
+    (tmp_path / "run").write_text("no folder")
     with pytest.raises(SegtrainError, match="cannot write .*events.out.tfevents"):
-        History(tmp_path / "gone", 0)
+        History(tmp_path / "run", 0)
+
+
+LIMITED = """
+import resource, sys, time
+from pathlib import Path
+from segtrain.errors import SegtrainError
+from segtrain.runs.history import History
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+start = time.monotonic()
+history = History(Path(sys.argv[1]), 0)
+try:
+    for epoch in range(1, 100):
+        history.add([{"epoch": epoch} | {f"value{i}": 0.5 for i in range(10)}])
+except SegtrainError as error:
+    print(error)
+history.close()
+print(epoch, time.monotonic() - start)
+"""
+
+
+def test_a_file_that_cannot_grow_is_one_line_at_once(tmp_path: Path):
+    """The writer's thread fails; its traceback is not printed, and nothing waits for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    error, last = done.stdout.splitlines()
+    assert error == f"cannot write {tmp_path}/events.out.tfevents.*: File too large"
+    epoch, seconds = map(float, last.split())
+    assert 2 < epoch < 20 and seconds < 4
+    assert scalars(tmp_path, "value0")[0] == (1, 0.5)
