@@ -11,6 +11,7 @@ import torch
 
 from segtrain.config import Config
 from segtrain.config.loading import load_config, save_config, to_yaml
+from segtrain.console import write_notes
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.launch import is_restart_of, launch_ranks
 from segtrain.distributed.limits import explain_limits
@@ -90,7 +91,7 @@ def first_model(config: Config, load: bool) -> SegmentationModel:
     torch.manual_seed(config.train.seed)
     model = new_model(config)
     if load:
-        print(load_weights(model, config.model))  # refused ones leave no folder behind
+        write_notes([load_weights(model, config.model)])  # refused ones leave no folder behind
     return model
 
 

@@ -1,58 +1,58 @@
-"""Weights to start from: ImageNet's through the library, or a file."""
+"""Pretrained weights for fine-tuning: ImageNet's from the hub, or those of a file."""
 
 from __future__ import annotations
 
-import http.client
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Set
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import huggingface_hub
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from segtrain.config import ModelConfig
-from segtrain.errors import UNREADABLE, SegtrainError, UsageError, first_line, shorten
+from segtrain.console import Note
+from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.models.checkpoint import is_checkpoint, read_checkpoint
 from segtrain.models.segmentation import SegmentationModel
 
 HUB_SECONDS = 3.0
 HEAD = "network.segmentation_head."
-CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.")  # of image classifiers: no part here
+CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.")  # of image classifiers; left out
 
 
 def has_imagenet(encoder: str) -> bool:
-    """Whether the library offers ImageNet weights for the encoder."""
+    """Return whether smp or timm offers ImageNet weights for the encoder."""
     if encoder.startswith("tu-"):
         return timm.models.is_model_pretrained(encoder[3:])
     return "imagenet" in smp.encoders.encoders[encoder]["pretrained_settings"]
 
 
-def imagenet_at_hand(encoder: str) -> bool:
-    """Whether ImageNet weights are cached, or the hub answers within HUB_SECONDS."""
+def can_load_imagenet(encoder: str) -> bool:
+    """Return whether ImageNet weights are cached, or the hub answers within HUB_SECONDS."""
     return has_imagenet(encoder) and (_is_cached(encoder) or _hub_answers())
 
 
-def load_weights(model: SegmentationModel, config: ModelConfig) -> str:
-    """Puts the weights that config.weights names into the model; one line that says which."""
+def load_weights(model: SegmentationModel, config: ModelConfig) -> Note:
+    """Load the weights that config.weights names into the model; return which they are."""
     if config.weights == "none":
-        return "weights: random"
+        return Note("weights: random")
     if config.weights == "imagenet":
         load_imagenet(model, config)
-        return f"weights: ImageNet's, in the encoder {config.encoder}"
+        return Note(f"weights: ImageNet's, in the encoder {config.encoder}")
     return load_file_weights(model, Path(config.weights))
 
 
 def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
-    """Puts ImageNet weights into the model's encoder, and takes over their normalisation.
+    """Load ImageNet weights into the model's encoder, and their mean and std into the model.
 
-    What model.mean and model.std say stays, and so does any of images that are not RGB.
+    The config's own mean and std stay, and so do those of images that are not RGB.
     """
     encoder = config.encoder
     if not has_imagenet(encoder):
@@ -61,20 +61,25 @@ def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
         f"model.weights: ImageNet weights of {encoder} are neither cached nor can the hub "
         f"({huggingface_hub.constants.ENDPOINT}) be reached; use --weights none, or a file"
     )
-    if not imagenet_at_hand(encoder):  # asked here: the library tries again for most of a minute
+    if not can_load_imagenet(encoder):  # the library would retry for most of a minute
         raise SegtrainError(offline)
-    try:
+
+    def explain(error: Exception) -> str:
+        return (
+            f"model.weights: cannot load the ImageNet weights of {encoder} ({first_line(error)}); "
+            "try again, or use --weights none, or a file"
+        )
+
+    with translate_errors(explain):
         donor = smp.create_model(
             config.arch,
             encoder,
             encoder_weights="imagenet",
-            in_channels=config.in_channels,  # other than 3: the library spreads the filters
+            in_channels=config.in_channels,  # the library adapts the first filters
             **config.options,
         )
         read = smp.encoders.get_preprocessing_params(encoder)
-    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
-        raise SegtrainError(f"{offline} ({first_line(error)})") from error
-    model.network.encoder.load_state_dict(donor.encoder.state_dict())
+        model.network.encoder.load_state_dict(donor.encoder.state_dict())
     if read["input_space"] != "RGB":
         raise SegtrainError(f"model.weights: {encoder} was trained on {read['input_space']} images")
     scale = 255 / read["input_range"][1]
@@ -84,11 +89,11 @@ def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
             getattr(model, name).copy_(values)
 
 
-def load_file_weights(model: SegmentationModel, path: Path) -> str:
-    """Loads a segtrain checkpoint, or an encoder's state dict, into the model.
+def load_file_weights(model: SegmentationModel, path: Path) -> Note:
+    """Load a segtrain checkpoint, or an encoder's state dict, into the model.
 
-    Strict, except a head whose number of classes differs, which starts anew. Returns one line
-    that says what was loaded and what was not.
+    All tensors must fit, except those of a head for another number of classes, which starts from
+    random weights. Return which were loaded.
     """
     if not path.is_file():
         raise UsageError(f"model.weights {path}: no such file; use auto, imagenet, none or a file")
@@ -97,43 +102,53 @@ def load_file_weights(model: SegmentationModel, path: Path) -> str:
     return _load_encoder(model, path)
 
 
-def _load_whole(model: SegmentationModel, path: Path) -> str:
+def _load_whole(model: SegmentationModel, path: Path) -> Note:
     _, weights = read_checkpoint(path)
     own = model.state_dict()
-    anew = {k for k in weights if k.startswith(HEAD) and _shape(own, k) != weights[k].shape}
-    _check_fit(path, own, {k: w for k, w in weights.items() if k not in anew}, may_miss=anew)
-    model.load_state_dict({k: w for k, w in weights.items() if k not in anew}, strict=False)
-    head = "the head starts anew (another number of classes)" if anew else "head included"
-    return f"weights: {len(weights) - len(anew)} of {len(own)} tensors from {path}; {head}"
+    other_head = {k for k in weights if k.startswith(HEAD) and _shape(own, k) != weights[k].shape}
+    loaded = {key: w for key, w in weights.items() if key not in other_head}
+    _check_fit(path, own, loaded, may_miss=other_head)
+    with _naming(path):
+        model.load_state_dict(loaded, strict=False)
+    head = "head included"
+    if other_head:
+        head = "the head starts from random weights (another number of classes)"
+    return Note(f"weights: {len(loaded)} of {len(own)} tensors from {path}; {head}")
 
 
-def _load_encoder(model: SegmentationModel, path: Path) -> str:
+def _load_encoder(model: SegmentationModel, path: Path) -> Note:
     weights = {key.removeprefix("encoder."): w for key, w in _read_tensors(path).items()}
     left_out = [key for key in weights if key.startswith(CLASSIFIER)]
     weights = {key: w for key, w in weights.items() if key not in left_out}
     encoder = model.network.encoder
     _check_fit(path, encoder.state_dict(), weights)
-    encoder.load_state_dict(weights)
+    with _naming(path):
+        encoder.load_state_dict(weights)
     classifier = f", its classifier ({shorten(left_out)}) left out" if left_out else ""
-    return (
+    return Note(
         f"weights: the encoder's {len(weights)} tensors from {path}{classifier}; "
-        "decoder and head start anew"
+        "decoder and head start from random weights"
     )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with _naming(path):
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
-    except (SafetensorError, *UNREADABLE) as error:
-        raise SegtrainError(
-            f"{path}: not a checkpoint that can be read ({first_line(error)})"
-        ) from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
         raise SegtrainError(f"{path}: not a checkpoint (expected a dict of tensors)")
     return weights
+
+
+def _naming(path: Path) -> AbstractContextManager[None]:
+    """Raise a SegtrainError that names the file for any error in reading or loading its tensors."""
+    return translate_errors(
+        lambda error: f"{path}: not a checkpoint that can be read ({first_line(error)})"
+    )
 
 
 def _check_fit(
@@ -161,8 +176,7 @@ def _shape(weights: dict[str, Tensor], key: str) -> torch.Size | None:
 def _is_cached(encoder: str) -> bool:
     if encoder.startswith("tu-"):
         pretrained = timm.models.get_pretrained_cfg(encoder[3:])
-        assert pretrained is not None  # it has_imagenet
-        repository, revision = pretrained.hf_hub_id, None
+        repository, revision = pretrained and pretrained.hf_hub_id, None
     else:
         settings = smp.encoders.encoders[encoder]["pretrained_settings"]["imagenet"]
         repository, revision = settings["repo_id"], settings["revision"]
@@ -175,22 +189,19 @@ def _is_cached(encoder: str) -> bool:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub says anything at all in time, by way of the environment's proxies."""
+    """Return whether the hub sends any answer in time, through the environment's proxies."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
-    request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
     answered = threading.Event()
 
     def ask() -> None:
-        try:
-            urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
+        with suppress(SegtrainError), translate_errors(first_line):
+            request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+            with suppress(urllib.error.HTTPError):  # an answer, too
+                urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
             answered.set()
-        except urllib.error.HTTPError:  # an answer, too
-            answered.set()
-        except (OSError, http.client.HTTPException):
-            pass
 
-    # in a thread: the timeout of a connection does not bound the look-up of its name
+    # in a thread: the timeout of a connection does not bound the lookup of its name
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(HUB_SECONDS)

@@ -1,4 +1,4 @@
-"""A network of segmentation-models-pytorch that owns how it reads an image."""
+"""Segmentation network of segmentation-models-pytorch that normalises and pads images itself."""
 
 from __future__ import annotations
 
@@ -13,26 +13,32 @@ import torch
 import torch.nn.functional as F
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from segtrain.config import ModelConfig
-from segtrain.errors import UsageError, did_you_mean, first_line
+from segtrain.errors import (
+    SegtrainError,
+    UsageError,
+    did_you_mean,
+    first_line,
+    translate_errors,
+)
 
 ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
-# a ViT takes one size of image unless asked
+# without it a ViT accepts a single image size
 OWN_OPTIONS = {"dpt": {"dynamic_img_size": True}}
 LEAST_STRIDE = 32  # decoders such as DPT's need it where their encoder needs less
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of uint8 RGB
 IMAGENET_STD = (58.395, 57.12, 57.375)
-ANY_MEAN, ANY_STD = 127.5, 63.75  # of channels that are no RGB, where nobody measured them
+ANY_MEAN, ANY_STD = 127.5, 63.75  # of other channels than RGB
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class SegmentationModel(nn.Module):
     """uint8 images (N,K,H,W) -> logits (N,C,H,W), C >= 2, for any H and W; 3 channels are RGB.
 
-    Normalisation (mean and std of 0..255 values, persistent buffers) and the padding to the
-    encoder's stride are the model's own, so that training, evaluation and prediction share them.
-    With freeze_bn, batch norm uses its running statistics in training, too, and leaves them alone.
+    The model does the normalisation (mean and std of 0..255 values, persistent buffers) and the
+    padding to the encoder's stride, so that training, evaluation and prediction share them. With
+    freeze_bn, batch norm uses its running statistics in training, too, and doesn't update them.
     """
 
     mean: Tensor
@@ -64,11 +70,11 @@ class SegmentationModel(nn.Module):
         return logits[..., :height, :width]
 
     def low_resolution(self, images: Tensor) -> Tensor:
-        """Logits (N,C,h,w) before the head upsamples them, of the images padded as `pad` does."""
+        """Return logits (N,C,h,w) of the padded images before the head upsamples them."""
         return self.network(self.pad((images.float() - self.mean) / self.std))
 
     def pad(self, maps: Tensor, value: float = 0) -> Tensor:
-        """Images (N,K,H,W) or targets (N,H,W), right and below, to what the network can take."""
+        """Pad images (N,K,H,W) or targets (N,H,W), right and bottom, to the network's stride."""
         height, width = maps.shape[-2:]
         stride = max(LEAST_STRIDE, self.network.encoder.output_stride)
         return F.pad(maps, (0, -width % stride, 0, -height % stride), value=value)
@@ -77,35 +83,35 @@ class SegmentationModel(nn.Module):
         super().train(mode)
         if self.freeze_bn:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BATCH_NORMS):
                     module.eval()
         return self
 
     def freeze_encoder(self) -> None:
-        """From now on the encoder is not trained, and is in evaluation mode in training, too."""
-        self.network.freeze_encoder()  # network.train() then leaves the encoder's mode as it is:
-        self.network.encoder.eval()  # without dropout as well, not with batch norm frozen alone
+        """Exclude the encoder from training, and keep it in evaluation mode."""
+        self.network.freeze_encoder()  # from now on network.train() leaves the encoder's mode
+        self.network.encoder.eval()  # smp freezes batch norm alone; this stops dropout as well
 
     def synchronise_bn(self) -> None:
-        """From now on batch norm is over the images of all ranks, which must be GPUs."""
-        # timm's knows norms that hold their activation; torch's own would drop it
+        """Compute batch norm over the images of all ranks, which must be GPUs."""
+        # timm's conversion keeps the activation inside timm's norms; torch's own drops it
         self.network = convert_sync_batchnorm(self.network)
 
-    def takes(self, size: tuple[int, int]) -> str | None:
-        """None where it takes images of that (height, width), else the network's reason."""
+    def refusal_of_size(self, size: tuple[int, int]) -> str | None:
+        """Return why the network fails on images of (height, width), None where it doesn't."""
         try:
-            with torch.no_grad():
+            with translate_errors(first_line), torch.no_grad():
                 copy.deepcopy(self).eval()(self._blank(size))
-        except (RuntimeError, AssertionError, ValueError) as error:  # too small for it
-            return first_line(error)
+        except SegtrainError as error:
+            return str(error)
         return None
 
     def trains_on_one(self, size: tuple[int, int]) -> bool:
-        """Whether a batch of one image of that (height, width) can train it.
+        """Return whether a batch of one image of (height, width) can train the model.
 
-        Batch norm after a global pooling (DeepLab, PSPNet) sees one value a channel and refuses.
+        Batch norm after a global pooling (DeepLab, PSPNet) gets one value per channel and refuses.
         """
-        probe = copy.deepcopy(self).train()  # a copy: batch norm would learn from the probe
+        probe = copy.deepcopy(self).train()  # a copy: training mode updates batch norm
         try:
             with torch.no_grad():
                 probe(self._blank(size))
@@ -125,9 +131,10 @@ class SegmentationModel(nn.Module):
 
 
 def take_upsampling(network: smp.base.SegmentationModel) -> tuple[int, bool]:
-    """Takes the last upsampling out of a network's head; its factor (1: none) and align_corners.
+    """Remove the last upsampling from a network's head; return its factor and align_corners.
 
-    The model does it, or a loss that reads low-resolution logits. One before an activation stays.
+    The model upsamples instead, or a loss that reads low-resolution logits. The factor is 1 where
+    there is none to remove; one before an activation stays.
     """
     head = network.segmentation_head
     if not isinstance(head, nn.Sequential) or not isinstance(head[1], nn.Upsample):
@@ -141,7 +148,7 @@ def take_upsampling(network: smp.base.SegmentationModel) -> tuple[int, bool]:
 
 
 def check_names(arch: str, encoder: str) -> None:
-    """Raises UsageError where the library has no such architecture or encoder."""
+    """Raise UsageError where smp has no such architecture or encoder."""
     if arch not in ARCHITECTURES:
         raise UsageError(
             f"model.arch: there is no {arch!r}{did_you_mean(arch, ARCHITECTURES)}; "
@@ -158,7 +165,7 @@ def check_names(arch: str, encoder: str) -> None:
 
 
 def refuse_unknown_options(arch: str, options: dict[str, Any]) -> None:
-    """Raises UsageError for options that the library would take and not use."""
+    """Raise UsageError for options that smp would accept and ignore."""
     takes = set(inspect.signature(ARCHITECTURES[arch]).parameters)
     takes -= {"encoder_name", "encoder_weights", "in_channels", "classes", "kwargs"}
     unknown = sorted(options.keys() - takes)
@@ -170,12 +177,18 @@ def refuse_unknown_options(arch: str, options: dict[str, Any]) -> None:
 
 
 def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
-    """The model with random weights; asks no network. Raises UsageError where parts don't fit."""
+    """Return the model with random weights. Raise UsageError if its parts don't fit."""
     arch, encoder = config.arch, config.encoder
     check_names(arch, encoder)
     options = OWN_OPTIONS.get(arch, {}) | config.options
     refuse_unknown_options(arch, config.options)
-    try:
+
+    def explain(error: Exception) -> str:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        given = f" with {config.options}" if config.options else ""
+        return f"model: {arch} cannot be built on {encoder}{given}: {reason}"
+
+    with translate_errors(explain, UsageError):
         network = smp.create_model(
             arch,
             encoder,
@@ -184,15 +197,11 @@ def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
             classes=num_classes,
             **options,
         )
-    except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        given = f" with {config.options}" if config.options else ""
-        raise UsageError(f"model: {arch} cannot be built on {encoder}{given}: {reason}") from error
     return SegmentationModel(network, *normalisation(config), config.freeze_bn)
 
 
 def normalisation(config: ModelConfig) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation of each channel, of 0..255 values."""
+    """Return mean and standard deviation of each channel of 0..255 values."""
     rgb = config.in_channels == 3
     mean = config.mean or (IMAGENET_MEAN if rgb else [ANY_MEAN] * config.in_channels)
     std = config.std or (IMAGENET_STD if rgb else [ANY_STD] * config.in_channels)

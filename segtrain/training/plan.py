@@ -24,7 +24,7 @@ from segtrain.data.loading.sampling import (
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.losses.build import Loss, balanced, build_loss
 from segtrain.losses.expression import parse_loss
-from segtrain.models.pretrained import imagenet_at_hand
+from segtrain.models.pretrained import can_load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
 CROPS_COUNTED = 256  # to tell what a sampler shows of each class
@@ -227,7 +227,7 @@ def find_weights(config: Config, say: Callable[[str], None]) -> str:
     weights, encoder = config.model.weights, config.model.encoder
     if weights != "auto":
         return weights if weights in ("imagenet", "none") else str(Path(weights).resolve())
-    if imagenet_at_hand(encoder):
+    if can_load_imagenet(encoder):
         return "imagenet"
     say("=" * 80)
     say(
@@ -273,7 +273,7 @@ def refuse_crop(config: Config) -> None:
     """Raises UsageError for a crop, or one image a device, that the architecture can't train on."""
     model, arch, crop = new_model(config), config.model.arch, config.augment.crop
     assert crop is not None
-    if reason := model.takes(crop):
+    if reason := model.refusal_of_size(crop):
         raise UsageError(
             f"augment.crop: {arch} cannot take {crop[0]}x{crop[1]} ({reason}); use a larger --crop"
         )

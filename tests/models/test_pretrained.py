@@ -1,4 +1,4 @@
-"""Weights to start from."""
+"""Pretrained weights: from a checkpoint, an encoder's file, or the hub."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def encoder() -> torch.nn.Module:
 def test_a_checkpoint_of_the_same_classes_is_loaded_whole(trained: Path):
     checkpoint = trained / "checkpoints/best.safetensors"
     model = fresh(3, read_meta(checkpoint).config.model)
-    line = load_file_weights(model, checkpoint)
+    line = str(load_file_weights(model, checkpoint))
     weights = load_file(checkpoint)
     assert same(state_of(model), weights)
     assert "head included" in line and str(checkpoint) in line
@@ -64,8 +64,8 @@ def test_a_checkpoint_of_other_classes_keeps_all_but_its_head(trained: Path):
     checkpoint = trained / "checkpoints/best.safetensors"
     model = fresh(5, read_meta(checkpoint).config.model)
     before, weights = state_of(model), load_file(checkpoint)
-    line = load_file_weights(model, checkpoint)
-    assert "the head starts anew" in line
+    line = str(load_file_weights(model, checkpoint))
+    assert "the head starts from random weights" in line
     after = state_of(model)
     for name in after:
         source = before if name.startswith(HEAD) else weights
@@ -73,12 +73,12 @@ def test_a_checkpoint_of_other_classes_keeps_all_but_its_head(trained: Path):
     assert f"{len(weights) - 2} of {len(weights)} tensors" in line
 
 
-def test_fit_says_that_the_head_starts_anew(cli, pairs: Path, trained: Path):
+def test_fit_reports_a_head_that_starts_from_random_weights(cli, pairs: Path, trained: Path):
     checkpoint = trained / "checkpoints/best.safetensors"
     answer = cli("fit", "--data", pairs, *QUICK, "--weights", checkpoint, "--set",
                  "data.classes=[a, b, c, d]", "--name", "four")  # fmt: skip
     assert answer.code == 0, answer.stderr
-    assert "the head starts anew (another number of classes)" in answer.stdout
+    assert "the head starts from random weights (another number of classes)" in answer.stdout
     trained_on = load_file("runs/four/checkpoints/last.safetensors")
     assert len(trained_on[f"{HEAD}0.bias"]) == 4
 
@@ -113,9 +113,9 @@ def test_an_encoders_state_dict_is_loaded_strictly(tmp_path, encoder, name, pref
     path = encoder_file(tmp_path / name, {"state_dict": weights} if wrap else weights)
     model = fresh()
     before = state_of(model)
-    line = load_file_weights(model, path)
+    line = str(load_file_weights(model, path))
     assert same(state_of(model.network.encoder), state_of(encoder))
-    assert "fc.weight" in line and "decoder and head start anew" in line
+    assert "fc.weight" in line and "decoder and head start from random weights" in line
     changed = [k for k, v in state_of(model).items() if not torch.equal(v, before[k])]
     assert changed and all(key.startswith("network.encoder.") for key in changed)
 
@@ -147,15 +147,17 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path, encoder):
         load_file_weights(fresh(), path)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.zeros(2), {"state_dict": 3}], ids=str)
-def test_what_holds_no_tensors_is_refused(tmp_path: Path, content):
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"a": 1}, torch.zeros(2), {"state_dict": 3}, {1: torch.zeros(2)}], ids=str
+)
+def test_a_file_without_named_tensors_is_refused(tmp_path: Path, content):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(SegtrainError, match="odd.pth: not a checkpoint"):
         load_file_weights(fresh(), tmp_path / "odd.pth")
 
 
 def hub_of(folder: Path, encoder: torch.nn.Module, monkeypatch, **settings) -> list[str]:
-    """Puts files in the hub's place; the names that were asked for."""
+    """Replace downloads from the hub by files; return the names that are then asked for."""
     config = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.25, 0.125], "input_space": "RGB",
               "input_range": [0, 1]} | settings  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
@@ -168,7 +170,7 @@ def hub_of(folder: Path, encoder: torch.nn.Module, monkeypatch, **settings) -> l
         return str(folder / filename)
 
     monkeypatch.setattr(smp.encoders, "hf_hub_download", download)
-    monkeypatch.setattr("segtrain.models.pretrained.imagenet_at_hand", lambda _: True)
+    monkeypatch.setattr("segtrain.models.pretrained.can_load_imagenet", lambda _: True)
     return asked
 
 
@@ -198,20 +200,20 @@ def test_an_encoder_of_bgr_images_is_refused(tmp_path: Path, encoder, monkeypatc
         load_imagenet(fresh(), SMALL)
 
 
-def test_a_hub_that_fails_halfway_is_told_in_a_line(tmp_path: Path, encoder, monkeypatch):
+def test_a_hub_that_fails_halfway_is_one_line(tmp_path: Path, encoder, monkeypatch):
     hub_of(tmp_path, encoder, monkeypatch)
 
     def broken(*_, **__):
         raise ConnectionError("the line went dead")
 
     monkeypatch.setattr(smp.encoders, "hf_hub_download", broken)
-    with pytest.raises(SegtrainError, match="--weights none.*the line went dead"):
+    with pytest.raises(SegtrainError, match="resnet18.*the line went dead.*--weights none"):
         load_imagenet(fresh(), SMALL)
 
 
-def test_auto_is_imagenet_where_it_is_at_hand(cli, pairs: Path, tmp_path, encoder, monkeypatch):
+def test_auto_is_imagenet_where_it_can_be_loaded(cli, pairs: Path, tmp_path, encoder, monkeypatch):
     hub_of(tmp_path, encoder, monkeypatch)
-    monkeypatch.setattr("segtrain.training.plan.imagenet_at_hand", lambda _: True)
+    monkeypatch.setattr("segtrain.training.plan.can_load_imagenet", lambda _: True)
     answer = cli("fit", "--data", pairs, *RESNET18, "--weights", "auto", "--name", "a")
     assert answer.code == 0, answer.stderr
     assert "weights: ImageNet's, in the encoder resnet18" in answer.stdout
@@ -219,7 +221,7 @@ def test_auto_is_imagenet_where_it_is_at_hand(cli, pairs: Path, tmp_path, encode
     assert mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5])
 
 
-@pytest.mark.parametrize("status", [200, 404, None, "silent"])
+@pytest.mark.parametrize("status", [200, 404, None, "silent", "no address"])
 def test_the_hub_is_asked_once_and_not_for_long(monkeypatch: pytest.MonkeyPatch, status):
     """Any answer counts; a refusal (None here) or a connection that stays silent does not."""
 
@@ -236,7 +238,9 @@ def test_the_hub_is_asked_once_and_not_for_long(monkeypatch: pytest.MonkeyPatch,
     server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(
+        huggingface_hub.constants, "ENDPOINT", "nonsense" if status == "no address" else address
+    )
     monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.3 if status == "silent" else 5.0)
     if status is None:
         server.server_close()
