@@ -35,6 +35,23 @@ def test_each_table_is_in_its_document(page: str, tables: str):
 
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+SOUGHT = [  # what people search for
+    "fine-tuning",
+    "mixed precision",
+    "gradient accumulation",
+    "early stopping",
+    "sliding window",
+    "test-time augmentation",
+    "class imbalance",
+    "hard example mining",
+]
+
+
+@pytest.mark.parametrize("word", SOUGHT)
+def test_the_readme_and_a_heading_name(word: str):
+    assert word in (ROOT / "README.md").read_text().lower()
+    headings = re.findall(r"^#.*", "".join(page.read_text() for page in PAGES), re.M)
+    assert [heading for heading in headings if word in heading.lower()]
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
