@@ -64,8 +64,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from segtrain.losses import build_loss
 from segtrain.losses.build import Loss
-from segtrain.losses.pixels import PATHS_TAKEN, choose_path, read_pixels
-from segtrain.losses.selection import digit_counts, kth_largest
+from segtrain.losses.kernels.paths import PATHS_TAKEN, choose_path
+from segtrain.losses.pixel_pass import PixelReader, Pixels
+from segtrain.losses.selection import digit_counter, kth_largest
 
 ROOT = Path(__file__).parents[1]
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
@@ -362,15 +363,16 @@ def selection(visit: Visit) -> Results:
     for kind in ("untrained", "trained"):
         whole = HEADLINE._replace(kind=kind)
         case = whole.fitting(visit)
-        pixels = read_pixels(*case.inputs(visit.device), IGNORED, upsample=case.upsample)
-        yield str(whole), select(pixels.nll.detach(), pixels.valid, visit)
+        pixels = PixelReader(IGNORED).read(*case.inputs(visit.device), case.upsample)
+        yield str(whole), select(pixels, visit)
 
 
-def select(values: Tensor, valid: Tensor, visit: Visit) -> dict[str, Any]:
-    k = valid.sum() // FACTOR
+def select(pixels: Pixels, visit: Visit) -> dict[str, Any]:
+    values, valid, in_triton = pixels.nll.detach(), pixels.valid, pixels.path == "triton"
+    k, digit_counts = valid.sum() // FACTOR, digit_counter(in_triton)
     number, prefix = int(k), torch.zeros(1, dtype=torch.int64, device=visit.device)
     ways: dict[str, Callable] = {
-        "kth_largest": lambda: kth_largest(values, valid, k),
+        "kth_largest": lambda: kth_largest(values, valid, k, in_triton=in_triton),
         "one of its three rounds": lambda: digit_counts(values, valid, prefix, 21, 11),
         "topk": lambda: values.flatten().topk(number, sorted=False).values.min(),
         "boolean index": lambda: values[values > 0.35],

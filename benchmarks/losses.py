@@ -37,7 +37,7 @@ from machine import RESULTS, machine
 from torch import Tensor
 
 from segtrain.losses import build_loss
-from segtrain.losses.pixels import PATHS_TAKEN
+from segtrain.losses.kernels.paths import PATHS_TAKEN
 
 THRESH, FACTOR, IGNORED, BLOB = 0.7, 16, 255, 64
 CPU_SIZES = [(2, 2, 512, 512), (2, 19, 512, 512), (1, 150, 256, 256)]

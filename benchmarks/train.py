@@ -64,11 +64,12 @@ from segtrain.distributed.devices import resolve_device, resolve_precision
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.launch import RankMonitor
 from segtrain.distributed.signals import StopRequest
+from segtrain.losses.build import build_loss
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.training.loaders import open_feed
 from segtrain.training.loop import start, train_epoch
 from segtrain.training.optim import build_optimizer
-from segtrain.training.plan import Plan, loss_of, make_plan, new_model
+from segtrain.training.plan import Plan, make_plan, new_model, read_loss
 from segtrain.training.progress import Reporter
 from segtrain.training.state import STEP_PHASES
 from segtrain.training.step import TrainingModule
@@ -231,7 +232,8 @@ class BareSteps:
         config, model = case.config, case.segmentation_model()
         make_fabric(config.train)  # for what it sets in the whole process
         self.case, self.loss_sum = case, torch.zeros((), device=case.device)
-        module = TrainingModule(model, loss_of(config), case.compile == "on").to(case.device)
+        loss = build_loss(read_loss(config), len(config.data.classes), config.data.lb_ignore)
+        module = TrainingModule(model, loss, case.compile == "on").to(case.device)
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.module = module.to(memory_format=layout).train()
         self.optimizer = build_optimizer(model, module.loss, config.optim)
@@ -277,7 +279,9 @@ class Segtrain:
     """The loop of `segtrain fit`, a turn an epoch; on ready batches, or from the files of data."""
 
     def __init__(self, case: Case, data: Path | None = None):
-        plan = plan_of(data, case) if data else Plan(case.config, case.data_set, case.steps, {})
+        loss = read_loss(case.config)
+        ready = Plan(case.config, case.data_set, loss, case.steps, {})
+        plan = plan_of(data, case) if data else ready
         self.folder = tempfile.TemporaryDirectory()  # of the run, which notes its environment
         self.plan = replace(plan, run=Path(self.folder.name))
         config = self.plan.config
@@ -512,7 +516,8 @@ def plan_of(data: Path, case: Case) -> Plan:
     """The plan of a run of that case on a data set."""
     config = case.config
     given = config.data.model_copy(update={"path": str(data), "classes": None})
-    return make_plan(config.model_copy(update={"data": given}), lambda line: None)
+    config = config.model_copy(update={"data": given})
+    return make_plan(config, read_loss(config), lambda line: None)
 
 
 def against_goals(case: Case, found: dict, loading: dict | None) -> list[dict]:

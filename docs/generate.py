@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segtrain.commands.losses import signature
 from segtrain.config import Config
-from segtrain.losses import FAMILIES
+from segtrain.losses.arguments import ARGUMENTS
 
 ROOT = Path(__file__).parents[1]
 CONFIG_HEADER = """# Every config field
@@ -58,7 +58,7 @@ def config_tables() -> str:
 def loss_pages() -> str:
     """Write a section for each loss: signature, formula, explanation, source, arguments."""
     parts = [LOSSES_HEADER]
-    for name, family in FAMILIES.items():
+    for name, family in ARGUMENTS.items():
         text, _, arguments = inspect.getdoc(family).rpartition("\n\n")
         parts.append(f"\n## {name}\n\n    {signature(name)}\n    = {family.formula}\n\n")
         parts += [f"{' '.join(paragraph.split())}\n\n" for paragraph in text.split("\n\n")]

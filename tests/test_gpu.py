@@ -19,7 +19,7 @@ from segtrain.config import ModelConfig, OptimConfig, TrainConfig
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.signals import StopRequest
 from segtrain.losses import build_loss
-from segtrain.losses.pixels import PATHS_TAKEN
+from segtrain.losses.kernels.paths import PATHS_TAKEN
 from segtrain.models.segmentation import build_model
 from segtrain.training.nonfinite import Verdicts
 from segtrain.training.optim import build_optimizer

@@ -30,6 +30,7 @@ from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.report import groups_of, refuse_unwritable, write
 from segtrain.evaluation.subject import Subject
 from segtrain.losses.build import build_mining
+from segtrain.losses.spec import parse_loss
 from segtrain.models.checkpoint import load_model
 from segtrain.runs.folder import HISTORY, find_checkpoint, run_of
 
@@ -91,13 +92,8 @@ def of_checkpoint(
     data = open_split(config, split, say)
     pairs = Pairs.of(data, split)
     model = model.to(fabric.device).to(memory_format=torch.channels_last)  # as predict has it
-    mining = build_mining(
-        config.loss.expression,
-        len(meta.classes),
-        config.data.lb_ignore,
-        thresh=config.loss.thresh,
-        n_min_factor=config.loss.n_min_factor,
-    )
+    spec = parse_loss(config.loss.expression, config.loss.thresh, config.loss.n_min_factor)
+    mining = build_mining(spec, len(meta.classes), config.data.lb_ignore)
     workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
     predictor = SplitPredictor(model, fabric, workers, config.eval, mining)
     run = run_of(checkpoint)

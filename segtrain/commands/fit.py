@@ -31,7 +31,7 @@ from segtrain.runs.folder import (
     refuse_name,
 )
 from segtrain.training.loop import train
-from segtrain.training.plan import Plan, loss_of, make_plan, new_model
+from segtrain.training.plan import Plan, make_plan, new_model, read_loss
 from segtrain.training.resume import find_state, refuse_changes, run_to_resume
 
 
@@ -54,11 +54,11 @@ def fit(
     base = load_config(old_run / CONFIG) if old_run else None
     config = load_config(file, sets, flags, base)
     check_names(config.model.arch, config.model.encoder)
-    loss_of(config)  # a typo costs no scan
+    loss = read_loss(config)  # before the scan: a mistake shows at once
     fabric = make_fabric(config.train)
     if dry_run:
         if fabric.is_global_zero:
-            describe(make_plan(config, print), old_run)
+            describe(make_plan(config, loss, print), old_run)
         return None
     plan: Plan | None = None
     model: SegmentationModel | None = None
@@ -69,7 +69,7 @@ def fit(
                 until_the_end.enter_context(held(old_run))
             elif name:
                 refuse_name(out, name)
-            plan = make_plan(config, print)
+            plan = make_plan(config, loss, print)
             saved = find_state(old_run, plan) if old_run else None  # or refused: nothing changed
             model = first_model(plan.config, load=saved is None)
             name = name or default_name(config.model.arch, config.loss.expression)

@@ -18,10 +18,9 @@ from segtrain.distributed.processes import PARENT
 from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped, UsageError
 from segtrain.files import write_json
-from segtrain.losses.expression import parse_loss
 from segtrain.models.segmentation import check_names
 from segtrain.runs.folder import CONFIG, safe_name
-from segtrain.training.plan import loss_of
+from segtrain.training.plan import read_loss
 
 BASE = Path("sweep.json")  # what all runs of the folder have in common
 SCORES = Path("eval/val/metrics.json")  # a run that has it is done
@@ -91,9 +90,9 @@ def split_losses(text: str) -> list[str]:
 
 def make_jobs(losses: list[str], seeds: int, base: Config, out: Path) -> list[Job]:
     """Seed by seed, so that a sweep that stops halfway has all losses. Raises UsageError."""
-    for loss in losses:
-        loss_of(load_config(base=base, flags={"loss.expression": loss}))
-    parsed = [parse_loss(loss) for loss in losses]
+    parsed = [
+        read_loss(load_config(base=base, flags={"loss.expression": loss})).terms for loss in losses
+    ]
     if twice := [
         loss for loss, terms in zip(losses, parsed, strict=True) if parsed.count(terms) > 1
     ]:

@@ -14,7 +14,6 @@ from segtrain.data.loading.dataset import Batch, Pairs, checked, one_by_one
 from segtrain.distributed.devices import predictor, to_device
 from segtrain.distributed.limits import explain_limits
 from segtrain.losses.ohem import Mining
-from segtrain.losses.pixels import read_pixels
 from segtrain.metrics.calibration import Calibration
 from segtrain.models.inference import memory_advice, predict_bands
 
@@ -87,8 +86,8 @@ def join_bands(
             truth = targets[:, rows].long()
         if calibration:
             calibration.update(logits, truth, lb_ignore)
-        if nll is not None:
-            nll[:, rows] = read_pixels(logits, truth, lb_ignore).nll
+        if mining and nll is not None:
+            nll[:, rows] = mining.reader.read(logits, truth).nll
     return ids, nll
 
 

@@ -2,66 +2,68 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from segtrain.losses.pixels import Pixels, read_pixels
+from segtrain.losses.pixel_pass import PixelReader, Pixels
+
+
+class TermResult(NamedTuple):
+    """One evaluation of a term, from which a report is made where one is asked for."""
+
+    value: Tensor  # 0-d, differentiable
+    observe: Callable[[], dict[str, Tensor]]  # how it weighted the batch, by name
 
 
 class Term(nn.Module):
-    """A loss by itself: called with logits (N,C,H,W) and target (N,H,W), it returns a 0-d value.
+    """One loss by itself: called with logits (N,C,H,W) and target (N,H,W), it returns a 0-d value.
 
-    Families say what they read of a batch and compute `value` from it; several terms of a sum
-    share one reading. Without a valid pixel the value and all gradients are 0.
+    A family computes its value from the Pixels of one pixel pass, which the terms of a sum share:
+    it declares the powers of softmax whose sums over pixels it needs, and whether it reads the
+    logits themselves at full resolution. Without a valid pixel the value and all gradients are 0.
     """
 
-    formula: ClassVar[str]
-    source: ClassVar[str]
-    powers: tuple[int, ...] = ()  # of softmax, whose sums over pixels it reads
-    reads_logits: bool = False  # itself, at full resolution: such a term can't be fused
-    one_device: str | None = None  # why it can't be computed over several, if so
-
-    def __init__(self, lb_ignore: int = 255):
+    def __init__(self, lb_ignore: int, powers: tuple[int, ...] = (), reads_logits: bool = False):
         super().__init__()
-        self.lb_ignore = lb_ignore
-
-    def check(self, num_classes: int) -> None:
-        """Raises UsageError where an argument doesn't fit that many classes."""
+        self.lb_ignore, self.powers, self.reads_logits = lb_ignore, powers, reads_logits
+        self.reader = PixelReader(lb_ignore, powers, reads_logits)
 
     def value(self, pixels: Pixels) -> Tensor:
+        """Return the loss, 0-d and differentiable."""
         raise NotImplementedError
 
-    def observe(self, pixels: Pixels) -> dict[str, Tensor]:
-        """What is worth seeing of how it weights the batch, by name: 0-d, or one a class or bin."""
+    def evaluate(self, pixels: Pixels) -> TermResult:
+        """Return the loss, and what a report needs of the way to it."""
+        return TermResult(self.value(pixels), self.observe)
+
+    def observe(self) -> dict[str, Tensor]:
+        """Return by name what the term's state tells of its weights: 0-d, or one for each bin."""
         return {}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
-            pixels = read_pixels(
-                logits,
-                target,
-                self.lb_ignore,
-                powers=self.powers,
-                keep_logits=self.reads_logits,
-            )
-            return self.value(pixels)
+            return self.evaluate(self.reader.read(logits, target)).value
 
 
 class PixelLoss(Term):
-    """A mean over pixels: `costs` says what each adds to its numerator and its denominator."""
+    """A mean over pixels, each with a cost in the numerator and a weight in the denominator."""
 
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
-        """Cost and weight (N,H,W), 0 at ignored pixels; the weight has no gradient, may be bool."""
+        """Return cost and weight (N,H,W), 0 at ignored pixels.
+
+        The weight has no gradient and may be bool.
+        """
         raise NotImplementedError
 
     def value(self, pixels: Pixels) -> Tensor:
         cost, weight = self.costs(pixels)
-        return mean(cost, weight, pixels)
+        return weighted_mean(cost, weight, pixels)
 
 
-def mean(cost: Tensor, weight: Tensor, pixels: Pixels) -> Tensor:
-    """sum(cost) / sum(weight) over all devices; 0 where nothing has a weight."""
+def weighted_mean(cost: Tensor, weight: Tensor, pixels: Pixels) -> Tensor:
+    """Return sum(cost) / sum(weight) over all devices; 0 where nothing has a weight."""
     total = pixels.total(weight.sum(dtype=cost.dtype))
     return pixels.total(cost.sum()) / total.where(total > 0, 1)

@@ -1,29 +1,27 @@
-"""Loss expression to Loss, a weighted sum of terms; FAMILIES, the table of losses by name."""
+"""LossSpec to Loss, a weighted sum of terms; FAMILIES, the table of loss classes by name."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from math import isnan
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from segtrain.errors import UsageError, did_you_mean
-from segtrain.losses.base import PixelLoss, Term
-from segtrain.losses.class_weights import BALANCING, balancing_weights
+from segtrain.losses.arguments import VGGArguments, make_arguments
+from segtrain.losses.base import Term
 from segtrain.losses.cross_entropy import CrossEntropy
-from segtrain.losses.expression import Term as Parsed
-from segtrain.losses.expression import parse_loss
 from segtrain.losses.focal import Focal
 from segtrain.losses.ghm import GHM
 from segtrain.losses.lovasz import Lovasz
 from segtrain.losses.ohem import Mining, OhemCE, TopK
-from segtrain.losses.perceptual import VGG
-from segtrain.losses.pixels import read_pixels
+from segtrain.losses.perceptual import VGG, load_features
+from segtrain.losses.pixel_pass import PixelReader
 from segtrain.losses.region import Dice, Jaccard, Tversky
+from segtrain.losses.spec import LossSpec, TermSpec, parse_loss
 
 FAMILIES: dict[str, type[Term]] = {
     "ce": CrossEntropy,
@@ -37,9 +35,6 @@ FAMILIES: dict[str, type[Term]] = {
     "lovasz": Lovasz,
     "vgg": VGG,
 }
-MINING = [name for name, family in FAMILIES.items() if issubclass(family, Mining)]
-MINED = [n for n, family in FAMILIES.items() if issubclass(family, PixelLoss) and n not in MINING]
-GIVEN = ("inner", "palette", "lb_ignore")  # not arguments of an expression
 
 
 class Loss(nn.Module):
@@ -52,8 +47,9 @@ class Loss(nn.Module):
         self.names, self.weights = names, weights
         self.terms = cast(Sequence[Term], nn.ModuleList(terms))  # which forgets their type
         self.lb_ignore, self.sync = lb_ignore, sync
-        self.powers = tuple(sorted({power for term in terms for power in term.powers}))
-        self.observed: list[dict[str, Tensor]] = []  # of the steps that were asked to observe
+        powers = tuple(sorted({power for term in terms for power in term.powers}))
+        self.reader = PixelReader(lb_ignore, powers, bool(self.reads_logits), sync)
+        self.observed: list[dict[str, Tensor]] = []  # one record a term of each observed call
 
     @property
     def reads_logits(self) -> list[str]:
@@ -72,79 +68,65 @@ class Loss(nn.Module):
         """logits (N,C,h,w) with C >= 2, target (N,H,W) int64 class ids or lb_ignore -> 0-d.
 
         H = h * upsample: logits are upsampled (bilinear) on the way. With no valid pixel the value
-        and all gradients are 0. With `observe`, what each term did is added to `observed`.
+        and all gradients are 0. With `observe`, a record of each term is added to `observed`.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            pixels = read_pixels(
-                logits,
-                target,
-                self.lb_ignore,
-                upsample=upsample,
-                align_corners=align_corners,
-                powers=self.powers,
-                keep_logits=bool(self.reads_logits),
-                sync=self.sync,
-            )
-            weighted = zip(self.weights, self.terms, strict=True)
-            values = [weight * term.value(pixels) for weight, term in weighted]
+            pixels = self.reader.read(logits, target, upsample, align_corners)
+            results = [term.evaluate(pixels) for term in self.terms]
+            weighted = zip(self.weights, results, strict=True)
+            values = [weight * result.value for weight, result in weighted]
             if observe:
                 with torch.no_grad():
-                    for value, term in zip(values, self.terms, strict=True):
-                        self.observed.append({"value": value.detach()} | term.observe(pixels))
-            return _sum(values)
+                    for value, result in zip(values, results, strict=True):
+                        self.observed.append({"value": value.detach()} | result.observe())
+            return sum(values, start=pixels.nll.new_zeros(()))
 
     def forget(self, times: int) -> None:
-        """Drops the records of the last few observed calls."""
+        """Drop the records of the last few observed calls."""
         del self.observed[len(self.observed) - times * len(self.terms) :]
 
     def report(self, class_names: list[str]) -> dict[str, float | None]:
-        """Means over the observed steps, by "term/what", and an empty record for the next ones.
+        """Return means over the observed steps, by "term/quantity", and drop the records.
 
-        Per term: `value` (weight included) and its `share` of the total. Where it mines: `kept`,
+        Per term: `value` (weight included) and its `share` of the total. For a mining term: `kept`,
         the fraction of valid pixels; `kept/CLASS`; and `threshold`, the probability of the true
-        class under which pixels were kept. ghm: `bin/I`, its moving counts. None is undefined.
+        class below which pixels were kept. ghm: `bin/I`, its moving counts. None is undefined.
         """
         count = len(self.terms)
         report: dict[str, float | None] = {}
         total = sum(record["value"] for record in self.observed)
-        for place, name in enumerate(unique(self.names)):
+        for place, name in enumerate(number_repeats(self.names)):
             records = self.observed[place::count]
-            if not records:  # each of the steps was a bad one
+            if not records:  # each of the steps was skipped
                 continue
             value = sum(record["value"] for record in records)
             found: dict[str, Tensor | float] = {"value": value / len(records)}
             found["share"] = value / total
             if "kept" in records[0]:
-                kept = _sum(record["kept"] for record in records)
-                valid = _sum(record["valid"] for record in records)
+                kept, valid = (
+                    reduce(torch.add, (r[k] for r in records)) for k in ("kept", "valid")
+                )
                 found["kept"] = kept.sum() / valid.sum()
                 found["threshold"] = torch.stack([r["threshold"] for r in records]).nanmean()
                 shares = zip(class_names, (kept / valid).tolist(), strict=True)
                 found |= {f"kept/{c}": s for c, s in shares}
             if "bin" in records[0]:
                 found |= {f"bin/{b}": n for b, n in enumerate(records[-1]["bin"].tolist())}
-            numbers = {f"{name}/{what}": float(number) for what, number in found.items()}
+            numbers = {f"{name}/{quantity}": float(number) for quantity, number in found.items()}
             report |= {key: None if isnan(number) else number for key, number in numbers.items()}
         self.observed = []
         return report
 
 
-def _sum(values: Iterable[Tensor]) -> Tensor:
-    """The sum of one tensor or more."""
-    total = sum(values)
-    assert isinstance(total, Tensor)  # without any it would be the number 0
-    return total
-
-
-def unique(names: list[str]) -> list[str]:
-    """The names, numbered from the second on where one comes again: ohem, dice, ohem2."""
+def number_repeats(names: list[str]) -> list[str]:
+    """Return the names, numbered from the second on where one repeats: ohem, dice, ohem2."""
     seen = [names[:i].count(name) + 1 for i, name in enumerate(names)]
     return [name if n == 1 else f"{name}{n}" for name, n in zip(names, seen, strict=True)]
 
 
 def build_loss(
-    expression: str,
-    num_classes: int | None,
+    expression: str | LossSpec,
+    num_classes: int,
     lb_ignore: int = 255,
     *,
     sync: bool = True,
@@ -152,102 +134,51 @@ def build_loss(
     thresh: float = 0.7,
     n_min_factor: int = 16,
 ) -> Loss:
-    """The module of a loss expression such as "ohem(thresh=0.7)+0.5*dice".
+    """Build the module of a loss expression such as "ohem(thresh=0.7)+0.5*dice", or of its spec.
 
-    `thresh` and `n_min_factor` go to the terms that take them and don't say otherwise; `palette`,
-    a colour a class, is what vgg paints with. Without `sync` each device has a loss of its own.
-    Raises UsageError for a name or an argument that no family has. num_classes None, while it is
-    not known, checks all else.
+    `thresh` and `n_min_factor` go to the terms of an expression that take them and don't give their
+    own; a spec has them already. `palette`, a colour for each class, is what vgg paints with.
+    Without `sync` each device has a loss of its own. Raises UsageError for a name or an argument
+    that no family has.
     """
-    mining = {"thresh": thresh, "n_min_factor": n_min_factor}
-    given = {"lb_ignore": lb_ignore, "palette": palette} | mining
-    parsed = parse_loss(expression)
-    terms = [_build_term(term, given, num_classes) for term in parsed]
-    names, weights = [term.name for term in parsed], [term.weight for term in parsed]
-    return Loss(names, weights, terms, lb_ignore, sync)
+    spec = expression
+    if isinstance(spec, str):
+        spec = parse_loss(spec, thresh, n_min_factor)
+    spec.check_classes(num_classes)
+    terms = [_build_term(term, lb_ignore, palette) for term in spec.terms]
+    for term in terms:
+        if isinstance(term, VGG):
+            term.check_palette(num_classes)
+    return Loss(spec.names, [term.weight for term in spec.terms], terms, lb_ignore, sync)
 
 
-def build_mining(
-    expression: str,
-    num_classes: int,
-    lb_ignore: int = 255,
-    *,
-    thresh: float = 0.7,
-    n_min_factor: int = 16,
-) -> Mining | None:
-    """The first term of the expression that mines, to see what it keeps; None if none does."""
-    given = {"lb_ignore": lb_ignore, "thresh": thresh, "n_min_factor": n_min_factor}
-    mining = [term for term in parse_loss(expression) if issubclass(family(term.name), Mining)]
-    if not mining:
+def build_mining(spec: LossSpec, num_classes: int, lb_ignore: int = 255) -> Mining | None:
+    """Build the first mining term of the spec, to see which pixels it keeps; None without one."""
+    if spec.mining is None:
         return None
-    # neither class weights nor what a kept pixel pays chooses anything
-    arguments = {key: value for key, value in mining[0].arguments.items() if key != "weight"}
-    term = _build_term(replace(mining[0], arguments=arguments, inner=None), given, num_classes)
-    assert isinstance(term, Mining)  # as its family is
-    return term
+    spec.check_classes(num_classes)
+    # neither class weights nor the inner loss has an influence on the choice
+    arguments = make_arguments(
+        type(spec.mining.arguments), **vars(spec.mining.arguments) | {"weight": None}
+    )
+    term = _build_term(replace(spec.mining, arguments=arguments, inner=None), lb_ignore, None)
+    return term if isinstance(term, Mining) else None
 
 
-def family(name: str) -> type[Term]:
-    """The family of that name. Raises UsageError where there is none."""
-    if name not in FAMILIES:
-        raise UsageError(
-            f"loss: there is no {name!r}; losses are {', '.join(FAMILIES)}"
-            f"{did_you_mean(name, FAMILIES)}"
-        )
-    return FAMILIES[name]
+def load_networks(spec: LossSpec) -> None:
+    """Load the fixed networks of a loss: weights that can't be had cost no reading of data."""
+    for term in spec.terms:
+        if isinstance(term.arguments, VGGArguments):
+            load_features(term.arguments)
 
 
-def arguments_of(family: type[Term]) -> dict[str, Any]:
-    """The arguments that an expression may give, and their defaults."""
-    parameters = inspect.signature(family).parameters
-    return {key: p.default for key, p in parameters.items() if key not in GIVEN}
-
-
-def _build_term(term: Parsed, given: dict[str, Any], num_classes: int | None) -> Term:
-    if num_classes is not None and num_classes < 2:
-        raise UsageError(f"num_classes is {num_classes}; two classes and lb_ignore are the least")
-    kind = family(term.name)
-    takes = arguments_of(kind)
-    for key in term.arguments:
-        if key not in takes:
-            raise UsageError(
-                f"loss: {term.name} has no argument {key!r}; it takes {', '.join(takes)}"
-                f"{did_you_mean(key, takes)}"
-            )
-    arguments = given | term.arguments
-    if term.inner:
-        _refuse_inner(term.name, term.inner.name)
-        arguments["inner"] = _build_term(term.inner, given, num_classes)
-    constructor = inspect.signature(kind).parameters
-    built = kind(**{key: value for key, value in arguments.items() if key in constructor})
-    if num_classes:
-        built.check(num_classes)
-    return built
-
-
-def _refuse_inner(outer: str, inner: str) -> None:
-    """Raises UsageError unless the one mines and the other can be mined."""
-    if outer not in MINING:
-        raise UsageError(f"loss: {outer} takes no loss in it; {' and '.join(MINING)} do")
-    family(inner)
-    if inner not in MINED:
-        raise UsageError(f"loss: {outer} can't mine {inner}; it mines {', '.join(MINED)}")
-
-
-def balanced(expression: str, pixels: list[int], where_present: list[int]) -> str:
-    """The expression with weight=median-frequency and inverse-sqrt made numbers.
-
-    `pixels` of each class in the training masks, and `where_present` those of all images that
-    have the class.
-    """
-
-    def numbers_in(term: Parsed) -> Parsed:
-        arguments = dict(term.arguments)
-        if arguments.get("weight") in BALANCING:
-            found = balancing_weights(arguments["weight"], pixels, where_present)
-            arguments["weight"] = [float(f"{weight:.4g}") for weight in found]
-        inner = term.inner and numbers_in(term.inner)
-        return replace(term, arguments=arguments, inner=inner)
-
-    terms = [numbers_in(term) for term in parse_loss(expression)]
-    return " + ".join(map(str, terms)) if terms != parse_loss(expression) else expression
+def _build_term(
+    spec: TermSpec, lb_ignore: int, palette: Sequence[tuple[int, int, int]] | None
+) -> Term:
+    family: Any = FAMILIES[spec.name]
+    extras: dict[str, Any] = {"lb_ignore": lb_ignore}
+    if spec.inner:
+        extras["inner"] = _build_term(spec.inner, lb_ignore, palette)
+    if family is VGG:
+        extras["palette"] = palette
+    return family(**vars(spec.arguments), **extras)

@@ -1,33 +1,29 @@
-"""Gradient harmonising: pixels count less the more others have as large a gradient."""
+"""Gradient harmonizing: pixels with common gradient sizes count less."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from segtrain.losses.arguments import number, whole_number
+from segtrain.losses.arguments import GHMArguments, make_arguments
 from segtrain.losses.base import PixelLoss
-from segtrain.losses.pixels import Pixels, class_sums
+from segtrain.losses.pixel_pass import Pixels
 
 
 class GHM(PixelLoss):
-    """Gradient harmonising: pixels count less the more others have as large a gradient.
+    __doc__ = GHMArguments.__doc__
 
-    g = 1 - p_true is the size of a pixel's gradient. Its bin's count is a moving one: it starts at
-    the first batch's and changes with each batch in training only. One bin is ce.
-
-    bins: equal parts of g's range 0..1.
-    momentum: what a batch leaves of the counts before it, in [0, 1).
-    """
-
-    formula = "sum(w m) / n_valid, w = total count / (count in g's bin * non-empty bins)"
-    source = "Li et al. 2019, arXiv:1811.05181"
     counts: Tensor
 
-    def __init__(self, bins: int = 10, momentum: float = 0.75, lb_ignore: int = 255):
+    def __init__(
+        self,
+        bins: int = GHMArguments.bins,
+        momentum: float = GHMArguments.momentum,
+        lb_ignore: int = 255,
+    ):
+        given = make_arguments(GHMArguments, bins=bins, momentum=momentum)
         super().__init__(lb_ignore)
-        self.bins = whole_number("bins", bins, 1, 10_000)
-        self.momentum = number("momentum", momentum, 0, 1, open_high=True)
+        self.bins, self.momentum = given.bins, given.momentum
         self.register_buffer("counts", torch.zeros(self.bins))
 
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
@@ -36,11 +32,11 @@ class GHM(PixelLoss):
         return weights * pixels.nll, pixels.valid
 
     def weights(self, pixels: Pixels) -> Tensor:
-        """(N,H,W), without gradient; in training the counts move on."""
+        """Return (N,H,W), without gradient; in training the counts are updated."""
         gradient = -torch.expm1(-pixels.nll)
         places = (gradient * self.bins).long().clamp(0, self.bins - 1)
         ones = pixels.valid.to(pixels.nll.dtype)
-        per_image = class_sums(ones, places, pixels.valid, self.bins).long()
+        per_image = pixels.sum_by(places, ones, self.bins).long()
         batch = pixels.total(per_image.sum(0))
         stored = self.counts.to(pixels.nll.dtype)
         if self.training:
@@ -52,5 +48,5 @@ class GHM(PixelLoss):
         per_bin = counts.sum() / (counts * (batch > 0).sum()).clamp(min=1e-30)
         return per_bin.where(batch > 0, 0)[places].where(pixels.valid, 0)
 
-    def observe(self, pixels: Pixels) -> dict[str, Tensor]:
+    def observe(self) -> dict[str, Tensor]:
         return {"bin": self.counts.clone()}

@@ -6,39 +6,33 @@ import torch
 from torch import Tensor
 
 from segtrain.errors import UsageError
-from segtrain.losses.arguments import choice, switch
+from segtrain.losses.arguments import LovaszArguments, make_arguments
 from segtrain.losses.base import Term
-from segtrain.losses.pixels import Pixels
+from segtrain.losses.pixel_pass import Pixels
 from segtrain.losses.reduce import world_size
-from segtrain.losses.region import CLASSES, mean_of_images
+from segtrain.losses.region import mean_of_images
 
 
 class Lovasz(Term):
-    """Lovász-softmax: the convex surrogate of the IoU that the errors' order gives.
+    __doc__ = LovaszArguments.__doc__
 
-    classes: the mean is over the classes present in an image, or over all.
-    per_image: each image for itself, and a mean over images; else the batch as one image, on one
-    device only.
-    """
-
-    formula = "mean over classes of sum_i e_(i) (J_i - J_(i-1)), e = |t - p| in falling order"
-    source = "Berman et al. 2018, arXiv:1705.08790"
-    reads_logits = True
-
-    def __init__(self, classes: str = "present", per_image: bool = True, lb_ignore: int = 255):
-        super().__init__(lb_ignore)
-        self.present_only = choice("classes", classes, CLASSES) == "present"
-        self.per_image = switch("per_image", per_image)
-        if not self.per_image:
-            self.one_device = "lovasz(per_image=False) sorts all pixels of the batch"
+    def __init__(
+        self,
+        classes: str = LovaszArguments.classes,
+        per_image: bool = LovaszArguments.per_image,
+        lb_ignore: int = 255,
+    ):
+        given = make_arguments(LovaszArguments, classes=classes, per_image=per_image)
+        super().__init__(lb_ignore, reads_logits=True)
+        self.present_only, self.per_image = given.classes == "present", given.per_image
+        self.one_device = given.one_device
 
     def value(self, pixels: Pixels) -> Tensor:
         if self.one_device and pixels.sync and world_size() > 1:
             raise UsageError(f"loss: {self.one_device}; on several devices use per_image=True")
-        assert pixels.logits is not None  # reads_logits
         classes = torch.arange(pixels.num_classes, device=pixels.nll.device).view(1, -1, 1, 1)
         truth = (pixels.ids.unsqueeze(1) == classes) & pixels.valid.unsqueeze(1)
-        errors = (truth.to(pixels.nll.dtype) - pixels.logits.softmax(1)).abs()
+        errors = (truth.to(pixels.nll.dtype) - pixels.full_logits.softmax(1)).abs()
         errors = errors.where(pixels.valid.unsqueeze(1), -1)  # below all others: last in the order
         errors, truth = errors.flatten(2), truth.flatten(2)
         if not self.per_image:

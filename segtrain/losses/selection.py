@@ -1,20 +1,24 @@
-"""The k largest values of a map, over all devices, without a sort or a synchronisation."""
+"""The k largest values of a map, over all devices, without a sort or a synchronization."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from segtrain.losses.pixels import choose_path
+from segtrain.losses.pixel_pass import Pixels
 from segtrain.losses.reduce import global_sum
 
-CHUNK = 1 << 15  # values: what one thread takes at once, in its cache
+CHUNK = 1 << 15  # values that one thread takes at once, in its cache
 
 
 def kth_largest(
-    values: Tensor, valid: Tensor, k: Tensor, total: Callable[[Tensor], Tensor] = global_sum
+    values: Tensor,
+    valid: Tensor,
+    k: Tensor,
+    total: Callable[[Tensor], Tensor] = global_sum,
+    in_triton: bool = False,
 ) -> Tensor:
-    """The k-th largest of the valid values over all devices (0-d), exactly.
+    """Return the k-th largest of the valid values over all devices (0-d), exactly.
 
     Values are >= 0, so the bits of float32 order as integers: three rounds of a histogram, on 11,
     11 and 10 bits, each narrow the k-th value down to one digit. Histograms add over devices.
@@ -24,25 +28,31 @@ def kth_largest(
     if values.dtype == torch.float64:
         descending = values.where(valid, 0).flatten().sort(descending=True).values
         return descending.gather(0, k.reshape(1) - 1).squeeze(0)
+    count = digit_counter(in_triton)
     prefix = torch.zeros(1, dtype=torch.int64, device=values.device)
     for shift, width in ((21, 11), (10, 11), (0, 10)):
-        counts = total(digit_counts(values, valid, prefix, shift, width))
-        at_least = counts.flip(0).cumsum(0).flip(0)  # how many have this digit or a larger one
+        counts = total(count(values, valid, prefix, shift, width))
+        at_least = counts.flip(0).cumsum(0).flip(0)  # values with this digit or a larger one
         chosen = ((at_least >= k).sum() - 1).clamp(min=0).reshape(1)
         k = k - (at_least - counts).gather(0, chosen)  # gather: an index by tensor would sync
         prefix = (prefix << width) | chosen
     return prefix.to(torch.int32).view(torch.float32).squeeze(0)
 
 
+def digit_counter(in_triton: bool) -> Callable[[Tensor, Tensor, Tensor, int, int], Tensor]:
+    """Return the function that counts digits: (values, valid, prefix, shift, width) -> counts."""
+    if in_triton:
+        from segtrain.losses.kernels import triton_reductions
+
+        return triton_reductions.digit_counts
+    return digit_counts
+
+
 def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, width: int) -> Tensor:
-    """int64 (2 ** width,): valid values by the `width` bits above `shift`.
+    """Count valid values by the `width` bits above `shift`: int64 (2 ** width,).
 
     Only those count whose bits above the digit are `prefix` (1,).
     """
-    if choose_path(values.device, values.dtype)[0] == "triton":
-        from segtrain.losses.kernels import triton_reductions
-
-        return triton_reductions.digit_counts(values, valid, prefix, shift, width)
     counts = torch.zeros(1 << width, dtype=torch.int64, device=values.device)
     prefix = prefix.to(torch.int32)
     # on the CPU in chunks that stay in the cache
@@ -58,15 +68,15 @@ def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, widt
     return counts
 
 
-def shares_of_largest(
-    values: Tensor, valid: Tensor, k: Tensor, total: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """How far each value is among the k largest (0..1, float, like values), and the k-th value.
+def select_largest(pixels: Pixels, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weights of the pixels in a mean over the k largest NLLs, and the k-th NLL (0-d).
 
-    Values tied at the k-th share what is left of k evenly, so that nothing depends on an order.
+    Weights (N,H,W) are floats like the NLL, 0..1 and without gradient. Values tied at the k-th
+    share what is left of k evenly, so that nothing depends on an order.
     """
-    cut = kth_largest(values, valid, k, total)
-    above, tied = (values > cut) & valid, (values == cut) & valid
-    left = k - total(above.sum())
-    share = left / total(tied.sum()).clamp(min=1)
-    return tied.to(values.dtype).mul_(share).add_(above), cut
+    nll, valid = pixels.nll.detach(), pixels.valid
+    cut = kth_largest(nll, valid, k, pixels.total, pixels.path == "triton")
+    above, tied = (nll > cut) & valid, (nll == cut) & valid
+    left = k - pixels.total(above.sum())
+    share = left / pixels.total(tied.sum()).clamp(min=1)
+    return tied.to(nll.dtype).mul_(share).add_(above), cut

@@ -24,6 +24,7 @@ from segtrain.distributed.signals import StopRequest
 from segtrain.errors import Stopped
 from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.validation import validate
+from segtrain.losses.build import build_loss
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.runs.environment import environment, note_start
 from segtrain.runs.folder import BEST, ENVIRONMENT
@@ -31,7 +32,7 @@ from segtrain.runs.history import History
 from segtrain.training.loaders import open_feed
 from segtrain.training.nonfinite import Verdicts, report_bad
 from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
-from segtrain.training.plan import Plan, loss_of
+from segtrain.training.plan import Plan
 from segtrain.training.progress import Reporter
 from segtrain.training.resume import changes_since
 from segtrain.training.state import Training, TrainState, average_of, restore, save, score_of
@@ -111,8 +112,14 @@ def start(
     """All that training changes: new, or as the last checkpoint left it."""
     config, loud, on_gpu = plan.config, fabric.is_global_zero, fabric.device.type == "cuda"
     total_steps = config.train.epochs * plan.steps_per_epoch
-    loss = loss_of(config, plan.data.palette)
-    compiled, reason = compile_or_not(config.train, fabric.device, total_steps)
+    loss = build_loss(
+        plan.loss,
+        len(plan.data.classes),
+        config.data.lb_ignore,
+        sync=config.loss.sync,
+        palette=plan.data.palette,
+    )
+    compiled, reason = compile_or_not(config.train, loss, fabric.device, total_steps)
     if loud:
         path = describe_path(model, loss, fabric.device)
         print(f"loss: {path}")

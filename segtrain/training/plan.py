@@ -22,8 +22,8 @@ from segtrain.data.loading.sampling import (
     steps_per_pass,
 )
 from segtrain.errors import UsageError, did_you_mean
-from segtrain.losses.build import Loss, balanced, build_loss
-from segtrain.losses.expression import parse_loss
+from segtrain.losses.build import load_networks
+from segtrain.losses.spec import LossSpec, parse_loss
 from segtrain.models.pretrained import can_load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
@@ -36,6 +36,7 @@ class Plan:
 
     config: Config  # nothing left to find out: classes, crop and weights are filled in
     data: DataSet
+    loss: LossSpec  # class weights in it are numbers
     steps_per_epoch: int
     sizes: dict[str, list[tuple[int, int]]]  # (height, width) of the images of train and val
     by_class: ClassDraws | None = None  # what data.sampler draws by class
@@ -95,27 +96,26 @@ class Plan:
         return [samples[draw.index].image.name for draw in draws]
 
 
-def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
+def make_plan(config: Config, loss: LossSpec, say: Callable[[str], None]) -> Plan:
     """Reads the data set, fills in what the config leaves open, and refuses what can't work."""
     prepared = prepare(config.data, config.model.in_channels)
     for note in (*prepared.data_set.notes, *prepared.notes):
         say(str(note))
-    for line in ignored_settings(config.loss) + split_losses(config):
+    for line in ignored_settings(config.loss, loss) + split_losses(config, loss):
         say(line)
     data = prepared.data_set
+    loss = loss.with_class_weights(*prepared.class_pixels)
+    loss.check_classes(len(data.classes))
     config = config.model_copy(
         update={
             "data": data.config,
-            "loss": config.loss.model_copy(
-                update={"expression": balanced(config.loss.expression, *prepared.class_pixels)}
-            ),
+            "loss": config.loss.model_copy(update={"expression": str(loss)}),
             "augment": config.augment.model_copy(
                 update={"crop": crop_of(config, prepared.median_size)}
             ),
             "model": config.model.model_copy(update={"weights": find_weights(config, say)}),
         }
     )
-    loss_of(config, data.palette)  # with the number of classes now known
     if config.optim.encoder_lr == 0 and config.model.weights == "none":
         say("note: optim.encoder_lr is 0, so the encoder stays at its random weights")
     if config.model.in_channels != 3 and config.model.mean is None:
@@ -136,7 +136,7 @@ def make_plan(config: Config, say: Callable[[str], None]) -> Plan:
     if config.train.profile and config.train.epochs * steps < 8:
         say("note: train.profile traces steps 5 to 8, and there are fewer: nothing is written")
     by_class = class_draws(data, prepared.by_image["train"])
-    plan = Plan(config, data, steps, prepared.sizes, by_class)
+    plan = Plan(config, data, loss, steps, prepared.sizes, by_class)
     augmentation = Augmentation(  # refuses transforms before a run has its folder
         config.augment, config.data.lb_ignore, config.train.seed, config.model.in_channels
     )
@@ -176,44 +176,34 @@ def crop_of(config: Config, median_size: tuple[int, int]) -> tuple[int, int]:
     return config.augment.crop or (height, width)
 
 
-def loss_of(config: Config, palette: list[tuple[int, int, int]] | None = None) -> Loss:
-    """The loss of a config; of one whose classes aren't known yet, to find mistakes early.
+def read_loss(config: Config) -> LossSpec:
+    """Parse the loss of a config and load its networks, before the data set is read.
 
     Raises UsageError for a wrong expression, and for one that the devices can't compute.
     """
-    data, devices = config.data, config.train.devices * config.train.nodes
-    count = len(data.classes) if data.classes else None
-    even = [1] * (count or 2)  # stands in for weights that the masks will give
-    loss = build_loss(
-        balanced(config.loss.expression, even, even),
-        count,
-        data.lb_ignore,
-        sync=config.loss.sync,
-        palette=palette,
-        thresh=config.loss.thresh,
-        n_min_factor=config.loss.n_min_factor,
-    )
-    refused = [term.one_device for term in loss.terms if term.one_device]
-    if refused and devices > 1 and config.loss.sync:
-        raise UsageError(f"loss: {refused[0]}: one device computes it, not {devices}")
+    devices = config.train.devices * config.train.nodes
+    loss = parse_loss(config.loss.expression, config.loss.thresh, config.loss.n_min_factor)
+    if config.data.classes:
+        loss.check_classes(len(config.data.classes))
+    if loss.one_device and devices > 1 and config.loss.sync:
+        raise UsageError(f"loss: {loss.one_device}: one device computes it, not {devices}")
+    load_networks(loss)
     return loss
 
 
-def ignored_settings(loss: LossConfig) -> list[str]:
-    """A line for each loss setting that was changed but that no term of the loss takes."""
-    mines = any(term.name == "ohem" for term in parse_loss(loss.expression))
-    changed = [
-        key
+def ignored_settings(config: LossConfig, loss: LossSpec) -> list[str]:
+    """Return a line for each loss setting that was changed but that no term of the loss takes."""
+    return [
+        f"note: loss.{key} is ignored by {loss}"
         for key in ("thresh", "n_min_factor")
-        if getattr(loss, key) != getattr(LossConfig(), key)
+        if getattr(config, key) != getattr(LossConfig(), key) and not loss.takes(key)
     ]
-    return [] if mines else [f"note: loss.{key} is ignored by {loss.expression}" for key in changed]
 
 
-def split_losses(config: Config) -> list[str]:
-    """A line where train.accumulate changes more than rounding."""
+def split_losses(config: Config, loss: LossSpec) -> list[str]:
+    """Return a line where train.accumulate changes more than rounding."""
     parts = config.train.accumulate
-    whole = [term.name for term in parse_loss(config.loss.expression) if term.name != "ce"]
+    whole = [name for name in loss.names if name != "ce"]
     if parts == 1 or not whole:
         return []
     return [

@@ -14,7 +14,6 @@ from segtrain.data.loading.dataset import Batch
 from segtrain.distributed.collectives import max_over_ranks
 from segtrain.distributed.signals import StopRequest
 from segtrain.losses.build import Loss
-from segtrain.losses.pixels import choose_path
 from segtrain.models.segmentation import SegmentationModel
 
 Part = tuple[Tensor, Tensor]  # images and target of a micro-step, on the device
@@ -139,13 +138,15 @@ def gradient_norm(module: nn.Module, clip_norm: float) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def compile_or_not(train: TrainConfig, device: torch.device, steps: int) -> tuple[bool, str]:
+def compile_or_not(
+    train: TrainConfig, loss: Loss, device: torch.device, steps: int
+) -> tuple[bool, str]:
     """Whether train.compile means the network's compilation on that device, and why."""
     if train.compile != "auto":
         return train.compile == "on", f"train.compile is {train.compile}"
     if device.type == "cpu":
         return False, "on a CPU it gained nothing"
-    path, reason = choose_path(device, torch.float32)
+    path, reason = loss.reader.path(device, torch.float32)
     if path != "triton":  # which compiled networks need, too
         return False, reason
     if steps < COMPILE_FROM:
@@ -155,7 +156,7 @@ def compile_or_not(train: TrainConfig, device: torch.device, steps: int) -> tupl
 
 def describe_path(model: SegmentationModel, loss: Loss, device: torch.device) -> str:
     """Which way the loss will go on that device, and why, in a line."""
-    path, reason = choose_path(device, next(model.parameters()).dtype)
+    path, reason = loss.reader.path(device, next(model.parameters()).dtype)
     line = f"{path} path ({reason})"
     if model.upsampling > 1:
         needy = " and ".join(loss.reads_logits)

@@ -18,7 +18,7 @@ from conftest import ANY_NETWORK, QUICK, RESNET18, run_cli, scene, write_pairs
 from PIL import Image
 from same_run import assert_same_run, rows_of, weights_of
 
-from segtrain.losses.pixels import PATHS_TAKEN
+from segtrain.losses.kernels.paths import PATHS_TAKEN
 from segtrain.runs.folder import held
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -2,24 +2,24 @@
 
 import pytest
 
-from segtrain.losses.build import FAMILIES, arguments_of
+from segtrain.losses.arguments import ARGUMENTS
 
 
 def test_lists_every_loss_with_its_formula(cli):
     answer = cli("losses")
     assert answer.code == 0
     words = " ".join(answer.stdout.split())
-    for name, family in FAMILIES.items():
+    for name, family in ARGUMENTS.items():
         assert f"\n{name}(" in "\n" + answer.stdout
         assert family.formula.split()[0] in words
     assert "ohem, topk mine ce, focal, ghm" in words
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ARGUMENTS)
 def test_explains_one_with_arguments_defaults_and_source(cli, name):
-    family, text = FAMILIES[name], cli("losses", name).stdout
+    family, text = ARGUMENTS[name], cli("losses", name).stdout
     assert family.formula in text and family.source in text
-    for key, default in arguments_of(family).items():
+    for key, default in family.signature().items():
         assert f"{key}={default!r}" in text.splitlines()[0]
         assert f"\n{key}: " in text, f"{name} says nothing of {key}"
 

@@ -19,6 +19,7 @@ from segtrain.evaluation import accumulator as module
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.prediction import Prediction, SplitPredictor
 from segtrain.losses.build import build_mining
+from segtrain.losses.spec import parse_loss
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def fabric() -> Fabric:
 
 def accumulate(pairs: Pairs, fabric: Fabric, indices: range, **settings) -> Accumulator:
     predictor = SplitPredictor(
-        ByColour(), fabric, 0, EvalConfig(**settings), build_mining("ohem", 3)
+        ByColour(), fabric, 0, EvalConfig(**settings), build_mining(parse_loss("ohem"), 3)
     )
     with Accumulator(3, 255, "cpu", calibrated=True) as accumulator:
         for prediction in predictor.predict(pairs, indices, accumulator.calibration):

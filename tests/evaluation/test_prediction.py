@@ -16,6 +16,7 @@ from segtrain.data.loading.dataset import Pairs
 from segtrain.evaluation.prediction import SplitPredictor, join_bands
 from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_mining
+from segtrain.losses.spec import parse_loss
 from segtrain.metrics.calibration import Calibration
 from segtrain.metrics.confusion import Confusion, score_matrix
 from segtrain.models.segmentation import build_model
@@ -71,7 +72,7 @@ def test_bands_come_together_as_the_whole():
     logits = 3 * torch.randn(2, 3, 40, 31, generator=generator)
     targets = torch.randint(0, 3, (2, 40, 31), generator=generator).to(torch.uint8)
     targets[:, 5:9, 3:20] = 255
-    mining, found = build_mining("ohem(thresh=0.3)", 3), []
+    mining, found = build_mining(parse_loss("ohem(thresh=0.3)"), 3), []
     for heights in ([40], [1, 20, 12, 7]):
         calibration = Calibration()
         tops = np.cumsum([0, *heights[:-1]]).tolist()

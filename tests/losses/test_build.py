@@ -38,7 +38,7 @@ def test_an_argument_wins_over_the_default_that_the_config_gives(inner):
 
 
 @pytest.mark.parametrize(
-    "expression, told",
+    "expression, parts",
     [
         ("ohm", ["did you mean ohem"]),
         ("ohem+dise", ["did you mean dice?"]),
@@ -113,10 +113,10 @@ def test_an_argument_wins_over_the_default_that_the_config_gives(inner):
         ("1e999*ce", ["not a loss expression"]),
     ],
 )  # fmt: skip
-def test_refusals_say_what_is_allowed(expression, told):
+def test_refusals_say_what_is_allowed(expression, parts):
     with pytest.raises(UsageError) as refusal:
         build_loss(expression, 3)
-    assert all(part in str(refusal.value) for part in told), str(refusal.value)
+    assert all(part in str(refusal.value) for part in parts), str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 

@@ -1,13 +1,10 @@
 """What a loss reports of the steps that it was asked to observe."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from segtrain.losses import build_loss
-from segtrain.losses.class_weights import balancing_weights
 
 NAMES = ["road", "car", "pole"]
 
@@ -75,15 +72,3 @@ def test_nothing_valid_reports_nothing_false():
     report = loss.report(NAMES)
     assert report["ohem/kept"] is None and report["ohem/share"] is None
     assert report["ohem/value"] == 0
-
-
-def test_balancing_weights_by_hand():
-    # pixels of the classes, and of the masks that have them; the last class is nowhere
-    pixels, where_present = [600, 300, 100, 0], [1000, 1000, 500, 0]
-    assert balancing_weights("median-frequency", pixels, where_present) == pytest.approx(
-        [0.3 / 0.6, 1, 0.3 / 0.2, 0]
-    )
-    raw = [1 / math.sqrt(0.6), 1 / math.sqrt(0.3), 1 / math.sqrt(0.1)]
-    assert balancing_weights("inverse-sqrt", pixels, where_present) == pytest.approx(
-        [w * 3 / sum(raw) for w in raw] + [0]
-    )

@@ -12,7 +12,7 @@ from torch import nn
 from segtrain.config import ModelConfig, OptimConfig, TrainConfig
 from segtrain.distributed.signals import StopRequest
 from segtrain.losses import build_loss
-from segtrain.losses.pixels import PATHS_TAKEN
+from segtrain.losses.kernels.paths import PATHS_TAKEN, KernelPath
 from segtrain.models.segmentation import build_model
 from segtrain.training.nonfinite import broken_part
 from segtrain.training.optim import build_optimizer
@@ -257,8 +257,9 @@ def test_a_step_that_is_whole_in_itself_blames_the_network():
     ],
 )
 def test_what_is_compiled_and_why(monkeypatch, asked, device, path, steps, expected, why):
-    monkeypatch.setattr("segtrain.training.step.choose_path", lambda *_: (path, "no Triton"))
-    compiled, reason = compile_or_not(TrainConfig(compile=asked), torch.device(device), steps)
+    loss = build_loss("ohem", 3)
+    monkeypatch.setattr(loss.reader, "path", lambda *_: KernelPath(path, "no Triton"))
+    compiled, reason = compile_or_not(TrainConfig(compile=asked), loss, torch.device(device), steps)
     assert compiled is expected and why in reason
 
 

@@ -229,16 +229,16 @@ def whole_losses(expression, upsample):
     """A loss that goes the kernels' way through all of its parts, against plain float64."""
     from unittest import mock
 
-    from segtrain.losses import build_loss, pixels, selection
+    from segtrain.losses import build_loss, pixel_pass
+    from segtrain.losses.kernels.paths import KernelPath
 
     low, target = torch.randn(2, 5, 6, 5) * 3, torch.randint(0, 5, (2, 6 * upsample, 5 * upsample))
     target[torch.rand(target.shape) < 0.2] = 255
     results = []
     for dtype, path in ((torch.float64, "plain"), (torch.float32, "triton")):
         logits = low.to(dtype).requires_grad_()
-        chosen = mock.Mock(return_value=(path, ""))
-        with mock.patch.object(pixels, "choose_path", chosen), \
-                mock.patch.object(selection, "choose_path", chosen):  # fmt: skip
+        chosen = mock.Mock(return_value=KernelPath(path, ""))
+        with mock.patch.object(pixel_pass, "choose_path", chosen):
             value = build_loss(expression, 5)(logits, target, upsample)
             value.backward()
         results.append((value.detach(), logits.grad))

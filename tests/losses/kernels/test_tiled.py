@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from segtrain.losses import build_loss
 from segtrain.losses.kernels import tiled
-from segtrain.losses.pixels import PATHS_TAKEN, pixel_nll
+from segtrain.losses.kernels.paths import PATHS_TAKEN
+from segtrain.losses.pixel_pass import pixel_nll
 
 FUSED = [
     "ce", "ohem", "topk(keep=7)", "focal", "ghm", "dice", "dice(squared=True)",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from twins import valid_pixels
 
 from segtrain.errors import UsageError
-from segtrain.losses.pixels import pixel_nll
+from segtrain.losses.pixel_pass import pixel_nll
 
 
 def nll_twin(logits: np.ndarray, target: np.ndarray, ignore: int) -> np.ndarray:
@@ -107,27 +107,3 @@ def test_sizes_that_do_not_fit_are_refused(logits, target, upsample, told):
 def test_a_target_of_another_type_is_refused():
     with pytest.raises(UsageError, match="int64"):
         pixel_nll(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3))
-
-
-def test_without_a_compiler_the_plain_path_is_taken_and_said_once(monkeypatch, caplog):
-    from segtrain.losses import pixels
-    from segtrain.losses.kernels import triton_nll, triton_reductions
-
-    def fails(device):
-        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
-
-    monkeypatch.setattr(triton_nll, "probe", fails)
-    pixels._triton_fails.cache_clear()
-    gpu = torch.device("cuda", 0)
-    for _ in range(2):
-        path, reason = pixels.choose_path(gpu, torch.bfloat16)
-        assert path == "plain"
-        assert reason == "Triton cannot build kernels (Failed to find C compiler.)"
-    said = [record.message for record in caplog.records]
-    assert said == [f"losses take the plain path: {reason}"]
-    for module in (triton_nll, triton_reductions):
-        monkeypatch.setattr(module, "probe", lambda device: None)
-    pixels._triton_fails.cache_clear()
-    assert pixels.choose_path(gpu, torch.bfloat16) == ("triton", "logits are on a GPU")
-    assert pixels.choose_path(gpu, torch.float64)[0] == "plain"
-    pixels._triton_fails.cache_clear()

@@ -1,0 +1,180 @@
+"""The pixel pass: one reading of the logits for all terms, into NLL map and class sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segtrain.errors import UsageError
+from segtrain.losses.kernels.paths import PATHS_TAKEN, KernelPath, choose_path
+from segtrain.losses.kernels.plain import full_precision, masked_logits, plain_pixels
+from segtrain.losses.kernels.tiled import TiledPixels, seen_cells
+from segtrain.losses.reduce import global_sum
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A batch as the losses see it; maps and their gradients are 0 at ignored pixels."""
+
+    nll: Tensor  # (N,H,W): -log softmax(logits)[true class], differentiable
+    target: Tensor  # (N,H,W) int64 class ids, anything at ignored pixels
+    valid: Tensor  # (N,H,W) bool: not ignored
+    num_classes: int
+    path: str  # plain, tiles or triton, for sums over pixels too
+    mass: dict[int, Tensor] = field(default_factory=dict)  # power k: (N,C), sum of p ** k
+    logits: Tensor | None = None  # (N,C,H,W) with 0 at ignored pixels, where a term reads them
+    sync: bool = True
+
+    @property
+    def ids(self) -> Tensor:
+        """(N,H,W) int64 class ids, 0 at ignored pixels."""
+        return self.target.masked_fill(~self.valid, 0)
+
+    @property
+    def full_logits(self) -> Tensor:
+        """(N,C,H,W) logits at full resolution, 0 at ignored pixels; for terms that read them."""
+        if self.logits is None:
+            raise RuntimeError("the pixel pass kept no logits: set reads_logits on the term")
+        return self.logits
+
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum of `value` over all devices, or itself for a loss of each device's own."""
+        return global_sum(value) if self.sync else value
+
+    def by_class(self, values: Tensor) -> Tensor:
+        """Return (N,C): the sum of a map (N,H,W) over each class's valid pixels, differentiable."""
+        return self.sum_by(self.ids, values, self.num_classes)
+
+    def sum_by(self, ids: Tensor, values: Tensor, count: int) -> Tensor:
+        """Return (N,count): the sum of a map (N,H,W) over the valid pixels of each id."""
+        if self.path == "triton":
+            return _TritonClassSums.apply(values, ids, self.valid, count)
+        if values.is_cuda:  # scatter_add of floats has no fixed order there
+            each = torch.arange(count, device=values.device).view(1, -1, 1, 1)
+            masked = values.where(self.valid, 0).unsqueeze(1)
+            return masked.where(ids.unsqueeze(1) == each, 0).sum((2, 3))
+        # row by row: short sums keep their digits
+        rows = values.new_zeros(*values.shape[:2], count)
+        return rows.scatter_add(2, ids, values.where(self.valid, 0)).sum(1)
+
+
+class PixelReader:
+    """Pixel passes of one loss; it chooses the path once for each device and precision.
+
+    `powers` are those of softmax whose sums are wanted. With `keep_logits` the pass keeps logits at
+    full resolution. Without `sync` each device has a loss of its own.
+    """
+
+    def __init__(
+        self,
+        lb_ignore: int = 255,
+        powers: tuple[int, ...] = (),
+        keep_logits: bool = False,
+        sync: bool = True,
+    ):
+        self.lb_ignore, self.powers = lb_ignore, powers
+        self.keep_logits, self.sync = keep_logits, sync
+        self._paths: dict[tuple[torch.device, bool], KernelPath] = {}
+
+    def path(self, device: torch.device, dtype: torch.dtype) -> KernelPath:
+        """Return the path for logits of that device and dtype, and the reason."""
+        if torch.compiler.is_compiling():  # a constant there, unlike the entry of a dict
+            return choose_path(device, dtype)
+        key = device, dtype == torch.float64
+        if key not in self._paths:
+            self._paths[key] = choose_path(device, dtype)
+        return self._paths[key]
+
+    def read(
+        self, logits: Tensor, target: Tensor, upsample: int = 1, align_corners: bool = False
+    ) -> Pixels:
+        """Read logits (N,C,h,w) and target (N,H,W) of class ids or lb_ignore, H = h * upsample.
+
+        With `upsample` the logits are upsampled (bilinear) on the way, and never written at full
+        resolution; only the plain path, and losses that keep the logits, do write them.
+        Computes in float32 at least, in float64 for float64. One channel z stands for two, [0, z].
+        Raises UsageError for shapes that don't fit.
+        """
+        require_shapes(logits, target, upsample)
+        if logits.shape[1] == 1:
+            logits = F.pad(logits, (0, 0, 0, 0, 1, 0))
+        valid = target != self.lb_ignore
+        path = self.path(logits.device, logits.dtype).name
+        if upsample > 1 and (self.keep_logits or path != "triton"):  # kernels skip ignored pixels
+            seen = seen_cells(valid, logits.shape[2], logits.shape[3], align_corners)
+            if path != "tiles" or not seen.all():  # on the CPU, where the check costs nothing
+                logits = logits.where(seen, 0)
+        if self.keep_logits:
+            if upsample > 1:
+                logits = upsample_logits(full_precision(logits), upsample, align_corners)
+            logits, upsample = masked_logits(logits, valid), 1
+        if not torch.compiler.is_compiling():
+            PATHS_TAKEN[path, upsample] += 1
+        if path == "triton":
+            from segtrain.losses.kernels.triton_nll import TritonPixels
+
+            nll, mass = TritonPixels.apply(
+                logits, target, self.lb_ignore, upsample, align_corners, self.powers
+            )
+        elif path == "tiles":
+            nll, mass = TiledPixels.apply(
+                logits, target, valid, upsample, align_corners, self.powers
+            )
+        else:
+            if upsample > 1:
+                logits = upsample_logits(full_precision(logits), upsample, align_corners)
+            full = logits if self.keep_logits else masked_logits(logits, valid)
+            nll, mass = plain_pixels(full, target.masked_fill(~valid, 0), valid, self.powers)
+        sums, kept = dict(zip(self.powers, mass, strict=True)), logits if self.keep_logits else None
+        return Pixels(nll, target, valid, logits.shape[1], path, sums, kept, self.sync)
+
+
+def require_shapes(logits: Tensor, target: Tensor, upsample: int) -> None:
+    """Raise UsageError unless logits (N,C,h,w) and target (N,H,W) fit together."""
+    given = f"logits {tuple(logits.shape)}, target {tuple(target.shape)}, upsample {upsample}"
+    if logits.ndim != 4 or target.ndim != 3 or target.dtype != torch.int64:
+        raise UsageError(
+            f"loss: expected logits (N,C,h,w) and an int64 target (N,H,W), got {given}, "
+            f"{target.dtype}"
+        )
+    images, _, height, width = logits.shape
+    if target.shape != (images, height * upsample, width * upsample):
+        raise UsageError(f"loss: sizes don't fit: {given}; target is upsample times the logits")
+
+
+def pixel_nll(
+    logits: Tensor,
+    target: Tensor,
+    lb_ignore: int = 255,
+    upsample: int = 1,
+    align_corners: bool = False,
+) -> Tensor:
+    """Return the negative log-likelihood of each pixel's true class: (N,H,W), differentiable.
+
+    -log softmax(logits)[true class] in float32 (float64 stays), of logits (N,C,h,w) with C >= 2
+    that are upsampled on the way, and targets (N,H,W) int64 in 0..C-1 or `lb_ignore`, where
+    H = h * upsample. Ignored pixels have 0 and a gradient of exactly 0, whatever their logits hold.
+    """
+    return PixelReader(lb_ignore).read(logits, target, upsample, align_corners).nll
+
+
+def upsample_logits(logits: Tensor, factor: int, align_corners: bool) -> Tensor:
+    return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=align_corners)
+
+
+class _TritonClassSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, ids, valid, num_classes):
+        from segtrain.losses.kernels.triton_reductions import class_sums
+
+        ctx.save_for_backward(ids, valid)
+        return class_sums(values, ids.where(valid, -1), num_classes, -1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ids, valid = ctx.saved_tensors
+        per_pixel = gradient.gather(1, ids.flatten(1)).view_as(ids)
+        return per_pixel.where(valid, 0), None, None, None
