@@ -86,10 +86,25 @@ def write_json(content: Any) -> None:
     _print("\n".join(UNSAFE.sub(_json_escape, line) for line in text.split("\n")), stderr=False)
 
 
-def write_table(table: RenderableType) -> None:
-    """Print a rich table or text, as wide as the terminal."""
+def write_styled(*parts: str | tuple[str, str]) -> None:
+    """Print one line of texts, some as (text, rich style), safe for a terminal, never wrapped."""
+    line = Text()
+    for part in parts:
+        text, style = (part, "") if isinstance(part, str) else part
+        line.append(safe(text), style)
     with _named_failure(stderr=False):
-        terminal().print(table)
+        terminal().print(line, soft_wrap=True)
+
+
+def write_table(table: RenderableType, min_width: int = 0) -> None:
+    """Print a rich table or text as wide as the terminal, or at least `min_width` if given.
+
+    With `min_width` no cell is cut off to fit: a line may run over the terminal's edge instead.
+    """
+    console = terminal()
+    console.width = max(console.width, min_width)
+    with _named_failure(stderr=False):
+        console.print(table, soft_wrap=min_width > 0)
 
 
 def _print(text: str, stderr: bool) -> None:

@@ -41,6 +41,8 @@ def check(
 ) -> None:
     """Say what a data set holds, what is wrong, and what mends it."""
     from segtrain.commands.check import check as run_check
+    from segtrain.config.loading import load_config
 
-    if not run_check(path, config, set_, preview, augment, json, write_config):
+    checked = load_config(config, set_, {"data.path": path})
+    if not run_check(checked, preview, augment, json, write_config):
         raise typer.Exit(1)

@@ -1,72 +1,67 @@
-"""segtrain check: every file read once, one page of contents, problems and fixes."""
+"""segtrain check: contents, problems and fixes of a data set, after one reading of every file."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from segtrain.config import Config
-from segtrain.config.loading import load_config
+from segtrain.config.loading import dump_yaml
+from segtrain.console import safe, write, write_json, write_styled, write_table
 from segtrain.data.findings import Finding, apply_fixes, merge_fixes
+from segtrain.data.inspection.scan import ImageFacts
 from segtrain.data.inspection.survey import Inspection, Survey, survey
 from segtrain.errors import UsageError
 from segtrain.files import write_text
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-MOST_PLACES = 3  # files that the page names for each finding; --json has all
-PAGE_WIDTH = 130
-MOST_CLASSES = 40  # rows that a page can bear
+MAX_PLACES = 3  # files that the page names for each finding; --json has all
+MAX_CLASSES = 40  # rows of the table of classes
+PAGE_WIDTH = 130  # a number cut off is worse than a long line
 
 
 def check(
-    path: str | None,
-    file: Path | None,
-    sets: list[str] = [],
+    config: Config,
     preview: Path | None = None,
     augment: Path | None = None,
     as_json: bool = False,
     write_config: Path | None = None,
 ) -> bool:
-    """The verb: prints the page and writes what is asked for; whether there is no error."""
-    for option, target in (("--preview", preview), ("--augment", augment)):
-        if target and target.suffix.lower() not in SHEET_SUFFIXES:
-            raise UsageError(f"{option} {target}: expected a name ending in .png, .jpg or .webp")
-    config = load_config(file, sets, {"data.path": path})
+    """Print the report on a data set and write the files asked for.
+
+    Returns True where no finding is an error.
+    """
+    for option, file in (("--preview", preview), ("--augment", augment)):
+        if file and file.suffix.lower() not in SHEET_SUFFIXES:
+            raise UsageError(f"{option} {file}: expected a name ending in .png, .jpg or .webp")
     found = survey(config.data, config.model.in_channels, full=True)
-    report = describe(found)
-    console = Console(soft_wrap=True)
-    console.width = max(console.width, PAGE_WIDTH)  # a number cut off is worse than a long line
+    report = build_check_report(found)
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+        write_json(report)
     else:
-        show(report, found.findings, console)
+        print_check_report(report, found.findings)
     if write_config:
-        text = dataset_yaml(found, config, report)
-        write_text(write_config, text.encode("utf-8", "backslashreplace").decode())
+        write_text(write_config, build_dataset_yaml(found, config, report))
     if preview or augment:
         from segtrain.commands.contact_sheets import write_sheets
 
         write_sheets(found, config, preview, augment)
-    for written in filter(None, (preview, augment, write_config)):
-        if not as_json:
-            use = f", for 'segtrain fit --config {written}'" if written == write_config else ""
-            console.print(f"wrote {written}{use}", highlight=False, markup=False)
+    if not as_json:
+        for file in filter(None, (preview, augment)):
+            write(f"wrote {file}")
+        if write_config:
+            write(f"wrote {write_config}, for 'segtrain fit --config {write_config}'")
     return not report["errors"]
 
 
-def describe(found: Inspection) -> dict[str, Any]:
-    """All that the page says, for machines too."""
-    train = [fact.image for fact in found.facts["train"]]
+def build_check_report(found: Inspection) -> dict[str, Any]:
+    """Return the content of the report, as --json prints it."""
     sizes = Counter(f.image.size for split in found.facts.values() for f in split)
-    mean, std = channel_moments(train)
+    mean, std = channel_moments([fact.image for fact in found.facts["train"]])
     return {
         "data": str(found.source.root),
         "format": found.source.format,
@@ -80,7 +75,7 @@ def describe(found: Inspection) -> dict[str, Any]:
         ],
         "mean": mean,
         "std": std,
-        "classes": class_rows(found),
+        "classes": class_rows(found) if isinstance(found, Survey) else [],
         "errors": sum(finding.error for finding in found.findings),
         "notes": sum(not finding.error for finding in found.findings),
         "findings": [
@@ -98,8 +93,8 @@ def describe(found: Inspection) -> dict[str, Any]:
     }
 
 
-def channel_moments(images: list) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all pixels, of 0..255 values."""
+def channel_moments(images: list[ImageFacts]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel over all pixels, of 0..255 values."""
     images = [image for image in images if image.pixels]
     if not images:
         return [], []
@@ -110,10 +105,8 @@ def channel_moments(images: list) -> tuple[list[float], list[float]]:
     return mean.round(2).tolist(), std.round(2).tolist()
 
 
-def class_rows(found: Inspection) -> list[dict[str, Any]]:
-    """A row a class: its pixels, its share of them, the images it occurs in, by split."""
-    if not isinstance(found, Survey):
-        return []
+def class_rows(found: Survey) -> list[dict[str, Any]]:
+    """Return a row for each class: its pixels, their share and its images, by split."""
     rows = []
     for class_id, name in enumerate(found.data_set.classes):
         row: dict[str, Any] = {"id": class_id, "name": name}
@@ -127,35 +120,39 @@ def class_rows(found: Inspection) -> list[dict[str, Any]]:
     return rows
 
 
-def show(report: dict[str, Any], findings: list[Finding], console: Console) -> None:
-    """The page."""
-
-    def line(label: str, text: str) -> None:
-        console.print(f"[bold]{label:<9}[/]{escape(text)}", highlight=False)
-
-    line("data", report["data"])
-    line("layout", f"{report['format']}: {report['layout']}")
-    line("pairs", ", ".join(f"{count} {split}" for split, count in report["pairs"].items()))
-    line("sizes", sizes_line(report["sizes"]))
+def print_check_report(report: dict[str, Any], findings: list[Finding]) -> None:
+    """Print the report on one page, errors before notes."""
+    splits = ", ".join(f"{count} {split}" for split, count in report["pairs"].items())
+    lines = {
+        "data": report["data"],
+        "layout": f"{report['format']}: {report['layout']}",
+        "pairs": splits,
+        "sizes": format_sizes(report["sizes"]),
+    }
     if report["mean"]:
-        line("channels", f"mean {report['mean']}, std {report['std']} (of 0..255, training images)")
-    for said in report["said"]:
-        console.print(escape(said), highlight=False)
+        moments = f"mean {report['mean']}, std {report['std']}"
+        lines["channels"] = f"{moments} (of 0..255, training images)"
+    for label, text in lines.items():
+        write_styled((f"{label:<9}", "bold"), text)
+    for note in report["said"]:
+        write(note)
     if report["classes"]:
-        console.print(class_table(report["classes"], list(report["readable"])))
+        write_table(class_table(report["classes"], list(report["readable"])), PAGE_WIDTH)
     for finding in sorted(findings, key=lambda finding: not finding.error):
-        show_finding(finding, console)
+        print_finding(finding)
     errors, notes = report["errors"], report["notes"]
-    how = " (--write-config FILE writes these lines)" if merge_fixes(findings) else ""
-    verdict = (
-        f"[bold red]{errors} error{'s' * (errors != 1)}[/]: fix before training{how}"
-        if errors
-        else "[bold green]no error[/]: 'segtrain fit' can train on this data set"
-    )
-    console.print(f"{verdict}; {notes} note{'s' * (notes != 1)}", highlight=False)
+    counted = f"; {notes} note{'s' * (notes != 1)}"
+    if errors:
+        how = " (--write-config FILE writes these lines)" if merge_fixes(findings) else ""
+        count = f"{errors} error{'s' * (errors != 1)}"
+        write_styled((count, "bold red"), f": fix before training{how}{counted}")
+    else:
+        can = ": 'segtrain fit' can train on this data set"
+        write_styled(("no error", "bold green"), can + counted)
 
 
-def sizes_line(sizes: list[dict[str, int]]) -> str:
+def format_sizes(sizes: list[dict[str, int]]) -> str:
+    """Return the four most frequent sizes, and the range of all where there are more."""
     shown = ", ".join(f"{s['width']}x{s['height']} ({s['images']})" for s in sizes[:4])
     if len(sizes) <= 4:
         return shown or "none"
@@ -169,53 +166,50 @@ def class_table(rows: list[dict[str, Any]], splits: list[str]) -> Table:
     for split in splits:
         for column in (f"{split} pixels", "share", "images"):
             table.add_column(column, justify="right")
-    for row in rows[:MOST_CLASSES]:
-        cells = [str(row["id"]), escape(row["name"])]
+    for row in rows[:MAX_CLASSES]:
+        cells = [str(row["id"]), row["name"]]
         for split in splits:
             part = row[split]
             cells += [f"{part['pixels']:,}", f"{part['share']:.2%}", str(part["images"])]
         table.add_row(*cells)
-    if len(rows) > MOST_CLASSES:
-        table.add_row("", f"and {len(rows) - MOST_CLASSES} more (--json has all)")
+    if len(rows) > MAX_CLASSES:
+        table.add_row("", f"and {len(rows) - MAX_CLASSES} more (--json has all)")
     return table
 
 
-def show_finding(finding: Finding, console: Console) -> None:
-    mark = "[bold red]error[/]" if finding.error else "[bold yellow]note[/] "
-    console.print(f"{mark}    {escape(finding.text)}", highlight=False)
-    for place in finding.places[:MOST_PLACES]:
-        console.print(f"           {escape(place)}", highlight=False)
-    if len(finding.places) > MOST_PLACES:
-        more = len(finding.places) - MOST_PLACES
-        console.print(f"           and {more} more (--json has all)", highlight=False)
+def print_finding(finding: Finding) -> None:
+    """Print a finding: what is wrong, the first places, and what to do."""
+    mark = ("error", "bold red") if finding.error else ("note ", "bold yellow")
+    write_styled(mark, f"    {finding.text}")
+    for place in finding.places[:MAX_PLACES]:
+        write(f"           {place}")
+    if len(finding.places) > MAX_PLACES:
+        write(f"           and {len(finding.places) - MAX_PLACES} more (--json has all)")
     if finding.remedy:
-        console.print(f"         [bold]->[/] {escape(finding.remedy)}", highlight=False)
+        write_styled("         ", ("->", "bold"), f" {finding.remedy}")
 
 
-def dataset_yaml(found: Inspection, config: Config, report: dict[str, Any]) -> str:
-    """A data section that works as it is: what was found, and the lines that fix the errors."""
+def build_dataset_yaml(found: Inspection, config: Config, report: dict[str, Any]) -> str:
+    """Return a YAML for --config: the data section with all fixes, other errors as comments."""
     source = found.source
     data = apply_fixes(found.config, found.findings)
-    text = f"# {source.root}: {source.layout}\n"
+    # YAML allows no control characters in comments
+    text = f"# {safe(source.root)}: {safe(source.layout)}\n"
     for finding in found.findings:
         if finding.error:
-            done = "fixed below" if finding.fix else "to be fixed by hand"
-            text += f"# {done}: {' '.join(str(finding).split())}\n"
+            done = "fixed below" if finding.fix else "fix by hand"
+            text += f"# {done}: {safe(finding)}\n"
     changed = data.model_dump(mode="json", exclude_defaults=True) | {"path": str(source.root)}
     if not data.splits:
         changed["format"] = source.format
     if data.label_map:
         changed["label_map"] = data.label_map  # JSON made its keys text
     sections: dict[str, Any] = {"data": changed}
-    moments = {
-        "in_channels": config.model.in_channels,
-        "mean": report["mean"],
-        "std": report["std"],
-    }
-    if config.model.in_channels != 3 and report["mean"]:
-        sections["model"] = moments
-    text += yaml.safe_dump(sections, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    if config.model.in_channels == 3 and report["mean"]:
-        text += "# of this data's own, for training from random weights:\n"
+    channels, moments = config.model.in_channels, {"mean": report["mean"], "std": report["std"]}
+    if channels != 3 and report["mean"]:
+        sections["model"] = {"in_channels": channels, **moments}
+    text += dump_yaml(sections, default_flow_style=None)
+    if channels == 3 and report["mean"]:
+        text += "# statistics of this data, for training from random weights:\n"
         text += f"# model: {{mean: {report['mean']}, std: {report['std']}}}\n"
-    return text
+    return text.encode("utf-8", "backslashreplace").decode()

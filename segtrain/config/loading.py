@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from segtrain.config.schema import Config
 from segtrain.config.types import Section
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.files import write_text
+
+UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 def make_config(values: dict[str, Any], origin: str = "config") -> Config:
@@ -64,7 +67,18 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def dump_yaml(content: Any, **options: Any) -> str:
+    """Return YAML that loads as `content`; `options` are PyYAML's.
+
+    Text is readable as it is, save where PyYAML would fold a line separator within it to a space.
+    """
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, **options)
+    if text.isascii() or not UNICODE_BREAKS.search(text):
+        return text
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=False, **options)
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from segtrain.config import DataConfig
-from segtrain.config.loading import revised
+from segtrain.config.loading import dump_yaml, revised
 from segtrain.errors import SegtrainError, shorten
 
 MOST_SKIPPED = 0.01  # share of a split's pairs that data.on_error: skip leaves out
@@ -62,9 +60,7 @@ def yaml_line(value: Any, most: int = 4) -> str:
         shown = value[:most]
     if isinstance(value, (dict, list)):
         rest = len(value) - len(shown)
-    text = yaml.safe_dump(
-        shown, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True
-    )
+    text = dump_yaml(shown, default_flow_style=True, width=math.inf)
     text = text.strip().removesuffix("\n...")  # YAML's end of a bare scalar
     return text + (f" and {rest} more ('segtrain check --write-config' writes all)" if rest else "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -204,6 +205,61 @@ def test_names_of_every_kind(cli, good: Path):
     assert cli("check", "--config", "my.yaml").code == 0
 
 
+# what a file or folder may be called; none of it may steer the terminal or read as markup
+ODD_NAMES = {
+    "newline": b"a\nerror: forged.png",
+    "carriage return": b"a\rb.png",
+    "ANSI escape": b"\x1b[31mred\x1b[2J.png",
+    "title and bell": b"\x1b]0;title\x07.png",
+    "8-bit escape": "\x9b31mx.png".encode(),
+    "not UTF-8": b"\xff\xfe.png",
+    "right to left": "\u202egnp.exe.png".encode(),
+    "line separator": "a\u2028b\x85c.png".encode(),
+    "markup": b"[bold red]x[link=file:y]z.png",
+    "emoji code": b":smiley:.png",
+}
+
+
+@pytest.mark.parametrize("kind", ODD_NAMES)
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_odd_names_stay_text(cli, good: Path, tmp_path: Path, kind: str, where: str):
+    name = ODD_NAMES[kind]
+    if where == "file":
+        image = os.path.join(os.fsencode(good / "images/train"), name)
+        shutil.copy(os.fsencode(good / "images/train/000.png"), image)
+        data, expected = SET, f"images/train/{os.fsdecode(name)}"
+    else:
+        data = Path(os.fsdecode(name))
+        os.rename(os.fsencode(good), os.path.join(os.fsencode(tmp_path), name))
+        (data / "masks/train/000.png").unlink()
+        expected = "images/train/000.png"
+    page = cli("check", data, "--write-config", "my.yaml", "--preview", "sheet.png")
+    assert page.code == 1 and "Traceback" not in page.stdout + page.stderr
+    printed = page.stdout + page.stderr
+    assert [c for c in printed if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Zl")] == []
+    assert not any(line.startswith("error: forged") for line in printed.splitlines())
+    holds(page.stdout, "without a mask")
+    if kind in ("markup", "emoji code"):
+        assert name.decode() in page.stdout
+    found = report(cli, data, code=1)
+    assert any(finding["places"] == [expected] for finding in found["findings"])
+    assert found["data"] == str(tmp_path / data)
+    config = yaml.safe_load(Path("my.yaml").read_text())
+    assert config["data"]["exclude"] == [expected]
+    assert cli("check", "--config", "my.yaml").code == 0
+
+
+def test_class_names_stay_text(cli, good: Path):
+    """Classes may come from files of others, such as a COCO JSON."""
+    Path("c.yaml").write_text('data: {classes: ["[/red]", "\\e[2Jb", "c\\nd"]}\n')
+    page = cli("check", SET, "--config", "c.yaml")
+    assert page.code == 0, page.stderr
+    holds(page.stdout, "[/red]", r"\x1b[2Jb", r"c\x0ad")
+    assert "\x1b" not in page.stdout
+    names = [row["name"] for row in report(cli, SET, "--config", "c.yaml")["classes"]]
+    assert names == ["[/red]", "\x1b[2Jb", "c\nd"]
+
+
 # the second time
 
 
@@ -317,7 +373,7 @@ def test_what_no_line_can_fix_is_said_in_the_config(cli, good: Path):
         shutil.copytree(good / folder / "train", good / folder / "val")
     assert cli("check", SET, "--write-config", "my.yaml").code == 1
     text = Path("my.yaml").read_text()
-    holds(text, "# to be fixed by hand", "the same content in two splits")
+    holds(text, "# fix by hand", "the same content in two splits")
     assert yaml.safe_load(text)["data"]["path"] == str(good)
 
 
