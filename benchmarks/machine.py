@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from segtrain.runs.environment import environment
+from segtrain.runs.environment import collect_environment
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Versions, device and commit, without what differs from call to call."""
-    found = environment(torch.device(device))
+    found = collect_environment(torch.device(device))
     return {key: value for key, value in found.items() if key not in ("command", "started")}

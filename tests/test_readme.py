@@ -27,7 +27,7 @@ from torch.distributed.run import get_args_parser
 import segtrain
 from segtrain.cli.app import app
 from segtrain.config import Config
-from segtrain.config.loading import known_keys, load_config
+from segtrain.config.loading import list_keys, load_config
 from segtrain.losses.build import FAMILIES
 from segtrain.losses.spec import parse_loss
 
@@ -261,7 +261,7 @@ def test_the_tables_of_losses_name_losses():
 @pytest.mark.parametrize("code", inline(KEY))
 def test_the_setting_exists_and_takes_the_value(code: str):
     for key, value in re.findall(KEY + r"(?:(?:=|: )(.+))?", code):
-        found = [known for known in known_keys() if f"{key}.".startswith(f"{known}.")]
+        found = [known for known in list_keys() if f"{key}.".startswith(f"{known}.")]
         assert found, f"there is no {key}"
         shells = value.rstrip('"')  # --set "key=value"
         load_config(sets=[f"{key}={shells}"] if shells else [])

@@ -33,11 +33,11 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the tracebacks of errors")] = False,
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="show the version and stop"
+            "--version", callback=_show_version, is_eager=True, help="show the version and exit"
         ),
     ] = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from segtrain.cli.options import (
+    ConfigFile,
     Sets,
     Text,
     option,
@@ -23,23 +24,20 @@ def check(
             show_default=False,
         ),
     ] = None,
-    config: Annotated[
-        Path | None, option("YAML file of config sections", "none", metavar="FILE")
-    ] = None,
+    config: ConfigFile = None,
     preview: Annotated[
-        Path | None, option("write a sheet of coloured masks over images", "none", metavar="FILE")
+        Path | None, option("write a sheet of images with coloured masks", metavar="FILE")
     ] = None,
     augment: Annotated[
-        Path | None, option("write a sheet of augmented pairs", "none", metavar="FILE")
+        Path | None, option("write a sheet of augmented pairs", metavar="FILE")
     ] = None,
-    json: Annotated[bool, option("print JSON in place of the page", "no", "--json")] = False,
+    json: Annotated[bool, option("print JSON instead of text", "--json")] = False,
     write_config: Annotated[
-        Path | None,
-        option("write a dataset YAML that works as it is", "none", metavar="FILE"),
+        Path | None, option("write a config for this data set, including the fixes", metavar="FILE")
     ] = None,
     set_: Sets = [],
 ) -> None:
-    """Say what a data set holds, what is wrong, and what mends it."""
+    """Inspect a data set: contents, problems and fixes."""
     from segtrain.commands.check import check as run_check
     from segtrain.config.loading import load_config
 

@@ -20,29 +20,27 @@ from segtrain.cli.options import (
 
 def evaluate(
     run: Annotated[Path | None, RunOrCheckpoint] = None,
-    split: Annotated[str, option("which split to score", "val")] = "val",
+    split: Annotated[str, option("split to score", default="val")] = "val",
     data: Annotated[
-        Text, option("folder of the data set", "the one trained on", metavar="PATH|demo")
+        Text, option("folder of the data set", default="that of the training", metavar="PATH|demo")
     ] = None,
     predictions: Annotated[
         Path | None,
         option(
-            "score the masks in this folder, which any tool made, in place of a run",
-            "none",
+            "score the masks in this folder, made by any tool, instead of a run",
             metavar="FOLDER",
         ),
     ] = None,
     config: Annotated[
-        Path | None,
-        option("YAML file of config sections, for --predictions", "none", metavar="FILE"),
+        Path | None, option("YAML file of config sections, for --predictions", metavar="FILE")
     ] = None,
     device: Device = None,
     workers: Workers = None,
     out: Out = Path("runs"),
-    json: Annotated[bool, option("print metrics.json in place of tables", "no", "--json")] = False,
+    json: Annotated[bool, option("print metrics.json instead of tables", "--json")] = False,
     set_: Sets = [],
 ) -> None:
-    """Score a split at the images' own size, and write a report."""
+    """Score a split at the images' original size, and write a report."""
     flags = {"data.path": data, "data.workers": workers, "train.device": device}
     from segtrain.commands.eval import evaluate as run_evaluate
 
@@ -53,18 +51,18 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="folders that eval has written to; the first is what the others are set against",
+            help="folders of evaluated runs; all others are compared with the first",
             metavar="RUN RUN...",
             show_default=False,
         ),
     ],
-    split: Annotated[str, option("which split's scores", "val")] = "val",
+    split: Annotated[str, option("split to compare", default="val")] = "val",
     out: Annotated[
-        Path, option("folder of comparison.html and comparison.json", "comparison")
+        Path, option("folder of comparison.html and comparison.json", default="comparison")
     ] = Path("comparison"),
-    json: Annotated[bool, option("print JSON in place of the table", "no", "--json")] = False,
+    json: Annotated[bool, option("print JSON instead of the table", "--json")] = False,
 ) -> None:
-    """Tell which differences between runs are more than noise."""
+    """Compare runs: differences, and which of them are more than noise."""
     from segtrain.commands.compare import compare as run_compare
 
     run_compare(runs, split, out, json)

@@ -1,4 +1,4 @@
-"""Options that several verbs have, with help and defaults from the config's own fields."""
+"""Options that several verbs share; help texts and defaults come from the config's fields."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ import typer
 from segtrain.config import Config
 
 
-def option(text: str, default: object, *names: str, **more: Any) -> Any:
-    help_text = f"{text} [default: {default}]"
-    return typer.Option(*names, help=help_text, show_default=False, **more)
+def option(text: str, *names: str, default: object = None, **more: Any) -> Any:
+    """Return a typer option whose help shows the default, if there is a value to show."""
+    shown = "" if default is None else f" [default: {default}]"
+    return typer.Option(*names, help=text + shown, show_default=False, **more)
 
 
 def field(key: str, **more: Any) -> Any:
-    """An option for a config field, with the field's own description and default."""
+    """Return an option for a config field, with the field's own description and default."""
     section, name = key.split(".")
-    settings = Config.model_fields[section].annotation
-    assert settings is not None  # of each field; pydantic's type leaves it open
-    info = settings.model_fields[name]
-    meaning, _, default = info.description.partition("; default: ")
-    return option(meaning, default or info.default, **more)
+    info = type(getattr(Config(), section)).model_fields[name]
+    meaning, _, words = info.description.partition("; default: ")
+    return option(meaning, default=words or info.default, **more)
 
 
 Text = str | None
 Number = float | None
 Whole = int | None
-Out = Annotated[Path, option("folder of all runs", "runs", "--out")]
+ConfigFile = Annotated[
+    Path | None, option("YAML file of config sections", "--config", metavar="FILE")
+]
+Out = Annotated[Path, option("folder of all runs", "--out", default="runs")]
 Sets = Annotated[
     list[str],
     option(
-        "any other config field (value in YAML); again for each",
-        "none",
+        "set any other config field (value in YAML); repeat for more",
         "--set",
         metavar="KEY.PATH=VALUE",
     ),
@@ -41,7 +42,7 @@ Sets = Annotated[
 Device = Annotated[Text, field("train.device")]
 Workers = Annotated[Text, field("data.workers")]
 RunOrCheckpoint = typer.Argument(
-    help="a run's folder or a checkpoint [default: the latest run's best]",
+    help="folder of a run, or a checkpoint [default: the best of the latest run]",
     metavar="RUN|CHECKPOINT",
     show_default=False,
 )

@@ -18,24 +18,26 @@ def predict(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="images, folders and globs; demo for some of the demo's",
+            help="images, folders and globs; demo for images of the demo",
             metavar="PATH",
             show_default=False,
         ),
     ],
     checkpoint: Annotated[
         Path | None,
-        option("a checkpoint or a run's folder", "the latest run's best", metavar="FILE"),
+        option(
+            "checkpoint, or folder of a run", default="the best of the latest run", metavar="FILE"
+        ),
     ] = None,
     out: Annotated[
-        Path, option("folder of STEM_mask.png and STEM_overlay.png", "predictions")
+        Path, option("folder of STEM_mask.png and STEM_overlay.png", default="predictions")
     ] = Path("predictions"),
-    runs: Annotated[Path, option("folder of all runs", "runs")] = Path("runs"),
-    legend: Annotated[bool, option("name the classes below the overlay", "no", "--legend")] = False,
+    runs: Annotated[Path, option("folder of all runs", default="runs")] = Path("runs"),
+    legend: Annotated[bool, option("add the class names below the overlay", "--legend")] = False,
     device: Device = None,
     set_: Sets = [],
 ) -> None:
-    """Predict masks and overlays of images, each at its own size."""
+    """Predict masks and overlays of images at their original size."""
     from segtrain.commands.predict import predict as run_predict
 
     run_predict(paths, checkpoint, runs, out, legend, set_, {"train.device": device})

@@ -1,4 +1,4 @@
-"""segtrain fit and sweep: trainings."""
+"""segtrain fit and sweep: training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from typer.core import TyperCommand
 
 from segtrain.cli.options import (
+    ConfigFile,
     Device,
     Number,
     Out,
@@ -26,21 +27,19 @@ LOSSES = "ce,ohem,focal,ghm,ohem+dice"
 
 
 class BareResume(TyperCommand):
-    """Lets --resume stand without a value: the latest run."""
+    """A command whose --resume may stand without a value: the latest run."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer keeps its type private
-        spelled = []
+        complete = []
         for arg, following in pairwise([*args, "-"]):
-            spelled.append(arg)
+            complete.append(arg)
             if arg == "--resume" and following.startswith("-"):
-                spelled.append("latest")
-        return super().parse_args(ctx, spelled)
+                complete.append("latest")
+        return super().parse_args(ctx, complete)
 
 
 def fit(
-    config: Annotated[
-        Path | None, option("YAML file of config sections", "none", metavar="FILE")
-    ] = None,
+    config: ConfigFile = None,
     data: Annotated[Text, field("data.path", metavar="PATH|demo")] = None,
     arch: Annotated[Text, field("model.arch")] = None,
     encoder: Annotated[Text, field("model.encoder")] = None,
@@ -62,31 +61,27 @@ def fit(
     out: Out = Path("runs"),
     name: Annotated[
         Text,
-        option(
-            "the run's folder in --out; an existing one is an error", "date, time, arch and loss"
-        ),
+        option("folder of the run in --out; must not exist", default="date, time, arch and loss"),
     ] = None,
     resume: Annotated[
         Text,
         option(
-            "go on with this run from its last checkpoint; without a value, with the latest",
-            "a new run",
+            "continue this run from its last checkpoint; without a value, the latest run",
             metavar="[RUN]",
         ),
     ] = None,
     dry_run: Annotated[
         bool,
         option(
-            "print config, images per split, parameters and steps per epoch, and stop",
-            "train",
+            "print config, images per split, parameters and steps per epoch; don't train",
             "--dry-run",
         ),
     ] = False,
     set_: Sets = [],
 ) -> None:
-    """Train a network on pairs of images and masks."""
-    end_with_launcher()  # before the seconds that torch's import takes
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are about itself
+    """Train a network, or fine-tune one, on pairs of images and masks."""
+    end_with_launcher()  # first, as importing torch takes seconds
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # not for users
     flags = {
         "data.path": data,
         "data.lb_ignore": lb_ignore,
@@ -114,24 +109,22 @@ def fit(
 
 def sweep(
     loss: Annotated[
-        str, option("losses, with commas between them", LOSSES, metavar="LOSS,LOSS...")
+        str, option("losses, separated by commas", default=LOSSES, metavar="LOSS,LOSS...")
     ] = LOSSES,
-    seeds: Annotated[int, option("trainings of each loss, of seeds 0, 1, ...", "1", min=1)] = 1,
-    config: Annotated[
-        Path | None, option("YAML file of config sections", "none", metavar="FILE")
-    ] = None,
+    seeds: Annotated[int, option("runs per loss, with seeds 0, 1, ...", default=1, min=1)] = 1,
+    config: ConfigFile = None,
     data: Annotated[Text, field("data.path", metavar="PATH|demo")] = None,
     device: Device = None,
-    out: Annotated[Path, option("folder of the sweep's runs and comparison", "sweep")] = Path(
+    out: Annotated[Path, option("folder of the runs and their comparison", default="sweep")] = Path(
         "sweep"
     ),
     dry_run: Annotated[
         bool,
-        option("print the commands that are left to run, one a line", "run them", "--dry-run"),
+        option("print the commands left to run, one per line; don't run them", "--dry-run"),
     ] = False,
     set_: Sets = [],
 ) -> None:
-    """Train with several losses, all else the same, and compare them."""
+    """Train with several losses, all else equal, and compare them."""
     from segtrain.commands.sweep import sweep as run_sweep
 
     run_sweep(loss, seeds, config, set_, data, device, out, dry_run)

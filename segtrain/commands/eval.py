@@ -32,7 +32,7 @@ from segtrain.evaluation.subject import Subject
 from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
 from segtrain.models.checkpoint import load_model
-from segtrain.runs.folder import HISTORY, find_checkpoint, run_of
+from segtrain.runs.folder import HISTORY, find_checkpoint, find_run
 
 Say = Callable[[str], None]
 
@@ -96,7 +96,7 @@ def of_checkpoint(
     mining = build_mining(spec, len(meta.classes), config.data.lb_ignore)
     workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
     predictor = SplitPredictor(model, fabric, workers, config.eval, mining)
-    run = run_of(checkpoint)
+    run = find_run(checkpoint)
     return Subject(
         folder=run / "eval" / split,
         config=config,

@@ -26,7 +26,7 @@ from segtrain.runs.folder import (
     LATEST,
     create_run,
     default_name,
-    held,
+    lock_run,
     point_latest,
     refuse_name,
 )
@@ -66,7 +66,7 @@ def fit(
     with ExitStack() as until_the_end:
         if fabric.is_global_zero:
             if old_run:
-                until_the_end.enter_context(held(old_run))
+                until_the_end.enter_context(lock_run(old_run))
             elif name:
                 refuse_name(out, name)
             plan = make_plan(config, loss, print)
@@ -75,7 +75,7 @@ def fit(
             name = name or default_name(config.model.arch, config.loss.expression)
             plan = open_run(plan, out, name, old_run)
             if not old_run:
-                until_the_end.enter_context(held(plan.folder))
+                until_the_end.enter_context(lock_run(plan.folder))
         config_file = plan.folder / CONFIG if plan else None
         with launch_ranks(fabric, config.train, config_file) as rank_monitor:
             plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the folder

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segtrain.config import Config
-from segtrain.config.loading import differences, load_config, make_config
+from segtrain.config.loading import compare_configs, load_config, make_config
 from segtrain.distributed.launch import describe_exit
 from segtrain.distributed.processes import PARENT
 from segtrain.distributed.signals import SIGNALS, StopRequest
@@ -115,7 +115,7 @@ def refuse_other_base(out: Path, base: Config) -> None:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out / BASE}: can't be read ({error}); take another --out") from error
-    changed = differences(make_config(kept, str(out / BASE)), base)
+    changed = compare_configs(make_config(kept, str(out / BASE)), base)
     if listed := [f"{k} was {old}, now {new}" for k, (old, new) in changed.items() if k not in OWN]:
         raise UsageError(f"--out {out}: its runs differ: {'; '.join(listed)}; take another --out")
 

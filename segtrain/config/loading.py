@@ -1,4 +1,4 @@
-"""YAML, --set and flags to a Config, and back."""
+"""Loading and saving of configs: YAML, --set and flags to a Config, and back."""
 
 from __future__ import annotations
 
@@ -11,39 +11,62 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from segtrain.config.data import SplitConfig
 from segtrain.config.schema import Config
 from segtrain.config.types import Section
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.files import write_text
 
 UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
+# pydantic's type of error: the values that are allowed, with pydantic's own details filled in
+ALLOWED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "keys with values",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "a value greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "int_type": "an integer",
+    "less_than": "a value less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "missing": "more items",
+    "model_type": "keys with values",
+    "string_type": "text",
+    "too_long": "at most {max_length} items",
+    "too_short": "at least {min_length} items",
+    "tuple_type": "a list",
+}
 
 
 def make_config(values: dict[str, Any], origin: str = "config") -> Config:
-    """A Config from nested dicts. Raises UsageError that names every wrong key at once."""
+    """Return a Config from nested dicts. Raise UsageError that names every wrong key at once."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = list(dict.fromkeys(_explain(e) for e in error.errors()))
-        raise UsageError(f"{origin}: {'; '.join(problems)}") from error
+        raise _refusal(origin, error) from error
 
 
-def revised(section: Section, fields: dict[str, Any], origin: str) -> Any:
-    """The section with some fields changed and all checked again. Raises UsageError."""
+def revise_section(section: Section, fields: dict[str, Any], origin: str) -> Any:
+    """Return a copy of a section with some fields changed and all validated. Raise UsageError."""
     try:
         return type(section).model_validate(section.model_dump() | fields)
     except ValidationError as error:
-        problems = list(dict.fromkeys(_explain(e) for e in error.errors()))
-        raise UsageError(f"{origin}: {'; '.join(problems)}") from error
+        raise _refusal(origin, error) from error
 
 
 def load_config(
     file: Path | None = None, sets: list[str] = [], flags: dict[str, Any] = {}, base: Any = None
 ) -> Config:
-    """The config of a command: flag over --set over file over `base` over default.
+    """Return a command's config: flag over --set over file over `base` over default.
 
     `sets` are "key.path=value" with YAML values; `flags` maps dotted keys to values, where None
-    is an option not given; `base` is a Config to start from (a checkpoint's).
+    is an option not given; `base` is a Config to start from (a checkpoint's). Raise UsageError.
     """
     values = base.model_dump(mode="json") if base else {}
     if file:
@@ -55,7 +78,9 @@ def load_config(
         try:
             _put(values, key.strip(), yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {entry}: the value is not YAML") from error
+            raise UsageError(
+                f"--set {entry}: the value is not YAML; put quotes around special characters"
+            ) from error
     for key, value in flags.items():
         if value is not None:
             _put(values, key, value)
@@ -63,17 +88,19 @@ def load_config(
 
 
 def save_config(config: Config, path: Path) -> None:
+    """Write a config as YAML that load_config reads."""
     write_text(path, to_yaml(config))
 
 
 def to_yaml(config: Config) -> str:
+    """Return all fields of a config as YAML, a section each."""
     return dump_yaml(config.model_dump(mode="json"))
 
 
 def dump_yaml(content: Any, **options: Any) -> str:
     """Return YAML that loads as `content`; `options` are PyYAML's.
 
-    Text is readable as it is, save where PyYAML would fold a line separator within it to a space.
+    Text stays readable, unless it has a line separator, which PyYAML would fold to a space.
     """
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, **options)
     if text.isascii() or not UNICODE_BREAKS.search(text):
@@ -81,15 +108,15 @@ def dump_yaml(content: Any, **options: Any) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=False, **options)
 
 
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted key: (old value, new value), for all that differs."""
-    flat_old, flat_new = _flat(old), _flat(new)
+def compare_configs(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the fields that differ, as dotted key: (old value, new value)."""
+    flat_old, flat_new = _flatten(old), _flatten(new)
     return {
         key: (flat_old[key], flat_new[key]) for key in flat_old if flat_old[key] != flat_new[key]
     }
 
 
-def _flat(config: Config) -> dict[str, Any]:
+def _flatten(config: Config) -> dict[str, Any]:
     sections = config.model_dump(mode="json")
     return {f"{s}.{key}": value for s, fields in sections.items() for key, value in fields.items()}
 
@@ -127,29 +154,55 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[last] = value
 
 
-def known_keys() -> list[str]:
+def list_keys() -> list[str]:
+    """Return the dotted keys of all fields."""
     return [
         f"{name}.{key}"
         for name, section in Config.model_fields.items()
-        if section.annotation  # all have one, which pydantic's type leaves open
+        if section.annotation  # every field has one; pydantic's type allows None
         for key in section.annotation.model_fields
     ]
 
 
-def _explain(error: ErrorDetails) -> str:
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        near = did_you_mean(key, known_keys() + list(Config.model_fields))
-        return f"unknown key {key}{near}"
-    # pydantic adds the union member or tuple place that it tried: name the field itself
-    field = ".".join(location[:2]) if len(location) > 2 and location[1] != "splits" else key
-    if error["type"] == "value_error":
-        return f"{field}: {error['ctx']['error']}".removeprefix(": ")
-    return f"{field}: {error['msg'].lower()}, got {_short(error['input'])}"
+def _refusal(origin: str, error: ValidationError) -> UsageError:
+    """Return one error for all wrong fields: what is allowed in each, and the value given."""
+    problems: list[str] = []
+    allowed: dict[tuple[str, str], list[str]] = {}  # of a field and value: a text per union member
+    for details in error.errors():
+        location = [str(part) for part in details["loc"]]
+        # pydantic adds the union member or list index that it tried; show the field alone
+        nested = len(location) > 2 and location[1] != "splits"
+        field = ".".join(location[:2] if nested else location)
+        if details["type"] == "extra_forbidden":
+            problems.append(_explain_unknown(location))
+        elif details["type"] == "value_error":
+            problems.append(f"{field}: {details['ctx']['error']}".removeprefix(": "))
+        else:
+            texts = allowed.setdefault((field, _shorten_value(details["input"])), [])
+            texts.append(_explain_allowed(details))
+    for (field, value), texts in allowed.items():
+        expected = " or ".join(dict.fromkeys(texts))
+        problems.append(f"{field}: expected {expected}, got {value}".removeprefix(": "))
+    return UsageError(f"{origin}: {'; '.join(dict.fromkeys(problems))}")
 
 
-def _short(value: Any) -> str:
+def _explain_unknown(location: list[str]) -> str:
+    key, known = ".".join(location), list_keys() + list(Config.model_fields)
+    if location[:2] == ["data", "splits"]:
+        known = [".".join([*location[:3], field]) for field in SplitConfig.model_fields]
+    near = did_you_mean(key, known) or "; 'segtrain fit --dry-run' prints every key"
+    return f"unknown key {key}{near}"
+
+
+def _explain_allowed(details: ErrorDetails) -> str:
+    if details["type"] not in ALLOWED:
+        return details["msg"].lower().removeprefix("input should be ")
+    context = details.get("ctx", {})
+    limits = {key: f"{value:g}" for key, value in context.items() if isinstance(value, float)}
+    return ALLOWED[details["type"]].format(**context | limits)
+
+
+def _shorten_value(value: Any) -> str:
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:g}"
     return f"{value!r:.60}"

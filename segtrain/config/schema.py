@@ -1,7 +1,7 @@
-"""The config: one section for each thing that a batch meets, in that order.
+"""The config: one section per stage of training, in the order in which a batch passes them.
 
-This file is the manual: every field carries its meaning, unit and default, and the tables in
-docs/config.md are generated from it.
+This file is the manual: every field has its meaning, unit and default, and docs/config.md is
+generated from it.
 """
 
 from __future__ import annotations
@@ -16,78 +16,91 @@ from segtrain.config.types import Duration, OnOffAuto, Section, Size, StepsOrDur
 
 
 class AugmentConfig(Section):
+    """Data augmentation of training pairs."""
+
     crop: Size | None = Field(
         None,
-        description="height x width in pixels that training sees; default: the training images' "
-        "median size, at most 512, rounded up to 32",
+        description="height x width of the random training crops, in pixels; default: the training "
+        "images' median size, at most 512, rounded up to 32",
     )
     preset: Literal["none", "light", "standard", "strong"] = Field(
-        "standard", description="how much training pairs are changed, where a field says no other"
+        "standard", description="strength of the augmentation; the fields below override it"
     )
     scale: tuple[float, float] | None = Field(
         None,
-        description="an image is resized by a factor drawn from this range; default: the preset's, "
-        "[0.5, 2.0] for standard",
+        description="range of the random scale factor; default: the preset's, [0.5, 2.0] for "
+        "standard",
     )
     hflip: float | None = Field(
-        None, ge=0, le=1, description="probability of a left-right flip; default: the preset's, 0.5"
+        None, ge=0, le=1, description="probability of a horizontal flip; default: the preset's, 0.5"
     )
     vflip: float | None = Field(
-        None, ge=0, le=1, description="probability of an upside-down flip; default: the preset's, 0"
+        None, ge=0, le=1, description="probability of a vertical flip; default: the preset's, 0"
     )
     jitter: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="brightness, contrast and saturation change by up to this share; default: the "
-        "preset's, 0.3 for standard",
+        description="colour jitter: brightness, contrast and saturation change by up to this "
+        "share; default: the preset's, 0.3 for standard",
     )
     transforms: list[str | dict[str, dict[str, Any]]] | None = Field(
         None,
-        description="albumentations that take the place of all but scale and crop, such as "
-        "[HorizontalFlip, RandomGamma: {p: 0.3}]; default: the preset's",
+        description="albumentations transforms instead of the preset's flips and jitter; scale and "
+        "crop stay; such as [HorizontalFlip, RandomGamma: {p: 0.3}]; default: the preset's",
     )
 
     @field_validator("scale")
     @classmethod
-    def _low_to_high(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _check_order(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
         if scale and not 0 < scale[0] <= scale[1]:
-            raise ValueError("expected two positive factors, the lower one first")
+            raise ValueError(
+                f"expected two positive factors, the lower one first, got {list(scale)}"
+            )
         return scale
 
 
 class ModelConfig(Section):
-    arch: str = Field("unet", description="any architecture of segmentation-models-pytorch")
-    encoder: str = Field("resnet18", description="any encoder of segmentation-models-pytorch")
+    """The network, its pretrained weights and its input."""
+
+    arch: str = Field(
+        "unet",
+        description="architecture of segmentation-models-pytorch, such as unet, fpn, deeplabv3plus",
+    )
+    encoder: str = Field(
+        "resnet18",
+        description="encoder (backbone) of segmentation-models-pytorch, or tu-NAME of timm",
+    )
     weights: str = Field(
         "auto",
-        description="auto, imagenet, none, or a file: a segtrain checkpoint or an encoder's state "
-        "dict; auto is imagenet where it can be had within 3 seconds, else none",
+        description="pretrained weights for fine-tuning: imagenet, none, or a file (a segtrain "
+        "checkpoint or an encoder's state dict); auto is imagenet if it is cached or the hub "
+        "answers within 3 seconds, else none",
     )
     in_channels: int = Field(
         3,
         ge=1,
-        description="channels of an image: 3 reads RGB, 1 grey, others as the file has them",
+        description="channels of an image: 3 reads RGB, 1 grey, any other number as in the file",
     )
     mean: list[float] | None = Field(
         None,
-        description="mean of each channel, of 0..255 values; default: that of the pretrained "
-        "weights, of ImageNet for RGB, else 127.5",
+        description="normalisation: mean of each channel of 0..255 values; default: that of the "
+        "pretrained weights, of ImageNet for RGB, else 127.5",
     )
     std: list[Annotated[float, Field(gt=0)]] | None = Field(
-        None, description="standard deviation likewise; default as for mean, else 63.75"
+        None, description="normalisation: standard deviation; default: as for mean, else 63.75"
     )
     freeze_bn: bool = Field(
         False,
-        description="batch norm keeps the statistics that it starts with, which small batches "
-        "want; its weights and biases are trained",
+        description="frozen batch norm, for small batches: its running statistics stay as they "
+        "are; its weights and biases are trained",
     )
     options: dict[str, Any] = Field(
-        {}, description="further arguments of the architecture, such as decoder_channels"
+        {}, description="other arguments of the architecture, such as decoder_channels"
     )
 
     @model_validator(mode="after")
-    def _channels_agree(self) -> ModelConfig:
+    def _check_channels(self) -> ModelConfig:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.in_channels:
@@ -96,179 +109,198 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
+    """The loss."""
+
     expression: str = Field(
         "ohem",
-        description="a loss of 'segtrain losses' such as ce, ohem(focal), or a sum such as "
-        "ohem+0.5*dice",
+        description="a loss that 'segtrain losses' lists, such as ce or ohem(focal), or a weighted "
+        "sum such as ohem+0.5*dice",
     )
     thresh: float = Field(
         0.7,
         gt=0,
         le=1,
-        description="ohem keeps pixels whose true class has a lower probability, in (0, 1]",
+        description="hard example mining: ohem keeps pixels whose true class has a lower "
+        "probability than this, in (0, 1]",
     )
     n_min_factor: int = Field(
-        16, ge=1, description="ohem keeps at least one in so many of the valid pixels"
+        16, ge=1, description="ohem keeps at least one in this many valid pixels"
     )
     sync: bool = Field(
         True,
-        description="the loss is that of all devices' pixels; false: each device's own, of which "
-        "metrics.csv has the first's",
+        description="compute the loss over the pixels of all devices; false: each device over its "
+        "own, and metrics.csv has the first one's",
     )
 
 
 class OptimConfig(Section):
-    name: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd")
+    """Optimizer and learning rate schedule."""
+
+    name: Literal["adamw", "sgd"] = Field("adamw", description="optimizer: adamw or sgd")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     encoder_lr: float = Field(
         1.0,
         ge=0,
-        description="factor on the encoder's learning rate; 0 freezes it, its batch norm too",
+        description="factor on the encoder's learning rate, for fine-tuning; 0 freezes the "
+        "encoder with its batch norm",
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
-    weight_decay: float = Field(0.01, ge=0, description="weight decay; never of norms and biases")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay, except of norms and biases")
     schedule: Literal["poly", "cosine", "onecycle", "constant"] = Field(
         "poly",
-        description="how the learning rate falls after the warm-up: to 0, or not at all "
-        "(constant); onecycle rises over 30 % of the steps in the warm-up's place",
+        description="learning rate schedule: after the warm-up, poly and cosine decay to 0, "
+        "constant stays; onecycle rises over 30 % of the steps instead of a warm-up",
     )
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps that warm up linearly")
-    power: float = Field(0.9, gt=0, description="power of poly's decay to 0")
-    clip_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0 clips nothing")
+    warmup: float = Field(0.05, ge=0, lt=1, description="linear warm-up, as a share of all steps")
+    power: float = Field(0.9, gt=0, description="exponent of the poly schedule")
+    clip_norm: float = Field(1.0, ge=0, description="gradient clipping: largest norm; 0 is off")
 
 
 class TrainConfig(Section):
+    """The training run: length, devices, precision, checkpoints."""
+
     epochs: int = Field(50, ge=1, description="passes over the training images")
-    batch_size: int = Field(
-        8, ge=1, description="images an optimiser step, over all devices together"
-    )
+    batch_size: int = Field(8, ge=1, description="images per optimizer step, over all devices")
     accumulate: int = Field(
         1,
         ge=1,
-        description="parts that each device takes its share of a batch in, one after the other, "
-        "to need less memory",
+        description="gradient accumulation: micro-batches per optimizer step, to save memory",
     )
     steps_per_epoch: int | None = Field(
-        None, ge=1, description="steps that count as an epoch; default: one pass over the images"
+        None, ge=1, description="optimizer steps per epoch; default: one pass over the images"
     )
     monitor: str = Field(
-        "miou", description="score that tells which epoch is best: miou, or iou:CLASS"
+        "miou", description="score that selects the best checkpoint: miou, or iou:CLASS"
     )
     patience: int | None = Field(
         None,
         ge=1,
-        description="validations without a better score after which training ends; default: never",
+        description="early stopping: validations without improvement after which training ends; "
+        "default: off",
     )
     ema: float = Field(
         0,
         ge=0,
         lt=1,
-        description="decay of a moving average of the weights, such as 0.999, which is what is "
-        "scored and saved; 0: none",
+        description="decay of an exponential moving average of the weights, such as 0.999; the "
+        "average is validated and saved instead of the weights; 0 is off",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto, cpu or cuda; auto is cuda where there is one"
+        "auto", description="auto, cpu or cuda; auto is cuda if there is a GPU"
     )
-    devices: int = Field(1, ge=1, description="processes on each host, one a device")
-    nodes: int = Field(1, ge=1, description="hosts")
+    devices: int = Field(1, ge=1, description="devices (GPUs) per host, one process each")
+    nodes: int = Field(1, ge=1, description="hosts of a distributed training")
     timeout: Duration = Field(
-        "10min", description="longest that the processes wait for one that doesn't answer"
+        "10min", description="longest wait of the processes for one that doesn't answer"
     )
     sync_bn: bool = Field(
-        True, description="batch norm is over the images of all GPUs; false: of each its own"
+        True, description="synchronised batch norm over all GPUs; false: each GPU by itself"
     )
     precision: Literal["auto", "32", "bf16", "fp16"] = Field(
         "auto",
-        description="auto, 32, bf16 or fp16; auto is bf16 on a GPU that has it, fp16 on one that "
-        "has not, 32 on CPU",
+        description="mixed precision: auto, 32 (off), bf16 or fp16; auto is bf16 on a GPU that "
+        "supports it, fp16 on any other GPU, 32 on CPU",
     )
-    channels_last: bool = Field(True, description="memory format of images and weights")
+    channels_last: bool = Field(
+        True, description="channels-last memory format of images and weights"
+    )
     compile: OnOffAuto = Field(
         "auto",
-        description="torch.compile of the network; auto is on for a GPU and a run of 2,000 steps "
-        "or more",
+        description="torch.compile of the network; auto is on for a GPU and at least 2,000 steps",
     )
     deterministic: bool = Field(
-        False, description="a repeated run on a GPU is the same to the last bit, too, and slower"
+        False, description="make runs on a GPU repeatable to the last bit, at a lower speed"
     )
-    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
-    log_every: int = Field(10, ge=1, description="steps between readings of the loss")
+    seed: int = Field(0, ge=0, description="seed of weights, order of images and augmentation")
+    log_every: int = Field(10, ge=1, description="steps between updates of the displayed loss")
     checkpoint_every: StepsOrDuration = Field(
         "10min",
-        description="steps, or time such as 10min (looked at every log_every steps), after which a "
-        "run can be resumed from there; the end of an epoch always is such a place",
+        description="steps or time (such as 10min, checked every log_every steps) between "
+        "checkpoints to resume from; the end of an epoch always has one",
     )
     keep: int = Field(
-        0, ge=0, description="checkpoints kept besides the best and the last, the newest ones"
+        0, ge=0, description="newest checkpoints to keep besides the best and the last"
     )
     max_bad_steps: int = Field(
         20,
         ge=1,
-        description="steps in a row with a loss or gradient that is not finite, which are "
-        "skipped, after which the run stops",
+        description="steps with a loss or gradient that is NaN or infinite are skipped; the run "
+        "stops after this many in a row",
     )
     profile: bool = Field(
         False,
-        description="write profile.json, a trace of the process's steps 5 to 8, for a trace viewer",
+        description="write profile.json, a trace of steps 5 to 8 for a trace viewer",
     )
 
 
 class EvalConfig(Section):
-    every: int = Field(1, ge=1, description="epochs between validations; the last is always one")
+    """Validation, evaluation and inference on large images."""
+
+    every: int = Field(
+        1, ge=1, description="epochs between validations; the last epoch always has one"
+    )
     batch_size: int = Field(
         1,
         ge=1,
-        description="images of one size that are forwarded together; from 2 on, scores depend on "
-        "it and on the number of devices in the last digits",
+        description="images of equal size per forward pass; above 1, the last digits of scores "
+        "depend on it and on the number of devices",
     )
     max_pixels: int = Field(
         4_194_304,
         ge=1,
-        description="larger images are read in overlapping windows, by eval and predict alike",
+        description="sliding-window inference for images with more pixels, in eval and predict",
     )
-    window: Size = Field((1024, 1024), description="height x width of such a window, in pixels")
+    window: Size = Field(
+        (1024, 1024), description="sliding-window inference: height x width of a window, in pixels"
+    )
     overlap: float = Field(
-        0.25, ge=0, lt=1, description="least share of a window's side that the next one covers, too"
+        0.25,
+        ge=0,
+        lt=1,
+        description="sliding-window inference: least overlap of neighbouring windows",
     )
     tta: list[Literal["hflip", "vflip"] | Annotated[float, Field(gt=0)]] = Field(
         [],
-        description="test-time augmentation: flips and scales, such as [hflip, 0.75, 1.25], whose "
-        "probabilities are averaged with the image's own, in eval and predict; fit's validation "
-        "does without",
+        description="test-time augmentation in eval and predict, not in fit's validation: average "
+        "the probabilities over flips and scales, such as [hflip, 0.75, 1.25]",
     )
     group_by: str | None = Field(
         None,
-        description="regular expression; images in whose names it finds the same text (that of "
-        "its group, where it has one) are drawn together for the confidence intervals, such as "
-        "'^(.+)_[0-9]+' for frames of videos; default: each image by itself",
+        description="regular expression such as '^(.+)_[0-9]+' for frames of videos: images in "
+        "whose names it (or its group) matches the same text are resampled together for "
+        "confidence intervals; default: each image by itself",
     )
     mask_values: Literal["ids", "own"] = Field(
         "ids",
-        description="what masks of eval --predictions hold: class ids, or the values and colours "
-        "that the data set's own masks have",
+        description="values in the masks of eval --predictions: class ids, or the values and "
+        "colours of the data set's own masks",
     )
-    worst: int = Field(8, ge=0, description="how many of the worst images eval paints")
-    best: int = Field(4, ge=0, description="how many of the best images are in the report, too")
+    worst: int = Field(8, ge=0, description="number of worst images in the report, with overlays")
+    best: int = Field(4, ge=0, description="number of best images in the report")
 
     @field_validator("group_by")
     @classmethod
-    def _is_pattern(cls, pattern: str | None) -> str | None:
+    def _check_pattern(cls, pattern: str | None) -> str | None:
         try:
             re.compile(pattern or "")
         except re.error as error:
-            raise ValueError(f"expected a regular expression: {error}")
+            raise ValueError(f"expected a regular expression, got {pattern!r}: {error}")
         return pattern
 
 
 class PredictConfig(Section):
+    """Files that predict writes."""
+
     save_probs: bool = Field(
-        False, description="write STEM_probs.npy, float16 (classes, height, width), too"
+        False, description="also write STEM_probs.npy: float16 (classes, height, width)"
     )
-    opacity: float = Field(0.5, ge=0, le=1, description="opacity of the colours over the image")
+    opacity: float = Field(
+        0.5, ge=0, le=1, description="opacity of the class colours over the image"
+    )
 
 
 class Config(Section):
-    """Everything that decides what a run computes."""
+    """Everything that determines the result of a run."""
 
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -1,4 +1,4 @@
-"""Types of config fields: sizes, durations, on/off/auto, and how a user may write them."""
+"""Types of config fields, and the ways to write them: sizes, durations, on/off/auto."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 class Section(BaseModel):
+    """Base of all sections: unknown keys, NaN and infinities are refused."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _height_width(value: Any) -> Any:
-    """'256x192' or 256 as (height, width); anything else goes on to pydantic."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value, value
-    if isinstance(value, str):
-        return tuple(value.lower().split("x")) if "x" in value.lower() else (value, value)
-    return value
+    """Return '256x192', 256 or [256, 192] as (height, width). Raise ValueError for others."""
+    if isinstance(value, (list, tuple)):
+        return value  # pydantic checks the items
+    sides = str(value).lower().split("x")
+    try:
+        height, width = map(int, sides * 2 if len(sides) == 1 else sides)
+    except ValueError:
+        raise ValueError(f"expected HEIGHTxWIDTH such as 256x192, or one number, got {value!r}")
+    return height, width
 
 
 def _on_off(value: Any) -> Any:
-    """YAML reads the words on and off as true and false."""
+    """Return 'on' and 'off' for what YAML makes of these words: true and false."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-def seconds(duration: str) -> float:
-    """Of '90s', '10min' or '2h'. Raises ValueError."""
+def parse_duration(duration: str) -> float:
+    """Return the seconds of '90s', '10min' or '2h'. Raise ValueError for anything else."""
     found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?) ?(s|min|h)", duration)
     if not found or not float(found[1]):
         raise ValueError(f"expected a time such as 90s, 10min or 2h, got {duration!r}")
@@ -37,7 +42,7 @@ def seconds(duration: str) -> float:
 
 
 def _duration(value: Any) -> str:
-    seconds(value if isinstance(value, str) else repr(value))
+    parse_duration(value if isinstance(value, str) else repr(value))
     return value
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.config import DataConfig
-from segtrain.config.loading import revised
+from segtrain.config.loading import revise_section
 from segtrain.console import Note
 from segtrain.data.findings import Finding
 from segtrain.data.images import ImageReader
@@ -71,7 +71,7 @@ class DataSource:
         Raises UsageError where they contradict the config or the label map.
         """
         known = {"classes": names, "palette": self.mask_palette, "label_map": self.label_map}
-        config: DataConfig = revised(self.config, known, "data")
+        config: DataConfig = revise_section(self.config, known, "data")
         counts = ", ".join(f"{len(samples)} {split}" for split, samples in self.splits.items())
         return DataSet(
             config=self.config.model_copy(update={"classes": names}),
@@ -96,7 +96,7 @@ class DataSource:
 
     def with_fields(self, fields: dict[str, Any]) -> DataSource:
         """Return the source with other values of config fields, which override the layout's too."""
-        config: DataConfig = revised(self.config, fields, "data")
+        config: DataConfig = revise_section(self.config, fields, "data")
         return replace(
             self,
             config=config,

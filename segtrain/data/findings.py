@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segtrain.config import DataConfig
-from segtrain.config.loading import dump_yaml, revised
+from segtrain.config.loading import dump_yaml, revise_section
 from segtrain.errors import SegtrainError, shorten
 
 MOST_SKIPPED = 0.01  # share of a split's pairs that data.on_error: skip leaves out
@@ -72,7 +72,7 @@ def apply_fixes(config: DataConfig, findings: Iterable[Finding]) -> DataConfig:
         fixes["label_map"] = config.label_map | fixes["label_map"]
     if "exclude" in fixes:
         fixes["exclude"] = config.exclude + fixes["exclude"]
-    return revised(config, fixes, "data")
+    return revise_section(config, fixes, "data")
 
 
 def merge_fixes(findings: Iterable[Finding]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from lightning_fabric.strategies import DDPStrategy
 
 from segtrain.config import TrainConfig
-from segtrain.config.types import seconds
+from segtrain.config.types import parse_duration
 from segtrain.console import Note
 from segtrain.distributed.devices import (
     keep_freed_memory,
@@ -69,7 +69,7 @@ def make_ddp(train: TrainConfig) -> DDPStrategy:
     A static graph is the faster way to allow them; torch lacks it under gradient accumulation.
     """
     static = train.accumulate == 1
-    limit = timedelta(seconds=max(GATHERING, seconds(train.timeout)))
+    limit = timedelta(seconds=max(GATHERING, parse_duration(train.timeout)))
     return DDPStrategy(timeout=limit, static_graph=static, find_unused_parameters=not static)
 
 

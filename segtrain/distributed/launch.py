@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from segtrain.config import TrainConfig
-from segtrain.config.types import seconds
+from segtrain.config.types import parse_duration
 from segtrain.distributed.processes import GATHERING, PARENT, read_stat
 from segtrain.errors import SegtrainError, Stopped, first_line
 
@@ -55,7 +55,7 @@ def launch_ranks(fabric: Fabric, train: TrainConfig, config: Path | None) -> Ite
         fabric.launch()
         if fabric.world_size > 1:
             # the long wait was for rank 0 to read the data set; now all answer quickly
-            limit = seconds(train.timeout)
+            limit = parse_duration(train.timeout)
             set_timeout(limit + 2 * GRACE_SECONDS if fabric.device.type == "cuda" else limit)
         yield rank_monitor
     except Stopped as stop:
@@ -176,7 +176,7 @@ class RankMonitor:
             now, running = time.monotonic(), dist.is_initialized()
             frozen = self._find_frozen()
             frozen_since = (frozen_since or now) if frozen else 0.0
-            limit = seconds(self.timeout) + POLL_SECONDS
+            limit = parse_duration(self.timeout) + POLL_SECONDS
             if frozen_since and now - frozen_since > limit and running:
                 self.lost = self.lost or frozen
             # in training all ranks stop together, and rank 0 may be the last

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segtrain.config import Config
-from segtrain.config.loading import differences, load_config
+from segtrain.config.loading import compare_configs, load_config
 from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.metrics.bootstrap import RESAMPLES, sum_by_group
 from segtrain.metrics.paired_bootstrap import (
@@ -177,13 +177,13 @@ def only_seed_differs(contender: list[Report], report: Report) -> bool:
     first = contender[0].config
     if first is None or report.config is None or report.seed in [r.seed for r in contender]:
         return False
-    return differences(first, report.config).keys() == {SEED}
+    return compare_configs(first, report.config).keys() == {SEED}
 
 
 def varying(contenders: list[list[Report]]) -> list[str]:
     """Keys of the config that are not the same for all that have one; the seed only by itself."""
     configs = [c[0].config for c in contenders if c[0].config]
-    keys = dict.fromkeys(key for config in configs for key in differences(configs[0], config))
+    keys = dict.fromkeys(key for config in configs for key in compare_configs(configs[0], config))
     seeds = keys if all(len(contender) == 1 for contender in contenders) else ()
     return [key for key in keys if key != SEED] or list(seeds)
 

@@ -24,7 +24,7 @@ from segtrain.metrics import bootstrap, calibration
 from segtrain.metrics.confusion import Scores, score_counts, score_matrix
 from segtrain.render.plots import save_confusion
 from segtrain.render.report_page import write_report
-from segtrain.runs.environment import environment
+from segtrain.runs.environment import collect_environment
 
 SIZES = ("small", "medium", "large")
 
@@ -213,7 +213,7 @@ def describe_data(subject: Subject, accumulator: Accumulator) -> dict[str, Any]:
 
 def provenance(subject: Subject, seconds: float) -> dict[str, Any]:
     """What it takes to get the same numbers again."""
-    found = environment(subject.device)
+    found = collect_environment(subject.device)
     return {
         "command": shlex.join(["segtrain", *sys.argv[1:]]),
         "checkpoint": str(subject.checkpoint) if subject.checkpoint else None,

@@ -1,4 +1,4 @@
-"""A run's environment: versions, device, commit and command."""
+"""The environment of a run: versions, device, commit and command."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ PACKAGES = (
 )
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device and git commit: what a number needs beside it to be believed."""
+def collect_environment(device: torch.device) -> dict[str, Any]:
+    """Return versions, device, git commit and command, which make a score reproducible."""
     on_gpu = device.type == "cuda"
     return {
         "segtrain": __version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "packages": packages(),
+        "packages": package_versions(),
         "platform": platform.platform(),
         "device": device.type,
         "device_name": device_name(device),
@@ -50,12 +50,13 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def packages() -> dict[str, str | None]:
-    """Versions of what a run's numbers depend on."""
+def package_versions() -> dict[str, str | None]:
+    """Return the versions of the packages that a run's numbers depend on."""
     return {package: _version(package) for package in PACKAGES}
 
 
 def device_name(device: torch.device) -> str:
+    """Return the model of the GPU or CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
@@ -68,7 +69,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-@cache  # each checkpoint asks
+@cache  # every checkpoint stores them
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -77,7 +78,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Of segtrain's own checkout; None for an installed package."""
+    """Return the commit of segtrain's own checkout; None for an installed package."""
     folder = Path(__file__).parent
     command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     try:
@@ -90,9 +91,9 @@ def _git_commit() -> str | None:
     return done.stdout.strip() if done.returncode == tracked.returncode == 0 else None
 
 
-def note_start(file: Path, found: dict[str, Any]) -> None:
-    """Writes the environment of a run's first start; those of its resumes go to `resumed` in it."""
+def record_start(file: Path, environment: dict[str, Any]) -> None:
+    """Write the environment of a run's first start, or append that of a resume to `resumed`."""
     if file.exists():
         first = json.loads(file.read_text(encoding="utf-8"))
-        found = first | {"resumed": [*first.get("resumed", []), found]}
-    write_json(file, found)
+        environment = first | {"resumed": [*first.get("resumed", []), environment]}
+    write_json(file, environment)

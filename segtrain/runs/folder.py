@@ -1,4 +1,4 @@
-"""A run's folder: the names in it, its creation, lock and lookup."""
+"""The folder of a run: the files in it, creation, lock and lookup."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ LATEST = "latest"  # beside the runs: a link to the newest
 
 
 def default_name(arch: str, loss: str) -> str:
-    """Date, time, arch and loss, as a file name."""
+    """Return date, time, architecture and loss as a folder name."""
     return f"{datetime.now():%Y%m%d-%H%M%S}-{arch}-{safe_name(loss)}"[:100]
 
 
 def safe_name(loss: str) -> str:
-    """A loss expression as part of a file name."""
+    """Return a loss expression as part of a file name."""
     return "".join(c if c.isalnum() or c in "+.-" else "_" for c in loss.replace(" ", ""))
 
 
 def refuse_name(out: Path, name: str) -> None:
-    """Raises UsageError where OUT/NAME exists, or can't be a run's folder."""
+    """Raise UsageError where OUT/NAME exists, or can't be a run's folder."""
     if name in (".", "..", LATEST) or Path(name).name != name:
         raise UsageError(f"--name {name}: expected a plain folder name other than {LATEST}")
     if (out / name).exists():
@@ -44,7 +44,7 @@ def refuse_name(out: Path, name: str) -> None:
 
 
 def create_run(out: Path, name: str, config: Config) -> Path:
-    """Makes OUT/NAME with its config, both or neither. Raises UsageError where it exists."""
+    """Create OUT/NAME with its config, both or neither. Raise UsageError where it exists."""
     refuse_name(out, name)
     run, temporary = out / name, out / f".tmp-{os.getpid()}-{name}"
     try:
@@ -59,10 +59,10 @@ def create_run(out: Path, name: str, config: Config) -> Path:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
-    """Nobody else trains in the run's folder meanwhile. Raises UsageError where somebody does.
+def lock_run(run: Path) -> Iterator[None]:
+    """Lock the run's folder for training. Raise UsageError where another process has done so.
 
-    The lock goes with the process, however that ends; a file system without locks is let be.
+    The lock ends with the process, however that ends. File systems without locks are tolerated.
     """
     folder = os.open(run, os.O_RDONLY)
     try:
@@ -77,7 +77,7 @@ def held(run: Path) -> Iterator[None]:
 
 
 def point_latest(run: Path) -> None:
-    """OUT/latest becomes a link to the run; a file system without links is let be."""
+    """Make OUT/latest a link to the run. File systems without links are tolerated."""
     link = run.parent / LATEST
     temporary = run.parent / f".{LATEST}-{os.getpid()}"
     try:
@@ -87,12 +87,12 @@ def point_latest(run: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def latest_run(out: Path) -> Path:
-    """The run that OUT/latest points at. Raises UsageError where there is none."""
+def find_latest_run(out: Path) -> Path:
+    """Return the run that OUT/latest points to. Raise UsageError where there is none."""
     if not (out / LATEST).is_dir():
         runs = [file.parent.name for file in sorted(out.glob(f"*/{CONFIG}"))]
         if runs:
-            raise UsageError(f"{out / LATEST} leads to no run; name one of {shorten(runs, 8)}")
+            raise UsageError(f"{out / LATEST} points to no run; name one of {shorten(runs, 8)}")
         raise UsageError(
             f"no run in {out}; train one with 'segtrain fit', or name a run or checkpoint"
         )
@@ -100,22 +100,22 @@ def latest_run(out: Path) -> Path:
 
 
 def find_checkpoint(target: Path | None, out: Path) -> Path:
-    """The checkpoint that a command means: a file, a run's best one, or the latest run's.
+    """Return a command's checkpoint: a file, a run's best one, or the latest run's best.
 
-    A run is named by its folder, or by its name in `out`.
+    A run is given by its folder, or by its name in `out`. Raise UsageError for anything else.
     """
-    run = target if target else latest_run(out)
+    run = target if target else find_latest_run(out)
     run = out / run if not run.exists() and (out / run).is_dir() else run
     if run.is_dir():
         if not (run / BEST).is_file():
-            raise UsageError(f"{run}: no {BEST} in it; is it a run, and did its first epoch end?")
+            raise UsageError(f"{run}: no {BEST} in it; name a run that has completed an epoch")
         return run / BEST
     if not run.exists():
         raise UsageError(f"{run}: no such run or checkpoint, here or in {out}")
     return run
 
 
-def run_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint lies in; its own folder where it was moved out of one."""
+def find_run(checkpoint: Path) -> Path:
+    """Return the run's folder that a checkpoint is in; its own folder where that is not a run's."""
     in_run = checkpoint.parent.name == BEST.parent.name
     return checkpoint.parent.parent if in_run else checkpoint.parent

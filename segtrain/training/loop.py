@@ -26,7 +26,7 @@ from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_loss
 from segtrain.models.segmentation import SegmentationModel
-from segtrain.runs.environment import environment, note_start
+from segtrain.runs.environment import collect_environment, record_start
 from segtrain.runs.folder import BEST, ENVIRONMENT
 from segtrain.runs.history import History
 from segtrain.training.loaders import open_feed
@@ -125,7 +125,7 @@ def start(
         print(f"loss: {path}")
         print(f"torch.compile: {'on' if compiled else 'off'} ({reason})")
         more = {"loss_path": path, "launcher": identify_launcher()}
-        note_start(plan.folder / ENVIRONMENT, environment(fabric.device) | more)
+        record_start(plan.folder / ENVIRONMENT, collect_environment(fabric.device) | more)
         print(f"{plan.size}, {model.parameter_count:,} parameters")
         for note in check_batch_norm(fabric, config.train, config.model.freeze_bn):
             print(note)

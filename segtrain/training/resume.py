@@ -8,10 +8,10 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from segtrain.config import Config
-from segtrain.config.loading import differences, load_config
+from segtrain.config.loading import compare_configs, load_config
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.models.checkpoint import load_state
-from segtrain.runs.folder import CONFIG, LATEST, STATE, latest_run
+from segtrain.runs.folder import CONFIG, LATEST, STATE, find_latest_run
 from segtrain.training.plan import Plan
 from segtrain.training.state import setting
 
@@ -49,7 +49,7 @@ MAY_CHANGE = {
 def run_to_resume(asked: str, out: Path) -> Path:
     """The folder of a run named by path, by its name in `out`, or as `latest`."""
     if asked == LATEST:
-        return latest_run(out)
+        return find_latest_run(out)
     for run in (Path(asked), out / asked):
         if (run / CONFIG).is_file():
             return run.resolve() if run.is_symlink() else run  # OUT/latest is to point at it
@@ -61,7 +61,7 @@ def refuse_changes(run: Path, config: Config) -> list[str]:
 
     Raises UsageError for options that would make another run of it.
     """
-    changed = differences(load_config(run / CONFIG), config)
+    changed = compare_configs(load_config(run / CONFIG), config)
     refused = {key: pair for key, pair in changed.items() if key not in MAY_CHANGE}
     if refused:
         listed = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())

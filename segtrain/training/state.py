@@ -19,7 +19,7 @@ from segtrain.losses.build import Loss
 from segtrain.metrics.confusion import Scores
 from segtrain.models.checkpoint import Meta, read_meta, save_model, save_state
 from segtrain.models.segmentation import SegmentationModel
-from segtrain.runs.environment import device_name, packages
+from segtrain.runs.environment import device_name, package_versions
 from segtrain.runs.folder import BEST, LAST, STATE
 from segtrain.training.plan import Plan
 from segtrain.version import __version__
@@ -184,7 +184,7 @@ def setting(fabric: Fabric) -> dict[str, Any]:
         "device": device_name(fabric.device),
         "precision": fabric.strategy.precision.precision,
         "threads": torch.get_num_threads(),
-        **packages(),
+        **package_versions(),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from segtrain.config.types import seconds
+from segtrain.config.types import parse_duration
 from segtrain.files import whole_file
 
 
@@ -72,7 +72,7 @@ class SaveClock:
 
     def __init__(self, every: int | str):
         self.steps = every if isinstance(every, int) else None
-        self.seconds = math.inf if isinstance(every, int) else seconds(every)
+        self.seconds = math.inf if isinstance(every, int) else parse_duration(every)
         self.start = time.monotonic()
 
     def counts(self, step: int) -> bool:

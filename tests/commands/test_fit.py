@@ -19,7 +19,7 @@ from PIL import Image
 from same_run import assert_same_run, rows_of, weights_of
 
 from segtrain.losses.kernels.paths import PATHS_TAKEN
-from segtrain.runs.folder import held
+from segtrain.runs.folder import lock_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEEDED_LOSS = 1.1540
@@ -223,7 +223,7 @@ def test_a_damaged_last_checkpoint_is_replaced_not_kept(cli, straight: Path):
 
 def test_a_run_is_trained_by_one_process_at_a_time(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
-    with held(copy):
+    with lock_run(copy):
         refused = cli("fit", "--resume", copy)
     assert refused.code == 2
     assert refused.error == "error: runs/r: another process is training it"

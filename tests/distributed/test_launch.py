@@ -26,7 +26,7 @@ from segtrain.distributed.launch import (
     launch_ranks,
 )
 from segtrain.errors import SegtrainError, Stopped
-from segtrain.runs.environment import note_start
+from segtrain.runs.environment import record_start
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
 
@@ -178,14 +178,14 @@ def test_only_a_run_of_this_job_is_resumed_after_a_restart(tmp_path: Path, monke
     file = tmp_path / "environment.json"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert not is_restart_of(file)
-    note_start(file, {"launcher": identify_launcher()})
+    record_start(file, {"launcher": identify_launcher()})
     assert is_restart_of(file)
     pid, start = identify_launcher().split()
     assert int(pid) == os.getppid()
     for other in (f"{pid} {int(start) + 1}", f"{int(pid) + 1} {start}"):
-        note_start(file, {"launcher": other})
+        record_start(file, {"launcher": other})
         assert not is_restart_of(file)
-    note_start(file, {"launcher": identify_launcher()})
+    record_start(file, {"launcher": identify_launcher()})
     assert is_restart_of(file)
     assert len(json.loads(file.read_text())["resumed"]) == 3
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")

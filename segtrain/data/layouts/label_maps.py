@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segtrain.config import DataConfig
-from segtrain.config.loading import revised
+from segtrain.config.loading import revise_section
 from segtrain.console import Note
 from segtrain.data.layouts.detect import FoundPairs
 from segtrain.errors import SegtrainError, shorten
@@ -40,7 +40,7 @@ def merge_labels(config: DataConfig, found: FoundPairs) -> Labels:
         known["classes"] = found.classes
     if config.palette is None and found.palette:
         known["palette"] = found.palette
-    merged = revised(config, known, f"data.format {found.format}")
+    merged = revise_section(config, known, f"data.format {found.format}")
     overridden = [
         f"{value} is {_describe_label(label)} by data.label_map, "
         f"{_describe_label(labels[value])} by the layout"
