@@ -1,35 +1,35 @@
-"""The losses on a GPU, in one visit: are the kernels right, how fast, and what takes the time?
+"""Check of the losses on a GPU in one session: correctness, speed, and where the time goes.
 
     python benchmarks/gpu_check.py [--seconds 480] [--commit HASH] [--out FILE]
     python benchmarks/gpu_check.py --dry [--out FILE]
 
-For a GPU that can be had for a quarter of an hour: one command of at most eight minutes, most of
-them Triton's compiler and the tests. Its sections, in order of worth:
+For a GPU that is available for a quarter of an hour: one command of at most eight minutes, most of
+them Triton's compiler and the tests. Its sections, most important first:
 
     correct    value and gradient against torch's own operators in float64, each twice
-    timings    OHEM forward and backward at the sizes of training, beside the formula that everyone
-               copies: milliseconds, peak memory, and the floor that the bytes to move set
+    timings    OHEM forward and backward at the sizes of training, compared with the formula that
+               everyone copies: milliseconds, peak memory, and the floor set by the bytes to move
     tests      pytest -m gpu
     profiles   launches and device time of each kernel in one step
-    selection  the k-th largest value beside topk and a boolean index
+    selection  the k-th largest value compared with topk and a boolean index
     graphs     a small step as launched, and replayed from a CUDA graph: what launching costs
     large      the last image of a batch of more than 2^31 logits, in the batch and alone
 
-Each runs in a process of its own, within a limit, and each result is written at once: a crash, a
-hang or an illegal access ends one section only. Exits with 1 if anything is wrong, failed or did
-not get its turn.
+Each section runs in its own process, within a time limit, and each result is written at once: a
+crash, a hang or an illegal access ends one section only. The exit code is 1 if anything is wrong,
+failed or was not started.
 
-Needs torch, torchvision and Triton; the tests need the packages of the `test` extra. Where segtrain
-is not installed, set PYTHONPATH=. and where git is missing, say with --commit what is measured.
+Needs torch, torchvision and Triton; the tests need the packages of the `test` extra. If segtrain is
+not installed, set PYTHONPATH=. and if git is missing, name the measured commit with --commit.
 
---dry, for the day before, runs the same sections on the CPU at tiny sizes, in seconds, and writes
-to the temporary folder. It has no Triton kernels: tests/losses/kernels runs them interpreted.
+--dry is a rehearsal: it runs the same sections on the CPU at tiny sizes, in seconds, and writes to
+the temporary folder. It has no Triton kernels: tests/losses/kernels runs them interpreted.
 
-Commit the result, benchmarks/results/gpu_check.json, and quote it in benchmarks/README.md. Where
-`right` is false there is a bug, to be fixed before any figure counts. In `timings` compare `fused`
-with `reference` and with `floor_ms`; where it falls short, `profiles` names the kernels that take
-the time, and `graphs` tells whether it is the host that launches them. What is left of the visit is
-for losses.py, train.py and evaluate.py --device cuda.
+Commit the result, benchmarks/results/gpu_check.json, and quote it in benchmarks/README.md. If
+`right` is false, fix that bug before you use any figure. In `timings` compare `fused` with
+`reference` and with `floor_ms`; if it is slow, `profiles` names the kernels that take the time, and
+`graphs` shows how much of it is the host's launches. Use the remaining time for losses.py, train.py
+and evaluate.py --device cuda.
 """
 
 from __future__ import annotations
@@ -71,19 +71,21 @@ from segtrain.losses.selection import digit_counter, kth_largest
 ROOT = Path(__file__).parents[1]
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
-VALUE_OFF = 1e-5  # most that a value may be off, relative
+VALUE_OFF = 1e-5  # largest relative deviation of a value that is allowed
 GRADIENT_OFF = {FP32: 1e-4, BF16: 1e-2, FP16: 3e-3}  # relative to the largest gradient
-SCALE = 1024.0  # of the loss, as a gradient scaler does, lest float16 underflows
+SCALE = 1024.0  # factor on the loss, like a gradient scaler's: else float16 underflows
 REPEATS = 7
-LEAST = 10  # seconds that a section is started for
-FORK = multiprocessing.get_context("fork")  # so CUDA must not start in the parent
+LEAST = 10  # seconds: with less time left, a section is not started
+FORK = multiprocessing.get_context("fork")  # a fork after CUDA has started would fail
 Results = Iterator[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Visit:
+    """Device and time that a section has."""
+
     device: str
-    seconds: float  # that the section may take
+    seconds: float
 
     @property
     def on_gpu(self) -> bool:
@@ -105,7 +107,7 @@ class Visit:
 
 
 class Case(NamedTuple):
-    """A batch of logits as a network hands them to the loss."""
+    """Batch of logits as a network passes them to the loss."""
 
     shape: tuple[int, int, int, int]  # at full size
     upsample: int
@@ -174,7 +176,7 @@ def value_and_gradient(
 
 
 def off(found: Tensor, exact: Tensor) -> float:
-    """How far it is off, relative to the largest exact number."""
+    """Return the largest deviation, relative to the largest exact number."""
     exact = exact.double().cpu()
     return ((found.double().cpu() - exact).abs().max() / exact.abs().max()).item()
 
@@ -183,7 +185,7 @@ def correct(visit: Visit) -> Results:
     path, reason = choose_path(torch.device(visit.device), FP32)
     yield "path", {"path": path, "reason": reason, "right": (path == "triton") == visit.on_gpu}
     height, width = (192, 200) if visit.on_gpu else (128, 40)
-    # few: each compiles kernels of its own, about a second apiece
+    # few cases: each compiles its own kernels, about a second each
     for classes, upsample, align_corners, dtype, layout in (
         (19, 4, False, FP32, NCHW),
         (19, 4, True, BF16, NHWC),
@@ -211,7 +213,9 @@ def against_float64(case: Case, expression: str, device: str) -> dict[str, Any]:
         value_and_gradient(case.loss(expression, device), case, logits, target) for _ in range(2)
     )
     paths = [f"{path} x{factor}" for path, factor in PATHS_TAKEN]
-    os.environ["SEGTRAIN_KERNELS"] = "0"  # else the CPU's tiles, which are as much on trial
+    os.environ["SEGTRAIN_KERNELS"] = (
+        "0"  # else it would be the CPU's tiles, which are under test, too
+    )
     exact = value_and_gradient(
         case.loss(expression, "cpu").double(), case, logits.cpu().double(), target.cpu()
     )
@@ -228,7 +232,7 @@ def against_float64(case: Case, expression: str, device: str) -> dict[str, Any]:
 
 
 def large(visit: Visit) -> Results:
-    """Shows an offset that overflows 31 bits."""
+    """Compare the last image of a huge batch with itself alone: an offset may overflow 31 bits."""
     shape = (16, 150, 1024, 1024) if visit.on_gpu else (3, 5, 16, 16)
     for upsample, dtype in ((1, BF16), (4, FP32)):
         case = Case(shape, upsample, False, dtype, NCHW, "untrained")
@@ -249,9 +253,9 @@ def tests(visit: Visit) -> Results:
     elif importlib.util.find_spec("xdist"):
         options += ["-n", "4"]
     command = [sys.executable, "-m", "pytest", *options, *map(str, sorted(files))]
-    with tempfile.TemporaryFile("w+") as output:  # keeps what was said before a time-out
+    with tempfile.TemporaryFile("w+") as output:  # keeps the output before a time-out
         try:
-            limit = visit.seconds - 5  # before the section's own end
+            limit = visit.seconds - 5  # ends before the section's own limit
             done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, timeout=limit)
             code = done.returncode
         except subprocess.TimeoutExpired:
@@ -272,7 +276,9 @@ def tests(visit: Visit) -> Results:
 
 
 def timings(visit: Visit) -> Results:
-    bandwidth = copy_bandwidth("cuda") if visit.on_gpu else 1e10  # any number
+    bandwidth = (
+        copy_bandwidth("cuda") if visit.on_gpu else 1e10
+    )  # arbitrary: a dry run measures nothing
     for case in TIMED:
         found = time_case(case.fitting(visit), visit.device, bandwidth, plain=case == HEADLINE)
         yield str(case), found
@@ -313,7 +319,7 @@ def time_case(case: Case, device: str, bandwidth: float, plain: bool) -> dict[st
             step(function, logits, target)  # compiles its kernels
             peaks[name] = peak_mib(function, logits, target)
             seconds[name] = []
-        except RuntimeError as error:  # too little memory, most likely
+        except RuntimeError as error:  # most likely out of memory
             failed[name] = f"{type(error).__name__}: {error}"[:300]
     for _ in range(REPEATS):
         for name, found in seconds.items():
@@ -428,7 +434,7 @@ SECTIONS: dict[Callable[[Visit], Results], int] = {  # with the seconds that eac
 
 
 def serve(section: Callable[[Visit], Results], visit: Visit, connection: Connection) -> None:
-    """Sends what the section finds, one by one, and at last its error or None."""
+    """Send each result of the section, and finally its error or None."""
     if not visit.on_gpu:
         torch.set_num_threads(1)
     try:
@@ -440,12 +446,12 @@ def serve(section: Callable[[Visit], Results], visit: Visit, connection: Connect
 
 
 def run(section: Callable[[Visit], Results], visit: Visit, note: Callable) -> str | None:
-    """Hands each result to `note`; why the section ended early, if it did."""
+    """Pass each result to `note`; return why the section ended early, None if it did not."""
     ours, theirs = FORK.Pipe(duplex=False)
     process = FORK.Process(target=serve, args=(section, visit, theirs))
     ends = time.monotonic() + visit.seconds
     process.start()
-    theirs.close()  # so that its death ends our waiting
+    theirs.close()  # else the end of the process would not end the wait
     try:
         while ours.poll(max(0.0, ends - time.monotonic())):
             found = ours.recv()
@@ -463,7 +469,7 @@ def run(section: Callable[[Visit], Results], visit: Visit, note: Callable) -> st
 
 @dataclass
 class Report:
-    """The JSON file, written anew with each result, and the lines that are printed meanwhile."""
+    """JSON file, rewritten after each result, and progress lines."""
 
     file: Path
     content: dict[str, Any]
@@ -479,8 +485,8 @@ class Report:
         self.wrong += not right
         self.section(section)["results"][name] = result
         self.write()
-        verdict = "" if right else "WRONG "
-        print(f"[{self.seconds:4.0f} s] {section}: {verdict}{name}", flush=True)
+        mark = "" if right else "WRONG "
+        print(f"[{self.seconds:4.0f} s] {section}: {mark}{name}", flush=True)
         for method, found in result.get("methods", {}).items():
             base = result["methods"].get("reference", found)
             print(
@@ -506,14 +512,14 @@ class Report:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=480, help="for all sections together")
-    parser.add_argument("--commit", help="what is measured, where git can't say it")
-    parser.add_argument("--dry", action="store_true", help="tiny, on the CPU: does it all run?")
+    parser.add_argument("--commit", help="the measured commit, if git is missing")
+    parser.add_argument("--dry", action="store_true", help="rehearse on the CPU at tiny sizes")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = "cpu" if options.dry else "cuda"
     with FORK.Pool(1) as pool:
         if not options.dry and not pool.apply(torch.cuda.is_available):
-            parser.error("torch sees no GPU here; --dry tries the sections on the CPU")
+            parser.error("torch sees no GPU here; --dry runs the sections on the CPU")
         found = pool.apply(machine, (device,))
     folder = Path(tempfile.gettempdir()) if options.dry else RESULTS
     command = "python benchmarks/gpu_check.py" + (" --dry" if options.dry else "")

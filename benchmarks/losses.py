@@ -1,18 +1,18 @@
-"""OHEM forward and backward, side by side: the formula that everyone copies, and ours.
+"""Time and memory of OHEM forward and backward: the formula that everyone copies, and ours.
 
     python benchmarks/losses.py [--threads N] [--repeats N] [--out FILE]
 
-On a GPU where there is one, else on the CPU at smaller sizes. Prints and writes the median time and
+On a GPU if there is one, else on the CPU at smaller sizes. Prints and writes the median time and
 the peak of extra memory of
 
     reference   upsample where asked, cross_entropy(reduction="none"), boolean index, topk, mean
     plain       segtrain's ohem with SEGTRAIN_KERNELS=0
-    fused       segtrain's ohem as training takes it: tiles on the CPU, Triton on a GPU
+    fused       segtrain's ohem as training computes it: tiles on the CPU, Triton on a GPU
 
-and of plain and fused ohem+0.5*dice, each against the floor: the bytes that must move (logits read
-twice, their gradient written, labels read twice, the map written and read) over the bandwidth of a
-copy, measured here. `untrained` logits are noise: the threshold rules OHEM. `trained` ones know
-most pixels but those at borders: the floor of OHEM rules.
+and of plain and fused ohem+0.5*dice, each compared with the floor: the bytes that must move (logits
+read twice, their gradient written, labels read twice, the map written and read) divided by the
+measured bandwidth of a copy. `untrained` logits are noise: OHEM keeps the pixels below thresh.
+`trained` ones are right except at borders: OHEM keeps its minimum, n_min.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ GPU_SIZES = [(16, 2, 1024, 2048), (16, 19, 1024, 2048), (4, 19, 512, 512), (4, 1
 
 
 def reference(logits: Tensor, target: Tensor, upsample: int) -> Tensor:
+    """Return OHEM by the formula that is copied from project to project."""
     if upsample > 1:
         logits = F.interpolate(logits, scale_factor=upsample, mode="bilinear")
     n_min = int((target != IGNORED).sum()) // FACTOR
@@ -56,7 +57,7 @@ def reference(logits: Tensor, target: Tensor, upsample: int) -> Tensor:
 
 
 def scene(kind: str, shape: tuple, upsample: int, dtype: torch.dtype, device: str) -> tuple:
-    """Logits (N,C,H/upsample,W/upsample) and labels (N,H,W): blobs, one pixel in 20 ignored."""
+    """Return logits (N,C,H/upsample,W/upsample) and labels (N,H,W): blobs, 5% ignored."""
     images, classes, height, width = shape
     random = torch.Generator(device).manual_seed(0)
     size = (images, 1, max(1, height // BLOB), max(1, width // BLOB))
@@ -73,7 +74,7 @@ def scene(kind: str, shape: tuple, upsample: int, dtype: torch.dtype, device: st
 
 
 def methods(classes: int, upsample: int, device: str) -> dict[str, Callable]:
-    """Name -> function of (logits, target)."""
+    """Return name -> function of (logits, target)."""
 
     def ours(expression: str, kernels: str) -> Callable:
         loss = build_loss(expression, classes, IGNORED, thresh=THRESH, n_min_factor=FACTOR)
@@ -95,7 +96,7 @@ def methods(classes: int, upsample: int, device: str) -> dict[str, Callable]:
 
 
 def step(function: Callable, logits: Tensor, target: Tensor) -> float:
-    """Seconds of one forward and backward."""
+    """Return the seconds of one forward and backward."""
     logits = logits.detach().requires_grad_()
     if logits.is_cuda:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -110,19 +111,19 @@ def step(function: Callable, logits: Tensor, target: Tensor) -> float:
 
 
 def peak_mib(function: Callable, logits: Tensor, target: Tensor) -> float:
-    """MiB that one forward and backward take at most, above logits and labels."""
+    """Return the peak MiB of one forward and backward, above logits and labels."""
     if logits.is_cuda:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step(function, logits, target)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD, fixed: what is freed leaves the process
+    libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD, fixed: freed memory leaves the process
     step(function, logits, target)
     peaks = []
     for _ in range(5):
         libc.malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         before = memory_kib("VmRSS")
         step(function, logits, target)
         peaks.append((memory_kib("VmHWM") - before) / 2**10)
@@ -135,7 +136,7 @@ def memory_kib(key: str) -> int:
 
 
 def copy_bandwidth(device: str) -> float:
-    """Bytes a second, read and written, of a copy far larger than any cache."""
+    """Return bytes per second, read and written, of a copy far larger than any cache."""
     source = torch.ones(1 << (29 if device == "cuda" else 26), device=device)
     copy = torch.empty_like(source)
     seconds = []
@@ -150,6 +151,8 @@ def copy_bandwidth(device: str) -> float:
 
 @dataclass(frozen=True)
 class Case:
+    """One size, upsampling, dtype and kind of logits."""
+
     shape: tuple
     upsample: int
     dtype: torch.dtype
@@ -161,7 +164,7 @@ class Case:
 
 
 def measure_times(case: Case, device: str, repeats: int) -> dict:
-    """All methods on one scene, interleaved."""
+    """Return the times of all methods on one scene, interleaved."""
     functions, (logits, target) = case.parts(device)
     PATHS_TAKEN.clear()
     for function in functions.values():
@@ -196,7 +199,7 @@ def measure_memory(case: Case, device: str, name: str, threads: int) -> float:
 
 
 def in_fresh_process(function: Callable, *args) -> float:
-    """One that has imported and done nothing else: no heap of others counts."""
+    """Call in a process that has only imported, so that no other heap counts."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["segtrain.losses.build", "segtrain.runs.folder"])
     with context.Pool(1) as pool:

@@ -1,4 +1,4 @@
-"""segtrain losses: the catalogue."""
+"""segtrain losses: the list of losses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from segtrain.cli.options import (
-    Text,
-)
+from segtrain.cli.options import Text
 
 
 def losses(
     name: Annotated[
-        Text, typer.Argument(help="one loss [default: all]", metavar="[LOSS]", show_default=False)
+        Text,
+        typer.Argument(
+            help="one loss; without it, all are listed", metavar="[LOSS]", show_default=False
+        ),
     ] = None,
 ) -> None:
     """List the losses with their formulas, or explain one."""

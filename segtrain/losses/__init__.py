@@ -1,4 +1,4 @@
-"""The face of the losses: build_loss, the table of families, and each family as a class."""
+"""Public names of the losses: build_loss, the table of families, and each family as a class."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # lazily: configs parse loss expressions without torch
+    if name in __all__:  # lazily: a loss expression is parsed without torch
         from segtrain.losses import build
 
         return getattr(build, name)

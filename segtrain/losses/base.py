@@ -49,7 +49,7 @@ class Term(nn.Module):
 
 
 class PixelLoss(Term):
-    """A mean over pixels, each with a cost in the numerator and a weight in the denominator."""
+    """Mean over pixels, each with a cost in the numerator and a weight in the denominator."""
 
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """Return cost and weight (N,H,W), 0 at ignored pixels.

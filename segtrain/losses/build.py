@@ -38,18 +38,18 @@ FAMILIES: dict[str, type[Term]] = {
 
 
 class Loss(nn.Module):
-    """sum of weight * term, in float32 whatever the precision around it (float64 stays)."""
+    """Sum of weight * term, in float32 whatever the precision around it (float64 stays)."""
 
     def __init__(
         self, names: list[str], weights: list[float], terms: list[Term], lb_ignore: int, sync: bool
     ):
         super().__init__()
         self.names, self.weights = names, weights
-        self.terms = cast(Sequence[Term], nn.ModuleList(terms))  # which forgets their type
+        self.terms = cast(Sequence[Term], nn.ModuleList(terms))  # a ModuleList has no type for them
         self.lb_ignore, self.sync = lb_ignore, sync
         powers = tuple(sorted({power for term in terms for power in term.powers}))
         self.reader = PixelReader(lb_ignore, powers, bool(self.reads_logits), sync)
-        self.observed: list[dict[str, Tensor]] = []  # one record a term of each observed call
+        self.observed: list[dict[str, Tensor]] = []  # of each observed call, a record for each term
 
     @property
     def reads_logits(self) -> list[str]:
@@ -65,10 +65,11 @@ class Loss(nn.Module):
         align_corners: bool = False,
         observe: bool = False,
     ) -> Tensor:
-        """logits (N,C,h,w) with C >= 2, target (N,H,W) int64 class ids or lb_ignore -> 0-d.
+        """Return the loss (0-d) of logits (N,C,h,w), C >= 2, and an int64 target (N,H,W).
 
-        H = h * upsample: logits are upsampled (bilinear) on the way. With no valid pixel the value
-        and all gradients are 0. With `observe`, a record of each term is added to `observed`.
+        The target holds class ids or lb_ignore. H = h * upsample: logits are upsampled (bilinear)
+        on the way. With no valid pixel the value and all gradients are 0. With `observe`, a record
+        of each term is added to `observed`.
         """
         with torch.autocast(logits.device.type, enabled=False):
             pixels = self.reader.read(logits, target, upsample, align_corners)
@@ -95,8 +96,8 @@ class Loss(nn.Module):
         count = len(self.terms)
         report: dict[str, float | None] = {}
         total = sum(record["value"] for record in self.observed)
-        for place, name in enumerate(number_repeats(self.names)):
-            records = self.observed[place::count]
+        for position, name in enumerate(number_repeats(self.names)):
+            records = self.observed[position::count]
             if not records:  # each of the steps was skipped
                 continue
             value = sum(record["value"] for record in records)
@@ -120,8 +121,8 @@ class Loss(nn.Module):
 
 def number_repeats(names: list[str]) -> list[str]:
     """Return the names, numbered from the second on where one repeats: ohem, dice, ohem2."""
-    seen = [names[:i].count(name) + 1 for i, name in enumerate(names)]
-    return [name if n == 1 else f"{name}{n}" for name, n in zip(names, seen, strict=True)]
+    counts = [names[:i].count(name) + 1 for i, name in enumerate(names)]
+    return [name if n == 1 else f"{name}{n}" for name, n in zip(names, counts, strict=True)]
 
 
 def build_loss(
@@ -166,7 +167,7 @@ def build_mining(spec: LossSpec, num_classes: int, lb_ignore: int = 255) -> Mini
 
 
 def load_networks(spec: LossSpec) -> None:
-    """Load the fixed networks of a loss: weights that can't be had cost no reading of data."""
+    """Load the fixed networks of a loss, so that missing weights show before data is read."""
     for term in spec.terms:
         if isinstance(term.arguments, VGGArguments):
             load_features(term.arguments)

@@ -32,7 +32,7 @@ class Focal(PixelLoss):
         if self.gamma:
             # near p = 1 a power under 1 has no finite slope; there the cost is 0
             wrong = -torch.expm1(-pixels.nll)
-            sure = wrong <= torch.finfo(wrong.dtype).tiny  # false for NaN, which must show
-            cost = wrong.masked_fill(sure, 1) ** self.gamma * pixels.nll
-            cost = cost.masked_fill(sure, 0)
+            certain = wrong <= torch.finfo(wrong.dtype).tiny  # false for NaN, which must show
+            cost = wrong.masked_fill(certain, 1) ** self.gamma * pixels.nll
+            cost = cost.masked_fill(certain, 0)
         return self.alpha.times(cost, pixels), pixels.valid

@@ -20,14 +20,14 @@ from segtrain.losses.selection import select_largest
 
 
 class Selection(NamedTuple):
-    """The pixels that a mining term keeps."""
+    """Pixels that a mining term keeps."""
 
     weight: Tensor  # (N,H,W), 0..1
-    cut: Tensor  # 0-d: the smallest NLL that is kept
+    cutoff: Tensor  # 0-d: NLL from which on pixels are kept
 
 
 class Mining(Term):
-    """A mean over the hard pixels only, chosen by their NLL, whatever the inner loss is."""
+    """Mean over the hard pixels only, which are chosen by their NLL whatever the inner loss is."""
 
     def __init__(
         self, inner: PixelLoss | None, weight: Sequence[float] | str | None, lb_ignore: int
@@ -47,7 +47,7 @@ class Mining(Term):
         raise NotImplementedError
 
     def select(self, pixels: Pixels) -> Selection:
-        """Search the pixels to keep over all devices, without gradient."""
+        """Select the pixels to keep over all devices, without gradient."""
         with torch.no_grad():
             return Selection(*select_largest(pixels, self.count(pixels).clamp(min=1)))
 
@@ -70,11 +70,11 @@ class Mining(Term):
 
     def observe_selection(self, pixels: Pixels, selection: Selection) -> dict[str, Tensor]:
         """Return kept and valid pixels (C,), and the probability that is the threshold (0-d)."""
-        kept, cut = selection
+        kept, cutoff = selection
         return self.inner.observe() | {
             "kept": pixels.total(pixels.by_class(kept).sum(0)),
             "valid": pixels.total(pixels.by_class(pixels.valid.to(kept.dtype)).sum(0)),
-            "threshold": torch.exp(-cut).where(pixels.total(pixels.valid.sum()) > 0, torch.nan),
+            "threshold": torch.exp(-cutoff).where(pixels.total(pixels.valid.sum()) > 0, torch.nan),
         }
 
 

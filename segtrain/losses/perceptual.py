@@ -1,4 +1,4 @@
-"""VGG's perceptual loss: the distance between features of the painted masks."""
+"""Perceptual loss: the distance between VGG-19 features of the painted masks."""
 
 from __future__ import annotations
 
@@ -84,6 +84,7 @@ class VGG(Term):
 
 
 def _hue(turn: float) -> tuple[float, float, float]:
+    """Return the RGB colour (0..255) of a hue, as a share of the colour circle."""
     red, green, blue = colorsys.hsv_to_rgb(turn, 1, 1)
     return 255 * red, 255 * green, 255 * blue
 
@@ -98,7 +99,7 @@ def load_features(arguments: VGGArguments) -> nn.Sequential:
 
 @lru_cache(1)  # fit loads them before it reads the data set, and builds the loss later
 def _load_features(last: int, weights: str) -> nn.Sequential:
-    with torch.device("meta"):  # the whole network would take 570 MB
+    with torch.device("meta"):  # with memory the whole network would take 570 MB
         features = vgg19().features[: last + 1]
     state = read_weights(weights)
     features = features.to_empty(device="cpu")

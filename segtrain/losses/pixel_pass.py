@@ -1,4 +1,4 @@
-"""The pixel pass: one reading of the logits for all terms, into NLL map and class sums."""
+"""Pixel pass: one reading of the logits for all terms, which gives NLL map and class sums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segtrain.losses.reduce import global_sum
 
 @dataclass(frozen=True)
 class Pixels:
-    """A batch as the losses see it; maps and their gradients are 0 at ignored pixels."""
+    """Result of a pixel pass; maps and their gradients are 0 at ignored pixels."""
 
     nll: Tensor  # (N,H,W): -log softmax(logits)[true class], differentiable
     target: Tensor  # (N,H,W) int64 class ids, anything at ignored pixels
@@ -162,10 +162,13 @@ def pixel_nll(
 
 
 def upsample_logits(logits: Tensor, factor: int, align_corners: bool) -> Tensor:
+    """Return logits (N,C,h*factor,w*factor), interpolated bilinearly."""
     return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=align_corners)
 
 
 class _TritonClassSums(torch.autograd.Function):
+    """Sums of a map (N,H,W) over the valid pixels of each id: (N,num_classes)."""
+
     @staticmethod
     def forward(ctx, values, ids, valid, num_classes):
         from segtrain.losses.kernels.triton_reductions import class_sums

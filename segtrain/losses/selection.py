@@ -1,4 +1,4 @@
-"""The k largest values of a map, over all devices, without a sort or a synchronization."""
+"""Selection of the k largest values of a map over all devices, without sort or host sync."""
 
 from collections.abc import Callable
 
@@ -75,8 +75,8 @@ def select_largest(pixels: Pixels, k: Tensor) -> tuple[Tensor, Tensor]:
     share what is left of k evenly, so that nothing depends on an order.
     """
     nll, valid = pixels.nll.detach(), pixels.valid
-    cut = kth_largest(nll, valid, k, pixels.total, pixels.path == "triton")
-    above, tied = (nll > cut) & valid, (nll == cut) & valid
+    cutoff = kth_largest(nll, valid, k, pixels.total, pixels.path == "triton")
+    above, tied = (nll > cutoff) & valid, (nll == cutoff) & valid
     left = k - pixels.total(above.sum())
     share = left / pixels.total(tied.sum()).clamp(min=1)
-    return tied.to(nll.dtype).mul_(share).add_(above), cut
+    return tied.to(nll.dtype).mul_(share).add_(above), cutoff

@@ -54,7 +54,7 @@ class TermSpec:
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A weighted sum of loss terms; `str` gives the expression that makes the same spec."""
+    """Weighted sum of loss terms; `str` gives an expression that parses to the same spec."""
 
     expression: str
     terms: tuple[TermSpec, ...]
@@ -69,7 +69,7 @@ class LossSpec:
 
     @property
     def mining(self) -> TermSpec | None:
-        """The first hard-example-mining term; None where there is none."""
+        """First hard-example-mining term; None where there is none."""
         return next((term for term in self.terms if term.arguments.mines), None)
 
     @property

@@ -1,4 +1,4 @@
-"""A fit parses its loss once, builds it once, and searches and chooses once; counted from outside."""
+"""Counts in a fit, from outside: its loss is parsed, built and searched once."""
 
 import ast
 import os
@@ -13,7 +13,7 @@ from segtrain.losses import build, selection
 
 @pytest.fixture
 def counts(monkeypatch) -> Counter:
-    """Calls from now on, by what is to be rare in a run."""
+    """Count calls from now on, by the work that a run should do once."""
     counts: Counter[str] = Counter()
 
     def count(owner: object, function: str, name: str, counted=lambda *args, **kwargs: True):

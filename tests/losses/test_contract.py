@@ -1,4 +1,4 @@
-"""What holds for every loss: the twin's value and gradient, ignored pixels, precision, shapes."""
+"""Contract of every loss: the twin's value and gradient, ignored pixels, precision, shapes."""
 
 import math
 
@@ -166,7 +166,7 @@ def test_an_image_without_a_valid_pixel_counts_for_nothing(row):
 @all_rows
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("everywhere", [True, False])
-def test_garbage_at_a_valid_pixel_is_told(row, bad, everywhere):
+def test_garbage_at_a_valid_pixel_makes_the_loss_nan(row, bad, everywhere):
     logits, target = some_ignored(seed=3)
     logits.view(-1)[slice(None) if everywhere else 1] = bad
     assert target[0, 0, 1] not in (0, 255)
@@ -269,7 +269,7 @@ SEPARABLE.remove("lovasz(per_image=False)")
 
 
 def weight_of_part(row, target) -> float:
-    """What a part of a batch counts in the mean over the batch."""
+    """Return the weight of a part of a batch in the mean over the batch."""
     if "per_image" in row or row.startswith("lovasz"):
         return (target != 255).any(2).any(1).sum().item()
     if f"weight={WEIGHT}" in row:

@@ -1,4 +1,4 @@
-"""What a loss reports of the steps that it was asked to observe."""
+"""Report of a loss on the steps that it observed."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def batch(seed: int) -> tuple:
 
 
 def kept_pixels(logits, target, thresh: float, factor: int) -> tuple:
-    """How many valid and kept pixels each class has, and the least sure kept one's probability."""
+    """Return kept and valid pixels of each class, and the threshold probability."""
     probs = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True)
     sure = []  # probability of the truth, class
     for n, y, x in np.ndindex(tuple(target.shape)):

@@ -1,4 +1,4 @@
-"""The distance between a network's views of the predicted and of the true picture."""
+"""VGG's perceptual loss against a twin in double precision, its weights and its refusals."""
 
 import math
 
@@ -143,7 +143,7 @@ def test_it_is_a_class():
 
 
 @pytest.mark.parametrize(
-    "expression, told",
+    "expression, named",
     [
         ("vgg(layers=[], weights=none)", ["layers"]),
         ("vgg(layers=[37], weights=none)", ["layers", "36", "37"]),
@@ -157,10 +157,10 @@ def test_it_is_a_class():
         ("ohem(vgg)", ["vgg", "ce, focal, ghm"]),
     ],
 )
-def test_refusals_say_what_is_allowed(expression, told):
+def test_refusals_say_what_is_allowed(expression, named):
     with pytest.raises(UsageError) as refusal:
         build(expression)
-    assert all(part in str(refusal.value) for part in told), str(refusal.value)
+    assert all(part in str(refusal.value) for part in named), str(refusal.value)
 
 
 def test_small_pictures_are_refused():

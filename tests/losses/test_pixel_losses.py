@@ -81,7 +81,7 @@ def test_keeping_every_pixel_is_the_inner_loss(all_of_it, inner):
 
 
 def kept_pixels(expression: str, n_valid: int, defaults: dict = {}) -> list[int]:
-    """Which of 40 pixels count, whose losses rise from 0.01 to 0.3 and of which n_valid are."""
+    """Return which of 40 pixels count; their losses rise from 0.01 to 0.3, n_valid are valid."""
     nll = torch.linspace(0.01, 0.3, 40)
     against = nll.double().expm1().log().float().view(1, 1, 5, 8)  # log(1 + e^z) is nll
     logits = torch.cat([torch.zeros_like(against), against], 1)

@@ -1,4 +1,4 @@
-"""The map of negative log-likelihoods: values, gradients, and what an ignored pixel costs."""
+"""NLL map of the pixel pass: values, gradients, ignored pixels and refused shapes."""
 
 import math
 
@@ -89,7 +89,7 @@ def test_one_channel_is_the_logit_of_class_1_against_0(upsample):
 
 
 @pytest.mark.parametrize(
-    "logits, target, upsample, told",
+    "logits, target, upsample, named",
     [
         ((2, 3, 4, 5), (2, 4, 6), 1, "upsample times the logits"),
         ((2, 3, 4, 5), (1, 4, 5), 1, "upsample times the logits"),
@@ -98,10 +98,10 @@ def test_one_channel_is_the_logit_of_class_1_against_0(upsample):
         ((2, 3, 4, 5), (2, 1, 4, 5), 1, "target (N,H,W), got"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(logits, target, upsample, told):
+def test_sizes_that_do_not_fit_are_refused(logits, target, upsample, named):
     with pytest.raises(UsageError) as refusal:
         pixel_nll(torch.zeros(logits), torch.zeros(target, dtype=torch.int64), upsample=upsample)
-    assert told in str(refusal.value)
+    assert named in str(refusal.value)
 
 
 def test_a_target_of_another_type_is_refused():

@@ -1,4 +1,4 @@
-"""The little language of losses: what it reads and refuses, and that it runs nothing."""
+"""Loss expressions: parsed, checked and refused without running anything."""
 
 import pickle
 import subprocess
@@ -15,7 +15,7 @@ MEDIAN = {"weight": "median-frequency"}
 
 
 def written(terms) -> list[tuple]:
-    """Weight, name, arguments as written, and inner loss of each term."""
+    """Return weight, name, arguments as written, and inner loss of each term."""
     return [(t.weight, t.name, t.given, *(written([t.inner]) if t.inner else [])) for t in terms]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass
 class Pixel:
-    """A valid pixel: where it is, its label, log-probabilities and probabilities (C,)."""
+    """Valid pixel: its position, its label, log-probabilities and probabilities (C,)."""
 
     place: tuple
     label: int
@@ -284,6 +284,6 @@ TWINS = {
 
 
 def sum_twin(parts: list[tuple], logits, target, ignore=255) -> tuple:
-    """The weighted sum of (weight, name, arguments)."""
+    """Return the weighted sum of (weight, name, arguments): value and gradient."""
     found = [(w, TWINS[name](logits, target, ignore, **kwargs)) for w, name, kwargs in parts]
     return sum(w * value for w, (value, _) in found), sum(w * slope for w, (_, slope) in found)

@@ -17,7 +17,7 @@ PATHS_TAKEN: Counter[tuple[str, int]] = Counter()
 
 
 class KernelPath(NamedTuple):
-    """The path of a pixel pass and the reason for it."""
+    """Path of a pixel pass and the reason for it."""
 
     name: str  # plain, tiles or triton
     reason: str
@@ -44,13 +44,16 @@ def choose_path(device: torch.device, dtype: torch.dtype) -> KernelPath:
 
 @lru_cache
 def _triton_failure(device: int) -> str | None:
-    """Return why the kernels don't build or run on that GPU, None where they do; write it once."""
+    """Return why the kernels don't build or run on that GPU; None where they do.
+
+    Writes the reason once, since it makes training slower.
+    """
     try:
         from segtrain.losses.kernels import triton_nll, triton_reductions
     except ImportError as error:
         reason = f"no Triton ({first_line(error)})"
     else:
-        try:
+        try:  # no C compiler, driver, CUDA or Python.h, a read-only cache: each has its own type
             with translate_errors(lambda e: f"Triton cannot build kernels ({first_line(e)})"):
                 triton_nll.probe(torch.device("cuda", device))
                 triton_reductions.probe(torch.device("cuda", device))

@@ -1,17 +1,18 @@
-"""The pixel pass in plain torch: reference of the others, and what torch.compile sees."""
+"""Pixel pass in plain torch: the reference, and the path under torch.compile."""
 
 import torch
 from torch import Tensor
 
 
 def full_precision(logits: Tensor) -> Tensor:
+    """Return logits in float32, or float64 as they are."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def masked_logits(logits: Tensor, valid: Tensor) -> Tensor:
-    """Logits (N,C,H,W) in float32 at least, with 0 where valid (N,H,W) is false.
+    """Return logits (N,C,H,W) in float32 at least, with 0 where valid (N,H,W) is false.
 
-    The 0 is put in by selection: a product with 0 would pass on a NaN or an infinity.
+    The 0 is selected, not multiplied in: a product with 0 would pass on a NaN or an infinity.
     """
     return full_precision(logits).where(valid.unsqueeze(1), 0)
 
@@ -19,7 +20,7 @@ def masked_logits(logits: Tensor, valid: Tensor) -> Tensor:
 def plain_pixels(
     logits: Tensor, ids: Tensor, valid: Tensor, powers: tuple[int, ...]
 ) -> tuple[Tensor, list[Tensor]]:
-    """The map of negative log-likelihoods (N,H,W) and, for each power k, sums of p ** k (N,C).
+    """Return the NLL map (N,H,W) and, for each power k, sums of p ** k (N,C).
 
     Logits (N,C,H,W) are masked already, ids (N,H,W) are 0 at ignored pixels. With
     d = x - x_true and M = max(0, max d): nll = M + log1p(sum over others of exp(d - M) +

@@ -1,4 +1,4 @@
-"""The pixel pass on the CPU, by tiles of rows: nothing of the logits' full size is kept."""
+"""Pixel pass on the CPU in tiles of rows, which keeps no tensor of the logits' full size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.autograd.function import once_differentiable
 
 TILE = 1 << 19  # elements: 2 MiB of float32 stay in the cache
 BLOCK = 64  # rows or columns: so few read a narrow band of low-resolution cells only
-# masked, stable: few tiles hold garbage at ignored pixels, and fewer margins too large for exp
+# (masked, stable): few tiles hold NaN at ignored pixels, and fewer hold margins too large for exp
 ATTEMPTS = (False, False), (True, False), (True, True)
 
 
 class TiledPixels(torch.autograd.Function):
-    """nll (N,H,W) and mass (len(powers),N,C) of logits (N,C,h,w), upsampled on the way.
+    """Compute nll (N,H,W) and mass (len(powers),N,C) of logits (N,C,h,w), upsampled on the way.
 
-    The maths is plain_pixels'. The backward keeps the logits as they came and the nll, and
-    computes a tile's probabilities again.
+    The formulas are those of plain_pixels. For the backward it keeps only the logits as given and
+    the nll; each tile's probabilities are computed again.
     """
 
     @staticmethod
@@ -82,7 +82,7 @@ class TiledPixels(torch.autograd.Function):
 
 
 def _sum_of_powers(exps: Tensor, scale: Tensor, k: int) -> Tensor:
-    """(C,): the sum over pixels of (exps * scale) ** k; exps (rows,C,W), scale (rows,W)."""
+    """Return (C,): the sum over pixels of (exps * scale) ** k; exps (rows,C,W), scale (rows,W)."""
     if k == 1:
         return torch.bmm(exps, scale.unsqueeze(2)).sum((0, 2))
     return ((exps * scale.unsqueeze(1)) ** k).sum((0, 2))
@@ -91,10 +91,11 @@ def _sum_of_powers(exps: Tensor, scale: Tensor, k: int) -> Tensor:
 def _exponentials(
     logits: Tensor, index: Tensor, stable: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """top, exp(margin - top) with 0 at the true class, in place, and its sum over the classes.
+    """Return top, exp(margin - top) with 0 at the true class, and its sum over the classes.
 
-    The margin of a class is its logit (rows,C,W) less the true class's. top is 0 unless `stable`,
-    which spares a maximum; the sum is None where that was wrong: something is not finite.
+    The margin of a class is its logit (rows,C,W) minus that of the true class; logits are changed
+    in place. top is 0 unless `stable`, which saves a maximum; the sum is None where that overflowed
+    or a logit is not finite.
     """
     true = logits.gather(1, index)
     margin = logits.sub_(true)
@@ -103,14 +104,14 @@ def _exponentials(
         margin -= top.unsqueeze(1)
     exps = margin.exp_().scatter_(1, index, 0)
     others = exps.sum(1)
-    fine = stable or math.isfinite(others.sum() + true.sum())
-    return top, exps, others if fine else None
+    is_finite = stable or math.isfinite(others.sum() + true.sum())
+    return top, exps, others if is_finite else None
 
 
 class Tiles:
-    """Walks over tiles, each some rows of one image, reads logits and collects their gradient.
+    """Tiles of the logits, each some rows of one image; reads logits and adds up their gradient.
 
-    A tile is (rows,C,W), and (cells,C,w) at low resolution: so upsampling is two products of
+    A tile is (rows,C,W), and (cells,C,w) at low resolution, so that upsampling is two products of
     whole matrices.
     """
 
@@ -139,7 +140,7 @@ class Tiles:
                 yield n, slice(first, min(height, first + self.count))
 
     def read(self, n: int, rows: slice, masked: bool) -> Tensor:
-        """Logits of a tile at full resolution, in the one buffer; 0 at ignored pixels if asked."""
+        """Read a tile at full resolution into the first buffer; `masked`: with 0 where ignored."""
         tile = self.buffers[0, : rows.stop - rows.start]
         if self.upsample > 1:
             cells = _cells(self.down[rows])
@@ -153,15 +154,15 @@ class Tiles:
         return tile.masked_fill_(~self.valid[n, rows].unsqueeze(1), 0) if masked else tile
 
     def spare(self, rows: slice) -> Tensor:
-        """The other buffer."""
+        """Return the second buffer."""
         return self.buffers[1, : rows.stop - rows.start]
 
     def true_classes(self, n: int, rows: slice) -> Tensor:
-        """(rows,1,W) class ids, 0 at ignored pixels."""
+        """Return (rows,1,W) class ids, 0 at ignored pixels."""
         return self.target[n, rows].masked_fill(~self.valid[n, rows], 0).unsqueeze(1)
 
     def add(self, gradient: Tensor, n: int, rows: slice, of_tile: Tensor) -> None:
-        """Adds the gradient of a tile's logits to that of all (N,C,h,w)."""
+        """Add the gradient of a tile's logits to that of all logits (N,C,h,w)."""
         gradient = gradient[n].transpose(0, 1)
         if self.upsample > 1:
             cells = _cells(self.down[rows])
@@ -175,7 +176,7 @@ class Tiles:
 
 
 def _cells(weights: Tensor) -> slice:
-    """The cells that some pixels read: the columns of their weights (pixels, cells) above 0."""
+    """Return the cells that some pixels read: columns of weights (pixels, cells) above 0."""
     read = weights.amax(0).nonzero().flatten()
     return slice(int(read[0]), int(read[-1]) + 1)
 
@@ -187,7 +188,7 @@ def interpolation(
     dtype: torch.dtype,
     device: torch.device | None = None,
 ) -> Tensor:
-    """(pixels, cells): the bilinear weights along one side, as torch's interpolate has them."""
+    """Return (pixels, cells): bilinear weights along one side, those of torch's interpolate."""
     place = torch.arange(pixels, dtype=torch.float64, device=device)
     if align_corners:
         place = place * ((cells - 1) / max(1, pixels - 1))
@@ -198,9 +199,9 @@ def interpolation(
 
 
 def seen_cells(valid: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
-    """(N,1,height,width): the low-resolution cells that a valid pixel (N,H,W) reads.
+    """Return (N,1,height,width): the low-resolution cells that a valid pixel (N,H,W) reads.
 
-    The others must be left out by selection: 0 times their infinity would be NaN.
+    The others must be replaced by selection: 0 times an infinity in them would be NaN.
     """
     down, across = (
         interpolation(cells, pixels, align_corners, torch.float32, valid.device)

@@ -1,31 +1,23 @@
-"""Triton kernels of the pixel pass for CUDA, beside the plain reference in plain.py.
+"""Triton kernels of the pixel pass for CUDA; plain.py is their reference.
 
-Logits of any dtype and strides are read as they are; what follows is float32 in registers. With
-`upsample` > 1 the network's low-resolution logits are interpolated there too, so that
-full-resolution logits never exist. No float atomics: results repeat bit by bit. No host sync: a
-pass can be captured in a CUDA graph.
+Logits of any dtype and strides are read as they are; everything else is float32 in registers. With
+`upsample` > 1 low-resolution logits are interpolated in registers too, so full-resolution logits
+never exist. No float atomics: results repeat bit by bit. No host sync: a pass can be captured in a
+CUDA graph.
 """
-
-from subprocess import CalledProcessError
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from triton.errors import TritonError
 
-# What the first launch raises where Triton cannot build: without C compiler, driver or CUDA
-# (RuntimeError, AssertionError), a compiler without Python.h (CalledProcessError), a read-only
-# cache (OSError), a launcher that does not load (ImportError), a GPU ptxas rejects (TritonError).
-BUILD_ERRORS = RuntimeError, AssertionError, OSError, ImportError, CalledProcessError, TritonError
-
-# ---- what tl.log and tl.exp lose near 0
+# ---- digits that tl.log and tl.exp lose near 0
 
 
 @triton.jit
 def log1p(u):
-    """log(1 + u) for u >= 0."""
+    """Return log(1 + u) for u >= 0."""
     t = u / (2 + u)  # log(1 + u) = 2 atanh(t)
     t2 = t * t
     series = 2 * t * (1 + t2 * (1 / 3 + t2 * (1 / 5 + t2 * (1 / 7 + t2 * (1 / 9)))))
@@ -34,7 +26,7 @@ def log1p(u):
 
 @triton.jit
 def expm1(z):
-    """exp(z) - 1 for z <= 0."""
+    """Return exp(z) - 1 for z <= 0."""
     series = 1 + z / 5 * (1 + z / 6 * (1 + z / 7 * (1 + z / 8)))
     series = z * (1 + z / 2 * (1 + z / 3 * (1 + z / 4 * series)))
     return tl.where(z > -0.5, series, tl.exp(z) - 1)
@@ -47,7 +39,7 @@ def expm1(z):
 
 @triton.jit
 def cell_start(cell, size, out_size, S: tl.constexpr, ALIGN: tl.constexpr):
-    """The first output position in `cell` or after it; cell in -1..size."""
+    """Return the first output position in `cell` or after it; cell in -1..size."""
     if ALIGN:
         start = tl.cdiv(tl.maximum(cell, 0) * (out_size - 1), tl.maximum(size - 1, 1))
         start = tl.where(cell < size, start, out_size)
@@ -58,7 +50,7 @@ def cell_start(cell, size, out_size, S: tl.constexpr, ALIGN: tl.constexpr):
 
 @triton.jit
 def fraction(out, cell, size, out_size, S: tl.constexpr, ALIGN: tl.constexpr):
-    """How far the output position is on the way from the cell's first point to its second."""
+    """Return the share (0..1) of the way from the cell's first point to its second."""
     if ALIGN:
         return (out * (size - 1) - cell * (out_size - 1)) / (out_size - 1)
     else:
@@ -69,7 +61,7 @@ def fraction(out, cell, size, out_size, S: tl.constexpr, ALIGN: tl.constexpr):
 
 @triton.jit
 def neighbours(out, size, out_size, S: tl.constexpr, ALIGN: tl.constexpr):
-    """The two low-res positions that an output position blends, and the share of the second."""
+    """Return the two low-res positions that an output blends, and the share of the second."""
     if S == 1:
         return out, out, 0.0
     else:
@@ -94,7 +86,7 @@ def lerp(a, b, share):
 def segment(
     target, lb_ignore, h, w, H, W, sh, sw, S: tl.constexpr, ALIGN: tl.constexpr, BX: tl.constexpr
 ):
-    """The program's image, its pixels' offsets in maps (N,H,W), whether in them, labels, place."""
+    """Return the image, offsets in maps (N,H,W), which are inside, labels, and low-res place."""
     n = tl.program_id(2).to(tl.int64)
     y = tl.program_id(1)
     x = tl.program_id(0) * BX + tl.arange(0, BX)
@@ -107,7 +99,7 @@ def segment(
 
 @triton.jit
 def read(plane, at, mask, other, S: tl.constexpr):
-    """Full-resolution logits of the place `at`; `plane` points to the first of their class."""
+    """Return full-resolution logits at `at`; `plane` points to the first logit of the class."""
     y0, y1, ty, x0, x1, tx, sh, sw = at
     upper = plane + y0.to(tl.int64) * sh
     value = tl.load(upper + x0 * sw, mask, other).to(tl.float32)
@@ -122,7 +114,7 @@ def read(plane, at, mask, other, S: tl.constexpr):
 
 @triton.jit
 def read_true(image, sc, label, valid, at, C, S: tl.constexpr):
-    """Logits of the true class. A label out of range gives NaN, not a read out of bounds."""
+    """Return logits of the true class. A label out of range gives NaN, no read out of bounds."""
     known = valid & (label >= 0) & (label < C)
     return read(image + tl.where(known, label, 0) * sc, at, known, float("nan"), S)
 
@@ -133,13 +125,13 @@ def nll_kernel(
     C: tl.constexpr, S: tl.constexpr, ALIGN: tl.constexpr,
     P1: tl.constexpr, P2: tl.constexpr, BC: tl.constexpr, BX: tl.constexpr,
 ):  # fmt: skip
-    """nll, and the program's sums of p in slot P1 and of p^2 in slot P2; a slot of -1 is none."""
+    """Store nll, and sums of p in slot P1 and of p^2 in slot P2; a slot of -1 means no sum."""
     n, pixel, inside, label, at = segment(target, lb_ignore, h, w, H, W, sh, sw, S, ALIGN, BX)
     valid = label != lb_ignore
     image = logits + n * sn
     x_y = read_true(image, sc, label, valid, at, C, S)
     # sum_c exp(x_c - x_y) = exp(top) * (others + exp(-top)): the true class, whose term is 1 before
-    # the scaling, stays out of `others`, which so keep their digits where they are small
+    # the scaling, is not in `others`, so small sums keep their digits
     top = tl.zeros((BX,), tl.float32)
     others = tl.zeros((BX,), tl.float32)
     for c0 in range(0, C, BC):
@@ -169,7 +161,7 @@ def nll_kernel(
 
 @triton.jit
 def mass_slope(grad_mass, n, c, C, P1: tl.constexpr, P2: tl.constexpr):
-    """g1 and 2 g2 of the classes c: the masses' gradient by p is g1 + 2 g2 p."""
+    """Return g1 and 2 g2 of the classes c: the masses' gradient by p is g1 + 2 g2 p."""
     g1, g2 = 0.0, 0.0
     if P1 >= 0:
         g1 = tl.load(grad_mass + (P1 * tl.num_programs(2) + n) * C + c, c < C, 0.0)
@@ -180,8 +172,8 @@ def mass_slope(grad_mass, n, c, C, P1: tl.constexpr, P2: tl.constexpr):
 
 @triton.jit
 def logit_grad(p, true, loss, weight, g1, g2, pull, MASS: tl.constexpr):
-    """Gradient by full-resolution logits; pull is sum_c p_c (g1_c + 2 g2_c p_c) of the pixel."""
-    grad = weight * tl.where(true, expm1(-loss), p)  # p - 1, all digits kept on easy pixels
+    """Return the gradient by full-res logits; pull is the pixel's sum_c p_c (g1_c + 2 g2_c p_c)."""
+    grad = weight * tl.where(true, expm1(-loss), p)  # p - 1, exact on easy pixels
     if MASS:
         grad += p * (g1 + g2 * p - pull)
     return grad
@@ -193,14 +185,14 @@ def grad_kernel(
     sn, sc, sh, sw, gn, gc, gh, gw, C: tl.constexpr, S: tl.constexpr, ALIGN: tl.constexpr,
     P1: tl.constexpr, P2: tl.constexpr, BC: tl.constexpr, BX: tl.constexpr,
 ):  # fmt: skip
-    """Gradient by full-resolution logits; by low-resolution ones (S > 1) only the pull's map."""
+    """Store the gradient by full-resolution logits; for S > 1 only the map of the pull."""
     MASS: tl.constexpr = (P1 >= 0) or (P2 >= 0)
     n, pixel, inside, label, at = segment(target, lb_ignore, h, w, H, W, sh, sw, S, ALIGN, BX)
     loss = tl.load(nll + pixel, inside, 0.0)
     weight = tl.load(grad_nll + pixel, inside, 0.0)
     live = label != lb_ignore
     if not MASS:
-        live = live & (weight != 0)  # the others are not even read
+        live = live & (weight != 0)  # the others need not be read
     image = logits + n * sn
     x_y = read_true(image, sc, label, live, at, C, S)
     pull = tl.zeros((BX,), tl.float32)
@@ -226,7 +218,7 @@ def grad_kernel(
             tl.store(place, value, inside & (c < C))
 
 
-# Not specialised: a class stride known to be 1, as in channels_last, would spread the classes over
+# Not specialized: a class stride known to be 1, as in channels_last, would spread the classes over
 # threads, and each would repeat the reads of label, nll and weight.
 @triton.jit(do_not_specialize=["sc", "gc"])
 def grad_upsampled_kernel(
@@ -238,9 +230,9 @@ def grad_upsampled_kernel(
     """Gradient by low-resolution logits: the transposed interpolation, cell by cell.
 
     A program owns BH rows and BW - 1 columns of BC classes; a thread keeps the corners of its cells
-    and their gradients in registers. What belongs to a cell's right corners moves one thread on,
-    what belongs to the lower ones waits for the next row of cells. Only the cells above and left of
-    the program's own are computed twice.
+    and their gradients in registers. The share of a cell's right corners moves to the next thread,
+    that of the lower corners to the next row of cells. Only the cells above and left of the
+    program's own are computed twice.
     """
     MASS: tl.constexpr = (P1 >= 0) or (P2 >= 0)
     n = tl.program_id(2).to(tl.int64)
@@ -304,24 +296,25 @@ def grad_upsampled_kernel(
 
 
 def _slots(powers: tuple[int, ...]) -> dict[str, int]:
+    """Return where the kernels put the sums of p and of p^2; -1 for a power not wanted."""
     return {f"P{k}": powers.index(k) if k in powers else -1 for k in (1, 2)}
 
 
 def pixel_tile(logits: Tensor, upsample: int) -> dict[str, int]:
-    """Classes and pixels of a block, for reads along the axis that is dense in memory."""
+    """Return classes and pixels of a block, for reads along the axis that is dense in memory."""
     if logits.stride(1) == 1:  # channels_last
         return {"BC": 8, "BX": 128, "num_warps": 4}
-    # at full resolution a thread takes several neighbours, with one load of 16 bytes
+    # at full resolution one load of 16 bytes gives a thread several neighbouring pixels
     return {"BC": 4, "BX": 128, "num_warps": 4 if upsample > 1 else 1}
 
 
 def cell_tile(upsample: int, masses: bool) -> dict[str, int]:
-    """Classes, rows and columns of a block of low-resolution logits: what registers hold."""
+    """Return classes, rows and columns of a block of low-res logits, as registers can hold."""
     return {"BC": 4 if masses else 8, "BH": triton.cdiv(32, upsample), "BW": 32, "num_warps": 1}
 
 
 class TritonPixels(torch.autograd.Function):
-    """Negative log-likelihood of each pixel, and class masses, straight from the logits.
+    """Compute the NLL of each pixel, and class masses, directly from the logits.
 
     apply(logits, target, lb_ignore, upsample, align_corners, powers) -> nll, mass
 
@@ -331,8 +324,8 @@ class TritonPixels(torch.autograd.Function):
 
     nll (N,H,W) float32: -log softmax of the true class, exactly 0 at ignored pixels.
     mass (len(powers),N,C) float32: sum of softmax ** k over valid pixels, k of `powers` 1 or 2.
-    Ignored pixels pass on no gradient, whatever their logits hold. Another label outside 0..C-1
-    gives NaN.
+    Ignored pixels get no gradient, whatever their logits hold. Any other label outside 0..C-1 gives
+    NaN.
     """
 
     @staticmethod
@@ -377,11 +370,11 @@ class TritonPixels(torch.autograd.Function):
         return grad, *[None] * 5
 
 
-# ---- whether Triton works here
+# ---- does Triton work on this machine?
 
 
 def probe(device: torch.device | str) -> None:
-    """Builds and runs small cases of all kernels; raises a BUILD_ERRORS where Triton cannot."""
+    """Build and run small cases of all kernels; raise whatever Triton raises where it can't."""
     for upsample in (1, 2):
         logits = torch.zeros((1, 2, 2, 2), device=device, requires_grad=True)
         target = torch.zeros((1, 2 * upsample, 2 * upsample), dtype=torch.int64, device=device)

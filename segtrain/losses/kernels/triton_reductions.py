@@ -11,6 +11,7 @@ def class_sums_kernel(
     values, target, partial, lb_ignore, pixels,
     C: tl.constexpr, BC: tl.constexpr, BX: tl.constexpr,
 ):  # fmt: skip
+    """Store a program's sums of the pixels of BC classes."""
     n = tl.program_id(2).to(tl.int64)
     k = tl.program_id(0) * BC + tl.arange(0, BC)
     sums = tl.zeros((BC, BX), tl.float32)
@@ -24,9 +25,9 @@ def class_sums_kernel(
 
 
 def class_sums(values: Tensor, target: Tensor, num_classes: int, lb_ignore: int) -> Tensor:
-    """Sum of values over each class's pixels: (N, num_classes) float32, no autograd.
+    """Return the sum of values over each class's pixels: (N, num_classes) float32, no autograd.
 
-    values (N,H,W) float32, target (N,H,W) int64; pixels of `lb_ignore` count nowhere.
+    values (N,H,W) float32, target (N,H,W) int64; pixels of `lb_ignore` are in no sum.
     """
     N, H, W = target.shape
     BC, BX = 32, 128
@@ -45,6 +46,7 @@ def digit_counts_kernel(
     values, valid, prefix, counts, pixels,
     SHIFT: tl.constexpr, WIDTH: tl.constexpr, BX: tl.constexpr,
 ):  # fmt: skip
+    """Add a program's counts of the digits of some values."""
     found = tl.zeros((1 << WIDTH,), tl.int32)
     wanted = tl.load(prefix).to(tl.int32)
     stride = tl.num_programs(0).to(tl.int64) * BX
@@ -60,11 +62,11 @@ def digit_counts_kernel(
 
 
 def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, width: int) -> Tensor:
-    """How often each digit occurs among the valid values whose higher bits are `prefix`.
+    """Count each digit among the valid values whose higher bits are `prefix`: (1 << width,) int64.
 
     A value is the 32 bits of its float32 without the sign; its digit is the `width` bits from
     `shift` on. values >= 0 of any shape, valid bool of the same; prefix (1,) int64 on the device,
-    which shift + width = 32 leaves aside. -> (1 << width,) int64.
+    which the first round (shift + width = 32) ignores.
     """
     counts = torch.zeros(1 << width, dtype=torch.int64, device=values.device)
     BX = 2048
@@ -77,7 +79,7 @@ def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, widt
 
 
 def probe(device: torch.device | str) -> None:
-    """Builds and runs small cases of both kernels."""
+    """Build and run small cases of both kernels."""
     values = torch.zeros((1, 2, 2), device=device)
     target = torch.zeros((1, 2, 2), dtype=torch.int64, device=device)
     class_sums(values, target, 2, 255)

@@ -1,8 +1,8 @@
-"""Runs the Triton kernels in Triton's interpreter against float64 autograd.
+"""Run the Triton kernels in Triton's interpreter against float64 autograd.
 
 A program for test_triton.py, with TRITON_INTERPRET=1 in its environment and names of cases as
-arguments: prints one JSON line per case, with how far each result is off, in units of what is
-allowed (so at most 1 is right).
+arguments: prints one JSON line per case, with the deviation of each result in units of the allowed
+one (so at most 1 is right).
 """
 
 import json
@@ -18,7 +18,7 @@ IGNORE = 255
 
 
 def off(result: Tensor, reference: Tensor, rtol: float = 1e-6, atol: float = 5e-7) -> float:
-    """The largest deviation in units of rtol * |reference| + atol; NaN where a NaN is."""
+    """Return the largest deviation in units of rtol * |reference| + atol; NaN where a NaN is."""
     if result.shape != reference.shape:
         return math.nan
     deviation = (result.double() - reference).abs() / (rtol * reference.abs() + atol)
@@ -68,7 +68,7 @@ def compare(
     atol: float = 5e-7,
     grad_atol: float = 5e-6,
 ) -> dict[str, float]:
-    """Values and gradients beside the reference, for the same random weights of both."""
+    """Compare values and gradients with the reference, for the same random weights of both."""
     from segtrain.losses.kernels.triton_nll import TritonPixels
 
     if weight is None:
@@ -103,7 +103,7 @@ def parity(shape, dtype=torch.float32, channels_last=False, ignore=IGNORE, **kwa
 
 
 def strided():
-    """A view that is dense along no axis, and a target that is not contiguous."""
+    """Compare on a view that is dense along no axis, and a target that is not contiguous."""
     logits = torch.randn(2, 4, 6, 10)[:, ::2, :, ::2]
     target = torch.randint(0, 2, (2, 5, 6)).transpose(1, 2)
     return compare(logits, target, powers=(1,), dense=False)
@@ -130,7 +130,7 @@ def poisoned(powers):
 
 
 def poisoned_upsampled():
-    """A NaN in the low-resolution logits where all outputs that blend it are ignored."""
+    """Put a NaN into low-resolution logits where all outputs that blend it are ignored."""
     from segtrain.losses.kernels.triton_nll import TritonPixels
 
     logits = torch.randn(1, 3, 4, 4)
@@ -226,7 +226,7 @@ def digits():
 
 
 def whole_losses(expression, upsample):
-    """A loss that goes the kernels' way through all of its parts, against plain float64."""
+    """Compare a loss on the Triton path in all of its parts with plain float64."""
     from unittest import mock
 
     from segtrain.losses import build_loss, pixel_pass
@@ -253,7 +253,7 @@ def probed():
 
 
 def garbage_without_a_share(upsample, align):
-    """The last column is infinite, and no valid pixel has a share of it."""
+    """Make the last column infinite where no valid pixel has a share of it."""
     from segtrain.losses.kernels.triton_nll import TritonPixels
 
     logits, size = torch.randn(1, 3, 4, 4), 4 * upsample

@@ -1,4 +1,4 @@
-"""The choice of the path: by device, precision and environment, and what happens without Triton."""
+"""Choice of the path: by device, precision and environment, once for each loss."""
 
 import pytest
 import torch

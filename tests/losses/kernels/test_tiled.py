@@ -21,7 +21,7 @@ SIZES = [(2, 5, 6, 7), (1, 2, 1, 9), (1, 19, 5, 1)]
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Of a few rows and columns: every map has several, and a last one that is not whole."""
+    """Make tiles of a few rows and columns: every map has several, and an incomplete last one."""
     monkeypatch.setattr(tiled, "TILE", 600)
     monkeypatch.setattr(tiled, "BLOCK", 5)
 
@@ -101,7 +101,7 @@ def test_cells_that_no_valid_pixel_reads_may_hold_anything(bad, kernels, express
 
 
 def test_rows_that_nothing_kept_lies_in_cost_no_gradient():
-    """A tile without a kept pixel is skipped; its gradient is 0, as the formula has it."""
+    """Tiles without a kept pixel are skipped; their gradient is 0, as in the formula."""
     logits = torch.zeros(1, 3, 24, 8)
     logits[:, 0] = 20.0
     logits[:, 0, 10] = -1.0

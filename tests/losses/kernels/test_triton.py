@@ -1,4 +1,4 @@
-"""The Triton kernels against float64, in Triton's interpreter: what they compute, not how fast.
+"""Triton kernels against float64, in Triton's interpreter: results, not speed.
 
 The interpreter is chosen when a kernel is decorated, so they run in a process of their own.
 """
@@ -28,7 +28,7 @@ def test_kernels_agree_with_float64(shard: int):
     )
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-4000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    # how far each result is off, in units of what is allowed
+    # the deviation of each result in units of the allowed one
     off = {line["case"]: line["off"] for line in lines}
     assert off.keys() == set(cases)
     assert all(off.values())

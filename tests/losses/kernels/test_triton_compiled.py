@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for sm_90, which needs no GPU: they build, and do not spill.
+"""Triton kernels compiled for sm_90, which needs no GPU: they build and do not spill.
 
 Triton 3.9's ptxas needs no stack for any of them; the one of 3.6 puts up to four registers there.
 """
@@ -29,7 +29,7 @@ NCHW, NHWC = {"sw": 1, "gw": 1}, {"sc": 1, "gc": 1}  # a stride of 1 is compiled
 
 @pytest.fixture
 def spilled(tmp_path, monkeypatch):
-    """Compiles a kernel; returns whether more than four registers went to memory."""
+    """Compile a kernel; return whether more than four registers were spilled to memory."""
     if not CUOBJDUMP.exists():
         pytest.skip("this Triton comes without cuobjdump")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
@@ -124,7 +124,7 @@ def test_digit_counts_do_not_spill(shift, width, spilled):
 
 
 def tile_of(dtype: str, order: str, upsample: int) -> dict[str, int]:
-    """The tile that the product chooses for such logits."""
+    """Return the tile that the product chooses for such logits."""
     import torch
 
     from segtrain.losses.kernels.triton_nll import pixel_tile
