@@ -27,7 +27,7 @@ config | render
 losses | metrics
 files
 console
-errors | version
+errors | version | private
 """
 FLOORS = {
     room: floor

@@ -27,6 +27,7 @@ from segtrain.config import TrainConfig
 from segtrain.config.types import parse_duration
 from segtrain.distributed.processes import GATHERING, PARENT, read_stat
 from segtrain.errors import SegtrainError, Stopped, first_line
+from segtrain.private import set_collective_timeout
 
 POLL_SECONDS = 0.5  # between two looks at the other processes
 GRACE_SECONDS = 20  # for the main thread to end by itself once a process is lost
@@ -239,10 +240,7 @@ def limit_exit_time() -> None:
 
 def set_timeout(limit: float) -> None:
     """Set how many seconds a collective may take from now on."""
-    if hasattr(dist, "set_timeout"):
-        dist.set_timeout(timedelta(seconds=limit))
-    else:  # torch before it had a public name
-        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=limit))
+    set_collective_timeout(timedelta(seconds=limit))
 
 
 def count_restarts() -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from segtrain.errors import SegtrainError, first_line
+from segtrain.private import is_compiler_error
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "ALLOC_FAILED")
 NOT_DETERMINISTIC = "does not have a deterministic implementation"
@@ -26,7 +27,7 @@ def explain_limits(advice: str) -> Iterator[None]:
         no_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if no_memory or any(sign in str(error) for sign in NO_MEMORY):
             raise SegtrainError(f"out of memory: {advice}") from error
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if is_compiler_error(error):
             raise SegtrainError(f"train.compile: {first_line(error)}; set it to off") from error
         if NOT_DETERMINISTIC in str(error):
             raise SegtrainError(

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from segtrain.config import OptimConfig
 from segtrain.models.segmentation import SegmentationModel
+from segtrain.private import copy_tensors
 
 
 def build_optimizer(
@@ -94,10 +96,11 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     So a skipped step counts as well, with weights as they were.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    average_parameters = get_ema_multi_avg_fn(decay)
+    average_parameters(list(average.parameters()), list(model.parameters()), step)
     buffers = list(zip(average.buffers(), model.buffers(), strict=True))
     for floats in (True, False):  # a list of one type is copied in one kernel
         pairs = [pair for pair in buffers if pair[0].is_floating_point() is floats]
         if pairs:
             ours, theirs = map(list, zip(*pairs, strict=True))
-            torch._foreach_copy_(ours, theirs)
+            copy_tensors(ours, theirs)

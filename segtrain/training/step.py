@@ -15,6 +15,7 @@ from segtrain.distributed.collectives import max_over_ranks
 from segtrain.distributed.signals import StopRequest
 from segtrain.losses.build import Loss
 from segtrain.models.segmentation import SegmentationModel
+from segtrain.private import copy_tensors
 
 Part = tuple[Tensor, Tensor]  # images and target of a micro-step, on the device
 COMPILE_FROM = 2000  # steps; compiling takes a minute or two, which fewer don't win back
@@ -63,7 +64,7 @@ class Statistics:
         """bad: 0-d, bool."""
         now = torch.cat([b.flatten() for b in self.buffers])
         values = torch.where(bad, self.kept, now).split(self.sizes)
-        torch._foreach_copy_(
+        copy_tensors(
             self.buffers, [v.view_as(b) for v, b in zip(values, self.buffers, strict=True)]
         )
 

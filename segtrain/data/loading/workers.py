@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import shutil
 import signal
@@ -9,10 +11,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import popen_fork
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from torch.utils.data import DataLoader
 
@@ -26,12 +28,6 @@ NO_SHARED_MEMORY = ("shared memory", "unable to mmap", "Bus error")
 SECONDS_TO_DIE = 5  # its pipes break before a worker has wholly ended
 
 
-class Popen(popen_fork.Popen):
-    """Ends a worker that is stuck by SIGKILL, for torch, and for multiprocessing at exit."""
-
-    terminate = popen_fork.Popen.kill
-
-
 class Worker(ForkProcess):
     """A process that dies with its parent, whichever way, and that signals to a run pass by.
 
@@ -42,6 +38,7 @@ class Worker(ForkProcess):
 
     def start(self) -> None:
         self.parent = os.getpid()
+        STARTED.add(self)
         to_a_run = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, to_a_run)
         try:
@@ -53,9 +50,8 @@ class Worker(ForkProcess):
         die_with_parent(self.parent)
         super().run()
 
-    @staticmethod
-    def _Popen(process: BaseProcess) -> Popen:
-        return Popen(process)
+    def terminate(self) -> None:
+        self.kill()  # a worker that is stuck heeds no SIGTERM
 
 
 class Forking(ForkContext):
@@ -65,6 +61,16 @@ class Forking(ForkContext):
 
 
 FORK = Forking()
+STARTED: WeakSet[Worker] = WeakSet()
+WORKERS: WeakKeyDictionary[DataLoader, list[Worker]] = WeakKeyDictionary()  # latest of each loader
+
+
+@atexit.register
+def kill_workers() -> None:
+    """End stuck workers, too, before multiprocessing waits for them at its own exit."""
+    for process in multiprocessing.active_children():
+        if isinstance(process, Worker):
+            process.kill()
 
 
 def next_batches(loader: DataLoader) -> Iterator[Any]:
@@ -74,7 +80,7 @@ def next_batches(loader: DataLoader) -> Iterator[Any]:
         return
     batches = _start(loader)
     while True:
-        with _deaths_explained(loader, batches):
+        with _deaths_explained(loader):
             batch = next(batches, None)
         if batch is None:
             return
@@ -93,8 +99,12 @@ def _start(loader: DataLoader) -> Iterator[Any]:
         raise _end(loader, f"loader workers cannot start ({first_line(error)})", True) from error
     handler = signal.getsignal(signal.SIGCHLD)
     try:
-        with _deaths_explained(loader, getattr(loader, "_iterator", None)):
-            return iter(loader)
+        with _deaths_explained(loader):
+            before = set(STARTED)
+            batches = iter(loader)
+        if started := [worker for worker in STARTED if worker not in before]:
+            WORKERS[loader] = started  # else those of the pass before go on
+        return batches
     except OSError as error:  # no process could be forked
         raise _end(loader, f"loader workers cannot start ({first_line(error)})") from error
     finally:
@@ -103,13 +113,12 @@ def _start(loader: DataLoader) -> Iterator[Any]:
 
 
 @contextmanager
-def _deaths_explained(loader: DataLoader, batches: Iterator[Any] | None) -> Iterator[None]:
+def _deaths_explained(loader: DataLoader) -> Iterator[None]:
     """Raises a SegtrainError for what torch raises when a worker dies; lets all else pass."""
     try:
         yield
     except SIGNS_OF_DEATH as error:
-        # torch has no public name for its processes; without them no signal is named
-        workers = getattr(batches, "_workers", ())
+        workers = WORKERS.get(loader, [])
         code = exit_code(workers, 0 if isinstance(error, RuntimeError) else SECONDS_TO_DIE)
         text = str(error)
         shared = code == -signal.SIGBUS or any(sign in text for sign in NO_SHARED_MEMORY)
