@@ -39,6 +39,7 @@ class Allowed:
 
 def _as_int(value: Any) -> Any:
     """Return a float without a fraction as an int, anything else unchanged."""
+    # strict integers would refuse 16.0 and 1e4
     return int(value) if type(value) is float and value.is_integer() else value
 
 

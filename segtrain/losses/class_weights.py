@@ -21,7 +21,7 @@ class ClassWeights(nn.Module):
     def __init__(self, weight: Sequence[float] | str | None, name: str = "weight"):
         super().__init__()
         self.name = name
-        if isinstance(weight, str):  # the training masks turn it into numbers
+        if isinstance(weight, str):  # the spec turns it into numbers, from the training masks
             raise UsageError(
                 f"loss: {name} is a list of numbers, one for each class, got {weight!r}; "
                 f"only segtrain fit takes {' and '.join(get_args(Balancing))}"

@@ -53,6 +53,7 @@ class Mining(Term):
 
     def kept(self, nll: Tensor, target: Tensor) -> Tensor:
         """Return the selection weight (0..1) of each pixel of an NLL map (N,H,W)."""
+        # each process evaluates its own images, so nothing is summed over devices
         valid, path = target != self.lb_ignore, self.reader.path(nll.device, nll.dtype).name
         return self.select(Pixels(nll, target, valid, 0, path, sync=False)).weight
 
@@ -102,6 +103,7 @@ class OhemCE(Mining):
 
     def select(self, pixels: Pixels) -> Selection:
         kept, smallest = super().select(pixels)
+        # where enough pixels are hard, the cutoff is the floor itself, not the smallest hard NLL
         return Selection(kept, smallest.clamp(max=self.floor))
 
 

@@ -83,7 +83,7 @@ class PixelReader:
         """Return the path for logits of that device and dtype, and the reason."""
         if torch.compiler.is_compiling():  # a constant there, unlike the entry of a dict
             return choose_path(device, dtype)
-        key = device, dtype == torch.float64
+        key = device, dtype == torch.float64  # the other dtypes share a path
         if key not in self._paths:
             self._paths[key] = choose_path(device, dtype)
         return self._paths[key]

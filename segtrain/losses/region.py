@@ -49,6 +49,7 @@ class Tversky(Term):
             sums = pixels.total(torch.stack([overlap, predicted, true]).sum(1, keepdim=True))
             overlap, predicted, true = sums
         wrong = self.alpha * (predicted - overlap) + self.beta * (true - overlap)
+        # half of smooth: as in dice, where it stands beside 2 sum(p t)
         hit = overlap + self.smooth / 2
         unmatched = 1 - hit / (hit + wrong)
         counted = true > 0 if self.present_only else torch.ones_like(true, dtype=torch.bool)

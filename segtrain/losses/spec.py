@@ -24,7 +24,7 @@ class TermSpec:
 
     weight: float
     name: str
-    given: dict[str, Any]  # the arguments as written
+    given: dict[str, Any]  # the arguments as written, which config.yaml repeats
     arguments: Arguments  # all of them
     inner: TermSpec | None = None
 
@@ -47,6 +47,7 @@ class TermSpec:
         if not isinstance(balancing, str):
             return replace(self, inner=inner)
         numbers = balancing_weights(balancing, pixels, where_present)
+        # four digits keep the expression in config.yaml short
         weight = {"weight": [float(f"{number:.4g}") for number in numbers]}
         arguments = make_arguments(type(self.arguments), **vars(self.arguments) | weight)
         return replace(self, given=self.given | weight, arguments=arguments, inner=inner)
@@ -193,7 +194,7 @@ def _checked_term(
                 f"{did_you_mean(key, takes)}"
             )
     if inner and not family.mines:
-        raise UsageError(f"loss: {name} takes no loss in it; {' and '.join(MINING)} do")
+        raise UsageError(f"loss: {name} takes no inner loss; {' and '.join(MINING)} do")
     if inner and not inner.arguments.per_pixel:
         raise UsageError(f"loss: {name} can't mine {inner.name}; it mines {', '.join(MINED)}")
     settings = {key: value for key, value in defaults.items() if key in takes}
