@@ -1,11 +1,11 @@
-"""Hard-example losses on CamVid: what `segtrain sweep` finds at a small budget.
+"""Hard-example losses on CamVid, compared by `segtrain sweep` at a small budget.
 
     python benchmarks/camvid_losses.py FOLDER_OF_CAMVID [FOLDER_OF_THE_SWEEP]
 
 FOLDER_OF_CAMVID has train/, trainannot/, val/ and valannot/. Trains configs/camvid.yaml for EPOCHS
 epochs with each loss and seed, and writes benchmarks/results/camvid_losses.json: the sweep's own
-comparison with the versions, and the commit of each run. What is done in FOLDER_OF_THE_SWEEP is not
-done again.
+comparison with the versions, and the commit of each run. Trainings that are complete in
+FOLDER_OF_THE_SWEEP are not repeated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(data: str, out: str = "sweep") -> None:
     files = ["--config", str(ROOT / "configs/camvid.yaml"), "--data", data, "--out", out]
     subprocess.run([sys.executable, "-m", "segtrain", "sweep", *options, *files], check=True)
     found = json.loads((Path(out) / "comparison.json").read_text())
-    runs = [Path(run) for contender in found["contenders"] for run in contender.pop("runs")]
+    runs = [Path(run) for group in found["contenders"] for run in group.pop("runs")]
     environment = json.loads((runs[0] / "environment.json").read_text())
     for key in ("command", "started", "resumed", "launcher"):
         environment.pop(key, None)

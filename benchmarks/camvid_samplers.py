@@ -1,10 +1,10 @@
-"""Which pairs and crops training sees, on CamVid: the same network, loss, budget and seed for each.
+"""Samplers of training pairs and crops on CamVid; network, loss, budget and seed are the same.
 
     python benchmarks/camvid_samplers.py FOLDER_OF_CAMVID frames|crops
 
 Trains configs/camvid.yaml with each data.sampler and writes results/camvid_samplers_*.json: val
 mIoU and each class's IoU. `frames` is the config as it is, whose crops show a quarter of a frame to
-all of it; `crops`, a fifteenth to a quarter, where it matters more what is in the middle.
+all of it; with `crops`, a fifteenth to a quarter, the centre of a crop matters more.
 """
 
 from __future__ import annotations

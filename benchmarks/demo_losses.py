@@ -1,9 +1,9 @@
-"""ce against ohem on the embedded demo: same config, same budget, several seeds.
+"""Compare ce and ohem on the embedded demo: same config, same budget, several seeds.
 
     python benchmarks/demo_losses.py
 
-Writes benchmarks/results/demo_losses.json, which the README quotes: mIoU after the first epoch and
-at the end, and each class's IoU, by loss and seed.
+Writes benchmarks/results/demo_losses.json: mIoU after the first epoch and at the end, and each
+class's IoU, by loss and seed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How long `segtrain predict` takes for one large image, and how much memory.
+"""Time and memory of `segtrain predict` on one large image.
 
     python benchmarks/large_image.py [--size PIXELS] [--out FILE]
 
 Paints a square image of coloured blocks in a temporary folder, saves it as PNG, and predicts it in
 a process of its own, with a small U-Net of random weights and the default windows: as it is, and
-with all that predict can write besides (legend, probabilities). The peak is that of the whole
+with everything else that predict can write (legend, probabilities). The peak is that of the whole
 process, from its imports to the last file.
 """
 
@@ -72,16 +72,16 @@ def measure(folder: Path, options: list[str]) -> dict:
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", PREDICT, *command], stderr=subprocess.PIPE)
     seconds = time.perf_counter() - began
-    said = done.stderr.decode()
+    messages = done.stderr.decode()
     if done.returncode:
-        sys.exit(said)
+        sys.exit(messages)
     written = {file.name: file.stat().st_size for file in sorted((folder / "out").iterdir())}
     for name in written:
         (folder / "out" / name).unlink()
     return {
         "options": options,
         "seconds": round(seconds, 1),
-        "peak_bytes": int(re.search(r"peak_bytes=(\d+)", said)[1]),
+        "peak_bytes": int(re.search(r"peak_bytes=(\d+)", messages)[1]),
         "bytes_written": written,
     }
 

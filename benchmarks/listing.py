@@ -1,4 +1,4 @@
-"""How long a folder of many pairs takes to be listed, paired and split, and how much memory.
+"""Time and memory of listing, pairing and splitting a folder of many pairs.
 
     python benchmarks/listing.py [PAIRS]
 
@@ -25,10 +25,10 @@ REPEATS = 3
 FIND = """
 import json, resource, sys, time
 from pathlib import Path
-from segtrain.config import Data
+from segtrain.config import DataConfig
 from segtrain.data.layouts.detect import find_pairs
 began = time.perf_counter()
-found = find_pairs(Data(), Path(sys.argv[1]))
+found = find_pairs(DataConfig(), Path(sys.argv[1]))
 seconds = time.perf_counter() - began
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"seconds": seconds, "peak_bytes": peak,

@@ -1,4 +1,4 @@
-"""What every result of a benchmark says beside its numbers."""
+"""Environment that each benchmark result records beside its numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Versions, device and commit, without what differs from call to call."""
+    """Return versions, device and commit, without what differs from call to call."""
     found = collect_environment(torch.device(device))
     return {key: value for key, value in found.items() if key not in ("command", "started")}

@@ -1,4 +1,4 @@
-"""Trains variants of one config side by side and writes their scores; shared by scripts."""
+"""Train variants of one config and write their scores; shared by several scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def fit(config: Path, variant: str, seed: int, out: Path, *more: str) -> Path:
-    """Trains in a process of its own; the run's folder."""
+    """Train in a separate process and return the run's folder."""
     name = f"{variant}-{seed}"
     command = [
         sys.executable,
@@ -60,8 +60,8 @@ def compare(
     seeds: tuple[int, ...],
     *more: str,
 ) -> None:
-    """Trains every variant (its options by name) with every seed in turn, and writes the result."""
-    folder = Path(tempfile.mkdtemp())  # left where it is if a run fails: hours may be in it
+    """Train every variant (its options by name) with every seed, and write the result."""
+    folder = Path(tempfile.mkdtemp())  # kept if a run fails: it may hold hours of work
     runs = {
         (variant, seed): fit(config, variant, seed, folder, *options, *more)
         for seed in seeds
