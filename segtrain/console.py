@@ -79,7 +79,7 @@ def write_notes(notes: Iterable[Note], *, stderr: bool = False) -> None:
 
 
 def write_json(content: Any) -> None:
-    """Print a JSON document. Raises ValueError for NaN and infinities."""
+    """Print a JSON document. Raise ValueError for NaN and infinities."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     only_ascii = not encoding.lower().startswith("utf")
     text = json.dumps(content, indent=2, ensure_ascii=only_ascii, allow_nan=False)

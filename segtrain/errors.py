@@ -3,20 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from pickle import UnpicklingError
-
-# what torch.load raises for a file that is none of its own
-UNREADABLE = (
-    RuntimeError,
-    UnpicklingError,
-    EOFError,
-    OSError,
-    IndexError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
 
 
 class SegtrainError(Exception):
@@ -39,9 +25,9 @@ class Stopped(SegtrainError):
         self.exit_code = 128 + signum
 
 
-def did_you_mean(given: str, known: Iterable[str], most: int = 3) -> str:
+def did_you_mean(given: str, known: Iterable[str], limit: int = 3) -> str:
     """Return '; did you mean a, b?' with the known names closest to the given one, else ''."""
-    near = get_close_matches(given, list(known), n=most, cutoff=0.5)
+    near = get_close_matches(given, list(known), n=limit, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 
@@ -50,11 +36,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def shorten(items: Iterable[object], most: int = 3) -> str:
+def shorten(items: Iterable[object], limit: int = 3) -> str:
     """Return the first few items and the number of the others: 'a, b, c (+4 more)'."""
     texts = [str(item) for item in items]
-    rest = len(texts) - most
-    return ", ".join(texts[:most]) + (f" (+{rest} more)" if rest > 0 else "")
+    rest = len(texts) - limit
+    return ", ".join(texts[:limit]) + (f" (+{rest} more)" if rest > 0 else "")
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from segtrain.errors import SegtrainError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place once the block has ended well.
+    """Yield a temporary path that replaces `path` if the block ends without an exception.
 
-    The temporary name keeps the suffix, by which writers choose a format. Raises SegtrainError
-    where the file can't be written (full disk, read-only folder); `path` then is as it was.
+    The temporary name keeps the suffix, by which writers choose a format. Raise SegtrainError
+    where the file can't be written (full disk, read-only folder), with `path` unchanged.
     """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
@@ -34,28 +34,31 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what processes that were killed while they wrote left of their temporary files."""
+    """Remove the temporary files of processes that were killed while writing."""
     for leftover in folder.glob(".tmp-*"):
         with suppress(OSError):
             leftover.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all. Raise ValueError for NaN and infinities."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A header and the rows, None as an empty field, and what a row lacks, too."""
+    """Write a CSV file with the columns of all rows; None and missing values are empty fields."""
     text = io.StringIO()
     names = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
@@ -65,5 +68,5 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def cache_folder() -> Path:
-    """$SEGTRAIN_CACHE, or ~/.cache/segtrain; it may be deleted at any time."""
+    """Return $SEGTRAIN_CACHE, else ~/.cache/segtrain; users may delete it at any time."""
     return Path(os.environ.get("SEGTRAIN_CACHE") or Path.home() / ".cache" / "segtrain")

@@ -1,4 +1,4 @@
-"""The version, and the name under which pip knows the package; importable by every module."""
+"""The version of segtrain, and its name on PyPI."""
 
-DISTRIBUTION = "segtrain-cli"  # `segtrain` is somebody else's on PyPI
+DISTRIBUTION = "segtrain-cli"  # `segtrain` is another project on PyPI
 __version__ = "0.2.0"

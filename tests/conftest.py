@@ -1,4 +1,4 @@
-"""Fixtures that all rooms share: tiny data sets, the command line in-process, one trained run."""
+"""Shared fixtures: tiny data sets, the command line in this process, one trained run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 
 os.environ.update(
     OMP_NUM_THREADS="1",  # one core for each of the test processes
-    HF_HUB_OFFLINE="1",  # the hub is never asked: --weights auto becomes none at once
+    HF_HUB_OFFLINE="1",  # no requests to the hub: --weights auto becomes none at once
     NO_COLOR="1",
     COLUMNS="200",
 )
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from segtrain.data.sample import Sample
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-# 2 steps of a training, whose network is to be named
+# options of a training of 2 steps, without its network
 ANY_NETWORK = (
     "--weights none --device cpu --workers 0 --crop 32x32 --batch-size 2 --epochs 1"
     " --set train.steps_per_epoch=2"
 ).split()
-# its checkpoints take 200 kB, those of ResNet-18 45 MB
+# checkpoints of 200 kB; those of ResNet-18 take 45 MB
 TINY = ["--encoder", "tu-test_byobnet", "--set"]
 TINY += ["model.options={encoder_depth: 3, decoder_channels: [8, 8, 4]}"]
 RESNET18 = [*ANY_NETWORK, "--set", "model.options={decoder_channels: [8, 8, 8, 8, 8]}"]
@@ -47,7 +47,7 @@ QUICK = ANY_NETWORK + TINY
 
 @dataclass
 class Answer:
-    """What a command did: exit code, and what it printed."""
+    """Result of a command: exit code and output."""
 
     code: int
     stdout: str
@@ -55,7 +55,7 @@ class Answer:
 
     @property
     def error(self) -> str:
-        """The one line that a failed command prints; asserts that it is one, without traceback."""
+        """Return the error of a failed command; assert that it is one line, without traceback."""
         lines = self.stderr.strip().splitlines()
         assert "Traceback" not in self.stdout + self.stderr, self.stderr
         assert lines and lines[-1].startswith("error: "), (self.stdout, self.stderr)
@@ -64,7 +64,7 @@ class Answer:
 
 
 def run_cli(*args: object) -> Answer:
-    """Runs segtrain in this process."""
+    """Run segtrain in this process."""
     from segtrain.cli.app import app
 
     result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
@@ -73,7 +73,7 @@ def run_cli(*args: object) -> Answer:
 
 @pytest.fixture(scope="session", autouse=True)
 def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The demo data is painted anew for each run of the tests, once for all their processes."""
+    """Paint the demo data once per run of the tests, for all test processes."""
     base = tmp_path_factory.getbasetemp()
     run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["SEGTRAIN_CACHE"] = str(run / "segtrain-cache")
@@ -81,13 +81,13 @@ def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
-    """segtrain, run in an empty folder of the test's own."""
+    """Run segtrain in an empty folder of the test."""
     monkeypatch.chdir(tmp_path)
     return run_cli
 
 
 def scene(index: int, height: int = 48, width: int = 40, classes: int = 3) -> tuple:
-    """An image (H,W,3) of coloured stripes and its mask (H,W), which the colours give away."""
+    """Return an image (H,W,3) of coloured stripes and its mask (H,W), one colour per class."""
     rng = np.random.default_rng(index)
     mask = np.repeat(rng.integers(0, classes, (height // 8, 1)), width, axis=1).repeat(8, axis=0)
     mask = mask.astype(np.uint8)
@@ -104,7 +104,7 @@ def write_pairs(
     first: int = 0,
     **kwargs,
 ) -> Path:
-    """Writes `count` pairs below root; image suffix .png, masks grey PNG of ids 0..2."""
+    """Write `count` pairs below root: PNG images, and grey PNG masks of ids 0..2."""
     for index in range(first, first + count):
         image, mask = scene(index, **kwargs)
         for folder, array in ((images, image), (masks, mask)):
@@ -139,13 +139,13 @@ def made_up_data(samples: list[Sample], masks: MaskReader | None = None, **field
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """A data set of six pairs of 48x40 with three classes: images/ + masks/, no splits."""
+    """Write a data set of six pairs of 48x40 with three classes: images/ + masks/, no splits."""
     return write_pairs(tmp_path / "set")
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one quick training, not to be written to: copy it first. Its data is ../set."""
+    """Return the run of a short training on ../set. Tests share it: copy before writing."""
     home = tmp_path_factory.mktemp("trained")
     write_pairs(home / "set")
     done = run_cli("fit", "--data", home / "set", "--out", home / "runs", "--name", "quick", *QUICK)
@@ -155,7 +155,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory, demo_cache: None) -> Iterator[Zygote]:
-    """The process that forks others: see faults/zygote.py."""
+    """Return the process that forks others, see faults/zygote.py."""
     from faults.zygote import Zygote
 
     zygote = Zygote(tmp_path_factory.mktemp("zygote"))
@@ -164,7 +164,7 @@ def zygote(tmp_path_factory: pytest.TempPathFactory, demo_cache: None) -> Iterat
 
 
 def shared_data(name: str) -> Path:
-    """A folder of real images; skips the test where it is absent."""
+    """Return a folder of real images; skip the test where it is absent."""
     folder = SHARED_DATA / name
     if not folder.is_dir():
         pytest.skip(f"needs the real images of {folder}")
@@ -173,7 +173,7 @@ def shared_data(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium of this machine; skips the test where there is none, but fails in CI."""
+    """Yield a headless Chromium; where there is none, skip the test, or fail in CI."""
     from playwright.sync_api import sync_playwright
 
     path, reason = find_chromium(tmp_path_factory)
@@ -181,7 +181,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         pytest.fail(reason)
     if path is None:
         pytest.skip(reason)
-    root = os.geteuid() == 0  # whose Chromium has no sandbox
+    root = os.geteuid() == 0  # Chromium has no sandbox for root
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox"] if root else []
@@ -191,18 +191,18 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def find_chromium(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | None, str]:
-    """Its path, or None and why; as root on a machine with apt-get, Debian's is installed."""
+    """Return its path, or None and the reason; as root, install Debian's with apt-get."""
     names = ("chromium", "chromium-browser", "google-chrome")
     missing = f"no {', '.join(names)} on PATH"
     base = tmp_path_factory.getbasetemp()
     lock = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "chromium.lock"
-    with open(lock, "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # one of the test processes installs it, once
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # one of the test processes installs it, once
         if path := next(filter(None, map(shutil.which, names)), None):
             return path, ""
         if os.geteuid() or not shutil.which("apt-get"):
             return None, f"{missing}; install one, such as Debian's chromium"
         install = "apt-get update && apt-get install -y --no-install-recommends chromium"
         done = subprocess.run(install, shell=True, capture_output=True, text=True, timeout=600)
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        return shutil.which("chromium"), f"{missing}, and apt-get: {said[-1] if said else ''}"
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        return shutil.which("chromium"), f"{missing}, and apt-get: {lines[-1] if lines else ''}"

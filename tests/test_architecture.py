@@ -1,4 +1,4 @@
-"""The house rules: rooms on floors, imports down one staircase, starting is instant."""
+"""Rules of the code base: imports down one staircase, instant start, short files and functions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FACES = {"segtrain", "segtrain.config", "segtrain.losses"}  # the others' __init
 
 
 def module_name(path: Path) -> str:
-    """'segtrain.data.masks' for segtrain/data/masks.py, 'segtrain' for segtrain/__init__.py."""
+    """Return 'segtrain.data.masks' for segtrain/data/masks.py, 'segtrain' for its __init__.py."""
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 
@@ -49,12 +49,12 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 def room_of(module: str) -> str:
-    """The entry of segtrain/ that a module lies in; 'segtrain' for its __init__.py."""
+    """Return the folder or file of segtrain/ that a module is in; 'segtrain' for __init__.py."""
     return module.split(".")[1] if "." in module else module
 
 
 def imported_names(node: ast.AST) -> set[str]:
-    """Full names of all that the imports under a node name: modules and what is in them."""
+    """Return the full names that the imports under a node name: modules and their members."""
     found = set()
     for statement in ast.walk(node):
         if isinstance(statement, ast.Import):
@@ -66,7 +66,7 @@ def imported_names(node: ast.AST) -> set[str]:
 
 
 def inner_imports(module: str) -> set[str]:
-    """Modules of segtrain that a module imports, at its top or within functions."""
+    """Return the modules of segtrain that a module imports, at its top or within functions."""
     ours = {name for name in imported_names(TREES[module]) if name.split(".")[0] == "segtrain"}
     return {name if name in FILES else name.rpartition(".")[0] for name in ours}
 
@@ -109,7 +109,7 @@ def test_only_faces_have_something_in_their_init():
 
 @pytest.mark.parametrize("module", ["segtrain", "segtrain.cli.app", "segtrain.losses"])
 def test_starting_is_instant(module):
-    """Help and wrong options wait for no heavy library; each verb imports its own."""
+    """Help and wrong options import no heavy library; each verb imports its own."""
     script = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     heavy = {"torch", "numpy", "PIL", "cv2", "albumentations", "matplotlib", "lightning_fabric"}
@@ -156,7 +156,7 @@ def test_no_cupboards():
 
 
 def test_only_two_places_catch_everything():
-    """The command line, and the one context around calls into third-party code."""
+    """The command line, and translate_errors around calls into third-party code."""
     broad = {"Exception", "BaseException"}
     catching = {
         room_of(module)
@@ -184,7 +184,7 @@ def test_files_and_functions_stay_short(module):
 
 
 def test_tests_mirror_the_rooms():
-    """tests/ROOM/ holds a room's tests, tests/ itself those of the whole."""
+    """tests/ROOM/ holds a room's tests, tests/ itself those of the whole program."""
     of_the_whole = {"faults"}
     tests = Path(__file__).parent
     folders = {path.parent.relative_to(tests) for path in tests.glob("*/**/test_*.py")}

@@ -41,7 +41,7 @@ def test_the_temporary_keeps_the_suffix_and_the_folder(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
 
 
-def test_an_unwritable_place_is_told_in_a_line(tmp_path: Path):
+def test_an_unwritable_place_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     path = tmp_path / "file" / "note.txt"
     with pytest.raises(SegtrainError, match="cannot write .*note.txt"):
@@ -49,7 +49,7 @@ def test_an_unwritable_place_is_told_in_a_line(tmp_path: Path):
     assert (tmp_path / "file").read_text() == "no folder"
 
 
-def test_a_folder_in_the_place_is_told_and_stays(tmp_path: Path):
+def test_a_folder_in_the_place_is_an_error_and_stays(tmp_path: Path):
     (tmp_path / "note.txt").mkdir()
     with pytest.raises(SegtrainError, match="cannot write .*note.txt"):
         write_text(tmp_path / "note.txt", "text")
@@ -57,6 +57,6 @@ def test_a_folder_in_the_place_is_told_and_stays(tmp_path: Path):
 
 
 def test_a_table_has_the_columns_of_all_its_rows(tmp_path: Path):
-    """An epoch whose observed steps were all skipped lacks what its loss would have said."""
+    """An epoch whose observed steps were all skipped has no values of its loss."""
     write_csv(tmp_path / "t.csv", [{"epoch": 1, "lr": None}, {"epoch": 2, "lr": 0.1, "loss/ce": 3}])
     assert (tmp_path / "t.csv").read_text() == "epoch,lr,loss/ce\n1,,\n2,0.1,3\n"

@@ -1,4 +1,4 @@
-"""What pip gets: one name, and a wheel with every module and data file of the checkout."""
+"""The package for pip: one name, and a wheel with every module and data file of the checkout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def files_below(folder: Path) -> set[str]:
 
 
 def test_one_name_everywhere():
-    """On PyPI `segtrain` is another project's package: nobody may be told to install that."""
+    """On PyPI `segtrain` is another project's package, which no page may name to pip."""
     assert PROJECT["name"] == DISTRIBUTION == "segtrain-cli"
     folders = [ROOT / name for name in FOLDERS]
     files = [path for folder in folders for path in folder.rglob("*") if path != Path(__file__)]
@@ -43,7 +43,7 @@ def test_one_version_everywhere():
 
 
 def test_the_wheel_has_every_file(tmp_path: Path):
-    """An editable install hides a folder that the wheel lacks."""
+    """With an editable install a folder missing from the wheel goes unnoticed."""
     source, target = tmp_path / "source", tmp_path / "target"
     cache = shutil.ignore_patterns("__pycache__")
     # a copy, as building leaves files beside the source

@@ -13,7 +13,7 @@ def losses(
     name: Annotated[
         Text,
         typer.Argument(
-            help="one loss; without it, all are listed", metavar="[LOSS]", show_default=False
+            help="one loss; without it, all are listed", metavar="LOSS", show_default=False
         ),
     ] = None,
 ) -> None:

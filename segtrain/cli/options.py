@@ -39,8 +39,8 @@ Sets = Annotated[
         metavar="KEY.PATH=VALUE",
     ),
 ]
-Device = Annotated[Text, field("train.device")]
-Workers = Annotated[Text, field("data.workers")]
+Device = Annotated[Text, field("train.device", metavar="auto|cpu|cuda")]
+Workers = Annotated[Text, field("data.workers", metavar="auto|N")]
 RunOrCheckpoint = typer.Argument(
     help="folder of a run, or a checkpoint [default: the best of the latest run]",
     metavar="RUN|CHECKPOINT",

@@ -55,7 +55,7 @@ def fit(
     device: Device = None,
     devices: Annotated[Whole, field("train.devices")] = None,
     nodes: Annotated[Whole, field("train.nodes")] = None,
-    precision: Annotated[Text, field("train.precision")] = None,
+    precision: Annotated[Text, field("train.precision", metavar="auto|32|bf16|fp16")] = None,
     workers: Workers = None,
     seed: Annotated[Whole, field("train.seed")] = None,
     out: Out = Path("runs"),

@@ -1,4 +1,4 @@
-"""The face of the config: Config and its sections."""
+"""Public names of the config: Config and its sections."""
 
 from segtrain.config.data import DataConfig, SplitConfig
 from segtrain.config.schema import (

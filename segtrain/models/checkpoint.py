@@ -48,14 +48,14 @@ class Meta:
     def of(cls, model: SegmentationModel, config: Config, **more: Any) -> Meta:
         mean, std = (buffer.flatten().tolist() for buffer in (model.mean, model.std))
         classes = config.data.classes
-        assert classes is not None  # known before there is a model
+        assert classes is not None  # resolved before the model is built
         return cls(config=config, classes=classes, mean=mean, std=std, **more)
 
     def config_here(self, path: Path, sets: list[str], flags: dict[str, Any]) -> Config:
         """Return the training's config with a command's changes, for one device of this machine.
 
         The device is chosen again, and fp16 becomes 32 without a GPU, unless the command sets them.
-        Raises SegtrainError where the classes contradict the checkpoint.
+        Raise SegtrainError where the classes contradict the checkpoint.
         """
         trained = self.config.model_dump(mode="json")
         trained["train"] |= {"device": "auto", "devices": 1, "nodes": 1, "deterministic": False}
@@ -83,7 +83,7 @@ def save_model(path: Path, model: SegmentationModel, meta: Meta) -> None:
 def load_model(
     path: Path | str, device: torch.device | str = "cpu"
 ) -> tuple[SegmentationModel, Meta]:
-    """Return a checkpoint's model, in evaluation mode, and its metadata. Raises SegtrainError."""
+    """Return a checkpoint's model, in evaluation mode, and its metadata. Raise SegtrainError."""
     meta, weights = read_checkpoint(Path(path))
     model = build_model(meta.config.model, len(meta.classes))
 
@@ -105,7 +105,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def read_meta(path: Path) -> Meta:
-    """Return a checkpoint's metadata without reading its weights. Raises SegtrainError."""
+    """Return a checkpoint's metadata without reading its weights. Raise SegtrainError."""
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint")
     text = _read_metadata(path)
@@ -115,7 +115,7 @@ def read_meta(path: Path) -> Meta:
 
 
 def read_checkpoint(path: Path) -> tuple[Meta, dict[str, Tensor]]:
-    """Return metadata and weights. Raises SegtrainError for any other file."""
+    """Return metadata and weights. Raise SegtrainError for any other file."""
     meta = read_meta(path)
     with translate_errors(lambda error: _not_ours(path, error)), safe_open(path, "pt") as file:
         return meta, {name: file.get_tensor(name) for name in file.keys()}
@@ -133,7 +133,7 @@ def _not_ours(path: Path, error: Exception) -> str:
 
 
 def parse_meta(path: Path, text: str) -> Meta:
-    """Return the metadata that a checkpoint holds as JSON. Raises SegtrainError."""
+    """Return the metadata that a checkpoint holds as JSON. Raise SegtrainError."""
 
     def explain(error: Exception) -> str:
         problem = first_line(error)
@@ -159,7 +159,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Return the state that save_state wrote; no code in the file runs. Raises SegtrainError."""
+    """Return the state that save_state wrote; no code in the file runs. Raise SegtrainError."""
     if not path.exists():
         raise UsageError(f"{path}: no such file")
 

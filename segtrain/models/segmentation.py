@@ -154,10 +154,11 @@ def check_names(arch: str, encoder: str) -> None:
             f"model.arch: there is no {arch!r}{did_you_mean(arch, ARCHITECTURES)}; "
             f"architectures are {', '.join(ARCHITECTURES)}"
         )
-    own = smp.encoders.get_encoder_names()
-    if encoder in own or encoder.startswith("tu-") and timm.is_model(encoder[3:]):
+    known = smp.encoders.get_encoder_names()
+    if encoder in known or encoder.startswith("tu-") and timm.is_model(encoder[3:]):
         return
-    known = [f"tu-{name}" for name in timm.list_models()] if encoder.startswith("tu-") else own
+    if encoder.startswith("tu-"):
+        known = [f"tu-{name}" for name in timm.list_models()]
     raise UsageError(
         f"model.encoder: there is no {encoder!r}{did_you_mean(encoder, known)}; encoders are those "
         "of segmentation-models-pytorch and, as tu-NAME, of timm"
@@ -166,13 +167,13 @@ def check_names(arch: str, encoder: str) -> None:
 
 def refuse_unknown_options(arch: str, options: dict[str, Any]) -> None:
     """Raise UsageError for options that smp would accept and ignore."""
-    takes = set(inspect.signature(ARCHITECTURES[arch]).parameters)
-    takes -= {"encoder_name", "encoder_weights", "in_channels", "classes", "kwargs"}
-    unknown = sorted(options.keys() - takes)
+    accepted = set(inspect.signature(ARCHITECTURES[arch]).parameters)
+    accepted -= {"encoder_name", "encoder_weights", "in_channels", "classes", "kwargs"}
+    unknown = sorted(options.keys() - accepted)
     if unknown:
         raise UsageError(
-            f"model.options: {arch} has no {unknown[0]!r}{did_you_mean(unknown[0], takes)}; "
-            f"it takes {', '.join(sorted(takes))}"
+            f"model.options: {arch} has no {unknown[0]!r}{did_you_mean(unknown[0], accepted)}; "
+            f"it takes {', '.join(sorted(accepted))}"
         )
 
 

@@ -18,7 +18,7 @@ THREAD_SECONDS = 5.0  # to wait for a failed writer thread to end
 
 
 class History:
-    """One row an epoch, in metrics.csv and as TensorBoard events. Raises SegtrainError."""
+    """Metrics of each epoch, in metrics.csv and as TensorBoard events. Raise SegtrainError."""
 
     def __init__(self, run: Path, epochs_done: int):
         self.run = run
@@ -43,9 +43,9 @@ class History:
 
     @contextmanager
     def _failure_in_one_line(self) -> Iterator[None]:
-        """Raise a SegtrainError if the writer's thread fails, whose traceback is not printed.
+        """Raise a SegtrainError if the writer's thread fails, instead of its traceback on stderr.
 
-        The thread hands its error to the next call, `flush` at the latest, then ends by it.
+        The thread passes its error to the next call, `flush` at the latest, and ends.
         """
         print_traceback, failed = threading.excepthook, threading.Event()
 

@@ -31,7 +31,7 @@ FIELDS = {
 
 
 def options_of(command: str) -> dict[str, str]:
-    """Option: its help text in one line, as `COMMAND --help` prints them."""
+    """Return the help text of each option, in one line, as `COMMAND --help` prints it."""
     answer = run_cli(command, "--help")
     assert answer.code == 0
     listed = answer.stdout.partition("Options:\n")[2]
@@ -41,7 +41,7 @@ def options_of(command: str) -> dict[str, str]:
 
 
 def dry_config(answer: Answer) -> dict:
-    """The config that --dry-run printed."""
+    """Return the config that --dry-run printed."""
     assert answer.code == 0, answer.stderr
     found = re.search(r"^(data:\n.*?)^train: \d+ images$", answer.stdout, re.S | re.M)
     return yaml.safe_load(found[1])

@@ -15,7 +15,7 @@ SOURCES = Path(segtrain.__file__).parent
 
 
 def refusal(**kwargs) -> str:
-    """The one line with which a config is refused."""
+    """Return the error of a config; assert that it is one line."""
     with pytest.raises(UsageError) as raised:
         load_config(**kwargs)
     assert "\n" not in str(raised.value)
@@ -156,7 +156,7 @@ SECTIONS["SplitConfig"] = "split"
 
 
 def annotated_names(nodes: list[ast.AST]) -> set[tuple[str, str]]:
-    """(name, section) of each argument or variable whose annotation is a section."""
+    """Return (name, section) of each argument or variable whose annotation is a section."""
     found = set()
     for node in nodes:
         name = node.arg if isinstance(node, ast.arg) else getattr(node, "target", None)
@@ -168,7 +168,7 @@ def annotated_names(nodes: list[ast.AST]) -> set[tuple[str, str]]:
 
 
 def fields_read(tree: ast.Module, of_classes: set[tuple[str, str]]) -> set[str]:
-    """'section.field' for each x.section.field, and for each field of a name annotated so.
+    """Return 'section.field' for each x.section.field, and each field of a name annotated so.
 
     of_classes: names of the fields of all classes. A loop's `split` is a SplitConfig. Where getattr
     reads fields, their names appear as text.

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and no code runs."""
+"""Checkpoints: saving and loading lose nothing, and no code of a file runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEAN, STD = [10.0, 20.0, 30.5], [2.0, 3.0, 4.0]
 
 @pytest.fixture(scope="module")
 def model() -> SegmentationModel:
-    """Not as freshly built: norm statistics, mean and std differ from the defaults."""
+    """Return a model whose norm statistics, mean and std differ from the defaults."""
     torch.manual_seed(1)
     model = build_model(small_config().model, 3)
     for name, buffer in model.named_buffers():

@@ -41,7 +41,7 @@ def same(one: dict, other: dict) -> bool:
 
 @pytest.fixture(scope="module")
 def encoder() -> torch.nn.Module:
-    """A random encoder whose norm statistics differ from any fresh one's."""
+    """Return a random encoder whose norm statistics differ from the initial ones."""
     torch.manual_seed(3)
     encoder = smp.encoders.get_encoder("resnet18", weights=None)
     for name, buffer in encoder.named_buffers():

@@ -1,4 +1,4 @@
-"""The network that owns how it reads an image."""
+"""Segmentation network: normalisation, padding, frozen parts, batches of one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_trains_on_one_says_so_and_changes_nothing(built, arch, size, expected):
 
 @pytest.mark.parametrize("arch", ["unet", "deeplabv3plus"])
 def test_trains_on_one_is_true_of_training(built, arch):
-    """What the probe says is what a training step of one image does."""
+    """A training step of one image does what the probe predicts."""
     model = build_model(ModelConfig(arch=arch, options=SMALL[arch]), 3).train()
     if model.trains_on_one((64, 64)):
         assert model(pixels(1, 3, 64, 64)).shape == (1, 3, 64, 64)
@@ -80,7 +80,7 @@ def test_trains_on_one_is_true_of_training(built, arch):
 
 
 def learn(model: SegmentationModel, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The state before a training step by plain gradient descent."""
+    """Take one step of plain gradient descent; return the state before it."""
     before = copy.deepcopy(model.state_dict())
     model.train()
     model(images).square().mean().backward()
@@ -109,7 +109,7 @@ def test_frozen_batch_norm_trains_its_weights_and_keeps_its_statistics():
 
 @pytest.mark.parametrize("arch, size", [("unet", (32, 32)), ("deeplabv3plus", (64, 64))])
 def test_frozen_batch_norm_uses_its_statistics_so_that_one_image_trains(arch, size):
-    """Where the probe says no without, see above; all else but batch norm is in training mode."""
+    """Without freeze_bn the probe says no here; only batch norm leaves training mode."""
     model = build_model(ModelConfig(arch=arch, freeze_bn=True, options=SMALL[arch]), 3)
     assert model.trains_on_one(size)
     assert model.train().training and model.network.training
@@ -158,7 +158,7 @@ def test_a_frozen_encoder_is_left_alone_and_all_else_is_trained(fields):
 
 
 def test_a_frozen_encoders_batch_norm_lets_one_image_train(built):
-    """Of 32x32 the encoder's deepest map has one value a channel, the decoder's has four."""
+    """At 32x32 the encoder's deepest map has one value per channel, the decoder's has four."""
     model = copy.deepcopy(built["unet"])
     assert not model.trains_on_one((32, 32))
     model.freeze_encoder()
@@ -192,7 +192,7 @@ def test_parts_that_do_not_fit_are_refused(fields: dict, words: str):
 
 @pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0", "tu-test_efficientnet"])
 def test_synchronised_batch_norm_changes_no_logits(encoder: str):
-    """timm's norms hold their activation, which torch's own conversion would drop."""
+    """timm's norms include their activation, which torch's own conversion would drop."""
     torch.manual_seed(0)
     model = build_model(ModelConfig(encoder=encoder), 3).eval()
     for module in model.modules():
