@@ -168,6 +168,39 @@ def test_only_two_places_catch_everything():
     assert catching == {"cli", "errors"}
 
 
+LEFT = {
+    f"segtrain.{name}"
+    for name in (
+        "training.progress training.loop data.loading.cache commands.compare commands.fit"
+        " commands.predict commands.eval commands.sweep"
+    ).split()
+}
+PRINTING = {"print", "Console", "echo", "secho", "print_exc", "print_exception", "pprint"}
+STREAMS = {"sys.stdout.write", "sys.stderr.write", "logging.info", "logging.warning"}
+
+
+def printing_calls(tree: ast.Module) -> set[str]:
+    calls = {ast.unparse(n.func): n for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    return {
+        name
+        for name, call in calls.items()
+        if (name in STREAMS or name.split(".")[-1] in PRINTING)
+        and not any(keyword.arg == "file" and name != "print" for keyword in call.keywords)
+    }
+
+
+def test_only_the_console_prints():
+    """There names of files and classes are made safe; here nobody goes past it."""
+    printing = {module: printing_calls(tree) for module, tree in TREES.items()}
+    assert {module for module, calls in printing.items() if calls} - LEFT == {"segtrain.console"}
+
+
+def test_logging_only_silences_libraries():
+    assert modules_importing("logging") == {"segtrain.distributed.fabric"}
+    source = FILES["segtrain.distributed.fabric"].read_text()
+    assert source.count("logging.getLogger(") == source.count(".setLevel(") == 1
+
+
 def test_every_file_says_what_it_holds():
     silent = {m for m, tree in TREES.items() if tree.body and not ast.get_docstring(tree)}
     assert silent == set()
