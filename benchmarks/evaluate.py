@@ -45,7 +45,7 @@ from segtrain.evaluation.prediction import Prediction, SplitPredictor
 from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_mining
 from segtrain.metrics import bootstrap
-from segtrain.training.plan import new_model
+from segtrain.training.plan import make_model
 
 ROOT = Path(__file__).parents[1]
 SIZE, CLASSES, MANY, RESAMPLED = (360, 480), 19, 10_000, 1000
@@ -68,7 +68,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     config = load_config(ROOT / "configs/camvid.yaml", ["data.label_map={11: ignore}"], flags)
     fabric = make_fabric(config.train)
     torch.manual_seed(0)
-    model = new_model(config).to(fabric.device).eval()
+    model = make_model(config, len(config.data.classes)).to(fabric.device).eval()
     model = model.to(memory_format=torch.channels_last)
     data = open_data_set(config.data)
     samples, readers = data.split("val")[: args.images], (data.images, data.masks)

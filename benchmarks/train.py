@@ -3,23 +3,23 @@
     python benchmarks/train.py [--device cpu|cuda] [--threads N] [--models ARCH/ENCODER ...]
         [--batch N] [--crop HxW] [--steps N] [--rounds N] [--data FOLDER] [--out FILE]
 
-Each contender trains the same network from the same weights on the same pairs with plain
-cross-entropy and SGD in the same precision, on batches that lie ready:
+Each loop trains the same network from the same weights on the same pairs with plain cross-entropy
+and SGD in the same precision, on batches that are ready in memory:
 
     plain      in the style of torchvision's references/segmentation/train.py: contiguous float
-               images that were normalised before, F.cross_entropy(ignore_index), a scheduler's step
-               and loss.item() in every iteration
+               images, normalised beforehand, F.cross_entropy(ignore_index), a scheduler's step and
+               loss.item() in every iteration
     lightning  the same step under lightning.Trainer without logger, checkpoints or progress bar
-               (`pip install lightning`; left out where it is not installed)
-    bare       forward, backward and the optimiser's step of segtrain's TrainingModule and nothing
-               else; on a GPU its batches lie there already
-    segtrain   what `segtrain fit` does in an epoch, all of it: train_epoch on uint8 batches
+               (`pip install lightning`; omitted where it is not installed)
+    bare       only forward, backward and optimizer step of segtrain's TrainingModule; on a GPU its
+               batches are there already
+    segtrain   all that `segtrain fit` does in an epoch: train_epoch on uint8 batches
 
-Each has a process of its own, since a loop may change what is the process's (how memory is
-allocated, what cuDNN tries out). They take turns of a few steps each, in one order and then in the
-other, one at a time; ratios are of the turns of one round. With --data, `loading` is the loop of
-`segtrain fit` on that data set from its files, in turns with bare steps. Peak memory is a process's
-own: on a GPU what is allocated, on the CPU what it grew by since its imports.
+Each has its own process, since a loop may change settings of the process (memory allocation,
+cuDNN's benchmarks). They take turns of a few steps, in one order and then in reverse, one at a
+time; ratios are between the turns of one round. With --data, `loading` is the loop of `segtrain
+fit` on the files of that data set, in turns with bare steps. Peak memory is that of the process: on
+a GPU its allocations, on the CPU its growth since the imports.
 """
 
 from __future__ import annotations
@@ -59,24 +59,25 @@ from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource
 from segtrain.data.demo import scene
 from segtrain.data.images import ImageReader
-from segtrain.data.loading.dataset import Batch, collate, worker_count
+from segtrain.data.loading.dataset import Batch, collate
 from segtrain.distributed.devices import resolve_device, resolve_precision
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.launch import RankMonitor
 from segtrain.distributed.signals import StopRequest
 from segtrain.losses.build import build_loss
 from segtrain.models.segmentation import SegmentationModel
-from segtrain.training.loaders import open_feed
-from segtrain.training.loop import start, train_epoch
+from segtrain.training.loaders import Loaders, open_loaders
+from segtrain.training.loop import start_training, train_epoch
+from segtrain.training.module import TrainingModule
 from segtrain.training.optim import build_optimizer
-from segtrain.training.plan import Plan, make_plan, new_model, read_loss
+from segtrain.training.plan import TrainingPlan, make_model, make_plan, read_loss
 from segtrain.training.progress import Reporter
+from segtrain.training.session import RunStart, Session
 from segtrain.training.state import STEP_PHASES
-from segtrain.training.step import TrainingModule
 
 SEED, IGNORED, BATCHES, EPOCHS = 0, 255, 4, 1000
-CLASSES = 19  # as in Cityscapes; with --data, those of the data
-LR, MOMENTUM, DECAY = 1e-5, 0.9, 1e-4  # so small that clipping changes nothing to speak of
+CLASSES = 19  # as in Cityscapes; with --data, those of the data set
+LR, MOMENTUM, DECAY = 1e-5, 0.9, 1e-4  # so small that clipping has no visible effect
 SAME = 0.01  # the mean losses of the first turn may differ by this share
 BATCH_SIZES = {
     "cpu": {"unet/resnet18": 4, "deeplabv3plus/resnet50": 2},
@@ -84,15 +85,15 @@ BATCH_SIZES = {
 }
 CROPS, STEPS, ROUNDS = {"cpu": 256, "cuda": 512}, {"cpu": 2, "cuda": 30}, {"cpu": 12, "cuda": 15}
 LOADING_STEPS, LOADING_ROUNDS = {"cpu": 10, "cuda": 300}, 3
-OVERHEAD = 0.03  # most that the loop may add to the bare step
-FED = 0.95  # least share of the bare step's speed that training from files should have
-# least speed against plain: on so many CPU threads, on a GPU
+OVERHEAD = 0.03  # the largest share that the loop may add to the bare step
+FROM_FILES = 0.95  # the least speed of training from files, as a share of the bare step's
+# the least speed relative to plain, by device and CPU threads
 FASTER = {("cpu", 1): 1.3, ("cpu", 2): 1.8, ("cuda", None): 1.5}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What all contenders do alike. Picklable, for the processes that measure memory."""
+    """The settings that all loops share. Picklable, for their processes."""
 
     model: str  # ARCH/ENCODER
     batch_size: int
@@ -133,7 +134,7 @@ class Case:
 
     @property
     def data_set(self) -> DataSet:
-        """Classes without files: the batches are painted."""
+        """A data set with classes and without files: the batches are painted."""
         source = DataSource(
             config=self.config.data,
             root=Path(),
@@ -152,10 +153,10 @@ class Case:
 
     def segmentation_model(self) -> SegmentationModel:
         torch.manual_seed(SEED)
-        return new_model(self.config)
+        return make_model(self.config, self.classes)
 
     def batches(self) -> list[Batch]:
-        """Painted scenes as segtrain's loader hands them out; pinned for a GPU."""
+        """Return painted scenes as segtrain's loader yields them; pinned for a GPU."""
         batches = []
         for number in range(BATCHES):
             indices = range(number * self.batch_size, (number + 1) * self.batch_size)
@@ -171,7 +172,7 @@ class Case:
         return batches
 
     def normalised(self, model: SegmentationModel) -> list[tuple[Tensor, Tensor]]:
-        """The same batches as other loaders hand them out: contiguous float32, int64."""
+        """Return the same batches as other loaders yield them: contiguous float32, int64."""
         pairs = [
             (((b.images.float() - model.mean) / model.std).contiguous(), b.targets.long())
             for b in self.batches()
@@ -187,7 +188,7 @@ class Case:
 
 
 def plain_network(case: Case, model: SegmentationModel) -> torch.nn.Module:
-    """The network as the library makes it, its head upsampling, with the weights of `model`."""
+    """Build the library's own network, whose head upsamples, with the weights of `model`."""
     arch, encoder = case.model.split("/")
     network = smp.create_model(arch, encoder, encoder_weights=None, classes=case.classes)
     network.load_state_dict(model.network.state_dict())
@@ -223,16 +224,16 @@ class PlainLoop:
             self.meters["lr"].append(self.optimizer.param_groups[0]["lr"])
 
     def report(self) -> dict:
-        """Of the turn that has ended."""
+        """Return the mean loss of the last turn."""
         return {"loss": statistics.mean(list(self.meters["loss"])[-self.case.steps :])}
 
 
 class BareSteps:
     def __init__(self, case: Case):
         config, model = case.config, case.segmentation_model()
-        make_fabric(config.train)  # for what it sets in the whole process
+        make_fabric(config.train)  # for the settings of the process that it makes
         self.case, self.loss_sum = case, torch.zeros((), device=case.device)
-        loss = build_loss(read_loss(config), len(config.data.classes), config.data.lb_ignore)
+        loss = build_loss(read_loss(config), case.classes, config.data.lb_ignore)
         module = TrainingModule(model, loss, case.compile == "on").to(case.device)
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.module = module.to(memory_format=layout).train()
@@ -261,59 +262,61 @@ class BareSteps:
 
 
 class ReadyLoader:
-    """Stands in for the loader: as many ready batches as the loop asks for."""
+    """A loader stand-in: as many ready batches as the loop requests."""
 
     num_workers = 0
 
     def __init__(self, batches: list[Batch]):
         self.batches = batches
-        self.batch_sampler = SimpleNamespace(start=0, stop=0)
+        self.sampler = SimpleNamespace(start=0, stop=0)
         self.dataset = SimpleNamespace(note_unread=lambda unread: None)
 
     def __iter__(self) -> Iterator[Batch]:
-        for step in range(self.batch_sampler.stop - self.batch_sampler.start):
+        for step in range(self.sampler.stop - self.sampler.start):
             yield self.batches[step % BATCHES]
 
 
 class Segtrain:
-    """The loop of `segtrain fit`, a turn an epoch; on ready batches, or from the files of data."""
+    """The loop of `segtrain fit`, a turn an epoch; on ready batches, or on the files of data."""
 
     def __init__(self, case: Case, data: Path | None = None):
-        loss = read_loss(case.config)
-        ready = Plan(case.config, case.data_set, loss, case.steps, {})
-        plan = plan_of(data, case) if data else ready
-        self.folder = tempfile.TemporaryDirectory()  # of the run, which notes its environment
-        self.plan = replace(plan, run=Path(self.folder.name))
-        config = self.plan.config
+        plan = plan_of(data, case) if data else plan_without_files(case)
+        self.folder = tempfile.TemporaryDirectory()  # of the run, which records its environment
+        start = RunStart(plan, Path(self.folder.name), None)
         with redirect_stdout(io.StringIO()):
-            self.fabric = make_fabric(config.train)
-            self.fabric.launch()
-            self.training = start(self.fabric, self.plan, case.segmentation_model(), None)
-            self.reporter = Reporter(config.train, case.steps, 0, None, True)
+            fabric = make_fabric(plan.config.train)
+            fabric.launch()
+            training = start_training(fabric, start, case.segmentation_model())
+            reporter = Reporter(plan.config.train, case.steps, training.state, True)
         if data:
-            workers = worker_count(config.data.workers, case.on_gpu, 1)
-            self.loader, _, _ = open_feed(self.plan, workers, case.on_gpu, 0, 1)
+            self.loaders = open_loaders(plan, fabric)
         else:
-            self.loader = ReadyLoader(case.batches())
-        self.stop_request = StopRequest()  # not entered: no handlers, nobody wishes
-        self.rank_monitor = RankMonitor(self.fabric, config.train, None)  # of no other processes
+            loader = ReadyLoader(case.batches())
+            self.loaders = Loaders(loader, loader.sampler, {}, 0, ())
+        self.session = Session(
+            fabric,
+            plan,
+            start.run,
+            training,
+            reporter,
+            StopRequest(),  # not entered, so without handlers
+            RankMonitor(fabric, plan.config.train, None),  # of no other processes
+        )
 
     def turn(self) -> None:
         with redirect_stdout(io.StringIO()):
-            train_epoch(
-                self.fabric, self.plan, self.training, self.loader, self.reporter,
-                self.stop_request, self.rank_monitor, None,
-            )  # fmt: skip
+            train_epoch(self.session, self.loaders, None)
 
     def report(self) -> dict:
-        config, state, steps = self.plan.config, self.training.state, self.plan.steps_per_epoch
-        terms = self.training.loss.report(config.data.classes)
-        row = state.end_epoch(steps, config, LR, None, terms, 0.0)
-        timer = {lap: 1e3 * row[f"{lap}_seconds"] / steps for lap in STEP_PHASES}
+        plan, training = self.session.plan, self.session.training
+        terms = training.loss.report(plan.data.classes)
+        row = training.state.end_epoch(plan, LR, None, terms, 0.0)
+        steps = plan.steps_per_epoch
+        timer = {phase: 1e3 * row[f"{phase}_seconds"] / steps for phase in STEP_PHASES}
         return {"loss": row["train_loss"], "laps_ms": timer}
 
 
-CONTENDERS = {"plain": PlainLoop, "bare": BareSteps, "segtrain": Segtrain}
+LOOPS = {"plain": PlainLoop, "bare": BareSteps, "segtrain": Segtrain}
 
 
 def has_lightning() -> bool:
@@ -321,7 +324,7 @@ def has_lightning() -> bool:
 
 
 class TurnsOfBatches:
-    """What the Trainer takes for its loader; it asks for the next batch when a step is over."""
+    """A loader for the Trainer, which requests the next batch when a step is over."""
 
     def __init__(self, turns: Iterator[tuple[Tensor, Tensor]]):
         self.turns = turns
@@ -334,7 +337,7 @@ class TurnsOfBatches:
 
 
 def serve_trainer(case: Case, connection: Connection) -> None:
-    """As `serve`, where the Trainer's loop is the one that asks."""
+    """Do as `serve`, driven by the Trainer's loop."""
     import lightning.pytorch as pl
 
     warnings.filterwarnings("ignore", module="lightning")
@@ -387,32 +390,32 @@ def serve_trainer(case: Case, connection: Connection) -> None:
 
 
 def serve(case: Case, name: str, data: Path | None, connection: Connection) -> None:
-    """A contender's process: a turn for each True that arrives, until a False does.
+    """Run a loop in this process: take a turn for each True that arrives, until a False does.
 
-    It answers with seconds, mean loss and peak_mib, segtrain with laps_ms as well.
+    Answer with seconds, mean loss and peak_mib; segtrain answers with laps_ms, too.
     """
     torch.set_num_threads(case.threads)
     if name == "lightning":
         return serve_trainer(case, connection)
     before = memory_before()
-    contender = Segtrain(case, data) if name == "loading" else CONTENDERS[name](case)
+    loop = Segtrain(case, data) if name == "loading" else LOOPS[name](case)
     while connection.recv():
         began = now(case)
-        contender.turn()
+        loop.turn()
         seconds = now(case) - began
         peak = peak_mib(case, before)
-        connection.send({"seconds": seconds, "peak_mib": peak} | contender.report())
+        connection.send({"seconds": seconds, "peak_mib": peak} | loop.report())
 
 
 def now(case: Case) -> float:
-    """Seconds on a clock, once the device has done all that it was given."""
+    """Return a clock's seconds, once the device has finished its work."""
     if case.on_gpu:
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def memory_before() -> int:
-    """KiB of this process; from now on VmHWM is the most that it has."""
+    """Return KiB of this process; from now on VmHWM is its peak."""
     Path("/proc/self/clear_refs").write_text("5")
     return memory_kib("VmRSS")
 
@@ -423,15 +426,15 @@ def peak_mib(case: Case, before: int) -> float:
     return (memory_kib("VmHWM") - before) / 2**10
 
 
-class Contender:
-    """A contender's process, which waits between its turns."""
+class LoopProcess:
+    """The process of a loop, which waits between its turns."""
 
     def __init__(self, case: Case, name: str, data: Path | None):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(case, name, data, theirs))
         self.process.start()
-        theirs.close()  # so that its death ends our waiting
+        theirs.close()  # so that its death ends the wait for it
 
     def turn(self) -> dict:
         self.connection.send(True)
@@ -446,16 +449,16 @@ class Contender:
 def take_turns(
     case: Case, names: list[str], rounds: int, data: Path | None = None
 ) -> dict[str, list[dict]]:
-    """Name -> what it answered in each round; the first round is a warm-up."""
-    contenders = {name: Contender(case, name, data) for name in names}
+    """Return the answers of each loop, by name and round; the first round is a warm-up."""
+    processes = {name: LoopProcess(case, name, data) for name in names}
     answers: dict[str, list[dict]] = {name: [] for name in names}
     try:
         for number in range(rounds + 1):
             for name in names if number % 2 else reversed(names):
-                answers[name].append(contenders[name].turn())
+                answers[name].append(processes[name].turn())
     finally:
-        for contender in contenders.values():
-            contender.end()
+        for process in processes.values():
+            process.end()
     return answers
 
 
@@ -470,10 +473,11 @@ def ratios(over: list[float], under: list[float]) -> dict:
     return summary([a / b for a, b in zip(over, under, strict=True)], 4)
 
 
-def timer(answers: list[dict]) -> dict[str, float]:
-    """Milliseconds of a step that each part took, by the loop's own clock."""
+def phase_times(answers: list[dict]) -> dict[str, float]:
+    """Return the milliseconds of a step in each phase, by the loop's own clock."""
     return {
-        lap: round(statistics.median(a["laps_ms"][lap] for a in answers), 2) for lap in STEP_PHASES
+        phase: round(statistics.median(a["laps_ms"][phase] for a in answers), 2)
+        for phase in STEP_PHASES
     }
 
 
@@ -482,7 +486,9 @@ def measure_speed(case: Case, rounds: int) -> dict:
     answers = take_turns(case, names, rounds)
     first = {name: found[0]["loss"] for name, found in answers.items()}
     if any(abs(loss / first["plain"] - 1) > SAME for loss in first.values()):
-        raise SystemExit(f"they do not compute the same: mean losses of the first turn are {first}")
+        raise SystemExit(
+            f"the loops do not compute the same: mean losses of the first turn are {first}"
+        )
     seconds = {name: [a["seconds"] for a in found[1:]] for name, found in answers.items()}
     images = case.batch_size * case.steps
     found = {
@@ -495,29 +501,43 @@ def measure_speed(case: Case, rounds: int) -> dict:
         }
         for name, taken in seconds.items()
     }
-    found["segtrain"]["laps_ms"] = timer(answers["segtrain"][1:])
+    found["segtrain"]["laps_ms"] = phase_times(answers["segtrain"][1:])
     found["segtrain"]["seconds_over_bare"] = ratios(seconds["segtrain"], seconds["bare"])
     return found
 
 
 def measure_loading(case: Case, data: Path, rounds: int) -> dict:
-    """Speed of training from the files of data, against bare steps on ready batches."""
+    """Measure training from files, against bare steps on ready batches."""
     answers = take_turns(case, ["bare", "loading"], rounds, data)
     bare, loading = ([a["seconds"] for a in answers[name][1:]] for name in ("bare", "loading"))
     return {
         "steps_a_turn": case.steps,
         "images_per_second": summary([case.batch_size * case.steps / s for s in loading], 2),
         "against_bare": ratios(bare, loading),
-        "laps_ms": timer(answers["loading"][1:]),
+        "laps_ms": phase_times(answers["loading"][1:]),
     }
 
 
-def plan_of(data: Path, case: Case) -> Plan:
-    """The plan of a run of that case on a data set."""
+def plan_without_files(case: Case) -> TrainingPlan:
+    """Return the plan of a run of that case on painted batches."""
+    return TrainingPlan(
+        config=case.config,
+        data=case.data_set,
+        loss=read_loss(case.config),
+        crop=case.crop,
+        image_sizes={},
+        steps_per_epoch=case.steps,
+        by_class=None,
+        notes=(),
+    )
+
+
+def plan_of(data: Path, case: Case) -> TrainingPlan:
+    """Return the plan of a run of that case on a data set."""
     config = case.config
     given = config.data.model_copy(update={"path": str(data), "classes": None})
     config = config.model_copy(update={"data": given})
-    return make_plan(config, read_loss(config), lambda line: None)
+    return make_plan(config, read_loss(config))
 
 
 def against_goals(case: Case, found: dict, loading: dict | None) -> list[dict]:
@@ -541,9 +561,9 @@ def against_goals(case: Case, found: dict, loading: dict | None) -> list[dict]:
         goals.append(
             {
                 "what": "speed from files against the bare step",
-                "goal": FED,
+                "goal": FROM_FILES,
                 "found": speed,
-                "met": speed >= FED,
+                "met": speed >= FROM_FILES,
             }
         )
     return goals
@@ -556,11 +576,11 @@ def measure(case: Case, options: argparse.Namespace) -> dict:
         loading = measure_loading(longer, options.data, options.loading_rounds)
     result = asdict(case) | {"contenders": found, "loading": loading}
     result["goals"] = against_goals(case, found, loading)
-    show(result)
+    print_result(result)
     return result
 
 
-def show(result: dict) -> None:
+def print_result(result: dict) -> None:
     height, width = result["crop"]
     print(
         f"{result['model']}, batches of {result['batch_size']} {height}x{width}, "
@@ -578,17 +598,17 @@ def show(result: dict) -> None:
     ours = result["contenders"]["segtrain"]
     low, high = ours["seconds_over_bare"]["spread"]
     print(f"  segtrain / bare: {ours['seconds_over_bare']['median']:.4f} ({low:.4f}-{high:.4f})")
-    print(f"  laps, ms a step: {ours['laps_ms']}")
+    print(f"  phases, ms a step: {ours['laps_ms']}")
     if loading := result["loading"]:
         low, high = loading["against_bare"]["spread"]
         print(
             f"  from files: {loading['images_per_second']['median']:.2f} images/s, "
             f"{loading['against_bare']['median']:.3f}x bare ({low:.3f}-{high:.3f}); "
-            f"laps {loading['laps_ms']}"
+            f"phases {loading['laps_ms']}"
         )
     for goal in result["goals"]:
-        verdict = "met" if goal["met"] else "not met"
-        print(f"  {goal['what']}: {goal['found']}, goal {goal['goal']}: {verdict}")
+        met = "met" if goal["met"] else "not met"
+        print(f"  {goal['what']}: {goal['found']}, goal {goal['goal']}: {met}")
 
 
 def options_of(arguments: list[str]) -> argparse.Namespace:
@@ -641,7 +661,7 @@ def main() -> None:
                 tuple(options.set),
             )
             if options.data:
-                classes = plan_of(options.data, case).config.data.classes
+                classes = plan_of(options.data, case).data.classes
                 case = replace(case, classes=len(classes))
             results.append(measure(case, options))
     found = machine(options.device)
@@ -657,7 +677,7 @@ def main() -> None:
 
 
 def command(arguments: list[str], options: argparse.Namespace) -> str:
-    """As it was given, without this machine's folders."""
+    """Return the command line without this machine's folders."""
     names = {str(options.out): f"benchmarks/results/{options.out.name}"}
     if options.data:
         names[str(options.data)] = f"FOLDER_OF_{options.data.name.upper()}"

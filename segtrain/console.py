@@ -107,6 +107,12 @@ def write_table(table: RenderableType, min_width: int = 0) -> None:
         console.print(table, soft_wrap=min_width > 0)
 
 
+def write_above(bar: Progress, line: object) -> None:
+    """Print one line above a live progress bar on stdout, never wrapped."""
+    with _named_failure(stderr=False):
+        bar.console.print(line, soft_wrap=True)
+
+
 def _print(text: str, stderr: bool) -> None:
     with _named_failure(stderr):
         print(text, file=sys.stderr if stderr else sys.stdout, flush=True)

@@ -1,4 +1,4 @@
-"""Real processes: their output in files, their children, and waiting for what happens."""
+"""Real processes: their output in files, their children, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TM
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started and not yet buried."""
+    """Return the child processes of a process that have not been waited for."""
     found = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
             found += [int(child) for child in (task / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
-        pass  # it ends just now
+        pass  # it ended meanwhile
     return found
 
 
 def ranks(pid: int) -> dict[int, int]:
-    """Local rank: PID of the ranks among its children."""
+    """Return {local rank: PID} of the ranks among its children."""
     found = {}
     for child in children(pid):
         try:
             variables = Path(f"/proc/{child}/environ").read_text().split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        place = [v.partition("=")[2] for v in variables if v.startswith("LOCAL_RANK=")]
-        found |= {int(rank): child for rank in place}
+        values = [v.partition("=")[2] for v in variables if v.startswith("LOCAL_RANK=")]
+        found |= {int(rank): child for rank in values}
     return found
 
 
@@ -45,7 +45,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_for(condition: Callable, seconds: float = 120):
-    """What the condition gives, once that is true."""
+    """Return the condition's value once it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
@@ -55,7 +55,7 @@ def wait_for(condition: Callable, seconds: float = 120):
 
 
 class Running:
-    """A Python process whose output goes to files; killed with its children when a test ends."""
+    """A Python process whose output goes to files; killed with its children at the end."""
 
     def __init__(self, folder: Path, *command: object, before: list[str] = [], **environment: str):
         self.out, self.err = folder / "stdout", folder / "stderr"
@@ -83,21 +83,22 @@ class Running:
                 pass
         self.process.wait()
 
-    def has_said(self, text: str) -> bool:
+    def has_printed(self, text: str) -> bool:
         if self.process.poll() is not None and text not in self.out.read_text():
             raise AssertionError(f"ended too early: {self.err.read_text()}")
         return text in self.out.read_text()
 
-    def says(self, text: str) -> None:
-        """Waits until it has printed the text."""
-        wait_for(lambda: self.has_said(text))
+    def wait_for_output(self, text: str) -> None:
+        """Wait until it has printed the text."""
+        wait_for(lambda: self.has_printed(text))
 
-    def ended(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 60) -> int:
+        """Return its exit code once it has ended."""
         return self.process.wait(seconds)
 
     @property
     def errors(self) -> list[str]:
-        """The lines by which it ended; asserts that none of them is a traceback."""
+        """The error lines that it printed; assert that it printed no traceback."""
         text = self.err.read_text()
         assert "Traceback" not in text, text
         return [line for line in text.splitlines() if line.startswith("error: ")]

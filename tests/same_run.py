@@ -1,4 +1,4 @@
-"""What makes two runs the same: each epoch's row, times aside, and every weight, bit for bit."""
+"""Equality of two runs: each epoch's row, except for times, and every weight, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
-    """metrics.csv without the columns of time."""
+    """Return the rows of metrics.csv without the columns of time."""
     with open(run / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     times = [name for name in rows[0] if name.endswith(("seconds", "per_second"))]
@@ -18,7 +18,7 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 
 
 def weights_of(run: Path) -> dict[str, np.ndarray]:
-    """Of the last and the best checkpoint."""
+    """Return the tensors of the last and the best checkpoint."""
     found = {}
     for which in ("last", "best"):
         with safe_open(run / f"checkpoints/{which}.safetensors", "np") as file:
@@ -28,6 +28,6 @@ def weights_of(run: Path) -> dict[str, np.ndarray]:
 
 def assert_same_run(one: Path, other: Path) -> None:
     assert rows_of(one) == rows_of(other)
-    ours, theirs = weights_of(one), weights_of(other)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == []
+    first, second = weights_of(one), weights_of(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not np.array_equal(first[name], second[name])] == []

@@ -9,21 +9,25 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ANY_NETWORK, QUICK, write_pairs
 
 from segtrain import load
-from segtrain.config import ModelConfig, OptimConfig, TrainConfig
+from segtrain.config import Config, ModelConfig, OptimConfig, TrainConfig
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.signals import StopRequest
 from segtrain.losses import build_loss
 from segtrain.losses.kernels.paths import PATHS_TAKEN
 from segtrain.models.segmentation import build_model
-from segtrain.training.nonfinite import Verdicts
+from segtrain.training.module import BufferSnapshot, TrainingModule
+from segtrain.training.nonfinite import OutcomeReader
 from segtrain.training.optim import build_optimizer
-from segtrain.training.step import Statistics, TrainingModule, train_step
+from segtrain.training.session import Session
+from segtrain.training.state import Training, TrainState
+from segtrain.training.step import train_step
 from segtrain.training.timing import StepTimer
 
 pytestmark = [
@@ -156,26 +160,27 @@ def test_a_step_never_waits_for_the_device(precision: str, clip_norm: float):
     fabric = make_fabric(TrainConfig(device="cuda", precision=precision))
     model = build_model(ModelConfig(), 3)
     module = TrainingModule(model, build_loss("ohem+0.5*dice", 3)).to(fabric.device)
-    optimizer = build_optimizer(model, module.loss, OptimConfig())
+    config = Config(optim=OptimConfig(clip_norm=clip_norm))
+    optimizer = build_optimizer(model, module.loss, config.optim)
     module, optimizer = fabric.setup(module, optimizer)
-    statistics, verdicts = Statistics(module), Verdicts(fabric.device)
+    buffers, outcomes = BufferSnapshot(module), OutcomeReader(fabric.device)
+    training = Training(module, model, module.module.loss, optimizer, None, buffers, TrainState())
+    plan, quiet = SimpleNamespace(config=config), StopRequest(announce=False)
+    session = Session(fabric, plan, Path("run"), training, None, quiet, None)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, device="cuda")
-    part = images, torch.randint(0, 3, (2, 64, 64), device="cuda")
+    micro_batch = images, torch.randint(0, 3, (2, 64, 64), device="cuda")
     timer = StepTimer(fabric.device, {})
     module.train()
     for step in range(4):
         # kernels are compiled in the first step
         torch.cuda.set_sync_debug_mode("error" if step else "default")
         try:
-            _, verdict = train_step(
-                fabric, module, optimizer, statistics, [part], clip_norm, step == 2,
-                StopRequest(False), timer.mark,
-            )  # fmt: skip
-            verdicts.note(step + 1, verdict)
+            _, outcome = train_step(session, [micro_batch], step == 2, timer.mark)
+            outcomes.add(step + 1, outcome)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        assert [seen.step for seen in verdicts.read()] == ([step] if step else [])
-    assert [seen.step for seen in verdicts.read(all_=True)] == [4]
+        assert [known.step for known in outcomes.read()] == ([step] if step else [])
+    assert [known.step for known in outcomes.read(wait=True)] == [4]
     timer.settle()
     assert timer.seconds["forward"] > 0 and timer.seconds["backward"] > 0
 

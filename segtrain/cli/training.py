@@ -102,9 +102,14 @@ def fit(
         "train.precision": precision,
         "train.seed": seed,
     }
+    from segtrain.commands.fit import FitOptions, print_dry_run
     from segtrain.commands.fit import fit as run_fit
 
-    run_fit(config, set_, flags, out, name, resume, dry_run)
+    options = FitOptions(config, set_, flags, out, name, resume)
+    if dry_run:
+        print_dry_run(options)
+    else:
+        run_fit(options)
 
 
 def sweep(
@@ -125,6 +130,7 @@ def sweep(
     set_: Sets = [],
 ) -> None:
     """Train with several losses, all else equal, and compare them."""
+    from segtrain.commands.sweep import SharedOptions
     from segtrain.commands.sweep import sweep as run_sweep
 
-    run_sweep(loss, seeds, config, set_, data, device, out, dry_run)
+    run_sweep(loss, seeds, SharedOptions(config, set_, data, device), out, dry_run)

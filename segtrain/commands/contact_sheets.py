@@ -23,7 +23,7 @@ from segtrain.render.overlay import (
     visible,
     with_legend,
 )
-from segtrain.training.plan import crop_of
+from segtrain.training.plan import resolve_crop
 
 SHOWN = 12  # pictures on a sheet
 PASSES = 3  # times that each augmented pair is shown
@@ -62,7 +62,7 @@ def preview_sheet(found: Survey, config: Config) -> Image.Image:
 def augment_sheet(found: Survey, config: Config) -> Image.Image:
     """Training pairs as the network would see them, some times each."""
     data = found.data_set
-    settings = config.augment.model_copy(update={"crop": crop_of(config, found.median_size)})
+    settings = config.augment.model_copy(update={"crop": resolve_crop(config, found.median_size)})
     augmentation = Augmentation(
         settings, data.lb_ignore, config.train.seed, config.model.in_channels
     )

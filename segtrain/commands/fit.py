@@ -1,22 +1,23 @@
-"""segtrain fit: config, plan, run folder, launch, loop."""
+"""segtrain fit: config, plan, run folder, launch, training loop."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from segtrain.config import Config
 from segtrain.config.loading import load_config, save_config, to_yaml
-from segtrain.console import write_notes
+from segtrain.console import write, write_lines, write_notes
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.launch import is_restart_of, launch_ranks
 from segtrain.distributed.limits import explain_limits
 from segtrain.errors import UsageError
 from segtrain.files import remove_leftovers
+from segtrain.losses.spec import LossSpec
 from segtrain.models.pretrained import load_weights
 from segtrain.models.segmentation import SegmentationModel, check_names
 from segtrain.runs.folder import (
@@ -31,90 +32,101 @@ from segtrain.runs.folder import (
     refuse_name,
 )
 from segtrain.training.loop import train
-from segtrain.training.plan import Plan, make_plan, new_model, read_loss
-from segtrain.training.resume import find_state, refuse_changes, run_to_resume
+from segtrain.training.plan import make_model, make_plan, read_loss
+from segtrain.training.resume import check_changes, find_run, find_state
+from segtrain.training.session import RunStart
 
 
-def fit(
-    file: Path | None,
-    sets: list[str],
-    flags: dict[str, Any],
-    out: Path,
-    name: str | None = None,
-    resume: str | None = None,
-    dry_run: bool = False,
-) -> Path | None:
-    """The verb: trains, and returns the run's folder. With dry_run, says what it would do."""
-    if resume and name:
-        raise UsageError("--name is for a new run, --resume goes on with one; leave one out")
-    earlier = out / (name or LATEST)
-    if not resume and is_restart_of(earlier / ENVIRONMENT):
-        resume = str(earlier.resolve())
-    old_run = run_to_resume(resume, out) if resume else None
-    base = load_config(old_run / CONFIG) if old_run else None
-    config = load_config(file, sets, flags, base)
-    check_names(config.model.arch, config.model.encoder)
-    loss = read_loss(config)  # before the scan: a mistake shows at once
+@dataclass(frozen=True)
+class FitOptions:
+    """The options of the command line."""
+
+    file: Path | None  # --config
+    sets: list[str]  # --set
+    flags: dict[str, Any]  # options of config fields by dotted key; None: not given
+    out: Path
+    name: str | None = None
+    resume: str | None = None
+
+
+def fit(options: FitOptions) -> Path:
+    """Train, and return the run's folder."""
+    earlier = options.out / (options.name or LATEST)
+    if not options.resume and is_restart_of(earlier / ENVIRONMENT):
+        options = replace(options, resume=str(earlier.resolve()), name=None)
+    config, loss, old_run = resolve_config(options)
     fabric = make_fabric(config.train)
-    if dry_run:
-        if fabric.is_global_zero:
-            describe(make_plan(config, loss, print), old_run)
-        return None
-    plan: Plan | None = None
+    start: RunStart | None = None
     model: SegmentationModel | None = None
-    saved: dict[str, Any] | None = None
     with ExitStack() as until_the_end:
         if fabric.is_global_zero:
             if old_run:
                 until_the_end.enter_context(lock_run(old_run))
-            elif name:
-                refuse_name(out, name)
-            plan = make_plan(config, loss, print)
-            saved = find_state(old_run, plan) if old_run else None  # or refused: nothing changed
-            model = first_model(plan.config, load=saved is None)
-            name = name or default_name(config.model.arch, config.loss.expression)
-            plan = open_run(plan, out, name, old_run)
+            elif options.name:
+                refuse_name(options.out, options.name)
+            start, model = prepare_start(config, loss, options, old_run)
             if not old_run:
-                until_the_end.enter_context(lock_run(plan.folder))
-        config_file = plan.folder / CONFIG if plan else None
+                until_the_end.enter_context(lock_run(start.run))
+        config_file = start.run / CONFIG if start else None
         with launch_ranks(fabric, config.train, config_file) as rank_monitor:
-            plan, saved = fabric.broadcast((plan, saved))  # other hosts need not see the folder
-            assert plan is not None
-            with explain_limits(plan.memory_advice(fabric.strategy.precision.precision)):
+            # rank 0's; other hosts may not see the run's folder
+            start = fabric.broadcast(cast(RunStart, start))
+            with explain_limits(start.plan.memory_advice(fabric.strategy.precision.precision)):
                 # wrapping gives all ranks rank 0's weights
-                train(fabric, plan, model or new_model(plan.config), saved, rank_monitor)
-    return plan.folder
+                model = model or make_model(start.plan.config, len(start.plan.data.classes))
+                train(fabric, start, model, rank_monitor)
+    return start.run
 
 
-def first_model(config: Config, load: bool) -> SegmentationModel:
-    """The model as training starts from it, its weights loaded where they are to be."""
+def resolve_config(options: FitOptions) -> tuple[Config, LossSpec, Path | None]:
+    """Return the config, its loss, and the folder of the run to resume.
+
+    Raise UsageError for what can be refused before the data set is read: a typo costs no scan.
+    """
+    if options.resume and options.name:
+        raise UsageError("--name is for a new run, --resume continues one; leave one out")
+    old_run = find_run(options.resume, options.out) if options.resume else None
+    base = load_config(old_run / CONFIG) if old_run else None
+    config = load_config(options.file, options.sets, options.flags, base)
+    check_names(config.model.arch, config.model.encoder)
+    return config, read_loss(config), old_run
+
+
+def prepare_start(
+    config: Config, loss: LossSpec, options: FitOptions, old_run: Path | None
+) -> tuple[RunStart, SegmentationModel]:
+    """Resolve all of a run, and make its folder once nothing can be refused any more."""
+    plan = make_plan(config, loss)
+    write_notes(plan.notes)
+    saved = find_state(old_run, plan) if old_run else None
     torch.manual_seed(config.train.seed)
-    model = new_model(config)
-    if load:
-        write_notes([load_weights(model, config.model)])  # refused ones leave no folder behind
-    return model
-
-
-def open_run(plan: Plan, out: Path, name: str, old_run: Path | None) -> Plan:
-    """The plan with the folder that the run writes to: a new one, or the one to resume."""
+    model = make_model(plan.config, len(plan.data.classes))
+    notes = [] if saved else [load_weights(model, plan.config.model)]
+    name = options.name or default_name(config.model.arch, config.loss.expression)
     if old_run:
-        for line in refuse_changes(old_run, plan.config):
-            print(line)
+        notes += check_changes(old_run, plan.config)
         for folder in (old_run, old_run / LAST.parent):
             remove_leftovers(folder)
         save_config(plan.config, old_run / CONFIG)
-    run = old_run or create_run(out, name, plan.config)
+    run = old_run or create_run(options.out, name, plan.config)
     point_latest(run)
-    print(f"run: {run}")
-    return replace(plan, run=run)
+    write_notes(notes)
+    write(f"run: {run}")
+    return RunStart(plan, run, saved), model
 
 
-def describe(plan: Plan, old_run: Path | None) -> None:
-    """What --dry-run prints. Raises UsageError for what can't be resumed."""
-    for line in refuse_changes(old_run, plan.config) if old_run else []:
-        print(line)
-    print(to_yaml(plan.config))
+def print_dry_run(options: FitOptions) -> None:
+    """Print the plan of a training. Raise UsageError for what can't be trained or resumed."""
+    config, loss, old_run = resolve_config(options)
+    fabric = make_fabric(config.train)
+    if not fabric.is_global_zero:
+        return
+    plan = make_plan(config, loss)
+    write_notes(plan.notes)
+    write_notes(check_changes(old_run, plan.config) if old_run else [])
+    write_lines(to_yaml(plan.config))
+    write()
     for split, samples in plan.data.splits.items():
-        print(f"{split}: {len(samples)} images")
-    print(f"parameters: {new_model(plan.config).parameter_count:,}")
-    print(f"steps per epoch: {plan.steps_per_epoch}")
+        write(f"{split}: {len(samples)} images")
+    write(f"parameters: {make_model(plan.config, len(plan.data.classes)).parameter_count:,}")
+    write(f"steps per epoch: {plan.steps_per_epoch}")

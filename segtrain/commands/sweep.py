@@ -1,4 +1,4 @@
-"""segtrain sweep: a training for each loss and seed, all else the same, then a comparison."""
+"""segtrain sweep: train each loss with each seed, all else equal, then compare the runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from segtrain.config import Config
 from segtrain.config.loading import compare_configs, load_config, make_config
+from segtrain.console import write
 from segtrain.distributed.launch import describe_exit
 from segtrain.distributed.processes import PARENT
 from segtrain.distributed.signals import SIGNALS, StopRequest
@@ -22,11 +23,40 @@ from segtrain.models.segmentation import check_names
 from segtrain.runs.folder import CONFIG, safe_name
 from segtrain.training.plan import read_loss
 
-BASE = Path("sweep.json")  # what all runs of the folder have in common
+BASE = Path("sweep.json")  # the config that all runs of the folder share
 SCORES = Path("eval/val/metrics.json")  # a run that has it is done
-OWN = ("loss.expression", "train.seed")  # fields that a run has to itself
-LONGEST_NAME = 80  # of a run's folder, but its seed
-LOOK = 0.5  # seconds between two looks at a process and at signals
+PER_RUN_FIELDS = ("loss.expression", "train.seed")
+LONGEST_NAME = 80  # characters of a run's folder, without its seed
+POLL_SECONDS = 0.5  # between two looks at a process and at signals
+
+
+@dataclass(frozen=True)
+class SharedOptions:
+    """The options that all runs of a sweep share."""
+
+    file: Path | None  # --config
+    sets: list[str]  # --set
+    data: str | None
+    device: str | None
+
+    @property
+    def config(self) -> Config:
+        """The config that the options give."""
+        flags = {"data.path": self.data, "train.device": self.device}
+        return load_config(self.file, self.sets, flags)
+
+    @property
+    def fit_arguments(self) -> list[str]:
+        """The options as arguments of segtrain fit."""
+        file = [] if self.file is None else ["--config", str(self.file)]
+        data = [] if self.data is None else ["--data", self.data]
+        sets = [argument for entry in self.sets for argument in ("--set", entry)]
+        return [*file, *data, *self.eval_arguments, *sets]
+
+    @property
+    def eval_arguments(self) -> list[str]:
+        """The options as arguments of segtrain eval, which reads a run's config."""
+        return [] if self.device is None else ["--device", self.device]
 
 
 @dataclass(frozen=True)
@@ -39,45 +69,49 @@ class Job:
 
     @property
     def done(self) -> bool:
+        """True where the run has been evaluated."""
         return (self.run / SCORES).is_file()
 
+    def list_commands(self, options: SharedOptions) -> list[list[str]]:
+        """Return the arguments of each segtrain command that is left to run.
 
-def sweep(
-    losses: str,
-    seeds: int,
-    file: Path | None,
-    sets: list[str],
-    data: str | None,
-    device: str | None,
-    out: Path,
-    dry_run: bool = False,
-) -> None:
-    """The verb: trains and evaluates what is not done yet, and compares all runs in `out`.
+        A run that was started is resumed from its last checkpoint.
+        """
+        if self.done:
+            return []
+        if (self.run / CONFIG).is_file():
+            fit = ["fit", "--resume", str(self.run)]
+        else:
+            own = ["--loss", self.loss, "--seed", str(self.seed)]
+            folder = ["--out", str(self.run.parent), "--name", self.run.name]
+            fit = ["fit", *options.fit_arguments, *own, *folder]
+        return [fit, ["eval", str(self.run), *options.eval_arguments]]
 
-    With dry_run, prints the commands instead, and writes nothing.
+
+def sweep(losses: str, seeds: int, options: SharedOptions, out: Path, dry_run: bool) -> None:
+    """Train and evaluate what is not done yet, and compare all runs in `out`.
+
+    With dry_run, print the commands instead, and write no file.
     """
-    base = load_config(file, sets, {"data.path": data, "train.device": device})
+    base = options.config
     check_names(base.model.arch, base.model.encoder)
     jobs = make_jobs(split_losses(losses), seeds, base, out)
     refuse_other_base(out, base)
-    given = [] if file is None else ["--config", str(file)]
-    given += [] if data is None else ["--data", data]
-    on = [] if device is None else ["--device", device]
-    given += on + [word for entry in sets for word in ("--set", entry)]
     if dry_run:
-        return print_commands(jobs, given, on)
+        print_commands(jobs, options)
+        return
     if not (out / BASE).exists():
         write_json(out / BASE, {"base": base.model_dump(mode="json")})
     for number, job in enumerate(jobs, 1):
-        place = f"[{number}/{len(jobs)}] {job.loss}, seed {job.seed}"
-        print(f"{place}: done already, skipped" if job.done else place, flush=True)
-        for words in commands(job, given, on):
-            carry_out(words, job.run)
+        done = ": done already, skipped" if job.done else ""
+        write(f"[{number}/{len(jobs)}] {job.loss}, seed {job.seed}{done}")
+        for arguments in job.list_commands(options):
+            run_command(arguments, job.run)
     compare_all(jobs, out)
 
 
 def split_losses(text: str) -> list[str]:
-    """'ce,ohem(thresh=0.6, focal)' -> its expressions: split at commas outside of brackets."""
+    """Return the expressions of 'ce,ohem(thresh=0.6, focal)', split at commas outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -89,17 +123,20 @@ def split_losses(text: str) -> list[str]:
 
 
 def make_jobs(losses: list[str], seeds: int, base: Config, out: Path) -> list[Job]:
-    """Seed by seed, so that a sweep that stops halfway has all losses. Raises UsageError."""
+    """Return the jobs, seed by seed: a sweep that stops halfway has all losses.
+
+    Raise UsageError for a wrong loss, or one given twice.
+    """
     parsed = [
         read_loss(load_config(base=base, flags={"loss.expression": loss})).terms for loss in losses
     ]
-    if twice := [
+    if repeated := [
         loss for loss, terms in zip(losses, parsed, strict=True) if parsed.count(terms) > 1
     ]:
-        raise UsageError(f"--loss: {twice[0]} is named more than once")
+        raise UsageError(f"--loss: {repeated[0]} is given more than once")
     names = [safe_name(loss)[:LONGEST_NAME] for loss in losses]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UsageError(f"--loss: two losses would share the folder {twice[0]}")
+    if shared := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"--loss: two losses would share the folder {shared[0]}")
     return [
         Job(loss, seed, out / f"{name}-seed{seed}")
         for seed in range(seeds)
@@ -108,73 +145,63 @@ def make_jobs(losses: list[str], seeds: int, base: Config, out: Path) -> list[Jo
 
 
 def refuse_other_base(out: Path, base: Config) -> None:
-    """Raises UsageError where the folder's runs were begun with another config."""
+    """Raise UsageError where the runs in the folder were started with another config."""
     try:
         kept = json.loads((out / BASE).read_text(encoding="utf-8"))["base"]
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{out / BASE}: can't be read ({error}); take another --out") from error
+        raise UsageError(f"{out / BASE}: unreadable ({error}); use another --out") from error
     changed = compare_configs(make_config(kept, str(out / BASE)), base)
-    if listed := [f"{k} was {old}, now {new}" for k, (old, new) in changed.items() if k not in OWN]:
-        raise UsageError(f"--out {out}: its runs differ: {'; '.join(listed)}; take another --out")
+    if listed := [
+        f"{key} was {old}, now {new}"
+        for key, (old, new) in changed.items()
+        if key not in PER_RUN_FIELDS
+    ]:
+        raise UsageError(f"--out {out}: its runs differ: {'; '.join(listed)}; use another --out")
 
 
-def commands(job: Job, given: list[str], on: list[str]) -> list[list[str]]:
-    """The words of what is left to do for a job; none where it is done.
-
-    A run that has begun goes on from its last checkpoint, or from the start where it has none.
-    """
-    if job.done:
-        return []
-    if (job.run / CONFIG).is_file():
-        fit = ["fit", "--resume", str(job.run)]
-    else:
-        own = ["--loss", job.loss, "--seed", str(job.seed)]
-        fit = ["fit", *given, *own, "--out", str(job.run.parent), "--name", job.run.name]
-    return [fit, ["eval", str(job.run), *on]]
-
-
-def print_commands(jobs: list[Job], given: list[str], on: list[str]) -> None:
+def print_commands(jobs: list[Job], options: SharedOptions) -> None:
+    """Print the commands that are left to run, a job a line."""
     for job in jobs:
-        if words := commands(job, given, on):
-            print(" && ".join(shlex.join(["segtrain", *each]) for each in words))
+        if commands := job.list_commands(options):
+            write(" && ".join(shlex.join(["segtrain", *arguments]) for arguments in commands))
     done = sum(job.done for job in jobs)
-    print(f"{done} of {len(jobs)} are done; nothing was started or written", file=sys.stderr)
+    write(f"{done} of {len(jobs)} are done; nothing was started or written", stderr=True)
 
 
-def carry_out(words: list[str], run: Path) -> None:
-    """Runs one command to its end. Raises SegtrainError where it fails, Stopped on a signal."""
-    code, signum = start(words)
-    again = "the same sweep command goes on from there"
+def run_command(arguments: list[str], run: Path) -> None:
+    """Run one segtrain command. Raise SegtrainError where it fails, Stopped on a signal."""
+    code, signum = run_process(arguments)
+    hint = "the same sweep command continues from there"
     if not signum and code - 128 in SIGNALS:
         signum = code - 128
     if signum:
-        raise Stopped(f"stopped at {run}; {again}", signum)
+        raise Stopped(f"stopped at {run}; {hint}", signum)
     if code:
-        raise SegtrainError(f"{run}: segtrain {words[0]} {describe_exit(code)}; {again}")
+        raise SegtrainError(f"{run}: segtrain {arguments[0]} {describe_exit(code)}; {hint}")
 
 
-def start(words: list[str]) -> tuple[int, int]:
-    """Exit code of `segtrain WORDS...`, and the signal that asked this process to stop, or 0.
+def run_process(arguments: list[str]) -> tuple[int, int]:
+    """Return the exit code of `segtrain ARGUMENTS`, and the signal this process got, or 0.
 
-    A terminal gives its Ctrl-C to both; SIGTERM and SIGUSR1, which one process gets, are passed on.
+    A terminal sends Ctrl-C to both processes; SIGTERM and SIGUSR1 go to this one and are forwarded.
     """
-    command = [sys.executable, "-m", "segtrain", *words]
+    command = [sys.executable, "-m", "segtrain", *arguments]
     with StopRequest(announce=False) as stop_request:
         process = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})
-        passed_on = False
+        forwarded = False
         while True:
             try:
-                return process.wait(LOOK), stop_request.signum
+                return process.wait(POLL_SECONDS), stop_request.signum
             except subprocess.TimeoutExpired:
-                if stop_request.signum in SIGNALS[1:] and not passed_on:
+                if stop_request.signum in SIGNALS[1:] and not forwarded:
                     process.send_signal(stop_request.signum)
-                    passed_on = True
+                    forwarded = True
 
 
 def compare_all(jobs: list[Job], out: Path) -> None:
-    """The runs of this sweep, its first loss first, and all others in the folder that are done."""
+    """Compare the runs of this sweep, its first loss first, and all others in the folder."""
     runs = [job.run for job in jobs]
     runs += [
         scores.parents[2]
@@ -182,6 +209,6 @@ def compare_all(jobs: list[Job], out: Path) -> None:
         if scores.parents[2] not in runs and not scores.parents[2].is_symlink()
     ]
     if len(runs) == 1:
-        print(f"{runs[0]}: one run, nothing to compare it with")
+        write(f"{runs[0]}: one run, nothing to compare it with")
         return
-    carry_out(["compare", *map(str, runs), "--out", str(out)], out)
+    run_command(["compare", *map(str, runs), "--out", str(out)], out)

@@ -1,34 +1,49 @@
-"""Loaders of one process: training batches, and the held-out pairs."""
+"""Loaders of one process: the training batches, and the held-out pairs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
 from segtrain.console import Note
-from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.cache import open_caches
-from segtrain.data.loading.dataset import Pairs, train_loader
+from segtrain.data.loading.dataset import Pairs, train_loader, worker_count
 from segtrain.data.loading.sampling import BatchSampler
-from segtrain.training.plan import Plan
-
-SPLITS = ("train", "val")
+from segtrain.training.plan import TrainingPlan, make_augmentation
 
 
-def open_feed(
-    plan: Plan, workers: int, pin_memory: bool, rank: int, world: int
-) -> tuple[DataLoader, Pairs, tuple[Note, ...]]:
-    """One process's training loader, the held-out pairs, and notes on the cache.
+@dataclass(frozen=True)
+class Loaders:
+    """What one process reads during training."""
 
-    The loader's sampler gives the batches of steps `start` to `stop`, which the loop sets.
-    """
-    data, channels = plan.data, plan.config.model.in_channels
-    seed, batch_size = plan.config.train.seed, plan.config.train.batch_size
-    caches = open_caches(data, plan.sizes, plan.config.train.devices)
-    augmentation = Augmentation(plan.config.augment, data.lb_ignore, seed, channels)
-    train, held_out = (
-        Pairs.of(data, split, change, caches.get(split))
-        for split, change in zip(SPLITS, (augmentation, None), strict=True)
+    train: DataLoader
+    sampler: BatchSampler  # of `train`; the loop sets its first and last step
+    pairs: dict[str, Pairs]  # of train and val
+    workers: int
+    notes: tuple[Note, ...]  # on the cache
+
+
+def open_loaders(plan: TrainingPlan, fabric: Fabric) -> Loaders:
+    """Open the loaders of this rank."""
+    config, train = plan.config, plan.config.train
+    on_gpu = fabric.device.type == "cuda"
+    workers = worker_count(config.data.workers, on_gpu, train.devices)
+    caches = open_caches(plan.data, plan.image_sizes, train.devices)
+    augmentations = {"train": make_augmentation(config), "val": None}
+    pairs = {
+        split: Pairs.of(plan.data, split, augmentation, caches.get(split))
+        for split, augmentation in augmentations.items()
+    }
+    sampler = BatchSampler(
+        len(pairs["train"]),
+        train.batch_size,
+        train.seed,
+        fabric.global_rank,
+        fabric.world_size,
+        plan.by_class,
+        train.accumulate,
     )
-    accumulate = plan.config.train.accumulate
-    sampler = BatchSampler(len(train), batch_size, seed, rank, world, plan.by_class, accumulate)
-    return train_loader(train, sampler, workers, pin_memory), held_out, caches.notes
+    loader = train_loader(pairs["train"], sampler, workers, on_gpu)
+    return Loaders(loader, sampler, pairs, workers, caches.notes)

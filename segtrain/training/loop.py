@@ -8,15 +8,14 @@ import signal
 import time
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any, NoReturn, cast
+from typing import NoReturn
 
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
 
-from segtrain.console import format_score, write_notes
-from segtrain.data.loading.dataset import Pairs, checked, worker_count
-from segtrain.data.loading.sampling import BatchSampler, seed_at
+from segtrain.console import format_score, write, write_notes
+from segtrain.data.loading.dataset import checked
+from segtrain.data.loading.sampling import seed_at
 from segtrain.distributed.collectives import broadcast_buffers, max_over_ranks
 from segtrain.distributed.fabric import check_batch_norm
 from segtrain.distributed.launch import RankMonitor, identify_launcher
@@ -24,208 +23,221 @@ from segtrain.distributed.signals import StopRequest
 from segtrain.errors import Stopped
 from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.validation import validate
-from segtrain.losses.build import build_loss
+from segtrain.losses.build import Loss, build_loss
+from segtrain.metrics.confusion import Scores
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.runs.environment import collect_environment, record_start
 from segtrain.runs.folder import BEST, ENVIRONMENT
 from segtrain.runs.history import History
-from segtrain.training.loaders import open_feed
-from segtrain.training.nonfinite import Verdicts, report_bad
-from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
-from segtrain.training.plan import Plan
-from segtrain.training.progress import Reporter
-from segtrain.training.resume import changes_since
-from segtrain.training.state import Training, TrainState, average_of, restore, save, score_of
-from segtrain.training.step import (
-    Part,
-    Statistics,
+from segtrain.training.checkpoints import restore_training, save_checkpoint
+from segtrain.training.loaders import Loaders, open_loaders
+from segtrain.training.module import (
+    BufferSnapshot,
+    Compilation,
     TrainingModule,
-    compile_or_not,
-    describe_path,
-    on_device,
-    train_step,
+    decide_compilation,
+    describe_loss_path,
 )
-from segtrain.training.timing import SaveClock, StepTimer, peak_memory, profiler
+from segtrain.training.nonfinite import OutcomeReader, report_bad_step
+from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
+from segtrain.training.progress import Reporter
+from segtrain.training.resume import compare_settings
+from segtrain.training.session import RunStart, Session
+from segtrain.training.state import Training, TrainState, copy_model, select_score
+from segtrain.training.step import MicroBatch, copy_to_device, train_step
+from segtrain.training.timing import SaveClock, StepTimer, measure_peak_memory, trace_steps
 
 
 def train(
-    fabric: Fabric,
-    plan: Plan,
-    model: SegmentationModel,
-    saved: dict[str, Any] | None,
-    rank_monitor: RankMonitor,
+    fabric: Fabric, start: RunStart, model: SegmentationModel, rank_monitor: RankMonitor
 ) -> None:
-    """The loop over epochs, from the beginning or from a saved state."""
-    config, run, loud = plan.config, plan.folder, fabric.is_global_zero
-    training = start(fabric, plan, model, saved)
-    state, epochs, steps = training.state, config.train.epochs, plan.steps_per_epoch
-    on_gpu = fabric.device.type == "cuda"
-    workers = worker_count(config.data.workers, on_gpu, config.train.devices)
-    rank, world = fabric.global_rank, fabric.world_size
-    loader, held_out, notes = open_feed(plan, workers, on_gpu, rank, world)
-    if loud:
-        write_notes(notes)
-    history = History(run, state.epoch) if loud else None
-    reporter = Reporter(config.train, steps, state.step, state.best, loud)
-    trace = profiler(run, fabric.device) if config.train.profile and loud else nullcontext()
-    with StopRequest(loud) as stop_request, reporter, trace as profile:
-
-        def should_stop() -> bool:
-            rank_monitor.check()
-            return bool(stop_request.signum)
-
+    """Train from the first step, or from a saved state, to the end of the last epoch."""
+    plan, run, config = start.plan, start.run, start.plan.config
+    training = start_training(fabric, start, model)
+    state, epochs = training.state, config.train.epochs
+    loaders = open_loaders(plan, fabric)
+    session = Session(
+        fabric,
+        plan,
+        run,
+        training,
+        Reporter(config.train, plan.steps_per_epoch, state, fabric.is_global_zero),
+        StopRequest(announce=fabric.is_global_zero),
+        rank_monitor,
+    )
+    history = trace = None
+    if session.is_rank_zero:
+        write_notes(loaders.notes)
+        history = History(run, state.epoch)
+        trace = trace_steps(run, fabric.device) if config.train.profile else None
+    with session.stop_request, session.reporter, trace or nullcontext() as profile:
         while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
-            train_epoch(
-                fabric, plan, training, loader, reporter, stop_request, rank_monitor, profile
-            )
-            scores, clock = None, time.perf_counter()
+            train_epoch(session, loaders, profile)
+            clock, scores = time.perf_counter(), None
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
-                reporter.validating(state.epoch)
-                broadcast_buffers(fabric, training.scored)
-                predictor = SplitPredictor(training.scored, fabric, workers, config.eval)
-                scores = validate(predictor, held_out, plan.data.classes, should_stop)
-                if scores is None:  # a resumed run takes up the validation
-                    stop(fabric, plan, training, stop_request.signum)
-            better = scores is not None and state.improve(score_of(scores, config.train.monitor))
-            lr = lr_at(state.step - 1, epochs * steps, config.optim)
+                scores = validate_epoch(session, loaders)
+            better = scores is not None and state.improve(
+                select_score(scores, config.train.monitor)
+            )
+            lr = lr_at(state.step - 1, plan.total_steps, config.optim)
             terms = training.loss.report(plan.data.classes)
-            took = time.perf_counter() - clock
-            row = state.end_epoch(steps, config, lr, scores, terms, took)
+            row = state.end_epoch(plan, lr, scores, terms, time.perf_counter() - clock)
             if history:
                 history.add(state.rows)
                 best = better or not (run / BEST).exists()
-                save(fabric, plan, training, scores.miou if scores else None, best)
-                reporter.epoch(row, state.best)
-    if loud:
-        for split, pairs in (("train", cast(Pairs, loader.dataset)), ("val", held_out)):
-            if pairs.skipped:
-                print(f"{split}: {pairs.skipped}")
-        if state.epoch < epochs:
-            print(f"stopped early: validations without a better {reporter.monitor}: {state.stale}")
-        print(f"best {reporter.monitor} {format_score(state.best)}; checkpoint: {run / BEST}")
-        print(f"score it with: segtrain eval {shlex.quote(str(run))}")
+                save_checkpoint(session, scores.miou if scores else None, best)
+                session.reporter.end_epoch(row, state.best)
+    if session.is_rank_zero:
+        write_end(session, loaders)
 
 
-def start(
-    fabric: Fabric, plan: Plan, model: SegmentationModel, saved: dict[str, Any] | None
-) -> Training:
-    """All that training changes: new, or as the last checkpoint left it."""
-    config, loud, on_gpu = plan.config, fabric.is_global_zero, fabric.device.type == "cuda"
-    total_steps = config.train.epochs * plan.steps_per_epoch
+def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) -> Training:
+    """Build all that training changes, new or as the last checkpoint left it."""
+    plan, config = start.plan, start.plan.config
     loss = build_loss(
         plan.loss,
         len(plan.data.classes),
-        config.data.lb_ignore,
+        plan.data.lb_ignore,
         sync=config.loss.sync,
         palette=plan.data.palette,
     )
-    compiled, reason = compile_or_not(config.train, loss, fabric.device, total_steps)
-    if loud:
-        path = describe_path(model, loss, fabric.device)
-        print(f"loss: {path}")
-        print(f"torch.compile: {'on' if compiled else 'off'} ({reason})")
-        more = {"loss_path": path, "launcher": identify_launcher()}
-        record_start(plan.folder / ENVIRONMENT, collect_environment(fabric.device) | more)
-        print(f"{plan.size}, {model.parameter_count:,} parameters")
-        for note in check_batch_norm(fabric, config.train, config.model.freeze_bn):
-            print(note)
-    if fabric.world_size > 1 and on_gpu and config.train.sync_bn:
+    compilation = decide_compilation(config.train, loss, fabric.device, plan.total_steps)
+    if fabric.is_global_zero:
+        write_start(fabric, start, model, loss, compilation)
+    if fabric.world_size > 1 and fabric.device.type == "cuda" and config.train.sync_bn:
         model.synchronise_bn()
-    module = TrainingModule(model, loss, compiled).to(fabric.device)
+    module = TrainingModule(model, loss, compilation.enabled).to(fabric.device)
     if config.train.channels_last:
         module = module.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, loss, config.optim)
     module, optimizer = fabric.setup(module, optimizer)
-    average = average_of(model) if config.train.ema else None
-    training = Training(module, model, loss, optimizer, average, TrainState())
-    if saved:
-        restore(fabric, training, saved)
-        if loud:
-            over = training.state.step == total_steps
-            hint = ": it is at its end, more --epochs go on" if over else ""
-            print(f"resumed after step {training.state.step} of {total_steps}{hint}")
-            for line in changes_since(saved, fabric):
-                print(line)
+    average = copy_model(model) if config.train.ema else None
+    training = Training(
+        module, model, loss, optimizer, average, BufferSnapshot(module), TrainState()
+    )
+    if start.saved:
+        restore_training(fabric, training, start.saved)
+        if fabric.is_global_zero:
+            finished = training.state.step == plan.total_steps
+            hint = ": the run is finished; give more --epochs to continue it" if finished else ""
+            write(f"resumed after step {training.state.step} of {plan.total_steps}{hint}")
+            write_notes(compare_settings(start.saved, fabric))
     return training
 
 
-def train_epoch(
+def write_start(
     fabric: Fabric,
-    plan: Plan,
-    training: Training,
-    loader: DataLoader,
-    reporter: Reporter,
-    stop_request: StopRequest,
-    rank_monitor: RankMonitor,
-    profile: torch.profiler.profile | None,
+    start: RunStart,
+    model: SegmentationModel,
+    loss: Loss,
+    compilation: Compilation,
 ) -> None:
-    """The steps that are left of an epoch. Raises Stopped where somebody wished so."""
-    config, state = plan.config, training.state
-    total = config.train.epochs * plan.steps_per_epoch
+    """Print how the run is computed, and record it in environment.json."""
+    plan, config = start.plan, start.plan.config
+    path = describe_loss_path(model, loss, fabric.device)
+    write(f"loss: {path}")
+    write(f"torch.compile: {'on' if compilation.enabled else 'off'} ({compilation.reason})")
+    more = {"loss_path": path, "launcher": identify_launcher()}
+    record_start(start.run / ENVIRONMENT, collect_environment(fabric.device) | more)
+    write(f"{plan.summary}, {model.parameter_count:,} parameters")
+    write_notes(check_batch_norm(fabric, config.train, config.model.freeze_bn))
+
+
+def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.profile | None) -> None:
+    """Take the remaining steps of an epoch. Raise Stopped on a stop request."""
+    fabric, plan, training = session.fabric, session.plan, session.training
+    config, state, reporter = plan.config, training.state, session.reporter
     end = (state.epoch + 1) * plan.steps_per_epoch
-    sampler = cast(BatchSampler, loader.batch_sampler)
-    sampler.start, sampler.stop = state.step, end
-    parts_left = on_device(fabric, checked(loader), config.train.channels_last)
-    statistics, verdicts = Statistics(training.module), Verdicts(fabric.device)
+    loaders.sampler.start, loaders.sampler.stop = state.step, end
+    batches = copy_to_device(fabric, checked(loaders.train), config.train.channels_last)
+    outcomes = OutcomeReader(fabric.device)
     timer, clock = StepTimer(fabric.device, state.seconds), SaveClock(config.train.checkpoint_every)
     loss_sum = torch.tensor(state.loss_sum, device=fabric.device)
-    recent: dict[int, list[Part]] = {}  # a bad step may be seen a step later
+    recent: dict[int, list[MicroBatch]] = {}  # a bad step may be known a step later
     training.module.train()
     while state.step < end:
-        rank_monitor.check()
+        session.rank_monitor.check()
         step = state.step
-        # dropout is a function of (seed, step, rank), so no random state needs to be kept
+        # dropout is a function of (seed, step, rank), so no random state needs to be saved
         torch.manual_seed(seed_at(config.train.seed, step, fabric.global_rank))
-        set_lr(training.optimizer, lr := lr_at(step, total, config.optim))
-        parts = list(islice(parts_left, config.train.accumulate))
+        set_lr(training.optimizer, lr := lr_at(step, plan.total_steps, config.optim))
+        micro_batches = list(islice(batches, config.train.accumulate))
         timer.mark("data")
         state.step += 1
-        # the host waits for the device at these steps alone; they are the same on all ranks
-        reads = state.step % config.train.log_every == 0 or state.step == end
-        waits = reads or clock.counts(state.step)
-        loss, verdict = train_step(
-            fabric, training.module, training.optimizer, statistics, parts,
-            config.optim.clip_norm, reads, stop_request, timer.mark,
-        )  # fmt: skip
+        # the host waits for the device after these steps only; they are the same on all ranks
+        reads_loss = state.step % config.train.log_every == 0 or state.step == end
+        waits = reads_loss or clock.counts(state.step)
+        loss, outcome = train_step(session, micro_batches, reads_loss, timer.mark)
         if training.average:
             update_average(training.average, training.model, config.train.ema, step)
-        loss_sum += torch.where(verdict[0] > 0, 0, loss)
+        loss_sum += torch.where(outcome[0] > 0, 0, loss)
         timer.mark("other")
         if state.step == reporter.done + 1:
-            reporter.say(f"memory with the first step: {peak_memory(fabric.device) / 1e9:.2f} GB")
-        verdicts.note(state.step, verdict)
-        reporter.count(state.epoch, state.step)
-        recent = dict([*recent.items(), (state.step, parts)][-2:])
+            memory = measure_peak_memory(fabric.device)
+            reporter.write(f"memory with the first step: {memory / 1e9:.2f} GB")
+        outcomes.add(state.step, outcome)
+        reporter.count_step(state.epoch, state.step)
+        recent = dict([*recent.items(), (state.step, micro_batches)][-2:])
         signum = 0
-        for seen in verdicts.read(waits):
-            signum = seen.signum
-            if state.note(seen.bad):
-                observed = reads and seen.step == state.step
-                parts = recent[seen.step]
-                report_bad(fabric, plan, training, seen.step, parts, observed, reporter)
+        for known in outcomes.read(waits):
+            signum = known.signum
+            state.count_step(known.bad)
+            if known.bad:
+                observed = reads_loss and known.step == state.step
+                report_bad_step(session, known.step, recent[known.step], observed)
         if waits or signum:
             timer.settle()
             state.loss_sum = loss_sum.item()
-        if reads:
-            reporter.step(state.step, loss.item(), lr, sum(state.seconds.values()))
+        if reads_loss:
+            reporter.show_step(state.step, loss.item(), lr, sum(state.seconds.values()))
         if signum:
-            stop(fabric, plan, training, signum)
-        if waits and clock.due(state.step) and fabric.is_global_zero:
-            save(fabric, plan, training)
+            stop_training(session, signum)
+        if waits and clock.is_due(state.step) and session.is_rank_zero:
+            save_checkpoint(session)
             timer.mark("other")
         if profile:
             profile.step()
 
 
-def stop(fabric: Fabric, plan: Plan, training: Training, signum: int) -> NoReturn:
-    """Saves, and ends the run on a signal's wish; all ranks call it after the same step."""
+def validate_epoch(session: Session, loaders: Loaders) -> Scores:
+    """Score the held-out pairs. Raise Stopped on a stop request; a resumed run repeats it."""
+    fabric, plan, model = session.fabric, session.plan, session.training.scored
+
+    def should_stop() -> bool:
+        session.rank_monitor.check()
+        return bool(session.stop_request.signum)
+
+    session.reporter.show_validation(session.training.state.epoch)
+    broadcast_buffers(fabric, model)
+    predictor = SplitPredictor(model, fabric, loaders.workers, plan.config.eval)
+    scores = validate(predictor, loaders.pairs["val"], plan.data.classes, should_stop)
+    if scores is None:
+        stop_training(session, session.stop_request.signum)
+    return scores
+
+
+def stop_training(session: Session, signum: int) -> NoReturn:
+    """Save, and raise Stopped; all ranks call it after the same step."""
+    fabric, step = session.fabric, session.training.state.step
     agreed = int(max_over_ranks(torch.tensor(signum, device=fabric.device)))
-    said = ""
-    if fabric.is_global_zero:
-        save(fabric, plan, training)
-        said = (
-            f"{signal.Signals(agreed).name}: stopped and saved after step {training.state.step}; "
-            f"continue with: segtrain fit --resume {shlex.quote(str(plan.run))}"
+    message = ""
+    if session.is_rank_zero:
+        save_checkpoint(session)
+        message = (
+            f"{signal.Signals(agreed).name}: stopped and saved after step {step}; "
+            f"continue with: segtrain fit --resume {shlex.quote(str(session.run))}"
         )
     fabric.barrier()  # no rank leaves while another may still need it
-    raise Stopped(said, agreed)
+    raise Stopped(message, agreed)
+
+
+def write_end(session: Session, loaders: Loaders) -> None:
+    """Print how the training ended, and what to do next."""
+    state, monitor = session.training.state, session.reporter.monitor
+    for split, pairs in loaders.pairs.items():
+        if pairs.skipped:
+            write(f"{split}: {pairs.skipped}")
+    if state.epoch < session.plan.config.train.epochs:
+        write(f"early stopping: {state.stale} validations without improvement of {monitor}")
+    write(f"best {monitor} {format_score(state.best)}; checkpoint: {session.run / BEST}")
+    write(f"score it with: segtrain eval {shlex.quote(str(session.run))}")

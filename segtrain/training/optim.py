@@ -17,13 +17,13 @@ from segtrain.private import copy_tensors
 def build_optimizer(
     model: SegmentationModel, loss: nn.Module, config: OptimConfig
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD, fused, over what is trained of a model and of its loss.
+    """Build fused AdamW or SGD over the trainable parameters of a model and its loss.
 
-    Norms and biases (at most one dimension) and the loss's parameters are not decayed. Each group
-    carries `lr_factor`, which set_lr reads. To be called once both are on their device and in their
-    memory format: the fused kernels want state laid out as the parameters are. A step is skipped,
-    state and all, where the attribute `found_inf` (float32, 0-d) of the optimiser is 1; nothing
-    waits for the device to know. Raises ValueError where nothing is to be trained.
+    Norms and biases (at most one dimension) and the loss's parameters get no weight decay. Each
+    group has an `lr_factor`, which set_lr reads. Model and loss must be on their device and in
+    their memory format: the fused kernels need state laid out like the parameters. A step is
+    skipped, state included, if the optimizer's attribute `found_inf` (float32, 0-d) is 1; the host
+    doesn't wait to know. Raise ValueError where there is nothing to train.
     """
     encoder = set(model.network.encoder.parameters())
     groups: list[dict[str, Any]] = [
@@ -32,8 +32,8 @@ def build_optimizer(
         for decay in (config.weight_decay, 0.0)
     ]
     for parameter in model.parameters():
-        place = 2 * (parameter not in encoder) + (parameter.ndim <= 1)
-        groups[place]["params"].append(parameter)
+        index = 2 * (parameter not in encoder) + (parameter.ndim <= 1)
+        groups[index]["params"].append(parameter)
     groups[-1]["params"].extend(loss.parameters())
     for group in groups:
         group["params"] = [p for p in group["params"] if p.requires_grad]
@@ -41,7 +41,7 @@ def build_optimizer(
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-    if config.momentum:  # torch's own are made in the first step, and left unset if that is skipped
+    if config.momentum:  # torch's own are made in the first step, but not if it is skipped
         for group in groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -49,17 +49,20 @@ def build_optimizer(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set each group's learning rate to lr * lr_factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
 
 
 def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Learning rate of a step, in (0, config.lr], by config.schedule.
+    """Return the learning rate of a step (from 0), in (0, config.lr], by config.schedule.
 
     poly      lr * (1 - progress) ** power, as in DeepLab (Chen et al. 2017, arXiv:1606.00915)
     cosine    half a cosine from lr to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983)
-    constant  lr, this and those above after a linear warm-up
+    constant  lr
     onecycle  half a cosine up, then one down (Smith & Topin 2018, arXiv:1708.07120)
+
+    A linear warm-up (config.warmup) comes before all but onecycle.
     """
     if config.schedule == "onecycle":
         return one_cycle(step, total_steps, config.lr)
@@ -75,32 +78,33 @@ def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 def one_cycle(step: int, total_steps: int, lr: float) -> float:
-    """As torch's OneCycleLR by default: lr/25 to lr in 30 % of the steps, then to lr/250,000."""
-    peak = 0.3 * total_steps - 1  # in steps, but not always a whole number of them
+    """Return the rate of torch's OneCycleLR: lr/25 to lr in 30 % of the steps, then lr/250,000."""
+    peak = 0.3 * total_steps - 1  # in steps, not always a whole number
     if step <= peak:
         return half_cosine(lr / 25, lr, step / peak)
     return half_cosine(lr, lr / 250_000, (step - peak) / (total_steps - 1 - peak))
 
 
 def half_cosine(start: float, end: float, progress: float) -> float:
+    """Return a value between start and end, by half a cosine, for a progress of 0..1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of a model's parameters, after step 0, 1, ...; buffers are copied.
+    """Update the exponential moving average of a model after step 0, 1, ...; copy its buffers.
 
     average += (1 - d) * (model - average), d = min(decay, (1 + step) / (10 + step)): early steps
     weigh more, as in TensorFlow's ExponentialMovingAverage with num_updates. The average is a deep
-    copy of the model. Nothing is read from the device; torch's AveragedModel reads its count there.
-    So a skipped step counts as well, with weights as they were.
+    copy of the model. Unlike torch's AveragedModel, it reads no count from the device, so a skipped
+    step, with unchanged weights, counts too.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    average_parameters = get_ema_multi_avg_fn(decay)
-    average_parameters(list(average.parameters()), list(model.parameters()), step)
+    update = get_ema_multi_avg_fn(decay)
+    update(list(average.parameters()), list(model.parameters()), step)
     buffers = list(zip(average.buffers(), model.buffers(), strict=True))
-    for floats in (True, False):  # a list of one type is copied in one kernel
+    for floats in (True, False):  # one kernel copies a list of one type
         pairs = [pair for pair in buffers if pair[0].is_floating_point() is floats]
         if pairs:
-            ours, theirs = map(list, zip(*pairs, strict=True))
-            copy_tensors(ours, theirs)
+            averages, values = map(list, zip(*pairs, strict=True))
+            copy_tensors(averages, values)

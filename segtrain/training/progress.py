@@ -6,22 +6,22 @@ import time
 from datetime import datetime, timedelta
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from segtrain.config import TrainConfig
-from segtrain.console import format_duration, format_score
+from segtrain.console import format_duration, format_score, terminal, write, write_above
+from segtrain.training.state import STEP_PHASES, TrainState
 
 
 class Reporter:
-    """Shows training: a live bar in a terminal, elsewhere a plain line an epoch.
+    """Report of the progress of a training; ranks other than 0 report nothing.
 
-    Ranks other than 0 make one that is not `loud` and shows nothing.
+    A context manager: the bar is live inside it.
     """
 
     COLUMNS = (
-        "[bold]{task.fields[place]}",
+        "[bold]{task.fields[position]}",
         "{task.completed}/{task.total}",
         "loss {task.fields[loss]}",
         "lr {task.fields[lr]}",
@@ -30,38 +30,38 @@ class Reporter:
     )
 
     def __init__(
-        self, train: TrainConfig, steps_per_epoch: int, done: int, best: float | None, loud: bool
+        self, train: TrainConfig, steps_per_epoch: int, state: TrainState, is_rank_zero: bool
     ):
         self.epochs, self.steps_per_epoch = train.epochs, steps_per_epoch
-        self.batch_size, self.loud = train.batch_size, loud
-        self.done = done  # steps that an earlier process did
+        self.batch_size, self.is_rank_zero = train.batch_size, is_rank_zero
+        self.done = state.step  # steps that an earlier process took
         self.monitor = "mIoU" if train.monitor == "miou" else train.monitor
         self.first: tuple[int, float] | None = None  # step and time of the first reading
-        self.estimated = self.split = False
-        self.console = Console()
-        self.live = loud and self.console.is_terminal
-        place, *others = (
+        self.has_estimated = self.has_shown_phases = False
+        console = terminal()
+        self.live = is_rank_zero and console.is_terminal
+        position, *others = (
             TextColumn(column, table_column=Column(no_wrap=True)) for column in self.COLUMNS
         )
         self.bar = Progress(
-            place,
-            BarColumn(None, table_column=Column(ratio=1)),  # takes what the numbers leave
+            position,
+            BarColumn(None, table_column=Column(ratio=1)),  # fills the rest of the line
             *others,
             TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-            console=self.console,
-            transient=True,  # the epochs' lines stay
+            console=console,
+            transient=True,  # only the lines above it stay
             expand=True,
         )
         self.task = self.bar.add_task(
             "",
             total=train.epochs * steps_per_epoch,
-            completed=done,
-            place="start",
+            completed=state.step,
+            position="start",
             loss="-",
             lr="-",
             speed="-",
             monitor=self.monitor,
-            best=format_score(best),
+            best=format_score(state.best),
         )
 
     def __enter__(self) -> Reporter:
@@ -70,15 +70,15 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.live:  # else some versions of rich end with an empty line
+        if self.live:  # some versions of rich print an empty line if it never ran
             self.bar.stop()
 
-    def count(self, epoch: int, step: int) -> None:
-        """After each step."""
-        self.bar.update(self.task, completed=step, place=f"epoch {epoch + 1}/{self.epochs}")
+    def count_step(self, epoch: int, step: int) -> None:
+        """Move the bar after each step; `epoch` counts from 0."""
+        self.bar.update(self.task, completed=step, position=f"epoch {epoch + 1}/{self.epochs}")
 
-    def step(self, step: int, loss: float, lr: float, seconds: float) -> None:
-        """After a step was read; seconds of the epoch's training so far."""
+    def show_step(self, step: int, loss: float, lr: float, seconds: float) -> None:
+        """Show the loss and speed after a step; `seconds` are the epoch's so far."""
         speed = ((step - 1) % self.steps_per_epoch + 1) * self.batch_size / seconds
         self.bar.update(
             self.task,
@@ -87,23 +87,25 @@ class Reporter:
             speed=f"{speed:.1f} images/s",
         )
         if self.first is None:
-            self.first = step, time.monotonic()  # the first steps are slower than those to come
-        elif not self.estimated:
-            self.estimated = True
+            self.first = step, time.monotonic()  # the first steps are slower than the rest
+        elif not self.has_estimated:
+            self.has_estimated = True
             each = (time.monotonic() - self.first[1]) / (step - self.first[0])
-            self.say(
-                f"about {format_duration(each * self.steps_per_epoch)} an epoch, validation aside; "
-                f"ends {self._when(each, step)}"
+            self.write(
+                f"about {format_duration(each * self.steps_per_epoch)} an epoch without "
+                f"validation; ends {self._estimate_end(each, step)}"
             )
 
-    def _when(self, seconds_a_step: float, step: int) -> str:
+    def _estimate_end(self, seconds_a_step: float, step: int) -> str:
         left = (self.epochs * self.steps_per_epoch - step) * seconds_a_step
         return f"in {format_duration(left)}, at {datetime.now() + timedelta(seconds=left):%a %H:%M}"
 
-    def validating(self, epoch: int) -> None:
-        self.bar.update(self.task, place=f"scoring {epoch + 1}/{self.epochs}")
+    def show_validation(self, epoch: int) -> None:
+        """Show that validation runs; `epoch` counts from 0."""
+        self.bar.update(self.task, position=f"scoring {epoch + 1}/{self.epochs}")
 
-    def epoch(self, row: dict[str, Any], best: float | None) -> None:
+    def end_epoch(self, row: dict[str, Any], best: float | None) -> None:
+        """Write the line of an epoch, from its row of metrics.csv."""
         self.bar.update(self.task, best=format_score(best))
         validated = (
             f"val mIoU {format_score(row['val_miou'])} "
@@ -111,20 +113,23 @@ class Reporter:
             if row["val_miou"] is not None
             else ""
         )
-        self.say(
+        self.write(
             f"epoch {row['epoch']}/{self.epochs}  loss {format_score(row['train_loss'])}  "
             f"lr {row['lr']:.2e}  {validated}{row['images_per_second']:.1f} images/s  "
             f"{row['seconds']:.0f} s"
         )
-        if not self.split:
-            self.split = self.estimated = True
-            names = ("data", "forward", "backward", "other")
-            shares = (f"{n} {row[f'{n}_seconds'] / row['train_seconds']:.0%}" for n in names)
+        if not self.has_shown_phases:
+            self.has_shown_phases = self.has_estimated = True
+            total = row["train_seconds"]
+            shares = (f"{p} {row[f'{p}_seconds'] / total:.0%}" for p in STEP_PHASES)
             each = row["seconds"] / self.steps_per_epoch
             left = row["step"] < self.epochs * self.steps_per_epoch
-            ends = f"; ends {self._when(each, row['step'])}" if left else ""
-            self.say(f"time of a step: {', '.join(shares)}{ends}")
+            ends = f"; ends {self._estimate_end(each, row['step'])}" if left else ""
+            self.write(f"time of a step: {', '.join(shares)}{ends}")
 
-    def say(self, line: str) -> None:
-        if self.loud:
-            self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+    def write(self, line: str) -> None:
+        """Write a line, above the bar where there is one; only rank 0 does."""
+        if self.live:
+            write_above(self.bar, line)
+        elif self.is_rank_zero:
+            write(line)

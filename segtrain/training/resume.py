@@ -1,4 +1,4 @@
-"""The run to resume: finding it, and what may differ from it."""
+"""The run to resume: its folder, its state, and the changes that it allows."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from lightning_fabric import Fabric
 
 from segtrain.config import Config
 from segtrain.config.loading import compare_configs, load_config
+from segtrain.console import Note
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.models.checkpoint import load_state
 from segtrain.runs.folder import CONFIG, LATEST, STATE, find_latest_run
-from segtrain.training.plan import Plan
-from segtrain.training.state import setting
+from segtrain.training.checkpoints import describe_setting
+from segtrain.training.plan import TrainingPlan
 
-SCHEDULE = "the learning rate goes on as if it had been so from the first step"
-DIGITS = "sums in another order, so the last digits differ from a straight run's"
-# what may differ from the run to resume, and what that does
+SCHEDULE = "the learning rate follows the schedule of the new value"
+DIGITS = "sums in another order: the last digits differ from an uninterrupted run"
+# config fields that may differ from the run to resume, and the effect
 MAY_CHANGE = {
     "train.epochs": SCHEDULE,
     "optim.lr": SCHEDULE,
     "train.device": DIGITS,
     "train.devices": DIGITS,
     "train.nodes": DIGITS,
-    "train.accumulate": "each part's loss is its own, so a loss that mines differs",
+    "train.accumulate": "each micro-batch has its own loss, so a mining loss differs",
     "train.compile": DIGITS,
-    "train.patience": "it counts from the best score so far",
+    "train.patience": "counted from the best score so far",
     "train.timeout": "",
-    "train.log_every": "the loss/ columns are of other steps",
+    "train.log_every": "the loss/ columns average over other steps",
     "train.checkpoint_every": "",
     "train.keep": "",
     "train.max_bad_steps": "",
@@ -46,58 +47,61 @@ MAY_CHANGE = {
 }
 
 
-def run_to_resume(asked: str, out: Path) -> Path:
-    """The folder of a run named by path, by its name in `out`, or as `latest`."""
-    if asked == LATEST:
+def find_run(name: str, out: Path) -> Path:
+    """Return the folder of a run given by path, by its name in `out`, or as `latest`."""
+    if name == LATEST:
         return find_latest_run(out)
-    for run in (Path(asked), out / asked):
+    for run in (Path(name), out / name):
         if (run / CONFIG).is_file():
-            return run.resolve() if run.is_symlink() else run  # OUT/latest is to point at it
-    raise UsageError(f"--resume {asked}: no such run, here or in {out}")
+            return run.resolve() if run.is_symlink() else run  # OUT/latest will point at it
+    raise UsageError(f"--resume {name}: no such run, neither a path nor a name in {out}")
 
 
-def refuse_changes(run: Path, config: Config) -> list[str]:
-    """A line for each option that differs from the run to resume, and what that does.
+def check_changes(run: Path, config: Config) -> list[Note]:
+    """Return a note on each field that differs from the run to resume, with the effect.
 
-    Raises UsageError for options that would make another run of it.
+    Raise UsageError for fields that may not change within a run.
     """
     changed = compare_configs(load_config(run / CONFIG), config)
     refused = {key: pair for key, pair in changed.items() if key not in MAY_CHANGE}
     if refused:
         listed = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
-        raise UsageError(f"--resume {run}: {listed}; start a new run for that")
+        raise UsageError(f"--resume {run}: {listed}; start a new run to change that")
     return [
-        f"{key} was {old}, now {new}" + (f": {MAY_CHANGE[key]}" if MAY_CHANGE[key] else "")
+        Note(f"{key} was {old}, now {new}" + (f": {MAY_CHANGE[key]}" if MAY_CHANGE[key] else ""))
         for key, (old, new) in changed.items()
     ]
 
 
-def find_state(run: Path, plan: Plan) -> dict[str, Any] | None:
-    """The saved state of a run; None where it ended before its first.
+def find_state(run: Path, plan: TrainingPlan) -> dict[str, Any] | None:
+    """Return the saved state of a run; None where it ended before its first checkpoint.
 
-    Raises SegtrainError for a file that can't be read, UsageError where the data set isn't the one
-    that the run saw: images would come again, or move from one split to the other.
+    Raise SegtrainError for an unreadable file, and UsageError for another data set than the run
+    saw: images would be repeated, or move between splits.
     """
     if not (run / STATE).exists():
         return None
     saved = load_state(run / STATE)
     if "setting" not in saved:
-        raise SegtrainError(f"{run / STATE}: of an older segtrain; start a new run")
-    for what, now in plan.fingerprint.items():
-        if (then := saved["data"][what]) != now:
+        raise SegtrainError(f"{run / STATE}: written by an older segtrain; start a new run")
+    for name, now in plan.fingerprint.items():
+        if (then := saved["data"][name]) != now:
             raise UsageError(
-                f"--resume {run}: its data set has changed: {what} was {then}, now {now}; bring "
-                "back what it was, or start a new run"
+                f"--resume {run}: its data set has changed: {name} was {then}, now {now}; restore "
+                "it, or start a new run"
             )
     return saved
 
 
-def changes_since(saved: dict[str, Any], fabric: Fabric) -> list[str]:
-    """A line for each thing besides the config that makes a resumed run differ in last bits."""
-    then, now = saved["setting"], setting(fabric)
+def compare_settings(saved: dict[str, Any], fabric: Fabric) -> list[Note]:
+    """Return a note on each package or device that may change the last bits of a resumed run."""
+    then, now = saved["setting"], describe_setting(fabric)
     return [
-        f"note: saved with {name} {then.get(name)}, resumed with {now[name]}: the last digits "
-        "may differ from a straight run's"
+        Note(
+            f"saved with {name} {then.get(name)}, resumed with {now[name]}: the last digits may "
+            "differ from an uninterrupted run",
+            "note",
+        )
         for name in now
         if then.get(name) != now[name]
     ]

@@ -1,76 +1,24 @@
-"""One optimizer step: images and targets to changed weights, or a skipped step."""
+"""One optimizer step: micro-batches in, changed weights out, or a skipped step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from segtrain.config import TrainConfig
 from segtrain.data.loading.dataset import Batch
 from segtrain.distributed.collectives import max_over_ranks
-from segtrain.distributed.signals import StopRequest
-from segtrain.losses.build import Loss
-from segtrain.models.segmentation import SegmentationModel
-from segtrain.private import copy_tensors
+from segtrain.training.session import Session
 
-Part = tuple[Tensor, Tensor]  # images and target of a micro-step, on the device
-COMPILE_FROM = 2000  # steps; compiling takes a minute or two, which fewer don't win back
+MicroBatch = tuple[Tensor, Tensor]  # images and target, on the device
 
 
-class TrainingModule(nn.Module):
-    """What Fabric wraps. The loss is inside: outputs would be copied to float32.
-
-    The loss gets the logits before the head upsamples them. Where every term can read them so,
-    it upsamples them on the way, and full-resolution logits are never written.
-    """
-
-    def __init__(self, model: SegmentationModel, loss: Loss, compiled: bool = False):
-        super().__init__()
-        self.model, self.loss = model, loss
-        # the bound method alone: evaluation's many sizes would each be compiled, and the names
-        # of the weights stay as they are
-        self.network = torch.compile(model.low_resolution) if compiled else model.low_resolution
-
-    def forward(self, images: Tensor, target: Tensor, observe: bool = False) -> Tensor:
-        """uint8 images (N,K,H,W) and target int64 (N,H,W) -> 0-d."""
-        model, loss = self.model, self.loss
-        return loss(
-            self.network(images),
-            model.pad(target, loss.lb_ignore),
-            model.upsampling,
-            model.align_corners,
-            observe,
-        )
-
-
-class Statistics:
-    """The floating-point buffers of a module, which forward changes: batch norm's statistics.
-
-    `keep` before a step and `restore` after it leave no trace of a bad one, and ask no device.
-    """
-
-    def __init__(self, module: nn.Module):
-        self.buffers = [b for b in module.buffers() if b.is_floating_point()]
-        self.sizes = [b.numel() for b in self.buffers]
-
-    def keep(self) -> None:
-        self.kept = torch.cat([b.flatten() for b in self.buffers])
-
-    def restore(self, bad: Tensor) -> None:
-        """bad: 0-d, bool."""
-        now = torch.cat([b.flatten() for b in self.buffers])
-        values = torch.where(bad, self.kept, now).split(self.sizes)
-        copy_tensors(
-            self.buffers, [v.view_as(b) for v, b in zip(values, self.buffers, strict=True)]
-        )
-
-
-def on_device(fabric: Fabric, batches: Iterable[Batch], channels_last: bool) -> Iterator[Part]:
-    """Copies batches as they are asked for, from pinned memory without waiting for the copy."""
+def copy_to_device(
+    fabric: Fabric, batches: Iterable[Batch], channels_last: bool
+) -> Iterator[MicroBatch]:
+    """Copy batches to the device as they are requested; pinned memory is copied without waiting."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     for batch in batches:
         images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
@@ -78,52 +26,51 @@ def on_device(fabric: Fabric, batches: Iterable[Batch], channels_last: bool) -> 
 
 
 def train_step(
-    fabric: Fabric,
-    module: Any,
-    optimizer: Any,
-    statistics: Statistics,
-    parts: list[Part],
-    clip_norm: float,
+    session: Session,
+    micro_batches: list[MicroBatch],
     observe: bool,
-    stop_request: StopRequest,
     mark: Callable[[str], None],
 ) -> tuple[Tensor, Tensor]:
-    """Steps on the mean loss of the parts; the loss (0-d) and the verdict (2,) of all ranks.
+    """Step on the mean loss of the micro-batches; return it (0-d) and the outcome (2,).
 
-    The verdict is (1, signal) where a loss or the gradient is not finite on any rank: then
-    weights, optimiser and batch norm's statistics are as before. Nothing here waits for a device.
-    `mark` is told what has just ended: forward, backward, other. The module and the optimiser are
-    wrapped by Fabric, which keeps their types private.
+    The outcome, the same on all ranks, is [bad, signal]. `bad` is 1 if a loss or the gradient is
+    not finite on any rank: then weights, optimizer and batch norm's statistics stay unchanged.
+    `signal` is the number of a stop request's signal, or 0. With `observe` the loss records its
+    terms. `mark` is called with the phase that has just ended. Nothing here waits for the device.
     """
-    statistics.keep()
+    fabric, training = session.fabric, session.training
+    module, optimizer = training.module, training.optimizer
+    training.buffers.take()
     loss = torch.zeros((), device=fabric.device)
-    for place, (images, target) in enumerate(parts, 1):
-        with fabric.no_backward_sync(module, enabled=fabric.world_size > 1 and place < len(parts)):
-            part = module(images, target, observe=observe) / len(parts)
+    for number, (images, target) in enumerate(micro_batches, 1):
+        more_follow = fabric.world_size > 1 and number < len(micro_batches)
+        with fabric.no_backward_sync(module, enabled=more_follow):
+            share = module(images, target, observe=observe) / len(micro_batches)
             mark("forward")
-            fabric.backward(part)
+            fabric.backward(share)
             mark("backward")
-        loss += part.detach()
+        loss += share.detach()
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     if scaler is not None:  # of fp16
         spoil_gradient(optimizer, loss)
-        scaler.unscale_(optimizer.optimizer)  # Fabric's own clipping refuses fused optimisers here
-    norm = gradient_norm(module, clip_norm)
+        scaler.unscale_(optimizer.optimizer)  # Fabric's clipping refuses fused optimizers here
+    norm = clip_gradient(module, session.plan.config.optim.clip_norm)
     bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
-    verdict = max_over_ranks(torch.stack([bad.float(), torch.full_like(loss, stop_request.signum)]))
-    bad = verdict[0] > 0
-    statistics.restore(bad)
-    # fused optimisers read it on the device, as the gradient scaler has them do
+    signum = torch.full_like(loss, session.stop_request.signum)
+    outcome = max_over_ranks(torch.stack([bad.float(), signum]))
+    bad = outcome[0] > 0
+    training.buffers.restore_if(bad)
+    # fused optimizers read it on the device, as with a gradient scaler
     optimizer.optimizer.found_inf = bad.float()
     optimizer.step()
     optimizer.zero_grad()
-    return loss, verdict
+    return loss, outcome
 
 
 def spoil_gradient(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Makes the gradient NaN where any rank's loss (0-d) is not finite.
+    """Make the gradient NaN if any rank's loss (0-d) is not finite.
 
-    A gradient scaler looks at gradients alone, and its finding takes the place of ours.
+    A gradient scaler checks gradients only, and its result overrides ours.
     """
     bad = max_over_ranks((~torch.isfinite(loss)).float())
     parameters = (p for group in optimizer.param_groups for p in group["params"])
@@ -131,36 +78,9 @@ def spoil_gradient(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     first.grad += torch.where(bad > 0, torch.nan, 0.0)
 
 
-def gradient_norm(module: nn.Module, clip_norm: float) -> Tensor:
-    """Norm (0-d) of the whole gradient, which is clipped to clip_norm unless that is 0."""
+def clip_gradient(module: nn.Module, clip_norm: float) -> Tensor:
+    """Clip the norm of the whole gradient to clip_norm (0: don't); return the norm before (0-d)."""
     if clip_norm:
         return torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
-
-
-def compile_or_not(
-    train: TrainConfig, loss: Loss, device: torch.device, steps: int
-) -> tuple[bool, str]:
-    """Whether train.compile means the network's compilation on that device, and why."""
-    if train.compile != "auto":
-        return train.compile == "on", f"train.compile is {train.compile}"
-    if device.type == "cpu":
-        return False, "on a CPU it gained nothing"
-    path, reason = loss.reader.path(device, torch.float32)
-    if path != "triton":  # which compiled networks need, too
-        return False, reason
-    if steps < COMPILE_FROM:
-        return False, f"{steps} steps are too few to win back what it takes"
-    return True, f"{steps} steps on a GPU"
-
-
-def describe_path(model: SegmentationModel, loss: Loss, device: torch.device) -> str:
-    """Which way the loss will go on that device, and why, in a line."""
-    path, reason = loss.reader.path(device, next(model.parameters()).dtype)
-    line = f"{path} path ({reason})"
-    if model.upsampling > 1:
-        needy = " and ".join(loss.reads_logits)
-        fused = f"not fused: {needy} reads full-resolution logits" if needy else "fused"
-        line += f", {model.upsampling}x upsampling of logits {fused}"
-    return line

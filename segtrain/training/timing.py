@@ -16,9 +16,9 @@ from segtrain.files import whole_file
 
 
 class StepTimer:
-    """Where time goes: adds to `seconds`, by name, the time from each mark to the next.
+    """Timer of the phases of a step: adds the time between marks to `seconds`, by phase.
 
-    On a GPU it is the device's own time, waiting included, and a mark waits for nothing.
+    On a GPU it is the device's own time, waiting included, and a mark does not wait.
     """
 
     def __init__(self, device: torch.device, seconds: dict[str, float]):
@@ -26,30 +26,30 @@ class StepTimer:
         self.marks: list[tuple[str, Any]] = []
         self.mark("")
 
-    def mark(self, name: str) -> None:
-        """What `name` stands for has just ended."""
+    def mark(self, phase: str) -> None:
+        """Record that a phase has just ended."""
         now: torch.cuda.Event | float
         if self.on_gpu:
             now = torch.cuda.Event(enable_timing=True)
             now.record()
         else:
             now = time.perf_counter()
-        self.marks.append((name, now))
+        self.marks.append((phase, now))
 
     def settle(self) -> None:
-        """Adds up all marks; on a GPU it waits for the last one."""
+        """Add the time of all marks to `seconds`; on a GPU, wait for the last one."""
         if self.on_gpu:
             self.marks[-1][1].synchronize()
-        for (_, start), (name, end) in pairwise(self.marks):
-            took = start.elapsed_time(end) / 1000 if self.on_gpu else end - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + took
+        for (_, start), (phase, end) in pairwise(self.marks):
+            elapsed = start.elapsed_time(end) / 1000 if self.on_gpu else end - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
         self.marks = self.marks[-1:]
 
 
-def profiler(run: Path, device: torch.device) -> torch.profiler.profile:
-    """Writes profile.json of four steps, after four: the first ones are not like the others."""
+def trace_steps(run: Path, device: torch.device) -> torch.profiler.profile:
+    """Return a profiler that writes profile.json of steps 5 to 8: the first ones are slower."""
 
-    def write(profile: torch.profiler.profile) -> None:
+    def write_trace(profile: torch.profiler.profile) -> None:
         with whole_file(run / "profile.json") as temporary:
             profile.export_chrome_trace(str(temporary))
 
@@ -57,18 +57,20 @@ def profiler(run: Path, device: torch.device) -> torch.profiler.profile:
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     schedule = torch.profiler.schedule(wait=3, warmup=1, active=4, repeat=1)
-    return torch.profiler.profile(activities=activities, schedule=schedule, on_trace_ready=write)
+    return torch.profiler.profile(
+        activities=activities, schedule=schedule, on_trace_ready=write_trace
+    )
 
 
-def peak_memory(device: torch.device) -> int:
-    """Most bytes that were in use so far: of the GPU by this process, or of the whole process."""
+def measure_peak_memory(device: torch.device) -> int:
+    """Return the peak memory so far in bytes: of this process on the GPU, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class SaveClock:
-    """When train.checkpoint_every has passed: so many steps, or so much time."""
+    """Clock of train.checkpoint_every: a number of steps, or a time."""
 
     def __init__(self, every: int | str):
         self.steps = every if isinstance(every, int) else None
@@ -76,10 +78,11 @@ class SaveClock:
         self.start = time.monotonic()
 
     def counts(self, step: int) -> bool:
+        """Return whether the number of steps makes a checkpoint due after that step."""
         return self.steps is not None and step % self.steps == 0
 
-    def due(self, step: int) -> bool:
-        """Whether to save after that step; a time starts anew."""
+    def is_due(self, step: int) -> bool:
+        """Return whether to save after that step; if so, a time starts again."""
         if self.steps is not None:
             return self.counts(step)
         due = time.monotonic() - self.start >= self.seconds

@@ -115,10 +115,15 @@ def signal_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int, signum:
     "function, call, signum, step",
     [
         ("train_step", 1, signal.SIGTERM, 1),
-        ("train_step", 5, signal.SIGUSR1, 5),  # the last of its epoch: the validation is left
+        (
+            "train_step",
+            5,
+            signal.SIGUSR1,
+            5,
+        ),  # of an epoch: validation follows
         ("validate", 1, signal.SIGINT, 5),
         ("train_step", 8, signal.SIGINT, 8),
-        ("save", 1, signal.SIGTERM, 6),  # of the first epoch: one more step is taken
+        ("save_checkpoint", 1, signal.SIGTERM, 6),  # of the first epoch: one more step is taken
     ],
 )
 def test_a_signal_ends_the_step_and_resuming_equals_the_straight_run(
@@ -148,13 +153,13 @@ def test_a_time_between_checkpoints_is_looked_at_where_the_loss_is_read(
 
     from segtrain.training import loop
 
-    steps, whole = [], loop.save
+    steps, whole = [], loop.save_checkpoint
 
-    def save(fabric, plan, training, *args):
-        steps.append(training.state.step)
-        whole(fabric, plan, training, *args)
+    def save_checkpoint(session, *args):
+        steps.append(session.training.state.step)
+        whole(session, *args)
 
-    monkeypatch.setattr(loop, "save", save)
+    monkeypatch.setattr(loop, "save_checkpoint", save_checkpoint)
     data, every = straight.parents[1] / "set", "train.checkpoint_every"
     assert cli("fit", "--data", data, *QUICK, *WHOLE, "--set", f"{every}=0.001s").code == 0
     assert steps == [2, 4, 5, 5, 6, 8, 10, 10]  # log_every is 2; an epoch's end is saved scored
@@ -165,7 +170,7 @@ def test_a_time_between_checkpoints_is_looked_at_where_the_loss_is_read(
     assert_same_run(straight, Path("runs/n"))
 
 
-def test_resume_says_what_an_allowed_change_does_and_refuses_others(cli, straight: Path):
+def test_resume_explains_an_allowed_change_and_refuses_others(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     refused = cli("fit", "--resume", copy, "--loss", "ce", "--seed", "3", "--epochs", "3")
     assert refused.code == 2
@@ -174,7 +179,7 @@ def test_resume_says_what_an_allowed_change_does_and_refuses_others(cli, straigh
     resumed = cli("fit", "--resume", copy, "--epochs", "3", "--lr", "0.0005")
     assert resumed.code == 0, resumed.stderr
     for change in ("train.epochs was 2, now 3", "optim.lr was 0.001, now 0.0005"):
-        assert f"{change}: the learning rate goes on as if" in resumed.stdout
+        assert f"{change}: the learning rate follows" in resumed.stdout
     rows = rows_of(copy)
     assert rows[:2] == rows_of(straight) and len(rows) == 3
     assert 0 < float(rows[2]["lr"]) < 0.0005
@@ -183,7 +188,7 @@ def test_resume_says_what_an_allowed_change_does_and_refuses_others(cli, straigh
     assert finished.code == 0 and rows_of(copy) == rows
 
 
-def test_a_data_set_that_has_changed_is_not_gone_on_with(cli, straight: Path, tmp_path: Path):
+def test_a_data_set_that_has_changed_is_refused(cli, straight: Path, tmp_path: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     elsewhere = shutil.copytree(straight.parents[1] / "set", tmp_path / "moved")
     more = ["--resume", copy, "--epochs", "3", "--data", elsewhere]
@@ -204,7 +209,7 @@ def test_a_dry_run_of_a_resume_refuses_what_the_run_would(cli, straight: Path):
     refused = cli("fit", "--resume", copy, "--dry-run", "--loss", "ce")
     assert refused.code == 2 and "loss.expression was ghm+0.5*dice, now ce" in refused.error
     allowed = cli("fit", "--resume", copy, "--dry-run", "--epochs", "4")
-    assert allowed.code == 0 and "train.epochs was 2, now 4: the learning" in allowed.stdout
+    assert allowed.code == 0 and "train.epochs was 2, now 4: the learning rate" in allowed.stdout
     named = cli("fit", "--resume", copy, "--name", "other")
     assert named.code == 2 and "--name is for a new run" in named.error
     assert_same_run(straight, copy)
@@ -236,7 +241,7 @@ def test_a_run_is_resumed_by_any_name(cli, straight: Path, how: list[str]):
     Path("runs/latest").symlink_to("r")
     finished = cli("fit", "--resume", *how)
     assert finished.code == 0, finished.stderr
-    assert "resumed after step 10 of 10: it is at its end, more --epochs go on" in finished.stdout
+    assert "resumed after step 10 of 10: the run is finished" in finished.stdout
     assert_same_run(straight, copy)
     assert Path("runs/latest").resolve() == copy.resolve()
 
@@ -261,18 +266,18 @@ def test_the_average_is_what_is_saved(straight: Path):
     assert not np.array_equal(last[head], saved["model"][head])
 
 
-def test_parts_of_a_batch(cli, pairs: Path):
+def test_gradient_accumulation(cli, pairs: Path):
     parts = ["--set", "train.accumulate=2", "--batch-size", "4"]
     fitted = cli("fit", "--data", pairs, *QUICK, *parts, "--loss", "ce+ohem", "--name", "r")
     assert fitted.code == 0, fitted.stderr
-    assert "takes a batch in 2 parts: ohem looks at the pixels of one part" in fitted.stdout
-    assert "batches of 4 in 2 parts: 1 epochs of 2 steps" in fitted.stdout
+    assert "into 2 micro-batches: ohem uses the pixels of one micro-batch" in fitted.stdout
+    assert "batches of 4 in 2 micro-batches: 1 epochs of 2 steps" in fitted.stdout
     assert rows_of(Path("runs/r"))[0]["step"] == "2"
     for options, said in (
-        ("--batch-size 3", "by 2 parts (train.accumulate); the next that can is 4"),
+        ("--batch-size 3", "by 2 micro-batches (train.accumulate); the next that can is 4"),
         (
             "--batch-size 5 --devices 2",
-            "by 2 devices x 2 parts (train.accumulate); the next that can is 8",
+            "by 2 devices x 2 micro-batches (train.accumulate); the next that can is 8",
         ),
         ("--arch deeplabv3plus --batch-size 2", "use --batch-size 4 or more, or model.freeze_bn"),
     ):
@@ -280,14 +285,14 @@ def test_parts_of_a_batch(cli, pairs: Path):
         assert refused.code == 2 and said in refused.error
 
 
-def test_what_is_frozen_stays(cli, pairs: Path):
+def test_frozen_weights_stay(cli, pairs: Path):
     frozen = "--set optim.encoder_lr=0 --set model.freeze_bn=true --set optim.schedule=constant"
     runs = []
     for loss in ("ce", "dice"):
         options = [*frozen.split(), "--loss", loss, "--batch-size", "1", "--name", loss]
         fitted = cli("fit", "--data", pairs, *QUICK, *options)
         assert fitted.code == 0, fitted.stderr
-        assert "the encoder stays at its random weights" in fitted.stdout
+        assert "the encoder keeps its random weights" in fitted.stdout
         runs.append(weights_of(Path(f"runs/{loss}")))
     one, other = runs
     same = {name for name in one if np.array_equal(one[name], other[name])}
@@ -297,7 +302,7 @@ def test_what_is_frozen_stays(cli, pairs: Path):
     assert decoder and not same & set(decoder)
 
 
-def test_a_state_that_cannot_be_read_leaves_all_as_it_is(cli, straight: Path):
+def test_an_unreadable_state_changes_nothing(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     state = copy / "checkpoints/last.state.pt"
     state.write_bytes(state.read_bytes()[:-1000])
@@ -307,7 +312,7 @@ def test_a_state_that_cannot_be_read_leaves_all_as_it_is(cli, straight: Path):
     assert (copy / "config.yaml").read_bytes() == (straight / "config.yaml").read_bytes()
 
 
-def test_what_each_term_does_is_in_the_history(cli, pairs: Path):
+def test_the_history_has_each_term_of_the_loss(cli, pairs: Path):
     loss = "ohem(thresh=0.6)+0.5*dice+2*ghm(bins=4)+ohem(thresh=0.01)"
     fitted = cli("fit", "--data", pairs, *QUICK, "--loss", loss, "--name", "terms")
     assert fitted.code == 0, fitted.stderr
@@ -387,7 +392,7 @@ def test_epochs_without_validation_have_empty_scores(cli, pairs: Path):
     assert validated == [False, True, True]
 
 
-def test_a_dropped_short_batch_is_said_once(cli, pairs: Path):
+def test_a_dropped_short_batch_is_noted_once(cli, pairs: Path):
     # six pairs, one held out: five images in batches of two
     said = cli("fit", "--data", pairs, *QUICK, "--epochs", "2")
     assert len(re.findall("leaves out 1,", said.stdout)) == 1
@@ -415,7 +420,7 @@ def test_bad_steps_are_skipped_and_too_many_end_the_run(cli, pairs: Path):
     assert len({name for name in batch["files"] if (pairs / "images" / name).is_file()}) == 2
 
 
-def test_images_too_large_to_score_are_told_apart(cli, straight: Path, monkeypatch):
+def test_images_too_large_to_score_get_their_own_advice(cli, straight: Path, monkeypatch):
 
     def predict(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
@@ -429,7 +434,7 @@ def test_images_too_large_to_score_are_told_apart(cli, straight: Path, monkeypat
         assert f"out of memory: {pixels} at once are too much; {said}" in failed.error
 
 
-def test_out_of_memory_says_what_to_try(cli, pairs: Path, monkeypatch):
+def test_out_of_memory_comes_with_advice(cli, pairs: Path, monkeypatch):
 
     def step(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
@@ -445,7 +450,7 @@ def test_out_of_memory_says_what_to_try(cli, pairs: Path, monkeypatch):
 
 
 @pytest.mark.parametrize("layout, said", [(True, "/data"), (False, "no data set in data/")])
-def test_without_data_it_says_what_it_took(cli, tmp_path: Path, layout: bool, said: str):
+def test_without_data_it_names_the_data_set_in_use(cli, tmp_path: Path, layout: bool, said: str):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/README.md").write_text("no data set")
     if layout:

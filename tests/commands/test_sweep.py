@@ -1,4 +1,4 @@
-"""segtrain sweep, from outside; its commands run in this process, save for one real one."""
+"""segtrain sweep, from outside; its commands run in this process, except for one real one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from conftest import run_cli, write_pairs
 from running import wait_for
 
-from segtrain.commands.sweep import split_losses, start
+from segtrain.commands.sweep import run_process, split_losses
 
 CONFIG = {
     "data": {"workers": 0},
@@ -41,31 +41,35 @@ def prepare(folder: Path) -> None:
 
 @pytest.fixture
 def started(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that a sweep starts, as it does; they run in this process."""
+    """The commands that a sweep has started so far; they run in this process."""
     prepare(tmp_path)
-    words_of: list[list[str]] = []
+    commands: list[list[str]] = []
 
-    def start(words: list[str]) -> tuple[int, int]:
-        words_of.append(words)
-        answer = run_cli(*words)
+    def run_process(arguments: list[str]) -> tuple[int, int]:
+        commands.append(arguments)
+        answer = run_cli(*arguments)
         print(answer.stdout + answer.stderr)
         return answer.code, 0
 
-    monkeypatch.setattr("segtrain.commands.sweep.start", start)
-    return words_of
+    monkeypatch.setattr("segtrain.commands.sweep.run_process", run_process)
+    return commands
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished sweep of 2 losses and 2 seeds, not to be written to: copy it."""
+    """A folder with a finished sweep of 2 losses and 2 seeds; copy it, don't write to it."""
     home = tmp_path_factory.mktemp("swept")
     prepare(home)
+
+    def run_here(arguments: list[str]) -> tuple[int, int]:
+        return run_cli(*arguments).code, 0
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        patch.setattr("segtrain.commands.sweep.start", lambda words: (run_cli(*words).code, 0))
+        patch.setattr("segtrain.commands.sweep.run_process", run_here)
         done = run_cli(*SWEEP)
     assert done.code == 0, done.stderr
-    (home / "said").write_text(done.stdout)
+    (home / "stdout").write_text(done.stdout)
     return home
 
 
@@ -77,7 +81,7 @@ def copied(swept: Path, tmp_path: Path, started: list) -> Path:
 
 
 def kinds(started: list[list[str]]) -> list[tuple[str, str]]:
-    """Command and run's name of each started one; resumed fits are so called."""
+    """Return (command, name of the run) of each; the command of a resumed fit is "resume"."""
     found = []
     for words in started:
         if words[0] == "fit":
@@ -96,7 +100,7 @@ def both(*names: str) -> list[tuple[str, str]]:
 
 def test_two_losses_with_two_seeds(swept: Path):
     out = swept / "sweep"
-    places = [line for line in (swept / "said").read_text().splitlines() if line.startswith("[")]
+    places = [line for line in (swept / "stdout").read_text().splitlines() if line.startswith("[")]
     # seed by seed: a sweep that stops halfway has all losses
     assert places == ["[1/4] ce, seed 0", "[2/4] ohem, seed 0", "[3/4] ce, seed 1",
                       "[4/4] ohem, seed 1"]  # fmt: skip
@@ -126,7 +130,7 @@ def test_what_is_done_is_skipped(copied: Path, started: list):
 
 
 def test_what_is_missing_is_done(copied: Path, started: list):
-    """One run was never begun, one ended before its evaluation, one before any checkpoint."""
+    """One run was never started, one ended before its evaluation, one before any checkpoint."""
     shutil.rmtree(copied / "ohem-seed0")
     shutil.rmtree(copied / "ce-seed1" / "eval")
     shutil.rmtree(copied / "ohem-seed1" / "eval")
@@ -176,7 +180,7 @@ def test_a_fit_that_fails_ends_the_sweep(started: list):
     assert kinds(started) == [("fit", "ce-seed0")]
     last = answer.stderr.splitlines()[-1]
     assert last.startswith("error: sweep/ce-seed0: segtrain fit ended with exit code")
-    assert "the same sweep command goes on" in last
+    assert "the same sweep command continues" in last
 
 
 def test_one_run_needs_no_comparison(started: list):
@@ -195,10 +199,10 @@ def test_one_run_needs_no_comparison(started: list):
         ("ce,ohm", ["'ohm'", "did you mean ohem"]),
         ("ce,ohem(thresh=2)", ["thresh"]),
         ("ce,,ohem", ["''", "not a loss expression"]),
-        ("ce,ohem,ce", ["ce is named more than once"]),
-        ("ohem+dice,ohem + 1.0*dice", ["named more than once"]),
+        ("ce,ohem,ce", ["ce is given more than once"]),
+        ("ohem+dice,ohem + 1.0*dice", ["given more than once"]),
         ("+".join(["0.125*dice"] * 9) + "," + "+".join(["0.125*dice"] * 10), ["share the folder"]),
-        ("ohem(thresh=0.5),ohem( thresh = 0.50 )", ["named more than once"]),
+        ("ohem(thresh=0.5),ohem( thresh = 0.50 )", ["given more than once"]),
     ],
 )
 def test_wrong_losses_cost_no_training(started: list, tmp_path: Path, loss: str, words: list[str]):
@@ -219,7 +223,7 @@ def test_wrong_losses_cost_no_training(started: list, tmp_path: Path, loss: str,
         ("ce,", ["ce", ""]),
     ],
 )  # fmt: skip
-def test_commas_in_brackets_part_no_losses(text: str, parts: list[str]):
+def test_commas_in_brackets_separate_no_losses(text: str, parts: list[str]):
     assert split_losses(text) == parts
 
 
@@ -227,7 +231,7 @@ def test_commas_in_brackets_part_no_losses(text: str, parts: list[str]):
 
 
 def test_dry_run_prints_commands_that_a_shell_can_run(started: list, tmp_path: Path):
-    """As jobs on a cluster; the same command then finds all done, and compares."""
+    """They may be jobs on a cluster; the same command then finds all done, and compares."""
     (tmp_path / "set").rename(tmp_path / "my set")
     before = sorted(tmp_path.rglob("*"))
     command = [*SWEEP, "--data", "my set", "--out", "big sweep", "--seeds", "1"]
@@ -254,7 +258,7 @@ def test_dry_run_prints_commands_that_a_shell_can_run(started: list, tmp_path: P
     assert (config["optim"]["lr"], config["loss"]["expression"]) == (0.01, "ohem")
 
 
-def test_dry_run_leaves_out_what_is_done_and_resumes_what_has_begun(copied: Path, started):
+def test_dry_run_omits_what_is_done_and_resumes_what_was_started(copied: Path, started):
     shutil.rmtree(copied / "ohem-seed0" / "eval")
     answer = run_cli(*SWEEP, "--dry-run")
     assert answer.stdout.splitlines() == [
@@ -280,43 +284,43 @@ time.sleep(60)
 
 @pytest.mark.parametrize("how", ["SIGINT to both", "SIGTERM to the sweep", "SIGTERM to the child"])
 def test_a_signal_ends_the_fit_and_the_sweep(cli, tmp_path: Path, monkeypatch, how: str):
-    """The process that a sweep starts is real, but does nothing; `how` it is told to stop."""
+    """The process that a sweep starts is real, but does nothing; `how` says who gets the signal."""
     prepare(tmp_path)
     signum = signal.Signals[how.split()[0]]
     processes, started = [], subprocess.Popen
 
     def popen(command: list[str], **more: object) -> subprocess.Popen:
-        with open(tmp_path / "said", "w") as file:
+        with open(tmp_path / "stdout", "w") as file:
             command = [command[0], "-c", CHILD, *command[1:]]
             processes.append(started(command, stdout=file, **more))
         return processes[-1]
 
-    def tell() -> None:
-        wait_for(lambda: "child runs" in (tmp_path / "said").read_text())
-        for told, pid in (("child", processes[0].pid), ("sweep", os.getpid())):
-            if told in how or "both" in how:  # a terminal tells both
+    def send_signal() -> None:
+        wait_for(lambda: (tmp_path / "stdout").read_text().endswith("\n"))
+        for receiver, pid in (("child", processes[0].pid), ("sweep", os.getpid())):
+            if receiver in how or "both" in how:  # as a terminal does
                 os.kill(pid, signum)
 
-    monkeypatch.setattr("segtrain.commands.sweep.LOOK", 0.05)
+    monkeypatch.setattr("segtrain.commands.sweep.POLL_SECONDS", 0.05)
     monkeypatch.setattr("segtrain.commands.sweep.subprocess.Popen", popen)
-    (tmp_path / "said").touch()
-    teller = threading.Thread(target=tell)
-    teller.start()
+    (tmp_path / "stdout").touch()
+    sender = threading.Thread(target=send_signal)
+    sender.start()
     answer = run_cli(*SWEEP)
-    teller.join()
+    sender.join()
     assert answer.code == 128 + signum
-    said = (tmp_path / "said").read_text().splitlines()
-    assert said[0].startswith("child runs -m segtrain fit --config c.yaml")
-    assert said[0].endswith(f"--name ce-seed0 for {os.getpid()}")  # which it ends with
-    assert said[1:] == [f"child had {int(signum)}"]
+    lines = (tmp_path / "stdout").read_text().splitlines()
+    assert lines[0].startswith("child runs -m segtrain fit --config c.yaml")
+    assert lines[0].endswith(f"--name ce-seed0 for {os.getpid()}")  # which it ends with
+    assert lines[1:] == [f"child had {int(signum)}"]
     assert processes[0].returncode == 128 + signum and len(processes) == 1
     assert answer.stderr.splitlines() == [
-        "stopped at sweep/ce-seed0; the same sweep command goes on from there"
+        "stopped at sweep/ce-seed0; the same sweep command continues from there"
     ]
 
 
 def test_real_processes_are_started(capfd):
-    assert start(["--version"]) == (0, 0)
-    assert start(["fti"]) == (2, 0)
-    said = capfd.readouterr()
-    assert said.out.startswith("segtrain ") and "fti" in said.err
+    assert run_process(["--version"]) == (0, 0)
+    assert run_process(["fti"]) == (2, 0)
+    output = capfd.readouterr()
+    assert output.out.startswith("segtrain ") and "fti" in output.err

@@ -11,8 +11,8 @@ from conftest import QUICK, write_pairs
 from faults.zygote import Child, Zygote
 from same_run import rows_of, weights_of
 
-# batch norm of each process's own images would differ, and a mining and a region loss show
-# whether each is that of the whole batch
+# batch norm over each process's own images would differ; a mining and a region loss show that
+# the loss is that of the whole batch
 SAME = (
     "--batch-size 6 --loss ohem+0.5*dice --set model.freeze_bn=true --set optim.name=sgd"
     " --set data.val_fraction=0.5"
@@ -21,11 +21,13 @@ SAME = (
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    return write_pairs(tmp_path / "set", 14).parent  # 7 to train, 7 to score: no number shares them
+    return write_pairs(
+        tmp_path / "set", 14
+    ).parent  # 7 to train, 7 to score: no number of devices divides them
 
 
 def fit(zygote: Zygote, *options: object, devices: int, code: str = "") -> Child:
-    """A run in this folder, by so many processes."""
+    """Run fit in this folder on so many processes."""
     command = ["fit", "--data", "set", *QUICK, *options, "--devices", devices]
     fitted = zygote.run(*command, cwd=Path.cwd(), devices=devices, code=code)
     assert fitted.code == 0, fitted.stderr
@@ -33,7 +35,7 @@ def fit(zygote: Zygote, *options: object, devices: int, code: str = "") -> Child
 
 
 def test_scores_are_the_same_to_the_last_bit(cli, zygote: Zygote, home: Path):
-    still = [*SAME, "--lr", "1e-30"]  # weights as they began, whoever averages their gradients
+    still = [*SAME, "--lr", "1e-30"]  # the weights stay, whoever averages their gradients
     scores = []
     for devices in (1, 2, 3):
         fitted = fit(zygote, *still, "--name", f"on{devices}", devices=devices)
@@ -65,17 +67,17 @@ def test_two_processes_take_the_steps_of_one(cli, zygote: Zygote, home: Path, pa
         np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_processes_keep_their_own_batch_norm_and_say_so(cli, home: Path):
-    """And DDP bears parameters that no loss reaches, which this encoder has, in a step in parts.
+def test_processes_keep_their_own_batch_norm_with_a_note(cli, home: Path):
+    """This encoder also has parameters that no loss reaches, which DDP must allow in micro-batches.
 
-    Here the other process is no fork, but what `fit` itself starts.
+    Here the other process is not a fork: `fit` itself starts it.
     """
     network = "--arch fpn --encoder efficientnet-b0 --set model.options={}".split()
     options = [*network, "--batch-size", "8", "--devices", "2", "--set", "train.accumulate=2"]
     fitted = cli("fit", "--data", "set", *QUICK, *options, "--set", "data.val_fraction=0.3")
     assert fitted.code == 0, fitted.stderr
     (note,) = [line for line in fitted.stdout.splitlines() if "batch norm" in line]
-    assert "over the 2 image(s) of each process" in note
+    assert "the 2 image(s) of each process" in note
 
 
 BAD_ON_ONE = """
@@ -95,11 +97,11 @@ Loss.forward = forward
 
 
 def test_a_step_that_is_bad_on_one_rank_is_skipped_by_all(cli, zygote: Zygote, home: Path):
-    """Each rank's loss is its own here, so that the other one sees nothing wrong in its own."""
+    """Each rank has its own loss here, so the other rank's loss is finite."""
     options = [*SAME, "--set", "loss.sync=false", "--set", "train.steps_per_epoch=3", "--name", "r"]
     run = fit(zygote, *options, devices=2, code=BAD_ON_ONE)
-    (said,) = [line for line in run.stdout.splitlines() if "skipped" in line]
-    assert said.startswith("step 2: skipped, its loss or gradient is not finite (1 so far)")
+    (line,) = [line for line in run.stdout.splitlines() if "skipped" in line]
+    assert line.startswith("step 2: skipped, its loss or gradient is not finite (1 so far)")
     (row,) = rows_of(Path("runs/r"))
     assert row["skipped_steps"] == "1" and np.isfinite(float(row["train_loss"]))
     assert all(np.isfinite(value).all() for value in weights_of(Path("runs/r")).values())

@@ -1,4 +1,4 @@
-"""The run that nothing interrupts, and where the kills of the others fell."""
+"""The uninterrupted run, and a summary of when the others were killed."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def straight(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Straig
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Where the kills fell."""
+    """Write how many kills fell into each phase."""
     reports = [r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, [])]
-    told = [pair for report in reports for pair in report.user_properties]
-    fell = Counter(value for key, value in told if key == "killed")
+    properties = [pair for report in reports for pair in report.user_properties]
+    fell = Counter(value for key, value in properties if key == "killed")
     if not fell:
         return
     terminalreporter.section(f"{sum(fell.values())} kills fell")
     for phase, count in fell.most_common():
         terminalreporter.write_line(f"{count:5d}  {phase}")
-    left = sum(value for key, value in told if key == "left")
+    left = sum(value for key, value in properties if key == "left")
     terminalreporter.write_line(f"{left} temporary files of killed processes are left")

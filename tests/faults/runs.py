@@ -1,4 +1,4 @@
-"""The tiny run that the tests of this folder interrupt, and what it must come to all the same."""
+"""The tiny run that the tests of this folder interrupt, and the result that it must still have."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ NAME = "tiny"
 
 @dataclass
 class Straight:
-    """The run that nothing interrupted."""
+    """The uninterrupted run."""
 
     data: Path
     run: Path
-    seconds: float  # that it took
+    seconds: float  # its duration
     events: list[Event]
 
     def fit(self, zygote: Zygote, cwd: Path, *more: object, **how) -> Child:
-        """Starts the same run in the folder cwd."""
+        """Start the same run in the folder cwd."""
         argv = [*FIT, "--data", self.data, "--name", NAME, *more]
         return zygote.start(*argv, cwd=cwd, env=caches(cwd), **how)
 
     def resume(self, zygote: Zygote, cwd: Path, *more: object, **how) -> Child:
-        """Starts `fit --resume`; the same run anew where there is no folder of it yet."""
+        """Start `fit --resume`, or the same run where it has no folder yet."""
         if not run_in(cwd).exists():
             return self.fit(zygote, cwd, *more, **how)
         return zygote.start("fit", "--resume", NAME, *more, cwd=cwd, env=caches(cwd), **how)
 
     def finish(self, zygote: Zygote, cwd: Path, *more: object) -> None:
-        """Resumes, and asserts that what comes out is the same, bit for bit."""
+        """Resume, and assert that the result is the same, bit for bit."""
         child = self.resume(zygote, cwd, *more)
         assert child.wait(SECONDS) == 0, child.stderr
         self.assert_same(run_in(cwd))

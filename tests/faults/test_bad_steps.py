@@ -1,4 +1,4 @@
-"""A training that leaves the finite numbers stops, says where, and keeps what was good."""
+"""A training with NaN or inf stops, names the cause, and keeps the good checkpoints."""
 
 from __future__ import annotations
 
@@ -32,4 +32,4 @@ def test_an_epoch_without_a_good_step(zygote: Zygote, straight: Straight, tmp_pa
     assert child.wait(SECONDS) == 0, child.stderr
     last = rows_of(run_in(tmp_path))[-1]
     assert (last["skipped_steps"], last["train_loss"]) == ("3", "")
-    assert child.stdout.count("skipped") >= 6  # each is told
+    assert child.stdout.count("skipped") >= 6

@@ -1,4 +1,4 @@
-"""Ranks that die or freeze, in real processes: the run ends, names who it was, leaves nobody."""
+"""Ranks that die or freeze, in real processes: the run ends, names them, leaves none behind."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def imports_torch(pid: int) -> bool:
 
 
 def start(zygote: Zygote, home: Path, *more: object, aims: list[Aim] = []) -> Child:
-    """Rank 0 and rank 1, which is its child."""
+    """Start rank 0 and rank 1, which is its child."""
     return zygote.start(*FIT, *more, cwd=home, devices=2, aims=aims)
 
 
 def test_a_killed_rank_is_named_and_the_checkpoint_is_whole(home: Path, zygote: Zygote):
     run = start(zygote, home, *LONG)
-    run.says("epoch 2/")
+    run.wait_for_output("epoch 2/")
     (other,) = run.workers()
     os.kill(other, signal.SIGKILL)
     assert run.wait() == 1
-    for said in (f"process 1 of 2 (PID {other})", "SIGKILL", "segtrain fit --resume runs/r"):
-        assert said in run.error
+    for part in (f"process 1 of 2 (PID {other})", "SIGKILL", "segtrain fit --resume runs/r"):
+        assert part in run.error
     checkpoints = home / "runs/r/checkpoints"
     assert torch.load(checkpoints / "last.state.pt", weights_only=True)["state"]["rows"]
     assert segtrain.load(checkpoints / "last.safetensors")
 
 
-def test_nobody_outlives_a_killed_rank_0(home: Path):
-    """The other one still imports: it would wait long for someone to talk to."""
+def test_no_process_outlives_a_killed_rank_0(home: Path):
+    """The other one still imports: it would wait long for a connection."""
     with Running(home, *SEGTRAIN, *FIT, *LONG) as run:
         other = wait_for(lambda: ranks(run.process.pid))[1]
         os.kill(run.process.pid, signal.SIGKILL)
@@ -64,14 +64,14 @@ def test_a_rank_killed_at_the_start_is_named(home: Path):
     with Running(home, *SEGTRAIN, *FIT, *LONG) as run:
         other = wait_for(lambda: ranks(run.process.pid))[1]
         os.kill(other, signal.SIGTERM)
-        assert run.ended() == 1
+        assert run.wait() == 1
         (error,) = run.errors
         assert f"process 1 of 2 (PID {other}) was killed (SIGTERM)" in error
 
 
 def test_a_frozen_rank_is_named(home: Path, zygote: Zygote):
     run = start(zygote, home, *LONG, "--set", "train.timeout=5s")
-    run.says("epoch 1/")
+    run.wait_for_output("epoch 1/")
     (other,) = run.workers()
     os.kill(other, signal.SIGSTOP)
     assert run.wait() == 1
@@ -82,7 +82,7 @@ def test_a_frozen_rank_is_named(home: Path, zygote: Zygote):
 @pytest.mark.parametrize("whom", ["rank 0", "all"])
 def test_a_signal_ends_all_ranks_after_the_same_step(home: Path, zygote: Zygote, whom: str):
     short = ["--epochs", "3", "--set", "train.steps_per_epoch=5"]
-    stop = Aim("forward", 7, signal=signal.SIGSTOP)  # in the midst of an epoch
+    stop = Aim("forward", 7, signal=signal.SIGSTOP)  # within an epoch
     run = start(zygote, home, *short, aims=[stop])
     run.wait_stopped()
     (other,) = run.workers()
@@ -92,8 +92,8 @@ def test_a_signal_ends_all_ranks_after_the_same_step(home: Path, zygote: Zygote,
     assert run.wait() == 143
     assert run.errors == []
     wait_for(lambda: not alive(other), 30)
-    (said,) = [line for line in run.stderr.splitlines() if "stopped and saved" in line]
-    assert said.endswith("segtrain fit --resume runs/r")
+    (line,) = [line for line in run.stderr.splitlines() if "stopped and saved" in line]
+    assert line.endswith("segtrain fit --resume runs/r")
     if whom == "all":
         return
     straight = start(zygote, home, *short, "--out", "straight")
@@ -103,9 +103,9 @@ def test_a_signal_ends_all_ranks_after_the_same_step(home: Path, zygote: Zygote,
     assert_same_run(home / "straight/r", home / "runs/r")
 
 
-def test_a_ranks_own_error_is_told(home: Path, zygote: Zygote):
+def test_a_ranks_own_error_is_printed(home: Path, zygote: Zygote):
     run = start(zygote, home, *LONG)
-    run.says("epoch 1/")
+    run.wait_for_output("epoch 1/")
     (home / "set/images/val/009.png").write_bytes(b"nothing")  # rank 1 scores the second
     assert run.wait() == 1
     cause, end = run.errors
@@ -113,7 +113,7 @@ def test_a_ranks_own_error_is_told(home: Path, zygote: Zygote):
     assert "process 1 of 2" in end and "exit code 1: see its error above" in end
 
 
-def test_nobody_outlives_torchruns_agent(home: Path):
+def test_no_process_outlives_torchruns_agent(home: Path):
     with Running(home, *TORCHRUN, *SEGTRAIN, *FIT, *LONG) as run:
         workers = wait_for(lambda: len(found := ranks(run.process.pid)) == 2 and found).values()
         wait_for(lambda: all(imports_torch(pid) for pid in workers))
@@ -126,9 +126,9 @@ def test_torchrun_starts_a_killed_rank_again_and_nothing_is_lost(home: Path, zyg
     straight = start(zygote, home, *epochs, "--out", "straight")
     assert straight.wait() == 0, straight.stderr
     with Running(home, *TORCHRUN, "--max-restarts", "1", *SEGTRAIN, *FIT, *epochs) as run:
-        run.says("epoch 1/")
+        run.wait_for_output("epoch 1/")
         os.kill(ranks(run.process.pid)[1], signal.SIGKILL)
-        assert run.ended(120) == 0, run.err.read_text()
+        assert run.wait(120) == 0, run.err.read_text()
     lines = [line for line in run.out.read_text().splitlines() if line.startswith("epoch ")]
     done = [line.split()[1] for line in lines]
     assert len(set(done)) == len(done) and done[-1] == "4/4"  # none was trained again

@@ -1,7 +1,7 @@
-"""A full, read-only or failing disk at every write: one line, and what was there is as it was.
+"""A full, read-only or failing disk at every write: one line, and existing files stay intact.
 
-Breadth comes from a run whose n-th write is told that there is no room; a small disk that is
-really full, one that is really read-only, and a real limit on file sizes stand beside it.
+Most tests let the n-th write of a run fail; others use a small disk that is really full, one that
+is really read-only, and a real limit on file sizes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from faults.runs import SECONDS, STATE, Straight, caches, run_in
 from faults.zygote import BEFORE, HALF, WRITES, Aim, Child, Event, Zygote
 
 ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
-# only to be quicker the next time, or to find the run: without them it goes on
+# only for speed the next time, or to find the run: training continues without them
 UNNEEDED = ("latest", ".latest", "#", "scan", "cache", "decoded")
 DISK = 24 * 2**20  # bytes, of the small disk
 rng = random.Random(0)
 
 
 def written(events: list[Event]) -> dict[str, int]:
-    """How often each kind of write was done."""
+    """Count the writes of each kind."""
     counts: dict[str, int] = {}
     for event in events:
         if event.name.split()[0] in WRITES:
@@ -44,8 +44,8 @@ def unneeded(event: str) -> bool:
     return name in UNNEEDED or name.startswith("#")
 
 
-def assert_told(child: Child, event: str, number: int) -> None:
-    """Exit code 1 and one line: which file, and why."""
+def assert_explained(child: Child, event: str, number: int) -> None:
+    """Assert exit code 1 and one line with the file and the reason."""
     assert child.code == 1, (child.code, child.stdout, child.stderr)
     assert os.strerror(number) in child.error, child.error
     operation, name = event.split()
@@ -81,9 +81,9 @@ def test_a_run_survives_any_write_that_fails(
             if unneeded(event):
                 assert child.code == 0, child.stderr
             else:
-                assert_told(child, event, number)
+                assert_explained(child, event, number)
                 assert_loads(run_in(cwd))
-                if operation not in ("open", "fsync", "replace"):  # they leave what write leaves
+                if operation not in ("open", "fsync", "replace"):  # their state is that of write
                     straight.finish(zygote, cwd)
         except AssertionError as error:
             wrong.append(f"{event}, {nth} of {counts[event]}, {os.strerror(number)}: {error}")
@@ -106,7 +106,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("share", [0, 0.05, 0.5, 0.95])
 def test_a_full_disk(share: float, zygote: Zygote, straight: Straight, small_disk: Path):
-    """There is room for that share of what the run writes at most."""
+    """The free space is that share of the most that the run can write."""
     most = sum(f.stat().st_size for f in straight.run.rglob("*") if f.is_file())
     assert most < DISK
     child = straight.fit(zygote, small_disk, aims=[Aim("forward", 1, signal=signal.SIGSTOP)])
@@ -169,7 +169,7 @@ def test_a_limit_on_file_sizes(file: str, zygote: Zygote, straight: Straight, tm
     straight.finish(zygote, tmp_path)
 
 
-# what each command writes, beside the run or the data it reads
+# commands that write files, beside the run or the data they read
 COMMANDS: dict[str, Callable[[Straight, Path], list[object]]] = {
     "eval": lambda s, cwd: ["eval", cwd / "runs" / "tiny", "--set", "eval.worst=1"],
     "predict": lambda s, cwd: (
@@ -201,7 +201,7 @@ def test_a_command_survives_any_write_that_fails(
         aim = Aim(event, 1, HALF, errno=number)
         child = zygote.run(*argv, cwd=tmp_path, env=caches(tmp_path), aims=[aim])
         try:
-            assert_told(child, event, number)
+            assert_explained(child, event, number)
             assert_tidy(tmp_path)
         except AssertionError as error:
             wrong.append(f"{event}, {os.strerror(number)}: {error}")
@@ -211,7 +211,7 @@ def test_a_command_survives_any_write_that_fails(
 
 
 @pytest.mark.parametrize("event", ["mkdir decoded", "open #", "write #", "replace #"])
-def test_a_cache_that_cannot_be_written_is_done_without(
+def test_a_run_does_without_a_cache_that_cannot_be_written(
     event: str, zygote: Zygote, straight: Straight, tmp_path: Path
 ):
     aim = Aim(event, 1, BEFORE, errno=errno.ENOSPC, lasting=False)

@@ -1,4 +1,4 @@
-"""Two hosts, each a network namespace, joined by a cable; torchrun as a user types it."""
+"""Two hosts, each a network namespace, joined by a cable; torchrun as a user runs it."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_two_hosts_make_the_run_of_one(hosts: list[str], zygote: Zygote, tmp_pat
         for rank, host in enumerate(hosts)
     ]
     with running[0] as first, running[1] as second:
-        assert first.ended(120) == 0, first.err.read_text()
-        assert second.ended(30) == 0, second.err.read_text()
+        assert first.wait(120) == 0, first.err.read_text()
+        assert second.wait(30) == 0, second.err.read_text()
     assert_same_run(tmp_path / "one/runs/r", tmp_path / hosts[0] / "runs/r")
-    assert second.out.read_text() == ""  # the first one speaks, and has the run's folder
+    assert second.out.read_text() == ""  # the first one prints, and has the run's folder
     assert not (tmp_path / hosts[1] / "runs").exists()

@@ -1,7 +1,7 @@
-"""kill -9 at any moment: the run that goes on from there ends as if nothing had happened.
+"""kill -9 at any moment: the resumed run equals the uninterrupted one.
 
-SEGTRAIN_KILLS=200 makes it the long proof; SEGTRAIN_KILLS_SEED draws other moments. Run as
-`pytest tests/faults/test_kills.py`, a table at the end says where the kills fell.
+SEGTRAIN_KILLS=200 makes it a long proof; SEGTRAIN_KILLS_SEED draws other moments. Run as
+`pytest tests/faults/test_kills.py`, it ends with a table of the phases that were killed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from faults.zygote import AFTER, BEFORE, HALF, Aim, Child, Zygote
 
 KILLS = int(os.environ.get("SEGTRAIN_KILLS", 10))
 SEED = int(os.environ.get("SEGTRAIN_KILLS_SEED", 0))
-MORE_KILLS = 2  # at most, of the run that goes on
-# the moments of which most can go wrong are aimed at first, all others in turn after them
+MORE_KILLS = 2  # at most, of the resumed run
+# the riskiest moments come first, all others in turn after them
 FIRST = [
     ("replace last.state.pt", BEFORE),
     ("write last.state.pt", HALF),
@@ -52,7 +52,7 @@ def aim_at(case: int, straight: Straight, rng: random.Random) -> Aim:
 
 
 def killed_at(seconds: float, child: Child) -> str | None:
-    """Kills it so long after its start; what it was doing, None where it had ended well by then."""
+    """Kill it after so many seconds; return its phase, None where it had ended well by then."""
     time.sleep(seconds)
     child.send(signal.SIGKILL)
     code = child.wait(SECONDS)
@@ -61,7 +61,7 @@ def killed_at(seconds: float, child: Child) -> str | None:
 
 
 def killed_fresh(seconds: float, argv: list[object], cwd: Path) -> str:
-    """The same of a process that has yet to import everything."""
+    """Do the same to a process that still has to import everything."""
     process = subprocess.Popen(
         [sys.executable, "-m", "segtrain", *map(str, argv)],
         cwd=cwd,
@@ -76,7 +76,7 @@ def killed_fresh(seconds: float, argv: list[object], cwd: Path) -> str:
 
 
 def assert_loads(cwd: Path) -> None:
-    """Whatever checkpoint is there is a whole one; a name with a dot is none yet."""
+    """Assert that each checkpoint is whole; a name with a dot is not one yet."""
     for path in run_in(cwd).glob("checkpoints/[!.]*.safetensors"):
         segtrain.load(path)
 
@@ -99,7 +99,7 @@ def test_a_killed_run_ends_as_the_straight_one(
         assert child.wait(SECONDS) == -signal.SIGKILL, "the aim was missed"
         fell.append(child.phase())
     else:
-        most = straight.seconds  # of a machine that may have been busier then
+        most = straight.seconds  # the machine may have been busier then
         while not (phase := killed_at(rng.uniform(0, most), straight.fit(zygote, tmp_path))):
             shutil.rmtree(run_in(tmp_path))
             most /= 2
@@ -120,10 +120,10 @@ def test_a_killed_run_ends_as_the_straight_one(
     record_property("left", len(list((tmp_path / "runs").rglob(".tmp-*"))))
 
 
-def test_a_killed_run_goes_on_in_a_process_of_its_own(
+def test_a_killed_run_is_resumed_in_a_process_of_its_own(
     zygote: Zygote, straight: Straight, tmp_path: Path
 ):
-    """None of what the others prove hangs on the process that they were forked from."""
+    """What the other tests show does not depend on the process that they fork."""
     aim = Aim(f"replace {STATE}", 3, BEFORE, signal=signal.SIGKILL)
     straight.fit(zygote, tmp_path, aims=[aim]).wait(SECONDS)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A wish to stop is met in good order; a loader worker's death is told; nobody stays behind."""
+"""A stop request ends a run in good order; a dead loader worker is named; no process is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from faults.zygote import AFTER, BEFORE, HALF, Aim, Child, Zygote
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
 rng = random.Random(0)
-# before the first step is done, at any step, in a validation, in the midst of a save
+# before the first step is done, at any step, in a validation, during a save
 PLACES = [
     ("forward", 1, BEFORE),
     ("backward", rng.randint(2, 8), AFTER),
@@ -26,7 +26,7 @@ PLACES = [
     (f"write {STATE}", 2, HALF),
     ("replace metrics.csv", 1, AFTER),
 ]
-# torch looks every 5 s whether its workers live
+# torch checks its workers every 5 s
 LOOK_OFTEN = """
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 _MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)
@@ -34,8 +34,8 @@ _MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in Linux's /proc")
 
 
-def go_on(child: Child, zygote: Zygote, straight: Straight, cwd: Path) -> Child:
-    """Runs the command that a stopped run named; asserts that it comes to the same."""
+def finish(child: Child, zygote: Zygote, straight: Straight, cwd: Path) -> Child:
+    """Run the command that a stopped run named; assert that the result is the same."""
     assert "Traceback" not in child.stderr
     command = re.search(r"continue with: segtrain (fit --resume .+)", child.stderr)
     assert command, child.stderr
@@ -55,8 +55,8 @@ def test_a_signal_ends_the_run_after_its_step(
 ):
     child = straight.fit(zygote, tmp_path, aims=[Aim(event, nth, when, signal=signum)])
     assert child.wait(SECONDS) == 128 + signum, child.stderr
-    resumed = go_on(child, zygote, straight, tmp_path)
-    # no step is lost, or done twice; the wish is met with the step that follows it at the latest
+    resumed = finish(child, zygote, straight, tmp_path)
+    # no step is lost or repeated; the run stops with the step that follows at the latest
     names = [e.name for e in straight.events]
     assert child.count("update") + resumed.count("update") == names.count("update")
     asked = [place for place, name in enumerate(names) if name == event][nth - 1]
@@ -88,7 +88,7 @@ def test_a_signal_before_training_ends_it(
 
 
 @on_linux
-def test_a_killed_loader_worker_is_told_and_the_run_can_go_on(
+def test_a_killed_loader_worker_is_told_and_the_run_can_finish(
     zygote: Zygote, straight: Straight, tmp_path: Path
 ):
     stop = Aim("forward", 6, BEFORE, signal=signal.SIGSTOP)
@@ -100,7 +100,7 @@ def test_a_killed_loader_worker_is_told_and_the_run_can_go_on(
     child.send(signal.SIGCONT)
     assert child.wait(SECONDS) == 1
     assert "a loader worker was killed (SIGKILL)" in child.error
-    assert_nobody_left(child)
+    assert_no_process_left(child)
     straight.finish(zygote, tmp_path)
 
 
@@ -120,8 +120,8 @@ def test_a_signal_to_the_whole_group_spares_the_workers(
         child.send(signal.SIGCONT)
         assert child.wait(SECONDS) == 128 + signum, child.stderr
         assert "worker" not in child.stderr
-        assert_nobody_left(child)
-        go_on(child, zygote, straight, cwd)
+        assert_no_process_left(child)
+        finish(child, zygote, straight, cwd)
 
 
 @on_linux
@@ -129,11 +129,11 @@ def test_workers_end_with_a_killed_run(zygote: Zygote, straight: Straight, tmp_p
     kill = Aim("forward", 6, BEFORE, signal=signal.SIGKILL)
     child = straight.fit(zygote, tmp_path, "--workers", 2, aims=[kill])
     assert child.wait(SECONDS) == -signal.SIGKILL
-    assert_nobody_left(child, 2)
+    assert_no_process_left(child, 2)
 
 
-def assert_nobody_left(child: Child, seconds: float = 10) -> None:
+def assert_no_process_left(child: Child, seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while child.left():
-        assert time.monotonic() < end, f"processes {child.left()} go on"
+        assert time.monotonic() < end, f"processes {child.left()} still run"
         time.sleep(0.02)

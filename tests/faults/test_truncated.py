@@ -94,7 +94,7 @@ def test_a_flipped_byte_of_the_header_is_refused_or_harmless(
 
 
 class Payload:
-    """A pickle that makes a file, where it is let."""
+    """A pickle that makes a file when it is loaded."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -162,7 +162,7 @@ def test_a_hostile_checkpoint_is_refused_unread(
 
 
 def test_a_header_that_promises_too_much_is_refused_at_once(tmp_path: Path):
-    """Neither 100 MB of JSON nor a tensor of petabytes is made room for."""
+    """No memory is reserved for 100 MB of JSON or a tensor of petabytes."""
     path = tmp_path / "best.safetensors"
     tensor = {"a": {"dtype": "F32", "shape": [2**50], "data_offsets": [0, 2**52]}}
     for text, size in ((json.dumps(tensor), None), ("{}", 2**62)):

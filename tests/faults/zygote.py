@@ -1,6 +1,6 @@
 """Fork real processes of segtrain, without the imports, and break something in them on purpose.
 
-What it is for. A test of a fault (a kill, a signal, a full disk) needs a process of its own that
+Purpose. A test of a fault (a kill, a signal, a full disk) needs a process of its own that
 may die. To start Python and import torch and segtrain takes 5 s; a fork of a process that has
 done so takes milliseconds. Hence the *zygote*, a fork server: a process that imports everything
 once, never runs anything itself, and forks a child for each run that a test asks for.
@@ -12,13 +12,13 @@ How it works, step by step:
 2. `Zygote.start("fit", ..., cwd=folder)` writes one request, a line of JSON, to that stdin, and
    reads the PID of the new child from the script's stdout. It returns a `Child`.
 3. The child opens a session of its own, so that it can be signalled as a group, sends its output
-   to files, moves to `cwd`, runs `code` if the request has some, and installs a `Watch`. Then it
-   runs the command line in the same way as `segtrain ARGV`.
-4. The watch wraps `FUNCTIONS` and all calls that write a file below `cwd` (`WRITES`). Each of these
-   calls is an *event* with a name: "forward", "validate", "write config.yaml", "replace
+   to files, moves to `cwd`, runs `code` if the request has some, and installs an `EventTracer`.
+   Then it runs the command line in the same way as `segtrain ARGV`.
+4. The tracer wraps `FUNCTIONS` and all calls that write a file below `cwd` (`WRITES`). Each call
+   is an *event* with a name: "forward", "validate", "write config.yaml", "replace
    last.state.pt". The child appends a line to its *trace* when an event begins ("> forward") and
    when it ends ("< forward"). The trace is a file, so it outlives a kill.
-5. If an event matches an *aim* of the request, the watch does what the aim says: it sends the
+5. If an event matches an *aim* of the request, the tracer does what the aim says: it sends the
    process a signal, or lets the write fail. An `Aim` names the event, which occurrence of it (the
    n-th), and the moment: BEFORE it, AFTER it, or HALF way through the bytes of a write.
 6. The zygote waits for its children and writes how each ended to its *status* file: the exit code,
@@ -27,7 +27,7 @@ How it works, step by step:
 Several ranks. Rank 0 of `fit --devices N` starts the others by subprocess.Popen. With `devices=N`
 the child forks N - 1 spare processes before the command line begins, and a Popen of segtrain then
 turns one of them into the rank: a child of rank 0, as in any run, but without the imports. Only
-rank 0 has a watch and aims.
+rank 0 has a tracer and aims.
 
 How to test a new fault:
 
@@ -76,7 +76,7 @@ FUNCTIONS = [
     ("segtrain.commands.fit", "make_plan", "plan"),
     ("segtrain.models.segmentation.SegmentationModel", "__init__", "model"),
     ("segtrain.data.loading.dataset.Pairs", "__getitem__", "load"),
-    ("segtrain.training.step.TrainingModule", "forward", "forward"),
+    ("segtrain.training.module.TrainingModule", "forward", "forward"),
     ("torch.Tensor", "backward", "backward"),
     ("torch.optim.AdamW", "step", "update"),
     ("segtrain.training.loop", "validate", "validate"),
@@ -103,7 +103,7 @@ class Aim:
     lasting: bool = True  # all later writes fail, too
 
 
-class RankMonitor:
+class EventTracer:
     """Trace the events of this process, not of its children, and act where an aim says so."""
 
     def __init__(self, root: str, trace: str, aims: list[Aim]):
@@ -118,7 +118,7 @@ class RankMonitor:
             return False
         return os.path.abspath(os.fsdecode(path)).startswith(self.root)
 
-    def tell(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         if os.getpid() == self.pid:
             with suppress(OSError):  # where the size of files is limited
                 os.write(self.trace, f"{time.monotonic():.4f} {line}\n".encode())
@@ -131,11 +131,11 @@ class RankMonitor:
         path: object = None,
     ) -> Any:
         """Call act() as the event; a write has a path, and `half` writes half of it."""
-        self.tell(f"> {event}")
+        self.write_line(f"> {event}")
         try:
             return self._aimed(event, act, half, path)
         finally:
-            self.tell(f"< {event}")
+            self.write_line(f"< {event}")
 
     def _aimed(self, event: str, act: Callable, half: Callable | None, path: object) -> Any:
         aim = self._hit(event, path is not None)
@@ -183,35 +183,35 @@ class RankMonitor:
         plain = getattr(owner, name)
 
         @wraps(plain)
-        def told(*args: Any, **kwargs: Any) -> Any:
+        def traced(*args: Any, **kwargs: Any) -> Any:
             return self.run(event, lambda: plain(*args, **kwargs))
 
-        setattr(owner, name, told)
+        setattr(owner, name, traced)
 
     def _wrap_path_call(self, name: str) -> None:
         plain = getattr(os, name)
 
-        def told(first: Any, *rest: Any, **kwargs: Any) -> Any:
+        def traced(first: Any, *rest: Any, **kwargs: Any) -> Any:
             path = first if name == "mkdir" else rest[0]
             if not self.below(path):
                 return plain(first, *rest, **kwargs)
             event = f"{name} {kind(path)}"
             return self.run(event, lambda: plain(first, *rest, **kwargs), path=path)
 
-        setattr(os, name, told)
+        setattr(os, name, traced)
 
     def _opener(self, plain: Callable) -> Callable:
-        rank_monitor = self
+        tracer = self
 
         class File(io.FileIO):
             def write(self, content: Any) -> int:
                 act = super().write
                 half = memoryview(content).cast("B")[: len(content) // 2]
-                return rank_monitor.run(
+                return tracer.run(
                     f"write {kind(self.name)}", lambda: act(content), lambda: act(half), self.name
                 )
 
-        def told(
+        def traced(
             file: Any,
             mode: str = "r",
             buffering: int = -1,
@@ -221,17 +221,17 @@ class RankMonitor:
             closefd: bool = True,
             opener: Callable | None = None,
         ) -> Any:
-            if opener or not set(mode) & set("wax+") or not rank_monitor.below(file):
+            if opener or not set(mode) & set("wax+") or not tracer.below(file):
                 return plain(file, mode, buffering, encoding, errors, newline, closefd, opener)
             raw_mode = mode.replace("b", "").replace("t", "")
             event = f"open {kind(file)}"
-            raw = rank_monitor.run(event, lambda: File(os.fsdecode(file), raw_mode), path=file)
+            raw = tracer.run(event, lambda: File(os.fsdecode(file), raw_mode), path=file)
             if buffering == 0:
                 return raw
             buffer = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             return buffer if "b" in mode else io.TextIOWrapper(buffer, encoding, errors, newline)
 
-        return told
+        return traced
 
 
 def kind(path: object) -> str:
@@ -317,14 +317,14 @@ def _child(request: dict[str, Any]) -> None:
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
         sys.argv = ["segtrain", *request["argv"]]
-        rank_monitor = None
+        tracer = None
         try:
             exec(request["code"], {})
             if not Rank.fork(request["devices"] - 1):
                 aims = [Aim(**aim) for aim in request["aims"]]
-                rank_monitor = RankMonitor(request["cwd"], request["trace"], aims)
-                rank_monitor.install()
-                rank_monitor.run(START, lambda: None)
+                tracer = EventTracer(request["cwd"], request["trace"], aims)
+                tracer.install()
+                tracer.run(START, lambda: None)
             if limit := request["file_size"]:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             from segtrain.cli.app import app
@@ -333,8 +333,8 @@ def _child(request: dict[str, Any]) -> None:
             code = 0
         except SystemExit as error:
             code = error.code or 0
-        if rank_monitor:
-            rank_monitor.run(END, lambda: None)
+        if tracer:
+            tracer.run(END, lambda: None)
         atexit._run_exitfuncs()
     except BaseException:
         traceback.print_exc()
@@ -386,7 +386,7 @@ class Rank(subprocess.Popen):
             json.dump((args[3:], dict(environment)), file)
 
 
-# --- the end that asks ----------------------------------------------------------------------------
+# --- the end of the tests -------------------------------------------------------------------------
 
 
 @dataclass
@@ -433,13 +433,13 @@ class Child:
         with suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, signum)
 
-    def says(self, text: str, timeout: float = 60) -> None:
+    def wait_for_output(self, text: str, timeout: float = 60) -> None:
         """Wait until it has printed the text."""
         end = time.monotonic() + timeout
         while text not in self.stdout:
             if time.monotonic() > end or (self.home / "status").exists():
                 self.send(signal.SIGKILL, group=True)
-                raise TimeoutError(f"never said {text!r}; {self.phase()}\n{self.stderr}")
+                raise TimeoutError(f"never printed {text!r}; {self.phase()}\n{self.stderr}")
             time.sleep(0.003)
 
     @property
@@ -471,36 +471,36 @@ class Child:
 
     def events(self) -> list[Event]:
         """Its events, in the order in which they began."""
-        told = [line.split(" ", 2) for line in (self.home / "trace").read_text().splitlines()]
-        start = float(told[0][0]) if told else 0
-        return [Event(name, float(at) - start) for at, mark, name in told if mark == ">"]
+        lines = [line.split(" ", 2) for line in (self.home / "trace").read_text().splitlines()]
+        start = float(lines[0][0]) if lines else 0
+        return [Event(name, float(at) - start) for at, mark, name in lines if mark == ">"]
 
     def phase(self) -> str:
-        """What it was doing at the end of its trace."""
+        """Return what it was doing at the end of its trace."""
         path = self.home / "trace"
-        lines = path.read_text().splitlines() if path.exists() else []
-        told = [line.split(" ", 2) for line in lines]
-        if not told:
+        text = path.read_text() if path.exists() else ""
+        lines = [line.split(" ", 2) for line in text.splitlines()]
+        if not lines:
             return "before the command line"
         inner: list[str] = []
-        for _, mark, name in told:
+        for _, mark, name in lines:
             if mark == ">":
                 inner.append(name)
             else:
                 inner.remove(name)  # TensorBoard's thread ends out of turn
-        return inner[-1] if inner else f"after {told[-1][2]}"
+        return inner[-1] if inner else f"after {lines[-1][2]}"
 
     def workers(self) -> list[int]:
         """PIDs of its children: loader workers, or the ranks that it started."""
         return [pid for pid, (parent, _) in processes().items() if parent == self.pid]
 
     def left(self) -> list[int]:
-        """PIDs of the processes of its group that live."""
+        """PIDs of the live processes of its group."""
         return [pid for pid, (_, group) in processes().items() if group == self.pid]
 
 
 def processes() -> dict[int, tuple[int, int]]:
-    """Parent and group by PID, of all processes that live; from Linux's /proc."""
+    """Return parent and group by PID of all live processes, from Linux's /proc."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -511,7 +511,7 @@ def processes() -> dict[int, tuple[int, int]]:
 
 
 class Zygote:
-    """The fork server, as a test sees it; one for each process of the tests."""
+    """The fork server for a test; each process of the tests has one."""
 
     def __init__(self, home: Path):
         self.home, self.count = home, 0

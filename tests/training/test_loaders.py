@@ -1,4 +1,4 @@
-"""What the training loop is fed, seen through `fit`: samplers, caches, bad files, any channels."""
+"""Loaders of a training, seen through `fit`: samplers, caches, bad files, any channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
-def test_a_sampler_says_what_it_shows_of_each_class(cli, pairs: Path):
+def test_a_sampler_reports_its_share_of_each_class(cli, pairs: Path):
     named = ["--set", "data.classes=[sky, pole, road]", "--set", "data.rare_classes=[pole]"]
     answers = {
         sampler: cli("fit", "--data", pairs, *QUICK, *named, "--set", f"data.sampler={sampler}",
@@ -62,7 +62,7 @@ def test_a_cache_changes_no_number(cli, pairs: Path, monkeypatch, cache: str):
 
 def test_a_damaged_image_is_skipped_and_counted(cli):
     write_pairs(Path("set"), 130, height=32, width=32)
-    # kept so that only decoding finds it: a JPEG's header is whole
+    # only decoding finds the fault: the JPEG's header is whole
     broken = Path("set/images/007.jpg")
     Image.open(broken.with_suffix(".png")).save(broken, quality=95)
     broken.with_suffix(".png").unlink()
@@ -103,9 +103,9 @@ def test_images_of_five_channels(cli, pairs: Path, suffix: str):
     bands = ["--set", "model.in_channels=5", "--set", "data.value_range=[0, 4095]"]
     answer = cli("fit", *more, *bands)
     assert answer.code == 0, answer.stderr
-    assert "nothing says the mean of the 5 channels" in answer.stdout
+    assert "the mean of the 5 channels is unknown" in answer.stdout
     moments = ["--set", "model.mean=[1, 2, 3, 4, 5]", "--set", "model.std=[5, 4, 3, 2, 1]"]
-    assert "nothing says" not in cli("fit", *more, *bands, *moments, "--name", "own").stdout
+    assert "is unknown" not in cli("fit", *more, *bands, *moments, "--name", "own").stdout
     assert cli("eval", "runs/own").code == 0
     assert cli("predict", pairs / f"images/000{suffix}").code == 0
     with Image.open("predictions/000_overlay.png") as overlay:

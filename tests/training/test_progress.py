@@ -1,4 +1,4 @@
-"""What a terminal shows while work goes on, and what a file gets meanwhile."""
+"""Progress bars in a terminal, and the lines that a file gets instead."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from rich.console import Console
 from segtrain.config import TrainConfig
 from segtrain.console import progress
 from segtrain.training.progress import Reporter
+from segtrain.training.state import TrainState
 
 
 @pytest.fixture
 def terminal(monkeypatch) -> None:
-    """rich takes every stream for a terminal."""
+    """Make rich take every stream for a terminal."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
 
 
@@ -37,19 +38,19 @@ def test_without_a_terminal_there_is_no_bar(capsys):
 
 
 def test_the_training_bar_counts_every_step():
-    """Not only those whose loss is read: on a CPU ten steps can take minutes."""
-    reporter = Reporter(TrainConfig(epochs=3), 20, 0, None, True)
-    reporter.count(0, 1)
+    """Also those whose loss is not read: on a CPU ten steps can take minutes."""
+    reporter = Reporter(TrainConfig(epochs=3), 20, TrainState(), True)
+    reporter.count_step(0, 1)
     screen = Console(file=io.StringIO(), width=150)
     screen.print(reporter.bar)
     assert "epoch 1/3" in screen.file.getvalue() and "1/60" in screen.file.getvalue()
 
 
-def test_the_last_epoch_says_nothing_of_the_end(capsys):
+def test_the_last_epoch_estimates_no_end(capsys):
     row = {"epoch": 1, "train_loss": 1.0, "lr": 0.1, "val_miou": None, "images_per_second": 1.0}
     row |= {"seconds": 2.0, "train_seconds": 1.0, "step": 20}
     row |= {f"{part}_seconds": 0.25 for part in ("data", "forward", "backward", "other")}
-    for epochs, said in ((1, False), (2, True)):
-        Reporter(TrainConfig(epochs=epochs), 20, 0, None, True).epoch(row, None)
+    for epochs, estimated in ((1, False), (2, True)):
+        Reporter(TrainConfig(epochs=epochs), 20, TrainState(), True).end_epoch(row, None)
         line = capsys.readouterr().out.splitlines()[-1]
-        assert line.startswith("time of a step: data 25%") and ("ends in" in line) == said
+        assert line.startswith("time of a step: data 25%") and ("ends in" in line) == estimated

@@ -1,4 +1,4 @@
-"""What training changes, counted and kept."""
+"""The state of a training: scores, counts, and the checkpoints that are kept."""
 
 import os
 import re
@@ -13,8 +13,9 @@ from segtrain import load
 from segtrain.errors import SegtrainError
 from segtrain.metrics.confusion import Confusion, score_matrix
 from segtrain.models.checkpoint import read_meta, save_model
+from segtrain.training.checkpoints import keep_last
 from segtrain.training.resume import find_state
-from segtrain.training.state import TrainState, keep_last, score_of
+from segtrain.training.state import TrainState, select_score
 
 
 def test_the_best_score_and_how_long_it_stands():
@@ -29,19 +30,19 @@ def test_bad_steps_in_a_row():
     state = TrainState()
     in_a_row = []
     for bad in (True, True, False, True):
-        assert state.note(bad) is bad
+        state.count_step(bad)
         in_a_row.append(state.bad_in_a_row)
     assert in_a_row == [1, 2, 0, 1] and state.skipped == 3
 
 
-def test_what_is_monitored():
+def test_the_monitored_score():
     confusion = Confusion(3, 255, torch.device("cpu"))
     confusion.update(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))
     scores = score_matrix(confusion.matrix, ["road", "car", "sky"])
-    assert score_of(scores, "iou:car") == pytest.approx(2 / 3)
-    assert score_of(scores, "iou:road") == pytest.approx(1 / 2)
-    assert score_of(scores, "iou:sky") is None
-    assert score_of(scores, "miou") == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert select_score(scores, "iou:car") == pytest.approx(2 / 3)
+    assert select_score(scores, "iou:road") == pytest.approx(1 / 2)
+    assert select_score(scores, "iou:sky") is None
+    assert select_score(scores, "miou") == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
 def test_monitor_keep_and_patience(cli, pairs: Path):
@@ -51,10 +52,10 @@ def test_monitor_keep_and_patience(cli, pairs: Path):
     ).split()
     fitted = cli("fit", "--data", pairs, *QUICK, *options)
     assert fitted.code == 0, fitted.stderr
-    # nothing is learnt: at most batch norm's statistics change the score
+    # the network learns nothing: only batch norm's statistics change the score
     epochs = [line for line in fitted.stdout.splitlines() if line.startswith("epoch ")]
     assert 3 <= len(epochs) < 9
-    assert "stopped early: validations without a better iou:1: 2" in fitted.stdout
+    assert "early stopping: 2 validations without improvement of iou:1" in fitted.stdout
     run = Path("runs/r")
     steps = 2 * len(epochs)
     kept = sorted(path.name for path in (run / "checkpoints").iterdir())
@@ -65,15 +66,15 @@ def test_monitor_keep_and_patience(cli, pairs: Path):
         load(run / "checkpoints" / name)
     assert read_meta(run / "checkpoints/best.safetensors").step == steps - 4
     assert re.search(r"val mIoU [\d.]+ \(best iou:1 [\d.]+\)", epochs[0])
-    # a resumed run is out of patience, too; with more of it, it goes on
+    # a resumed run is out of patience, too; with more of it, it continues
     again = cli("fit", "--resume", run)
-    assert again.code == 0 and "stopped early" in again.stdout and "epoch " not in again.stdout
+    assert again.code == 0 and "early stopping" in again.stdout and "epoch " not in again.stdout
     more = cli("fit", "--resume", run, "--set", "train.patience=3")
     assert more.code == 0 and f"epoch {len(epochs) + 1}/9" in more.stdout
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_the_newest_are_kept(trained: Path, tmp_path: Path, monkeypatch, links: bool):
+def test_the_newest_checkpoints_are_kept(trained: Path, tmp_path: Path, monkeypatch, links: bool):
     if not links:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
     model, meta = load(trained / "checkpoints/best.safetensors")
@@ -98,7 +99,7 @@ def test_the_newest_are_kept(trained: Path, tmp_path: Path, monkeypatch, links: 
 
 
 @pytest.mark.parametrize("monitor, near", [("iou:one", ""), ("mIoU", "did you mean miou")])
-def test_a_monitor_that_there_is_none_of(cli, pairs: Path, monitor: str, near: str):
+def test_an_unknown_monitor_is_refused(cli, pairs: Path, monitor: str, near: str):
     refused = cli("fit", "--data", pairs, *QUICK, "--set", f"train.monitor={monitor}")
     assert refused.code == 2
     assert f"there is no '{monitor}'" in refused.error and near in refused.error
@@ -109,5 +110,5 @@ def test_a_state_of_an_older_segtrain_is_refused(tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
     assert find_state(tmp_path, None) is None
     torch.save({"model": {}, "epoch": 3}, tmp_path / "checkpoints/last.state.pt")
-    with pytest.raises(SegtrainError, match="of an older segtrain"):
+    with pytest.raises(SegtrainError, match="older segtrain"):
         find_state(tmp_path, None)

@@ -1,6 +1,8 @@
-"""The training step: low-resolution logits go to the loss where all its terms can read them."""
+"""The training step: the fused loss, skipped steps, gradient accumulation, and their causes."""
 
 import copy
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,20 +11,22 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
-from segtrain.config import ModelConfig, OptimConfig, TrainConfig
+from segtrain.config import Config, ModelConfig, OptimConfig, TrainConfig
 from segtrain.distributed.signals import StopRequest
 from segtrain.losses import build_loss
 from segtrain.losses.kernels.paths import PATHS_TAKEN, KernelPath
 from segtrain.models.segmentation import build_model
-from segtrain.training.nonfinite import broken_part
-from segtrain.training.optim import build_optimizer
-from segtrain.training.step import (
-    Statistics,
+from segtrain.training.module import (
+    BufferSnapshot,
     TrainingModule,
-    compile_or_not,
-    describe_path,
-    train_step,
+    decide_compilation,
+    describe_loss_path,
 )
+from segtrain.training.nonfinite import find_nonfinite
+from segtrain.training.optim import build_optimizer
+from segtrain.training.session import Session
+from segtrain.training.state import Training, TrainState
+from segtrain.training.step import train_step
 
 CPU = torch.device("cpu")
 
@@ -36,7 +40,7 @@ def batch(height: int, width: int) -> tuple:
 
 
 def interpolated_loss(model, expression, images, target):
-    """What the user thinks happens: the network of the library, its own upsampling, the loss."""
+    """Compute the same plainly: the library's network, its own upsampling, the loss."""
     height, width = images.shape[-2:]
     padded = F.pad((images.float() - model.mean) / model.std, (0, -width % 32, 0, -height % 32))
     upsampled = nn.UpsamplingBilinear2d(scale_factor=model.upsampling)(model.network(padded))
@@ -87,9 +91,9 @@ def test_the_model_upsamples_where_nobody_else_does():
          "lovasz reads full-resolution logits"),
     ],
 )  # fmt: skip
-def test_the_path_is_said_with_its_reason(arch, expression, line):
+def test_the_loss_path_has_its_reason(arch, expression, line):
     model = build_model(ModelConfig(arch=arch, encoder="resnet18"), 3)
-    assert describe_path(model, build_loss(expression, 3), CPU) == line
+    assert describe_loss_path(model, build_loss(expression, 3), CPU) == line
 
 
 def test_kernels_can_be_switched_off(monkeypatch):
@@ -99,13 +103,13 @@ def test_kernels_can_be_switched_off(monkeypatch):
     PATHS_TAKEN.clear()
     module(*batch(32, 32))
     assert dict(PATHS_TAKEN) == {("plain", 4): 1}
-    assert "plain path (SEGTRAIN_KERNELS=0)" in describe_path(model, module.loss, CPU)
+    assert "plain path (SEGTRAIN_KERNELS=0)" in describe_loss_path(model, module.loss, CPU)
 
 
-def training(
+def start(
     freeze_bn: bool = False, expression: str = "ce", scaler: bool = False, **optim
-) -> tuple:
-    """A Fabric, and a network, loss and optimiser that it has wrapped."""
+) -> Session:
+    """Return the session of a run of a tiny network, as far as a step reads it."""
     scaling = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=4.0))
     fabric = Fabric(accelerator="cpu", devices=1, plugins=scaling if scaler else None)
     torch.manual_seed(0)
@@ -113,33 +117,39 @@ def training(
     network = ModelConfig(encoder="tu-test_byobnet", freeze_bn=freeze_bn, options=options)
     model = build_model(network, 3)
     module = TrainingModule(model, build_loss(expression, 3))
-    optimizer = build_optimizer(model, module.loss, OptimConfig(**optim))
+    config = Config(optim=OptimConfig(**{"clip_norm": 0.0} | optim))
+    optimizer = build_optimizer(model, module.loss, config.optim)
     module, optimizer = fabric.setup(module, optimizer)
-    return fabric, module.train(), optimizer
+    training = Training(
+        module.train(), model, module.module.loss, optimizer, None, BufferSnapshot(module),
+        TrainState(),
+    )  # fmt: skip
+    plan, quiet = SimpleNamespace(config=config), StopRequest(announce=False)
+    return Session(fabric, plan, Path("run"), training, None, quiet, None)
 
 
-def take(setting: tuple, parts: list, clip_norm: float = 0.0) -> tuple:
-    fabric, module, optimizer = setting
-    statistics, quiet = Statistics(module), StopRequest(announce=False)
+def take_step(session: Session, micro_batches: list) -> tuple:
     marks = []
-    loss, verdict = train_step(
-        fabric, module, optimizer, statistics, parts, clip_norm, False, quiet, marks.append
-    )
-    assert marks == ["forward", "backward"] * len(parts)
-    return loss, verdict.tolist()
+    loss, outcome = train_step(session, micro_batches, False, marks.append)
+    assert marks == ["forward", "backward"] * len(micro_batches)
+    return loss, outcome.tolist()
 
 
-def weights(setting: tuple) -> dict:
-    return {name: value.clone() for name, value in setting[1].state_dict().items()}
+def weights(session: Session) -> dict:
+    return {name: value.clone() for name, value in session.training.module.state_dict().items()}
 
 
-def test_parts_of_a_batch_average_to_the_whole():
+def optimizer_state(session: Session) -> dict:
+    return session.training.optimizer.state_dict()["state"]
+
+
+def test_micro_batches_average_to_the_whole_batch():
     images, target = batch(32, 64)
-    target[1, :9] = 255  # as many valid pixels in each part
-    whole, split = (training(freeze_bn=True, name="sgd", lr=0.1) for _ in range(2))
+    target[1, :9] = 255  # as many valid pixels in each micro-batch
+    whole, split = (start(freeze_bn=True, name="sgd", lr=0.1) for _ in range(2))
     before = weights(whole)
-    one, _ = take(whole, [(images, target)])
-    two, _ = take(split, [(images[:1], target[:1]), (images[1:], target[1:])])
+    one, _ = take_step(whole, [(images, target)])
+    two, _ = take_step(split, [(images[:1], target[:1]), (images[1:], target[1:])])
     assert float(one) == pytest.approx(float(two), rel=1e-6)
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(split)[name], value, rtol=1e-4, atol=1e-6)
@@ -151,27 +161,27 @@ def test_parts_of_a_batch_average_to_the_whole():
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 @pytest.mark.parametrize("where", [0, 1])
 def test_a_bad_step_leaves_no_trace(monkeypatch, name: str, where: int, clip_norm: float):
-    part = batch(32, 64)
-    spoilt, clean = (training(expression="ghm+ce", name=name, lr=0.01) for _ in range(2))
-    term = type(spoilt[1].module.loss.terms[1])
+    micro_batch = batch(32, 64)
+    options = {"expression": "ghm+ce", "name": name, "lr": 0.01, "clip_norm": clip_norm}
+    spoilt, clean = (start(**options) for _ in range(2))
+    term = type(spoilt.training.loss.terms[1])
     for step in range(3):
         if step == where:
-            before, state = weights(spoilt), spoilt[2].state_dict()["state"]
-            before_state = copy.deepcopy(state)
+            before, before_state = weights(spoilt), copy.deepcopy(optimizer_state(spoilt))
             with monkeypatch.context() as patch:
                 patch.setattr(term, "value", lambda self, pixels: pixels.nll.sum() * torch.nan)
-                _, verdict = take(spoilt, [part], clip_norm)
-            assert verdict == [1, 0]
+                _, outcome = take_step(spoilt, [micro_batch])
+            assert outcome == [1, 0]
             counters = [n for n in before if n.endswith("num_batches_tracked")]
             after = weights(spoilt)
             assert [n for n in before if not torch.equal(before[n], after[n])] == counters
-            after_state = spoilt[2].state_dict()["state"]
-            for place, values in before_state.items():
+            after_state = optimizer_state(spoilt)
+            for index, values in before_state.items():
                 for key, value in values.items():
-                    assert torch.equal(value, after_state[place][key])
-        _, verdict = take(spoilt, [part], clip_norm)
-        assert verdict == [0, 0]
-        take(clean, [part], clip_norm)
+                    assert torch.equal(value, after_state[index][key])
+        _, outcome = take_step(spoilt, [micro_batch])
+        assert outcome == [0, 0]
+        take_step(clean, [micro_batch])
     assert [
         n for n, value in weights(clean).items()
         if not torch.equal(value, weights(spoilt)[n]) and "num_batches" not in n
@@ -182,11 +192,11 @@ def test_a_bad_step_leaves_no_trace(monkeypatch, name: str, where: int, clip_nor
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_a_gradient_scaler_skips_the_same_steps(monkeypatch, broken: str, clip_norm: float):
     """It looks at gradients alone; a loss that is infinite may have finite ones."""
-    setting = training(scaler=True, name="sgd")
-    scaler = setting[0].strategy.precision.scaler
-    _, verdict = take(setting, [batch(32, 64)], clip_norm)
-    assert verdict == [0, 0] and scaler.get_scale() == 4
-    before, term = weights(setting), type(setting[1].module.loss.terms[0])
+    session = start(scaler=True, name="sgd", clip_norm=clip_norm)
+    scaler = session.fabric.strategy.precision.scaler
+    _, outcome = take_step(session, [batch(32, 64)])
+    assert outcome == [0, 0] and scaler.get_scale() == 4
+    before, term = weights(session), type(session.training.loss.terms[0])
     whole = term.value
 
     def value(self, pixels):
@@ -195,38 +205,37 @@ def test_a_gradient_scaler_skips_the_same_steps(monkeypatch, broken: str, clip_n
 
     with monkeypatch.context() as patch:
         patch.setattr(term, "value", value)
-        _, verdict = take(setting, [batch(32, 64)], clip_norm)
-    assert verdict == [1, 0] and scaler.get_scale() == 2
-    after = weights(setting)
+        _, outcome = take_step(session, [batch(32, 64)])
+    assert outcome == [1, 0] and scaler.get_scale() == 2
+    after = weights(session)
     assert [n for n in before if not torch.equal(before[n], after[n]) and "batches" not in n] == []
-    take(setting, [batch(32, 64)], clip_norm)
+    take_step(session, [batch(32, 64)])
     head = "model.network.segmentation_head.0.weight"
-    assert not torch.equal(weights(setting)[head], after[head])
+    assert not torch.equal(weights(session)[head], after[head])
 
 
-def test_a_wish_that_comes_in_the_step_is_in_its_verdict():
-    fabric, module, optimizer = training()
-    stop_request = StopRequest(False)
+def test_a_stop_request_during_the_step_is_in_its_outcome():
+    session = start()
 
-    def mark(name: str) -> None:
-        stop_request.signum = 15
+    def mark(phase: str) -> None:
+        session.stop_request.signum = 15
 
-    arguments = [Statistics(module), [batch(32, 32)], 0.0, False, stop_request, mark]
-    assert train_step(fabric, module, optimizer, *arguments)[1].tolist() == [0, 15]
+    assert train_step(session, [batch(32, 32)], False, mark)[1].tolist() == [0, 15]
 
 
 def test_gradients_are_clipped_to_their_norm():
-    setting = training(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, freeze_bn=True)
-    before = weights(setting)
-    take(setting, [batch(32, 32)], clip_norm=0.01)
-    moved = [(weights(setting)[name] - value).flatten() for name, value in before.items()]
+    plain = {"name": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    session = start(freeze_bn=True, clip_norm=0.01, **plain)
+    before = weights(session)
+    take_step(session, [batch(32, 32)])
+    moved = [(weights(session)[name] - value).flatten() for name, value in before.items()]
     assert float(torch.cat(moved).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("broken", ["weights", "output", "dice", "ghm"])
 def test_what_broke_first_has_a_name(monkeypatch, broken: str):
-    fabric, module, _ = training(expression="ohem+0.5*dice+ghm")
-    part, inner = batch(32, 32), module.module
+    session = start(expression="ohem+0.5*dice+ghm")
+    inner = session.training.module.module
     expected = f"the network's {broken}"
     if broken == "weights":
         inner.model.network.segmentation_head[0].bias.data[1] = torch.inf
@@ -237,16 +246,17 @@ def test_what_broke_first_has_a_name(monkeypatch, broken: str):
         value = type(term).value
         monkeypatch.setattr(type(term), "value", lambda s, pixels: value(s, pixels) * torch.inf)
         expected = f"the loss term {broken}"
-    assert broken_part(fabric, inner, part) == expected
+    assert find_nonfinite(session.fabric, inner, batch(32, 32)) == expected
 
 
-def test_a_step_that_is_whole_in_itself_blames_the_network():
-    fabric, module, _ = training(expression="ohem+0.5*dice")
-    assert broken_part(fabric, module.module, batch(32, 32)) == "the gradient inside the network"
+def test_a_step_that_is_finite_when_repeated_blames_the_network():
+    session = start(expression="ohem+0.5*dice")
+    found = find_nonfinite(session.fabric, session.training.module.module, batch(32, 32))
+    assert found == "the gradient inside the network"
 
 
 @pytest.mark.parametrize(
-    "asked, device, path, steps, expected, why",
+    "requested, device, path, steps, expected, why",
     [
         ("auto", "cpu", "tiles", 10**6, False, "CPU"),
         ("auto", "cuda", "plain", 10**6, False, "no Triton"),
@@ -256,11 +266,11 @@ def test_a_step_that_is_whole_in_itself_blames_the_network():
         ("off", "cuda", "triton", 10**6, False, "train.compile is off"),
     ],
 )
-def test_what_is_compiled_and_why(monkeypatch, asked, device, path, steps, expected, why):
-    loss = build_loss("ohem", 3)
+def test_what_is_compiled_and_why(monkeypatch, requested, device, path, steps, expected, why):
+    loss, train = build_loss("ohem", 3), TrainConfig(compile=requested)
     monkeypatch.setattr(loss.reader, "path", lambda *_: KernelPath(path, "no Triton"))
-    compiled, reason = compile_or_not(TrainConfig(compile=asked), loss, torch.device(device), steps)
-    assert compiled is expected and why in reason
+    decided = decide_compilation(train, loss, torch.device(device), steps)
+    assert decided.enabled is expected and why in decided.reason
 
 
 def test_a_compiled_network_keeps_its_names(monkeypatch):
@@ -285,14 +295,14 @@ def network() -> nn.Module:
 @pytest.mark.parametrize("bad", [True, False])
 def test_batch_norm_forgets_a_bad_step_alone(bad: bool):
     module = network()
-    statistics = Statistics(module)
+    buffers = BufferSnapshot(module)
     module(torch.randn(2, 3, 8, 8))
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    statistics.keep()
+    buffers.take()
     module(torch.full((2, 3, 8, 8), torch.nan if bad else 1.0))
     during = {k: v.clone() for k, v in module.state_dict().items()}
     assert not torch.equal(before["1.running_var"], during["1.running_var"])
-    statistics.restore(torch.tensor(bad))
+    buffers.restore_if(torch.tensor(bad))
     for name in ("1.running_mean", "1.running_var"):
         expected = before[name] if bad else during[name]
         assert torch.equal(module.state_dict()[name], expected)

@@ -1,4 +1,4 @@
-"""Where time goes: laps, the profile, the clock of checkpoints."""
+"""The step timer, the profile, and the clock of checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import QUICK
 from segtrain.training.timing import SaveClock, StepTimer
 
 
-def test_laps_add_up(monkeypatch):
+def test_times_of_phases_add_up(monkeypatch):
     now = iter([10.0, 11.0, 13.0, 13.5, 14.0])
     monkeypatch.setattr("segtrain.training.timing.time.perf_counter", lambda: next(now))
     seconds = {"data": 100.0}
@@ -37,11 +37,11 @@ def test_a_profile_is_a_trace_of_four_steps(cli, pairs: Path):
 
 def test_steps_and_time_between_checkpoints(monkeypatch):
     clock = SaveClock(3)
-    assert [step for step in range(1, 10) if clock.due(step)] == [3, 6, 9]
+    assert [step for step in range(1, 10) if clock.is_due(step)] == [3, 6, 9]
     now = [100.0]
     monkeypatch.setattr("segtrain.training.timing.time.monotonic", lambda: now[0])
     clock, due = SaveClock("1min"), []
     assert not clock.counts(3)
     for now[0] in range(120, 300, 20):
-        due.append(clock.due(1))
+        due.append(clock.is_due(1))
     assert due == [False, False, True] * 3

@@ -65,10 +65,10 @@ except SegtrainError as error:
 @pytest.mark.parametrize("how", [(), ("train", "pinned")], ids=["evaluation", "training"])
 def test_a_killed_worker_ends_the_run_in_one_sentence(pairs: Path, tmp_path: Path, sent, how):
     with Running(tmp_path, "-c", LOOP, pairs, 2, *how) as run:
-        wait_for(lambda: run.has_said("going"))
+        wait_for(lambda: run.has_printed("going"))
         workers = wait_for(lambda: children(run.process.pid))
         os.kill(workers[0], sent)
-        assert run.ended() == 1
+        assert run.wait() == 1
         (said,) = re.findall("^said: .*", run.out.read_text(), re.MULTILINE)
         if sent == signal.SIGBUS:
             assert "killed (SIGBUS)" in said and "/dev/shm" in said and "--shm-size" in said
@@ -95,7 +95,7 @@ def test_all_workers_killed_between_two_passes(pairs: Path, tmp_path: Path):
         time.sleep(1)
         assert run.process.poll() is None
         (tmp_path / "pause").unlink()
-        assert run.ended() == 1
+        assert run.wait() == 1
         assert "said: a loader worker was killed (SIGKILL)" in run.out.read_text()
 
 
@@ -195,15 +195,15 @@ sys.exit(128 + stop[0])
 def test_a_stop_in_the_midst_of_an_epoch(pairs: Path, tmp_path: Path, how):
     """A signal to all processes, as SLURM sends it: the run goes on to its end."""
     with Running(tmp_path, "-c", RUN, pairs, 2, "train", *how) as run:
-        wait_for(lambda: run.has_said("going"))
+        wait_for(lambda: run.has_printed("going"))
         if "stuck" in how:
             wait_for((tmp_path / "stuck").exists)
         workers = children(run.process.pid)
         os.killpg(run.process.pid, signal.SIGTERM)
-        wait_for(lambda: run.has_said("saved"))
+        wait_for(lambda: run.has_printed("saved"))
         assert len(workers) == 2
         wait_for(lambda: not any(alive(worker) for worker in workers), 3)  # measured: 0.1
-        assert run.ended() == 128 + signal.SIGTERM  # torch takes a second or two to end, as ever
+        assert run.wait() == 128 + signal.SIGTERM  # torch takes a second or two to end, as ever
         assert run.err.read_text() == "" and set(run.out.read_text().split()) == {"going", "saved"}
 
 
@@ -246,7 +246,7 @@ def test_an_error_of_ours_in_a_worker_passes_as_it_is(pairs: Path, tmp_path: Pat
     """Only deaths are explained: a fault in the product keeps its traceback."""
     script = LOOP.replace("(image, mask))", "(image, mask.nonsense))")
     with Running(tmp_path, "-c", script, pairs, 2, "train") as run:
-        assert run.ended(90) == 1
+        assert run.wait(90) == 1
         assert "AttributeError" in run.err.read_text() and "nonsense" in run.err.read_text()
         assert "said:" not in run.out.read_text()
 
@@ -258,9 +258,9 @@ def test_fit_says_that_a_worker_was_killed(tmp_path: Path):
         "--set", "eval.every=100000", "--set", "train.steps_per_epoch=3",
     ]  # fmt: skip
     with Running(tmp_path, "-m", "segtrain", "fit", "--data", "set", *options) as run:
-        wait_for(lambda: run.has_said("epoch 2/"), 180)
+        wait_for(lambda: run.has_printed("epoch 2/"), 180)
         os.kill(children(run.process.pid)[0], signal.SIGKILL)
-        assert run.ended(60) == 1
+        assert run.wait(60) == 1
         (line,) = run.err.read_text().strip().splitlines()
         assert line.startswith("error: a loader worker was killed (SIGKILL)")
         assert "--workers" in line and "Traceback" not in run.out.read_text()

@@ -1,0 +1,110 @@
+"""Checkpoints of a run: the state of a training to files, and back."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from segtrain.errors import SegtrainError
+from segtrain.files import write_bytes
+from segtrain.models.checkpoint import Meta, read_meta, save_model, save_state
+from segtrain.runs.environment import device_name, package_versions
+from segtrain.runs.folder import BEST, LAST, STATE
+from segtrain.training.session import Session
+from segtrain.training.state import Training, TrainState
+from segtrain.version import __version__
+
+
+def save_checkpoint(session: Session, miou: float | None = None, best: bool = False) -> None:
+    """Save last.safetensors, best.safetensors if it is the best, and last.state.pt.
+
+    Only rank 0 may call it.
+    """
+    run, plan, training = session.run, session.plan, session.training
+    model, state = training.scored, training.state
+    meta = Meta.of(
+        model,
+        plan.config,
+        palette=plan.data.palette,
+        epoch=state.epoch,
+        step=state.step,
+        miou=miou,
+    )
+    if plan.config.train.keep and (run / LAST).exists():
+        keep_last(run / LAST.parent, plan.config.train.keep, state.step)
+    save_model(run / LAST, model, meta)
+    if best:
+        save_model(run / BEST, model, meta)
+    # weights too: one file, so one rename, is a consistent state
+    save_state(
+        run / STATE,
+        {
+            "model": training.model.state_dict(),
+            "average": training.average and training.average.state_dict(),
+            "loss": dict(training.loss.named_buffers()),
+            "observed": training.loss.observed,
+            "optimizer": training.optimizer.state_dict(),
+            "precision": session.fabric.strategy.precision.state_dict(),
+            "state": asdict(state),
+            "config": plan.config.model_dump(mode="json"),
+            "setting": describe_setting(session.fabric),
+            "data": plan.fingerprint,
+        },
+    )
+
+
+def restore_training(fabric: Fabric, training: Training, saved: dict[str, Any]) -> None:
+    """Restore a training from the state that `save_checkpoint` saved."""
+    training.model.load_state_dict(saved["model"])
+    if training.average:
+        training.average.load_state_dict(saved["average"])
+    # only what the loss learns is saved: the weights of vgg are fixed
+    training.loss.load_state_dict(saved["loss"], strict=False)
+    training.loss.observed = [
+        {name: value.to(fabric.device) for name, value in record.items()}
+        for record in saved["observed"]
+    ]
+    training.optimizer.load_state_dict(saved["optimizer"])
+    if saved["precision"]:  # of a gradient scaler; a run that had none starts with a new one
+        fabric.strategy.precision.load_state_dict(saved["precision"])
+    training.state = TrainState(**saved["state"])
+
+
+def keep_last(checkpoints: Path, most: int, step: int) -> None:
+    """Keep last.safetensors under a second name, by its step; remove all but the newest `most`.
+
+    A damaged one, or one of the step that is about to be saved, is not kept.
+    """
+    last = checkpoints / LAST.name
+    try:
+        last_step = read_meta(last).step
+    except SegtrainError:
+        last_step = None
+    if last_step is not None and last_step != step:
+        kept = checkpoints / f"step-{last_step:09d}.safetensors"
+        try:
+            os.link(last, kept)
+        except FileExistsError:
+            pass  # a resumed run repeats this step, with the same weights
+        except OSError:  # a file system without links
+            write_bytes(kept, last.read_bytes())
+    for old in sorted(checkpoints.glob("step-*.safetensors"))[:-most]:
+        with suppress(OSError):
+            old.unlink()
+
+
+def describe_setting(fabric: Fabric) -> dict[str, Any]:
+    """Return what the last bits of a run depend on besides its config."""
+    return {
+        "segtrain": __version__,
+        "device": device_name(fabric.device),
+        "precision": fabric.strategy.precision.precision,
+        "threads": torch.get_num_threads(),
+        **package_versions(),
+    }

@@ -1,0 +1,42 @@
+"""The session of a run: what the functions of the training loop share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from segtrain.distributed.launch import RankMonitor
+from segtrain.distributed.signals import StopRequest
+from segtrain.training.plan import TrainingPlan
+from segtrain.training.progress import Reporter
+from segtrain.training.state import Training
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What rank 0 resolves before the other ranks start, and sends to them."""
+
+    plan: TrainingPlan
+    run: Path  # the run's folder; only rank 0 needs to see it
+    saved: dict[str, Any] | None  # the state to resume from; None: a new training
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process's part of a run."""
+
+    fabric: Fabric
+    plan: TrainingPlan
+    run: Path  # the run's folder; only rank 0 writes to it
+    training: Training
+    reporter: Reporter
+    stop_request: StopRequest
+    rank_monitor: RankMonitor
+
+    @property
+    def is_rank_zero(self) -> bool:
+        """True in the one process that prints and writes files."""
+        return self.fabric.is_global_zero
