@@ -16,6 +16,7 @@ from segtrain.cli.options import (
     Workers,
     option,
 )
+from segtrain.errors import UsageError
 
 
 def evaluate(
@@ -42,9 +43,17 @@ def evaluate(
 ) -> None:
     """Score a split at the images' original size, and write a report."""
     flags = {"data.path": data, "data.workers": workers, "train.device": device}
-    from segtrain.commands.eval import evaluate as run_evaluate
+    if config and not predictions:
+        raise UsageError("--config is for --predictions; a checkpoint has its own config")
+    if predictions and run:
+        raise UsageError(f"{run} and --predictions: score one of the two")
+    from segtrain.commands.eval import evaluate_masks, evaluate_network
+    from segtrain.runs.folder import find_checkpoint
 
-    run_evaluate(run, out, split, set_, flags, predictions, config, json)
+    if predictions:
+        evaluate_masks(predictions, split, config, set_, flags, json)
+    else:
+        evaluate_network(find_checkpoint(run, out), split, set_, flags, json)
 
 
 def compare(
@@ -62,7 +71,7 @@ def compare(
     ] = Path("comparison"),
     json: Annotated[bool, option("print JSON instead of the table", "--json")] = False,
 ) -> None:
-    """Compare runs: differences, and which of them are more than noise."""
+    """Compare the scores of runs: differences, and which of them are beyond noise."""
     from segtrain.commands.compare import compare as run_compare
 
     run_compare(runs, split, out, json)

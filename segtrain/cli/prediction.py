@@ -38,6 +38,10 @@ def predict(
     set_: Sets = [],
 ) -> None:
     """Predict masks and overlays of images at their original size."""
+    from segtrain.commands.predict import find_images
     from segtrain.commands.predict import predict as run_predict
+    from segtrain.runs.folder import find_checkpoint
 
-    run_predict(paths, checkpoint, runs, out, legend, set_, {"train.device": device})
+    images = find_images(paths)
+    file = find_checkpoint(checkpoint, runs)
+    run_predict(images, file, out, legend, set_, {"train.device": device})

@@ -1,4 +1,4 @@
-"""segtrain compare: runs side by side, and which differences are more than noise."""
+"""segtrain compare: runs side by side, and which of their differences are beyond noise."""
 
 from __future__ import annotations
 
@@ -6,56 +6,61 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from segtrain.console import write, write_json, write_table
 from segtrain.errors import UsageError
-from segtrain.evaluation.comparison import describe, read_report, refuse_other_data
+from segtrain.evaluation.comparison import build_comparison
+from segtrain.evaluation.scored_runs import read_scored_run, refuse_other_data
 from segtrain.files import write_text
-from segtrain.render.comparison_page import decimals, span, write_comparison
+from segtrain.render.comparison_page import format_interval, format_signed, write_comparison
 
 
-def compare(runs: list[Path], split: str, out: Path, as_json: bool = False) -> dict[str, Any]:
-    """The verb: sets runs side by side, the first being what the others are compared with.
+def compare(paths: list[Path], split: str, out: Path, as_json: bool = False) -> dict[str, Any]:
+    """Compare runs with the first of them; write, print and return the comparison.
 
-    Prints and writes the comparison, and returns it. Raises UsageError for runs that were not
-    scored on the same images with the same truth.
+    Raises UsageError for runs that were not scored on the same images with the same truth.
     """
-    paths = [run.resolve() for run in runs]
-    if len(set(paths)) < 2:
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < 2:
         raise UsageError("compare needs two different runs or more: segtrain compare RUN RUN...")
-    if twice := [run for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1]:
-        raise UsageError(f"{twice[0]}: given twice; name each run once")
-    reports = [read_report(run, split) for run in runs]
-    for report in reports[1:]:
-        refuse_other_data(report, reports[0])
-    comparison = describe(reports, split)
+    repeated = [p for p, run in zip(paths, resolved, strict=True) if resolved.count(run) > 1]
+    if repeated:
+        raise UsageError(f"{repeated[0]}: given twice; name each run once")
+    runs = [read_scored_run(path, split) for path in paths]
+    for run in runs[1:]:
+        refuse_other_data(run, runs[0])
+    comparison = build_comparison(runs, split)
     write_text(out / "comparison.json", json.dumps(comparison, indent=2, allow_nan=False) + "\n")
     write_comparison(out / "comparison.html", comparison)
     if as_json:
-        print(json.dumps(comparison, indent=2, allow_nan=False))
+        write_json(comparison)
     else:
-        show(comparison, out)
+        print_comparison(comparison, out)
     return comparison
 
 
-def show(comparison: dict[str, Any], out: Path) -> None:
-    """A table of at most 80 columns, and the sentences."""
-    console = Console(highlight=False, markup=False)  # names are text, whatever they hold
-    contenders = comparison["contenders"]
+def print_comparison(comparison: dict[str, Any], out: Path) -> None:
+    """Print a table of at most 80 columns, and the sentences."""
+    groups = comparison["contenders"]
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", overflow="fold")
     for column in ("mIoU", "95 %", "difference", "95 %"):
         table.add_column(column, justify="right", no_wrap=True)
-    for c, d in zip(contenders, [None, *comparison["differences"]], strict=True):
-        cells = [decimals(c["miou"]), span(c["miou_ci"])]
-        cells += [decimals(d["miou"], "+"), span(d["miou_ci"])] if d else ["", ""]
-        table.add_row(c["name"], *cells)
-    console.print(table)
-    for c in contenders:
-        if len(c["runs"]) > 1:
-            console.print(f"{c['name']}: seeds from {span(c['miou_range'])}")
-    for d in comparison["differences"]:
-        console.print(f"\n{d['sentence']}\n{d['about_classes']}")
-    console.print("\n" + "\n".join(comparison["notes"]))
-    console.print(f"wrote {out / 'comparison.html'}", soft_wrap=True)
+    for group, row in zip(groups, [None, *comparison["differences"]], strict=True):
+        cells = [format_signed(group["miou"]), format_interval(group["miou_ci"])]
+        if row is not None:
+            cells += [format_signed(row["miou"], "+"), format_interval(row["miou_ci"])]
+        table.add_row(group["name"], *cells)
+    write_table(table)
+    for group in groups:
+        if len(group["runs"]) > 1:
+            write_table(f"{group['name']}: seeds from {format_interval(group['miou_range'])}")
+    for row in comparison["differences"]:
+        write()
+        write_table(row["sentence"])
+        write_table(row["about_classes"])
+    write()
+    for note in comparison["notes"]:
+        write_table(note)
+    write(f"wrote {out / 'comparison.html'}")

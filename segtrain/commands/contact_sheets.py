@@ -15,13 +15,13 @@ from segtrain.data.loading.sampling import Draw
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 from segtrain.render.overlay import (
-    blend,
-    colour_table,
-    contact_sheet,
+    add_legend,
+    blend_classes,
+    build_colour_table,
+    draw_contact_sheet,
     save_image,
     to_image,
-    visible,
-    with_legend,
+    to_rgb,
 )
 from segtrain.training.plan import resolve_crop
 
@@ -49,14 +49,14 @@ def write_sheets(
 def preview_sheet(found: Survey, config: Config) -> Image.Image:
     """Pairs of all splits with their masks in colour, every class among them where any has it."""
     data = found.data_set
-    colours, pictures = colour_table(data.palette), []
+    colours, pictures = build_colour_table(data.palette), []
     for split, sample in chosen(found):
-        image = visible(as_tensor(data.images(sample.image)).permute(2, 0, 1))
+        image = to_rgb(as_tensor(data.images(sample.image)).permute(2, 0, 1))
         class_ids = as_tensor(data.masks(sample.mask))
         pictures.append(
-            (f"{split}: {sample.name}", to_image(blend(image, class_ids, colours, 0.5)))
+            (f"{split}: {sample.name}", to_image(blend_classes(image, class_ids, colours, 0.5)))
         )
-    return with_legend(contact_sheet(pictures), data.classes, data.palette)
+    return add_legend(draw_contact_sheet(pictures), data.classes, data.palette)
 
 
 def augment_sheet(found: Survey, config: Config) -> Image.Image:
@@ -66,18 +66,18 @@ def augment_sheet(found: Survey, config: Config) -> Image.Image:
     augmentation = Augmentation(
         settings, data.lb_ignore, config.train.seed, config.model.in_channels
     )
-    colours, pictures = colour_table(data.palette), []
+    colours, pictures = build_colour_table(data.palette), []
     train = data.splits["train"]
     for index in evenly(len(train), SHOWN // PASSES):
         pair = data.images(train[index].image), data.masks(train[index].mask)
         for pass_ in range(PASSES):
             image, mask = augmentation(*pair, Draw(pass_, index))
-            painted = blend(
-                visible(as_tensor(image).permute(2, 0, 1)), as_tensor(mask), colours, 0.35
+            painted = blend_classes(
+                to_rgb(as_tensor(image).permute(2, 0, 1)), as_tensor(mask), colours, 0.35
             )
             pictures.append((f"{train[index].name}, pass {pass_ + 1}", to_image(painted)))
-    sheet = contact_sheet(pictures, columns=PASSES)
-    return with_legend(sheet, data.classes, data.palette)
+    sheet = draw_contact_sheet(pictures, columns=PASSES)
+    return add_legend(sheet, data.classes, data.palette)
 
 
 def chosen(found: Survey) -> list[tuple[str, Sample]]:

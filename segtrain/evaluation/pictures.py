@@ -10,90 +10,91 @@ from PIL import Image
 from torch import Tensor
 
 from segtrain.data.loading.dataset import as_tensor
+from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.prediction import Prediction
-from segtrain.evaluation.subject import Subject
 from segtrain.render.overlay import (
-    blend,
-    colour_table,
-    error_map,
-    kept_map,
-    panels,
+    blend_classes,
+    build_colour_table,
+    draw_panels,
+    paint_errors,
+    paint_kept,
     save_image,
     to_image,
-    visible,
+    to_rgb,
 )
-from segtrain.render.viewer_images import Shown
+from segtrain.render.viewer_images import ImageMaps, ViewerImage
 
-PAINTED = 1024  # longest side of what a picture shows
+MAX_SIDE = 1024  # pixels of a picture's longer side
 
 
-def paint_extremes(subject: Subject, rows: dict[int, dict[str, Any]]) -> Iterator[Shown]:
-    """The worst and the best images: as files in worst/ and hard_pixels/, and for the page."""
-    folder, config = subject.folder, subject.config
+def paint_extremes(
+    evaluation: Evaluation, rows: dict[int, dict[str, Any]]
+) -> Iterator[ViewerImage]:
+    """Write the worst images to worst/ and hard_pixels/; yield them and the best for the page.
+
+    rows: of per_image.csv, by index.
+    """
+    folder, config = evaluation.folder, evaluation.config
     for pictures in ("worst", "hard_pixels"):
         shutil.rmtree(folder / pictures, ignore_errors=True)  # those of an earlier evaluation
     scored = sorted((i for i in rows if rows[i]["miou"] is not None), key=lambda i: rows[i]["miou"])
     worst = scored[: config.eval.worst]
     best = [i for i in reversed(scored) if i not in worst][: config.eval.best]
     for rank, index in enumerate([*worst, *best], 1):
-        sample = subject.pairs.samples[index]
-        predicted = next(subject.predict(range(index, index + 1), None))
-        image = visible(as_tensor(subject.pairs.images(sample.image)).permute(2, 0, 1))
-        image, predicted = thinned(image, predicted)
-        said = f"mIoU {rows[index]['miou']:.3f}"
-        caption = f"{sample.name}: {said}"
+        sample = evaluation.pairs.samples[index]
+        prediction = next(evaluation.predict(range(index, index + 1), None))
+        image = to_rgb(as_tensor(evaluation.pairs.images(sample.image)).permute(2, 0, 1))
+        maps = subsample(image, prediction)
+        score = f"mIoU {rows[index]['miou']:.3f}"
         if rank <= len(worst):
-            name = f"{rank:02d}_{sample.name}.png"
-            save_image(folder / "worst" / name, picture(image, predicted, subject, caption))
-            if subject.mines:
-                page = hard_picture(image, predicted, subject, caption)
-                save_image(folder / "hard_pixels" / name, page)
-        yield Shown.of(
+            file, title = f"{rank:02d}_{sample.name}.png", f"{sample.name}: {score}"
+            save_image(folder / "worst" / file, draw_prediction(maps, evaluation, title))
+            if maps.kept is not None:
+                picture = draw_hard_pixels(maps, maps.kept, evaluation, title)
+                save_image(folder / "hard_pixels" / file, picture)
+        yield ViewerImage.encode(
             rows[index]["image"],
-            said,
+            score,
             "worst" if rank <= len(worst) else "best",
-            image,
-            predicted.target,
-            predicted.class_ids,
-            predicted.kept,
-            config.data.lb_ignore,
-            len(subject.classes),
+            maps,
+            evaluation.data.lb_ignore,
+            len(evaluation.classes),
         )
 
 
-def thinned(image: Tensor, predicted: Prediction) -> tuple[Tensor, Prediction]:
-    """All on the CPU, every k-th pixel of them where they are too large to be looked at."""
-    step = -(-max(image.shape[1:]) // PAINTED)
-    rows = slice(None, None, step), slice(None, None, step)
-    kept = None if predicted.kept is None else predicted.kept[rows].cpu()
-    target, ids = predicted.target[rows].cpu(), predicted.class_ids[rows].cpu()
-    return image[:, *rows], Prediction(predicted.index, target, ids, kept)
+def subsample(image: Tensor, prediction: Prediction) -> ImageMaps:
+    """Return an image (3,H,W) and its maps on the CPU, every k-th pixel of those above MAX_SIDE."""
+    step = -(-max(image.shape[1:]) // MAX_SIDE)
+    pixels = slice(None, None, step), slice(None, None, step)
+    kept = None if prediction.kept is None else prediction.kept[pixels].cpu()
+    truth, ids = prediction.target[pixels].cpu(), prediction.class_ids[pixels].cpu()
+    return ImageMaps(image[:, *pixels], truth, ids, kept)
 
 
-def picture(image: Tensor, predicted: Prediction, subject: Subject, title: str) -> Image.Image:
-    """Image, truth, prediction and errors side by side."""
-    colours, opacity = colour_table(subject.palette), subject.config.predict.opacity
-    lb_ignore = subject.config.data.lb_ignore
-    shown = {
-        "image": image,
-        "truth": blend(image, predicted.target, colours, opacity),
-        "prediction": blend(image, predicted.class_ids, colours, opacity),
-        "errors (red)": error_map(predicted.class_ids, predicted.target, lb_ignore),
+def draw_prediction(maps: ImageMaps, evaluation: Evaluation, title: str) -> Image.Image:
+    """Return image, truth, prediction and errors side by side."""
+    colours = build_colour_table(evaluation.palette)
+    opacity, lb_ignore = evaluation.config.predict.opacity, evaluation.data.lb_ignore
+    panels = {
+        "image": maps.image,
+        "truth": blend_classes(maps.image, maps.truth, colours, opacity),
+        "prediction": blend_classes(maps.image, maps.prediction, colours, opacity),
+        "errors (red)": paint_errors(maps.prediction, maps.truth, lb_ignore),
     }
-    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
+    return draw_panels({name: to_image(rgb) for name, rgb in panels.items()}, title)
 
 
-def hard_picture(image: Tensor, predicted: Prediction, subject: Subject, title: str) -> Image.Image:
-    """Image, truth, and what a loss that mines keeps, side by side."""
-    colours, config = colour_table(subject.palette), subject.config
-    ignored = predicted.target == config.data.lb_ignore
-    assert predicted.kept is not None
-    share = float(predicted.kept.sum() / (~ignored).sum().clamp(min=1))
-    kept = kept_map(image, predicted.kept, ignored)
-    shown = {
-        "image": image,
-        "truth": blend(image, predicted.target, colours, config.predict.opacity),
-        "kept (red), easy (blue), ignored (white)": kept,
+def draw_hard_pixels(
+    maps: ImageMaps, kept: Tensor, evaluation: Evaluation, title: str
+) -> Image.Image:
+    """Return image, truth and the pixels that a mining loss keeps (H,W) 0..1 side by side."""
+    colours, config = build_colour_table(evaluation.palette), evaluation.config
+    ignored = maps.truth == evaluation.data.lb_ignore
+    share = float(kept.sum() / (~ignored).sum().clamp(min=1))
+    panels = {
+        "image": maps.image,
+        "truth": blend_classes(maps.image, maps.truth, colours, config.predict.opacity),
+        "kept (red), easy (blue), ignored (white)": paint_kept(maps.image, kept, ignored),
     }
     title = f"{title}; {config.loss.expression} keeps {share:.1%} of its pixels"
-    return panels({name: to_image(rgb) for name, rgb in shown.items()}, title)
+    return draw_panels({name: to_image(rgb) for name, rgb in panels.items()}, title)

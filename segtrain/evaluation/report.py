@@ -1,4 +1,4 @@
-"""The files of an evaluation: metrics.json, tables, pictures, and report.html."""
+"""The files of an evaluation: metrics.json, tables, pictures and report.html."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from segtrain.config.loading import to_yaml
 from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.evaluation.accumulator import Accumulator
+from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.pictures import paint_extremes
-from segtrain.evaluation.subject import Subject
 from segtrain.files import write_csv, write_json
 from segtrain.metrics import bootstrap, calibration
 from segtrain.metrics.confusion import Scores, score_counts, score_matrix
@@ -29,145 +29,151 @@ from segtrain.runs.environment import collect_environment
 SIZES = ("small", "medium", "large")
 
 
-def write(
-    subject: Subject, accumulator: Accumulator, groups: list[str], seconds: float
+def write_evaluation(
+    evaluation: Evaluation, accumulator: Accumulator, groups: list[str], seconds: float
 ) -> dict[str, Any]:
-    """Writes all files; the content of metrics.json. groups: of each image, as groups_of has it."""
-    folder, names, images = subject.folder, subject.classes, subject.images
-    metrics = metrics_of(subject, accumulator, groups)
-    rows = [
-        image_row(images[i], groups[i], c, names)
-        for i, c in sorted(accumulator.image_counts.items())
-    ]
+    """Write all files and return the content of metrics.json.
+
+    groups: of each image, from `group_images`; seconds: how long the evaluation took.
+    """
+    folder, names, images = evaluation.folder, evaluation.classes, evaluation.image_names
+    metrics = build_metrics(evaluation, accumulator, groups)
+    rows = {
+        i: build_image_row(images[i], groups[i], counts, names)
+        for i, counts in sorted(accumulator.image_counts.items())
+    }
     matrix = accumulator.confusion.matrix.cpu()
     write_json(folder / "metrics.json", metrics)
-    write_csv(folder / "per_image.csv", rows)
-    write_csv(folder / "confusion.csv", confusion_rows(matrix, names))
-    title = f"mIoU {metrics['miou']:.4f} on {subject.split}"
+    write_csv(folder / "per_image.csv", list(rows.values()))
+    write_csv(folder / "confusion.csv", build_confusion_rows(matrix, names))
+    title = f"mIoU {metrics['miou']:.4f} on {evaluation.split}"
     save_confusion(folder / "confusion.png", matrix, names, title)
-    pictures = list(
-        paint_extremes(subject, dict(zip(sorted(accumulator.image_counts), rows, strict=True)))
-    )
+    pictures = list(paint_extremes(evaluation, rows))
     page = {
-        "title": subject.title,
+        "title": evaluation.title,
         "headline": metrics["headline"],
         "metrics": metrics,
         "confusion": matrix.tolist(),
         "confused": {
-            cell: [(images[i], n) for i, n in found] for cell, found in accumulator.most_confused()
+            cell: [(images[i], pixels) for i, pixels in ranked]
+            for cell, ranked in accumulator.most_confused()
         },
-        "history": read_history(subject.history),
-        "data": describe_data(subject, accumulator),
-        "provenance": provenance(subject, seconds),
-        "expression": subject.config.loss.expression if subject.checkpoint else None,
+        "history": read_history(evaluation.history),
+        "data": describe_data(evaluation, accumulator),
+        "provenance": describe_provenance(evaluation, seconds),
+        "expression": evaluation.config.loss.expression if evaluation.checkpoint else None,
     }
-    write_report(folder / "report.html", page, pictures, subject.palette)
+    write_report(folder / "report.html", page, pictures, evaluation.palette)
     return metrics
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Raises SegtrainError where a report can't be written, before anything is scored."""
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
+    """Raise SegtrainError where a report can't be written, before anything is scored."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise SegtrainError(
-            f"cannot write the report to {folder}: {place} is no folder that can be written to; "
-            "copy or link what is to be scored to one that can"
+            f"cannot write the report to {folder}: {existing} is not a writable folder; copy or "
+            "link the checkpoint or the masks to a folder that is"
         )
 
 
-def groups_of(images: list[str], pattern: str | None) -> list[str]:
-    """What each image is drawn with: the text that the pattern finds in its name, else its name.
+def group_images(images: list[str], pattern: str | None) -> list[str]:
+    """Return the group that each image is drawn with: the pattern's match in its name, or its name.
 
-    That of the first of its groups which found any, where it has groups. Raises UsageError for a
-    name in which it finds nothing.
+    Of a pattern with groups, the first that matched. Raises UsageError for a name without a match.
     """
     if pattern is None:
         return images
-    found = [re.search(pattern, name) for name in images]
-    missed = [name for name, match in zip(images, found, strict=True) if match is None]
-    if missed:
+    matches = [re.search(pattern, name) for name in images]
+    unmatched = [name for name, match in zip(images, matches, strict=True) if match is None]
+    if unmatched:
         raise UsageError(
-            f"eval.group_by: {pattern!r} finds nothing in {len(missed)} of {len(images)} names, "
-            f"such as {missed[0]}; '|(.+)' at its end lets those stand alone"
+            f"eval.group_by: {pattern!r} matches nothing in {len(unmatched)} of {len(images)} "
+            f"names, such as {unmatched[0]}; add '|(.+)' to make each of those its own group"
         )
-    return [next(filter(None, match.groups()), match[0]) for match in found if match]
+    return [next(filter(None, match.groups()), match[0]) for match in matches if match]
 
 
-def metrics_of(subject: Subject, accumulator: Accumulator, groups: list[str]) -> dict[str, Any]:
-    """The content of metrics.json: fractions, null where undefined; intervals are of 95 %."""
-    names = subject.classes
+def build_metrics(
+    evaluation: Evaluation, accumulator: Accumulator, groups: list[str]
+) -> dict[str, Any]:
+    """Return the content of metrics.json: fractions, null where undefined; 95 % intervals."""
+    names = evaluation.classes
     scores = score_matrix(accumulator.confusion.matrix, names)
-    counts = np.stack([accumulator.image_counts[i] for i in sorted(accumulator.image_counts)])
-    drawn = bootstrap.sum_by_group(counts, [groups[i] for i in sorted(accumulator.image_counts)])
-    mean_ci: list[float] | None = None
-    class_cis: list[list[float] | None] = [None] * len(names)
-    if len(drawn) > 1:  # of one group nothing can be said
-        ious = bootstrap.compute_ious(bootstrap.resample_sums(drawn))
-        mean_ci = bootstrap.percentile_interval(bootstrap.compute_mious(ious))
-        class_cis = [bootstrap.percentile_interval(ious[:, c]) for c in range(len(names))]
-    boundaries = [int(i) / int(u) if u else None for i, u in accumulator.boundary.T]
+    order = sorted(accumulator.image_counts)
+    counts = np.stack([accumulator.image_counts[i] for i in order])
+    sums = bootstrap.sum_by_group(counts, [groups[i] for i in order])
+    miou_interval: list[float] | None = None
+    intervals: list[list[float] | None] = [None] * len(names)
+    if len(sums) > 1:  # one group has no spread
+        ious = bootstrap.compute_ious(bootstrap.resample_sums(sums))
+        miou_interval = bootstrap.percentile_interval(bootstrap.compute_mious(ious))
+        intervals = [bootstrap.percentile_interval(column) for column in ious.T]
+    boundary = [int(i) / int(u) if u else None for i, u in accumulator.boundary.T]
     pixels = accumulator.confusion.matrix.sum(1).tolist()
-    classes = []
-    for c, scores_of_class in enumerate(scores.classes):
-        row: dict[str, Any] = {
-            "name": scores_of_class.name,
-            "iou": scores_of_class.iou,
-            "iou_ci": class_cis[c],
-        }
-        row |= asdict(scores_of_class)  # the keys that are there already stay in front
-        row |= {"boundary_iou": boundaries[c], "regions": recalls(accumulator.regions[c])}
-        if subject.mines:
+    classes: list[dict[str, Any]] = []
+    for c, each in enumerate(scores.classes):
+        row = {"name": each.name, "iou": each.iou, "iou_ci": intervals[c], **asdict(each)}
+        row |= {"boundary_iou": boundary[c], "regions": build_recalls(accumulator.regions[c])}
+        if evaluation.mining:
             row["kept"] = accumulator.kept[c].item() / pixels[c] if pixels[c] else None
         classes.append(row)
-    defined = [value for value in boundaries if value is not None]
+    defined = [value for value in boundary if value is not None]
     bins = accumulator.calibration.matrix if accumulator.calibration else None
     return {
         "miou": scores.miou,
-        "miou_ci": mean_ci,
-        **{k: v for k, v in asdict(scores).items() if k not in ("miou", "classes")},
+        "miou_ci": miou_interval,
+        "miou_absent_as_0": scores.miou_absent_as_0,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "mean_accuracy": scores.mean_accuracy,
+        "fw_iou": scores.fw_iou,
         "boundary_iou": sum(defined) / len(defined) if defined else None,
         "ece": None if bins is None else calibration.compute_ece(bins),
         "images": len(counts),
-        "groups": len(drawn),
-        "headline": headline(scores, mean_ci, subject, len(counts), len(drawn)),
+        "groups": len(sums),
+        "headline": write_headline(scores, miou_interval, evaluation, len(counts), len(sums)),
         "classes": classes,
-        "regions": recalls(accumulator.regions.sum(0)),
+        "regions": build_recalls(accumulator.regions.sum(0)),
         "calibration": None if bins is None else calibration.tabulate_bins(bins),
     }
 
 
-def recalls(regions: np.ndarray) -> dict[str, dict[str, Any]]:
-    """(3,2) counts of regions and of those found, by size."""
+def build_recalls(regions: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Return count, found and recall by size, of (3,2) counts of regions and of those found."""
     return {
         size: {"count": count, "found": found, "recall": found / count if count else None}
         for size, (count, found) in zip(SIZES, regions.tolist(), strict=True)
     }
 
 
-def headline(
-    scores: Scores, interval: list[float] | None, subject: Subject, images: int, groups: int
+def write_headline(
+    scores: Scores,
+    interval: list[float] | None,
+    evaluation: Evaluation,
+    images: int,
+    groups: int,
 ) -> str:
-    """The number and what it is of, in one line."""
+    """Return the mIoU and its protocol in one line."""
     absent, spread, without = scores.absent, "", ""
     present = len(scores.classes) - len(absent)
     if interval:
-        over = f"{groups} groups of images" if subject.config.eval.group_by else "images"
+        over = f"{groups} groups of images" if evaluation.config.eval.group_by else "images"
         spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f} over {over})"
     if absent:
-        as_0 = f"as 0 in it: {scores.miou_absent_as_0:.4f}"
+        as_0 = f"{scores.miou_absent_as_0:.4f} if counted as 0"
         without = f" ({shorten(absent)} absent, in no mean; {as_0})"
-    tta = subject.config.eval.tta if subject.checkpoint else []
-    views = f", averaged over {', '.join(map(str, tta))}" if tta else ""
+    tta = evaluation.config.eval.tta if evaluation.checkpoint else []
+    views = f", test-time augmentation {', '.join(map(str, tta))}" if tta else ""
     return (
-        f"mIoU {scores.miou:.4f} on {subject.split}{spread}: macro over {present} of "
+        f"mIoU {scores.miou:.4f} on {evaluation.split}{spread}: macro over {present} of "
         f"{len(scores.classes)} classes{without}, dataset level, ignore id "
-        f"{subject.config.data.lb_ignore}, native size, {images} image{'s' if images > 1 else ''}"
+        f"{evaluation.data.lb_ignore}, native size, {images} image{'s' if images > 1 else ''}"
         f"{views}"
     )
 
 
-def image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """A row of per_image.csv, from tp, fp and fn of each class (3,C)."""
+def build_image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """Return a row of per_image.csv, from tp, fp and fn of each class (3,C)."""
     scores, (tp, fp, fn) = score_counts(counts.T.tolist(), names), counts.tolist()
     row = {
         "image": image,
@@ -182,7 +188,8 @@ def image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> d
     return row
 
 
-def confusion_rows(matrix: Tensor, names: list[str]) -> list[dict[str, Any]]:
+def build_confusion_rows(matrix: Tensor, names: list[str]) -> list[dict[str, Any]]:
+    """Return the rows of confusion.csv."""
     return [
         {"true \\ predicted": name} | dict(zip(names, row, strict=True))
         for name, row in zip(names, matrix.tolist(), strict=True)
@@ -190,7 +197,7 @@ def confusion_rows(matrix: Tensor, names: list[str]) -> list[dict[str, Any]]:
 
 
 def read_history(table: Path | None) -> list[dict[str, float | None]] | None:
-    """The rows of a run's metrics.csv, if it has one."""
+    """Return the rows of a run's metrics.csv, None where there is none."""
     if table is None or not table.is_file():
         return None
     with open(table, encoding="utf-8", newline="") as file:
@@ -198,31 +205,32 @@ def read_history(table: Path | None) -> list[dict[str, float | None]] | None:
     return [{key: float(v) if v else None for key, v in row.items()} for row in rows]
 
 
-def describe_data(subject: Subject, accumulator: Accumulator) -> dict[str, Any]:
+def describe_data(evaluation: Evaluation, accumulator: Accumulator) -> dict[str, Any]:
+    """Return the page's facts about the data."""
     sizes = [f"{width}x{height}" for (height, width), _ in accumulator.sizes.most_common(3)]
     more = len(accumulator.sizes) - len(sizes)
     return {
-        "path": subject.config.data.path,
-        "split": subject.split,
-        "layout": subject.layout,
+        "path": evaluation.data.config.path,
+        "split": evaluation.split,
+        "layout": evaluation.data.layout,
         "images": sum(accumulator.sizes.values()),
         "sizes": ", ".join(sizes) + (f" and {more} more" if more else ""),
         "ignored": accumulator.ignored_share,
     }
 
 
-def provenance(subject: Subject, seconds: float) -> dict[str, Any]:
-    """What it takes to get the same numbers again."""
-    found = collect_environment(subject.device)
+def describe_provenance(evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+    """Return the page's facts that are needed to reproduce its numbers."""
+    facts = collect_environment(evaluation.device)
     return {
         "command": shlex.join(["segtrain", *sys.argv[1:]]),
-        "checkpoint": str(subject.checkpoint) if subject.checkpoint else None,
-        "config": to_yaml(subject.config),
-        "versions": {"python": found["python"]} | found["packages"],
-        "hardware": f"{found['device_name']} ({found['device']}, {found['platform']})",
-        "precision": subject.config.train.precision,
-        "segtrain": found["segtrain"],
-        "commit": found["git_commit"],
-        "date": found["started"][:16].replace("T", " "),
+        "checkpoint": str(evaluation.checkpoint) if evaluation.checkpoint else None,
+        "config": to_yaml(evaluation.config),
+        "versions": {"python": facts["python"]} | facts["packages"],
+        "hardware": f"{facts['device_name']} ({facts['device']}, {facts['platform']})",
+        "precision": evaluation.config.train.precision,
+        "segtrain": facts["segtrain"],
+        "commit": facts["git_commit"],
+        "date": facts["started"][:16].replace("T", " "),
         "seconds": seconds,
     }

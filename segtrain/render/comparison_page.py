@@ -1,4 +1,4 @@
-"""comparison.html: runs, their differences as bars, and what was compared."""
+"""comparison.html: scores of run groups, their differences, and how they were compared."""
 
 from __future__ import annotations
 
@@ -6,36 +6,40 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.files import write_text
-from segtrain.render.templating import page
+from segtrain.render.templating import render_page
 
 
 def write_comparison(path: Path, comparison: dict[str, Any]) -> None:
-    """comparison: what `segtrain compare --json` prints. Raises SegtrainError."""
-    scale = scale_of(comparison["differences"])
-    html = page(
+    """Write the page of a comparison as `segtrain compare --json` prints it.
+
+    Raises SegtrainError where the file can't be written.
+    """
+    low, high = plot_range(comparison["differences"])
+    html = render_page(
         "comparison.html",
         comparison=comparison,
-        place=lambda value: f"{100 * (value - scale[0]) / (scale[1] - scale[0]):.2f}%",
-        ends=scale,
-        decimals=decimals,
-        span=span,
+        position=lambda value: f"{100 * (value - low) / (high - low):.2f}%",
+        ends=(low, high),
+        score=format_signed,
+        interval=format_interval,
     )
     write_text(path, html)
 
 
-def scale_of(differences: list[dict[str, Any]]) -> tuple[float, float]:
-    """Low and high end of the plot: all differences, intervals and 0 lie well within."""
+def plot_range(differences: list[dict[str, Any]]) -> tuple[float, float]:
+    """Return the ends of the plot: all differences, their intervals and 0 lie well inside."""
     values = [0.0]
     for difference in differences:
         values += [difference["miou"] or 0.0, *(difference["miou_ci"] or [])]
-    room = 0.08 * (max(values) - min(values)) or 0.01
-    return min(values) - room, max(values) + room
+    margin = 0.08 * (max(values) - min(values)) or 0.01
+    return min(values) - margin, max(values) + margin
 
 
-def decimals(value: float | None, sign: str = "") -> str:
-    """A score with four decimals; with sign "+", a difference."""
+def format_signed(value: float | None, sign: str = "") -> str:
+    """Return a value with four decimals, never -0.0000; with sign "+" always with its sign."""
     return "-" if value is None else f"{value:{sign}z.4f}"
 
 
-def span(ends: list[float] | None) -> str:
-    return "-" if ends is None else f"{decimals(ends[0])} to {decimals(ends[1])}"
+def format_interval(ends: list[float] | None) -> str:
+    """Return '0.1000 to 0.2000', '-' where there is no interval."""
+    return "-" if ends is None else f"{format_signed(ends[0])} to {format_signed(ends[1])}"

@@ -1,4 +1,4 @@
-"""Class ids and images to pictures: palettes, overlays, legends, panels."""
+"""Pictures of images and class ids: overlays, legends, panels, contact sheets."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from segtrain.files import whole_file
 NEAREST = Image.Resampling.NEAREST
 Palette = Sequence[tuple[int, int, int]]
 IGNORED_COLOUR = (255, 255, 255)
-# told apart by how light they are, too, for eyes that don't see red and green
+# of different lightness, too: some eyes don't tell red from green
 RIGHT, WRONG = (205, 211, 219), (190, 24, 60)
 KEPT, EASY = (230, 30, 30), (40, 80, 200)
 
 
-def colour_table(palette: Palette, device: torch.device | str = "cpu") -> Tensor:
-    """(C+1,3) uint8: a colour a class, and last that of ignored pixels."""
+def build_colour_table(palette: Palette, device: torch.device | str = "cpu") -> Tensor:
+    """Return (C+1,3) uint8: a colour for each class, and last that of ignored pixels."""
     return torch.tensor([*palette, IGNORED_COLOUR], dtype=torch.uint8, device=device)
 
 
-def visible(image: Tensor) -> Tensor:
-    """An image (C,H,W) as RGB (3,H,W): the first three of more channels, fewer as grey."""
+def to_rgb(image: Tensor) -> Tensor:
+    """Return an image (K,H,W) as RGB (3,H,W): its first three channels, or the first as grey."""
     return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
 
 
-def paint(class_ids: Tensor, colours: Tensor) -> Tensor:
-    """Class ids (H,W), anything outside 0..C-1 being ignored, -> RGB uint8 (3,H,W)."""
+def paint_classes(class_ids: Tensor, colours: Tensor) -> Tensor:
+    """Return class ids (H,W) as RGB uint8 (3,H,W); anything outside 0..C-1 counts as ignored."""
     last = len(colours) - 1
     known = (class_ids >= 0) & (class_ids < last)
     return colours[class_ids.where(known, last).long()].permute(2, 0, 1)
 
 
-def blend(image: Tensor, class_ids: Tensor, colours: Tensor, opacity: float) -> Tensor:
-    """image uint8 (3,H,W) with the classes' colours over it, on the image's device.
+def blend_classes(image: Tensor, class_ids: Tensor, colours: Tensor, opacity: float) -> Tensor:
+    """Return an image uint8 (3,H,W) under the classes' colours, on the image's device.
 
-    Ignored pixels show the image as it is.
+    Ignored pixels show the plain image.
     """
     ignored = (class_ids < 0) | (class_ids >= len(colours) - 1)
-    painted = torch.lerp(image.float(), paint(class_ids, colours).float(), opacity)
+    painted = torch.lerp(image.float(), paint_classes(class_ids, colours).float(), opacity)
     return painted.round().to(torch.uint8).where(~ignored, image)
 
 
-def error_map(prediction: Tensor, target: Tensor, lb_ignore: int) -> Tensor:
-    """RGB uint8 (3,H,W): light grey where right, dark red where wrong, white where ignored."""
+def paint_errors(prediction: Tensor, target: Tensor, lb_ignore: int) -> Tensor:
+    """Return RGB uint8 (3,H,W): correct pixels light grey, wrong ones dark red, ignored white."""
     kind = (prediction != target).long().where(target != lb_ignore, 2)
     colours = torch.tensor([RIGHT, WRONG, IGNORED_COLOUR], dtype=torch.uint8, device=target.device)
     return colours[kind].permute(2, 0, 1)
 
 
-def kept_map(image: Tensor, kept: Tensor, ignored: Tensor) -> Tensor:
-    """RGB uint8 (3,H,W): the image, red as far as kept (H,W) 0..1, else blue; ignored white."""
+def paint_kept(image: Tensor, kept: Tensor, ignored: Tensor) -> Tensor:
+    """Return RGB uint8 (3,H,W): the image tinted blue to red by kept (H,W) 0..1; ignored white."""
     grey = image.float().mean(0, keepdim=True)
     hard, easy = (image.new_tensor(colour).float().view(3, 1, 1) for colour in (KEPT, EASY))
     tint = torch.lerp(easy, hard, kept.unsqueeze(0).float())
@@ -64,16 +64,18 @@ def kept_map(image: Tensor, kept: Tensor, ignored: Tensor) -> Tensor:
 
 
 def to_image(rgb: Tensor) -> Image.Image:
+    """Return RGB uint8 (3,H,W) as a Pillow image."""
     return Image.fromarray(rgb.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def save_image(path: Path, image: Image.Image) -> None:
+    """Write the image whole or not at all."""
     with whole_file(path) as temporary:
         image.save(temporary)
 
 
 def save_mask(path: Path, class_ids: np.ndarray, palette: Palette) -> None:
-    """An indexed PNG of class ids (H,W) with the classes' palette; grey 16-bit over 256 classes."""
+    """Write class ids (H,W) as an indexed PNG with the palette; over 256 classes as 16-bit grey."""
     if len(palette) > 256:
         return save_image(path, Image.fromarray(class_ids.astype(np.uint16, copy=False)))
     image = Image.fromarray(class_ids.astype(np.uint8, copy=False))
@@ -81,8 +83,8 @@ def save_mask(path: Path, class_ids: np.ndarray, palette: Palette) -> None:
     save_image(path, image)
 
 
-def with_legend(image: Image.Image, names: Sequence[str], palette: Palette) -> Image.Image:
-    """The image with a strip of the classes' names and colours below it."""
+def add_legend(image: Image.Image, names: Sequence[str], palette: Palette) -> Image.Image:
+    """Return the image above a strip of the classes' names and colours."""
     size = max(11, min(22, image.width // 40))
     font, line = ImageFont.load_default(size), round(size * 1.5)
     cell = line + max(round(font.getlength(name)) for name in names) + line // 2
@@ -92,18 +94,18 @@ def with_legend(image: Image.Image, names: Sequence[str], palette: Palette) -> I
     page = Image.new("RGB", (width, image.height + rows * line + line // 2), (255, 255, 255))
     page.paste(image, (0, 0))
     draw = ImageDraw.Draw(page)
-    for place, (name, colour) in enumerate(zip(names, palette, strict=True)):
-        x = (place % columns) * (width // columns) + line // 4
-        y = image.height + line // 4 + (place // columns) * line
+    for i, (name, colour) in enumerate(zip(names, palette, strict=True)):
+        x = (i % columns) * (width // columns) + line // 4
+        y = image.height + line // 4 + (i // columns) * line
         draw.rectangle((x, y + line // 6, x + line * 2 // 3, y + line * 5 // 6), tuple(colour))
         draw.text((x + line, y), name, (20, 20, 20), font)
     return page
 
 
-def panels(pictures: dict[str, Image.Image], title: str) -> Image.Image:
-    """Pictures of one size side by side, each under its name, with a title above.
+def draw_panels(pictures: dict[str, Image.Image], title: str) -> Image.Image:
+    """Return pictures of one size side by side, each under its name, below a title.
 
-    Small ones are enlarged by a whole factor: their pixels are what is looked at.
+    Small ones are enlarged by an integer factor, so that each pixel can be seen.
     """
     font = ImageFont.load_default(size=14)
     factor = max(1, 240 // next(iter(pictures.values())).height)
@@ -117,42 +119,43 @@ def panels(pictures: dict[str, Image.Image], title: str) -> Image.Image:
     page = Image.new("RGB", (width, first.height + top + gap), (255, 255, 255))
     draw = ImageDraw.Draw(page)
     draw.text((gap, 4), title, (20, 20, 20), font)
-    for place, (name, picture) in enumerate(pictures.items()):
-        x = gap + place * (first.width + gap)
+    for i, (name, picture) in enumerate(pictures.items()):
+        x = gap + i * (first.width + gap)
         draw.text((x, 23), name, (90, 90, 90), font)
         page.paste(picture, (x, top))
     return page
 
 
-def contact_sheet(
+def draw_contact_sheet(
     pictures: Sequence[tuple[str, Image.Image]], columns: int = 4, width: int = 320
 ) -> Image.Image:
-    """Pictures of any size in rows, each scaled to `width` pixels, under its caption."""
+    """Return pictures of any size in rows, each under its caption and `width` pixels wide."""
     font = ImageFont.load_default(size=12)
     gap, line = 8, 18
-    small = [(caption, picture_of_width(picture, width)) for caption, picture in pictures]
+    small = [(caption, scale_to_width(picture, width)) for caption, picture in pictures]
     columns = min(columns, len(small))
     rows = [small[i : i + columns] for i in range(0, len(small), columns)]
     heights = [max(picture.height for _, picture in row) + line + gap for row in rows]
     page = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + gap), (255, 255, 255))
     draw, y = ImageDraw.Draw(page), gap
     for row, height in zip(rows, heights, strict=True):
-        for place, (caption, picture) in enumerate(row):
-            x = gap + place * (width + gap)
-            draw.text((x, y), shortened(caption, font, width), (60, 60, 60), font)
+        for i, (caption, picture) in enumerate(row):
+            x = gap + i * (width + gap)
+            draw.text((x, y), cut_start(caption, font, width), (60, 60, 60), font)
             page.paste(picture, (x, y + line))
         y += height
     return page
 
 
-def picture_of_width(picture: Image.Image, width: int) -> Image.Image:
-    """The picture, at most twice as high as wide; small ones by nearest, as pixels matter there."""
+def scale_to_width(picture: Image.Image, width: int) -> Image.Image:
+    """Return the picture `width` pixels wide, at most twice as high; small ones by nearest."""
     height = min(2 * width, max(1, round(picture.height * width / picture.width)))
     kind = NEAREST if picture.width < width else Image.Resampling.BOX
     return picture.resize((width, height), kind)
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def cut_start(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Return the text, without as much of its start as makes it wider than `width` pixels."""
     while font.getlength(text) > width and len(text) > 2:
         text = "…" + text[2:]
     return text

@@ -1,4 +1,4 @@
-"""Scores to charts."""
+"""Charts of scores: the confusion matrix, training curves, reliability."""
 
 from __future__ import annotations
 
@@ -16,36 +16,40 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from segtrain.console import safe
 from segtrain.files import whole_file
 
-WRITTEN_UP_TO = 25  # classes: beyond, the numbers in the cells would overlap
-NAMED_UP_TO = 200  # classes: beyond, their names would
-LARGEST = 34  # inches of a side, 100 pixels each
-# stand for the page's --series-1 to --series-6, which differ between light and dark
+MAX_WITH_NUMBERS = 25  # classes; with more the numbers in the cells overlap
+MAX_WITH_NAMES = 200  # classes; with more their names overlap
+MAX_SIDE = 34  # inches, of 100 pixels each
+# placeholders for the page's --series-1 to --series-6, which differ between light and dark
 SERIES = ("#010001", "#020002", "#030003", "#040004", "#050005", "#060006")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
 
 class Chart(NamedTuple):
+    """A chart of a page."""
+
     title: str
-    svg: str  # an svg element, to be put into a page as it is
-    alt: str  # what it shows, in words
+    svg: str  # an svg element, inserted into a page without escaping
+    alt: str  # a description for screen readers
 
 
 def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> None:
-    """The (C,C) confusion matrix with each row divided by its sum; empty rows stay blank."""
+    """Draw the (C,C) confusion matrix with each row divided by its sum; empty rows stay blank."""
     counts = matrix.cpu().numpy().astype(float)
     rows = counts.sum(1, keepdims=True)
     shares = np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
-    few = len(names) <= WRITTEN_UP_TO
-    side = min(max(4.5, (0.55 if few else 0.15) * len(names) + 2), LARGEST)
+    few = len(names) <= MAX_WITH_NUMBERS
+    side = min(max(4.5, (0.55 if few else 0.15) * len(names) + 2), MAX_SIDE)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(names) <= NAMED_UP_TO:
+    if len(names) <= MAX_WITH_NAMES:
+        labels = [safe(name) for name in names]  # fonts have no control characters either
         fontsize = 10 if few else 6
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=fontsize)
-        axes.set_yticks(range(len(names)), names, fontsize=fontsize)
+        axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=fontsize)
+        axes.set_yticks(range(len(names)), labels, fontsize=fontsize)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if few:
         for (row, column), share in np.ndenumerate(shares):
@@ -65,49 +69,48 @@ def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> 
         FigureCanvasAgg(figure).print_png(temporary)
 
 
-def training_charts(history: list[dict[str, Any]]) -> list[Chart]:
-    """Loss by term, val mIoU, and the kept fraction of losses that mine; those that have values.
+def draw_training_charts(history: list[dict[str, Any]]) -> list[Chart]:
+    """Return charts of the loss by term, val mIoU and the fraction that mining losses keep.
 
-    history: the rows of metrics.csv, numbers or None; an epoch without validation has no val_miou.
+    history: the rows of metrics.csv, numbers or None. A chart without any value is left out.
     """
-    terms = values_of(history, r"loss/([^/]+)/value")
-    losses = {"training loss": values_of(history, "train_loss").get("train_loss", [])}
+    terms = select_columns(history, r"loss/([^/]+)/value")
+    losses = {"training loss": [row.get("train_loss") for row in history]}
     if len(terms) > 1:
         losses |= {f"{name} (weighted)": values for name, values in terms.items()}
-    kept = values_of(history, r"loss/([^/]+)/kept")
-    drawn = [
+    kept = select_columns(history, r"loss/([^/]+)/kept")
+    candidates = [
         ("Loss", losses, None),
-        ("mIoU on val", {"val mIoU": values_of(history, "val_miou").get("val_miou", [])}, (0, 1)),
+        ("mIoU on val", {"val mIoU": [row.get("val_miou") for row in history]}, (0, 1)),
         ("Fraction of pixels kept", kept, (0, 1)),
     ]
     epochs = [row["epoch"] for row in history]
     return [
-        line_chart(title, epochs, lines, limits)
-        for title, lines, limits in drawn
+        draw_lines(title, epochs, lines, limits)
+        for title, lines, limits in candidates
         if any(value is not None for values in lines.values() for value in values)
     ]
 
 
-def values_of(history: list[dict[str, Any]], pattern: str) -> dict[str, list[float | None]]:
-    """The columns that match, by the pattern's group or whole: a value or None an epoch."""
-    found = {name: re.fullmatch(pattern, name) for row in history for name in row}
-    names = {name: match[match.lastindex or 0] for name, match in found.items() if match}
+def select_columns(history: list[dict[str, Any]], pattern: str) -> dict[str, list[float | None]]:
+    """Return the columns that match, named by the pattern's group if it has one."""
+    matches = {name: re.fullmatch(pattern, name) for row in history for name in row}
+    names = {name: match[match.lastindex or 0] for name, match in matches.items() if match}
     return {short: [row.get(name) for row in history] for name, short in names.items()}
 
 
-def line_chart(
+def draw_lines(
     title: str,
     epochs: list[float],
     lines: dict[str, list[float | None]],
     limits: tuple[float, float] | None,
 ) -> Chart:
-    """Lines over epochs; None is a gap that is drawn across."""
+    """Return a chart of lines over epochs; a line is drawn across its None values."""
     figure = Figure(figsize=(4.2, 2.9), layout="constrained")
     axes = figure.add_subplot()
-    said = []
-    for place, (name, values) in enumerate(lines.items()):
-        # no values where the table lacks the column
-        points = [(e, v) for e, v in zip(epochs, values, strict=False) if v is not None]
+    descriptions = []
+    for i, (name, values) in enumerate(lines.items()):
+        points = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
         if not points:
             continue
         x, y = zip(*points, strict=True)
@@ -115,13 +118,15 @@ def line_chart(
             x,
             y,
             label=name,
-            color=SERIES[place % len(SERIES)],
-            linestyle=DASHES[place % len(DASHES)],
+            color=SERIES[i % len(SERIES)],
+            linestyle=DASHES[i % len(DASHES)],
             linewidth=1.8,
             marker="o" if len(points) < 3 else None,
             markersize=4,
         )
-        said.append(f"{name} from {y[0]:.3f} in epoch {x[0]:g} to {y[-1]:.3f} in epoch {x[-1]:g}")
+        descriptions.append(
+            f"{name} from {y[0]:.3f} in epoch {x[0]:g} to {y[-1]:.3f} in epoch {x[-1]:g}"
+        )
     if limits:
         axes.set_ylim(*limits)
     else:
@@ -129,13 +134,16 @@ def line_chart(
     axes.set_xlim(epochs[0] - 0.02 * len(epochs), epochs[-1] + 0.02 * len(epochs))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel("epoch")
-    if len(said) > 1:
+    if len(descriptions) > 1:
         axes.legend(frameon=False, fontsize=9, handlelength=2.6)
-    return Chart(title, svg(figure, axes, title), f"{title}: {'; '.join(said)}.")
+    return Chart(title, to_svg(figure, axes, title), f"{title}: {'; '.join(descriptions)}.")
 
 
-def reliability_chart(calibration: list[dict[str, Any]]) -> Chart:
-    """Accuracy by confidence (rows of metrics.calibration), over each bin's share of the pixels."""
+def draw_reliability(calibration: list[dict[str, Any]]) -> Chart:
+    """Return a chart of accuracy by confidence above each bin's share of the pixels.
+
+    calibration: the rows of `tabulate_bins`.
+    """
     figure = Figure(figsize=(4.4, 4.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     filled = [row for row in calibration if row["pixels"]]
@@ -152,18 +160,20 @@ def reliability_chart(calibration: list[dict[str, Any]]) -> Chart:
     lower.set(ylabel="share of pixels", xlabel="confidence")
     gaps = [c - a for c, a in zip(confidence, accuracy, strict=True)]
     mean = sum(gap * share for gap, share in zip(gaps, shares, strict=True))
-    said = f"confidence is on average {abs(mean):.3f} {'above' if mean > 0 else 'below'} accuracy"
+    description = (
+        f"confidence is on average {abs(mean):.3f} {'above' if mean > 0 else 'below'} accuracy"
+    )
     if filled:
-        said += f"; {shares[-1]:.0%} of the pixels have a confidence over {left[-1]:.2f}"
+        description += f"; {shares[-1]:.0%} of the pixels have a confidence over {left[-1]:.2f}"
     title = "Reliability"
-    return Chart(title, svg(figure, [upper, lower], title), f"{title} diagram: {said}.")
+    return Chart(title, to_svg(figure, [upper, lower], title), f"{title} diagram: {description}.")
 
 
-def svg(figure: Figure, axes: Axes | list[Axes], salt: str) -> str:
-    """The figure as an svg element for a page: its text is the page's, so are its colours.
+def to_svg(figure: Figure, axes: Axes | list[Axes], salt: str) -> str:
+    """Return the figure as an svg element with the page's own font and colours.
 
-    Black becomes the page's ink and SERIES its series; `salt` keeps ids apart on one page, which
-    otherwise are the same each time.
+    Black becomes the page's ink and SERIES its series. Ids are the same in every run, and differ
+    between charts of one page by `salt`.
     """
     for each in axes if isinstance(axes, list) else [axes]:
         each.spines[["top", "right"]].set_visible(False)
@@ -180,12 +190,12 @@ def svg(figure: Figure, axes: Axes | list[Axes], salt: str) -> str:
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace("#000000", "currentColor")
-    for part in ("metadata", "style"):  # what the style says would hold for the whole page
+    for part in ("metadata", "style"):  # its rules would apply to the whole page
         text = re.sub(rf"<{part}.*?</{part}>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1 and such, on every chart
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1 and such are in every chart
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text)
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
     text = re.sub(r"(font: [\d.]+px) [^;\"]*", r"\1 system-ui, sans-serif", text)
-    for place, colour in enumerate(SERIES, 1):
-        text = text.replace(colour, f"var(--series-{place})")
+    for number, colour in enumerate(SERIES, 1):
+        text = text.replace(colour, f"var(--series-{number})")
     return re.sub(r"\s+", " ", text)

@@ -1,9 +1,8 @@
-"""report.html from scores and images: one file, which loads nothing else."""
+"""report.html from scores and images: one file that loads nothing else."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import numpy as np
 
 from segtrain.files import write_text
 from segtrain.render.overlay import Palette
-from segtrain.render.plots import reliability_chart, training_charts
-from segtrain.render.templating import page
-from segtrain.render.viewer_images import LONGEST, Shown, distinct, repainted
+from segtrain.render.plots import draw_reliability, draw_training_charts
+from segtrain.render.templating import render_page
+from segtrain.render.viewer_images import MAX_SIDE, ViewerImage, make_distinct, repaint_png
 
-LIMIT = 9_500_000  # bytes of a page
-CELLS = 40  # classes in the table of confusions
-MIXED_UP = 8  # pairs of classes that are confused most
-NUMBERS = {
+MAX_BYTES = 9_500_000  # of a page
+MAX_GRID_CLASSES = 40  # classes in the confusion table
+MAX_CONFUSED_PAIRS = 8  # in the list of those confused most
+COLUMNS = {
     "dice": "Dice",
     "precision": "Precision",
     "recall": "Recall",
@@ -38,43 +37,42 @@ SECTIONS = [
 MEANS = {
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
-    "fw_iou": "frequency weighted IoU",
+    "fw_iou": "frequency-weighted IoU",
     "boundary_iou": "boundary IoU",
-    "miou_absent_as_0": "mIoU, absent classes as 0",
+    "miou_absent_as_0": "mIoU with absent classes as 0",
     "ece": "calibration error (ECE)",
 }
 
 
 def write_report(
-    path: Path, report: dict[str, Any], pictures: list[Shown], palette: Palette
+    path: Path, report: dict[str, Any], pictures: list[ViewerImage], palette: Palette
 ) -> None:
-    """report.html. Pictures that would make it larger than LIMIT are left out, the best ones first.
+    """Write report.html. Where it would exceed MAX_BYTES, pictures are left out, the best first.
 
-    `report` is what evaluate knows: title, headline, metrics, confusion, confused, history, data,
-    provenance, expression.
+    report: title, headline, metrics, confusion, confused, history, data, provenance, expression.
     """
-    colours = distinct(palette[: len(report["metrics"]["classes"])])
-    context = contents(report) | {"colours": colours}
-    shown = [with_layers(picture, colours) for picture in pictures]
-    order = sorted(range(len(shown)), key=lambda i: (pictures[i].kind == "best", i))
+    colours = make_distinct(palette[: len(report["metrics"]["classes"])])
+    context = build_context(report) | {"colours": colours}
+    layered = [add_layers(picture, colours) for picture in pictures]
+    order = sorted(range(len(layered)), key=lambda i: (pictures[i].kind == "best", i))
     while True:
-        chosen = [shown[i] for i in sorted(order)]
-        text = page(
+        chosen = [layered[i] for i in sorted(order)]
+        text = render_page(
             "report.html",
-            sections=[s for s in SECTIONS if shown or s[0] != "images"],
+            sections=[s for s in SECTIONS if layered or s[0] != "images"],
             **context,
-            **choices(chosen),
+            **build_viewer_context(chosen),
             pictures=chosen,
-            dropped=len(shown) - len(chosen),
-            script_data=for_script(report, colours, context["grid"]),
+            dropped=len(layered) - len(chosen),
+            script_data=build_script_data(report, colours, context["grid"]),
         )
-        if len(text.encode()) <= LIMIT or not order:
+        if len(text.encode()) <= MAX_BYTES or not order:
             return write_text(path, text)
         order.pop()
 
 
-def contents(report: dict[str, Any]) -> dict[str, Any]:
-    """What report.html says, besides the pictures."""
+def build_context(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what the template reads, besides the pictures."""
     metrics, history = report["metrics"], report["history"]
     mining = any(row.get("kept") is not None for row in metrics["classes"])
     means = {name: metrics[key] for key, name in MEANS.items()}
@@ -88,65 +86,65 @@ def contents(report: dict[str, Any]) -> dict[str, Any]:
         "expression": report["expression"],
         "data_set": report["data"],
         "provenance": report["provenance"],
-        "longest": LONGEST,
-        "columns": {key: name for key, name in NUMBERS.items() if key != "kept" or mining},
+        "max_side": MAX_SIDE,
+        "columns": {key: name for key, name in COLUMNS.items() if key != "kept" or mining},
         "means": [(name, value) for name, value in means.items() if value is not None],
         "absent": [row["name"] for row in metrics["classes"] if row["iou"] is None],
         "sizes": list(metrics["regions"]),
-        "grid": confusion_grid(report["confusion"]),
-        "mixed_up": most_mixed_up(report),
+        "grid": build_confusion_grid(report["confusion"]),
+        "most_confused": rank_confused_pairs(report),
         "located": bool(report["confused"]),
-        "charts": training_charts(history) if history else [],
-        "reliability": reliability_chart(calibration) if calibration else None,
+        "charts": draw_training_charts(history) if history else [],
+        "reliability": draw_reliability(calibration) if calibration else None,
     }
 
 
-def with_layers(shown: Shown, colours: Palette) -> dict[str, Any]:
-    """What the page says and shows of a picture: layers are (key, name, data URL, in words)."""
-    truth, prediction = (repainted(ids, colours) for ids in (shown.truth, shown.prediction))
+def add_layers(picture: ViewerImage, colours: Palette) -> dict[str, Any]:
+    """Return a picture for the template; its layers are (key, name, data URL, alt text)."""
+    truth, prediction = (repaint_png(ids, colours) for ids in (picture.truth, picture.prediction))
     layers = [
-        ("image", "Image", "webp", shown.image, "as it is"),
+        ("image", "Image", "webp", picture.image, "original"),
         ("truth", "Truth", "png", truth, "painted by true class"),
         ("prediction", "Prediction", "png", prediction, "painted by predicted class"),
-        ("errors", "Errors", "png", shown.errors, "wrong pixels dark red, right ones light grey"),
+        ("errors", "Errors", "png", picture.errors, "wrong pixels dark red, correct ones grey"),
     ]
-    if shown.hard is not None:
-        words = "pixels that the loss keeps red, easy ones blue"
-        layers.append(("hard", "Hard pixels", "webp", shown.hard, words))
+    if picture.hard is not None:
+        alt = "pixels that the loss keeps red, easy ones blue"
+        layers.append(("hard", "Hard pixels", "webp", picture.hard, alt))
     return {
-        "name": shown.name,
-        "caption": shown.caption,
-        "kind": shown.kind,
-        "size": shown.size,
+        "name": picture.name,
+        "caption": picture.caption,
+        "kind": picture.kind,
+        "size": picture.size,
         "layers": [
-            (key, name, f"data:image/{kind};base64,{b64encode(content).decode()}", words)
-            for key, name, kind, content, words in layers
+            (key, name, f"data:image/{kind};base64,{b64encode(content).decode()}", alt)
+            for key, name, kind, content, alt in layers
         ],
     }
 
 
-def choices(pictures: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the viewer can lay over an image."""
+def build_viewer_context(pictures: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the viewer's layers, and whether there are hard pixels and best images."""
     hard = any(layer[0] == "hard" for picture in pictures for layer in picture["layers"])
-    named = {
+    names = {
         "prediction": "Prediction",
         "truth": "Truth",
         "both": "Side by side",
         "errors": "Errors",
     }
-    named |= {"hard": "Hard pixels"} if hard else {}
+    names |= {"hard": "Hard pixels"} if hard else {}
     best = any(picture["kind"] == "best" for picture in pictures)
-    return {"choices": named | {"image": "None"}, "hard": hard, "best": best}
+    return {"choices": names | {"image": "None"}, "hard": hard, "best": best}
 
 
-def confusion_grid(confusion: list[list[int]]) -> dict[str, Any]:
-    """What the table of confusions shows: class ids, and rows of (pixels, share of the true class).
+def build_confusion_grid(confusion: list[list[int]]) -> dict[str, Any]:
+    """Return class ids, and rows of (pixels, share of the true class), for the confusion table.
 
-    Of more than CELLS classes those with most confused pixels, true or predicted.
+    Of more than MAX_GRID_CLASSES classes, those with most confused pixels, true or predicted.
     """
     counts = np.array(confusion, dtype=np.int64)
     wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    ids = sorted(np.argsort(-wrong, kind="stable")[:CELLS].tolist())
+    ids = sorted(np.argsort(-wrong, kind="stable")[:MAX_GRID_CLASSES].tolist())
     totals = counts.sum(1).tolist()
     rows = [
         [(n, n / totals[true] if totals[true] else None) for n in counts[true, ids].tolist()]
@@ -155,13 +153,13 @@ def confusion_grid(confusion: list[list[int]]) -> dict[str, Any]:
     return {"ids": ids, "rows": rows, "of": len(counts)}
 
 
-def most_mixed_up(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The cells off the diagonal with most pixels, and the images that have most of them."""
+def rank_confused_pairs(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the cells off the diagonal with most pixels, and the images with most of them."""
     counts = np.array(report["confusion"], dtype=np.int64)
     totals = counts.sum(1)
     np.fill_diagonal(counts, 0)
-    places = np.argsort(-counts, axis=None, kind="stable")[:MIXED_UP].tolist()
-    cells = [divmod(place, len(counts)) for place in places]
+    order = np.argsort(-counts, axis=None, kind="stable")[:MAX_CONFUSED_PAIRS].tolist()
+    cells = [divmod(flat, len(counts)) for flat in order]
     return [
         {
             "true": true,
@@ -175,24 +173,23 @@ def most_mixed_up(report: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def for_script(report: dict[str, Any], colours: Palette, grid: dict[str, Any]) -> dict[str, Any]:
-    """What report.js reads: classes, their colours, and the images of each cell of the table.
+def build_script_data(
+    report: dict[str, Any], colours: Palette, grid: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the data of report.js: classes, their colours, and the images of each table cell.
 
-    Images are named once, and cells say their numbers: {"true,predicted": [[image, pixels], ...]}.
+    Each image is named once; cells hold its number: {"true,predicted": [[number, pixels], ...]}.
     """
     ids = set(grid["ids"])
-    found = {k: v for k, v in report["confused"].items() if ids.issuperset(k) and k[0] != k[1]}
-    names = numbered(name for images in found.values() for name, _ in images)
+    cells = {k: v for k, v in report["confused"].items() if ids.issuperset(k) and k[0] != k[1]}
+    names = dict.fromkeys(name for images in cells.values() for name, _ in images)
+    numbers = {name: number for number, name in enumerate(names)}
     return {
         "classes": [row["name"] for row in report["metrics"]["classes"]],
         "colours": colours,
         "images": list(names),
         "confused": {
-            f"{true},{predicted}": [[names[name], pixels] for name, pixels in images]
-            for (true, predicted), images in found.items()
+            f"{true},{predicted}": [[numbers[name], pixels] for name, pixels in images]
+            for (true, predicted), images in cells.items()
         },
     }
-
-
-def numbered(names: Iterable[str]) -> dict[str, int]:
-    return {name: place for place, name in enumerate(dict.fromkeys(names))}

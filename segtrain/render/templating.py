@@ -1,4 +1,4 @@
-"""Templates to pages; a light import, as comparing runs needs no torch."""
+"""Pages from templates. Imports no torch: `segtrain compare` does without it."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from segtrain.console import format_duration
 
 
-def page(template: str, **context: object) -> str:
-    """A template of templates/ with its context, as HTML; everything in it is escaped."""
-    pages = Environment(
+def render_page(template: str, **context: object) -> str:
+    """Return a template of templates/ as HTML; everything in the context is escaped."""
+    environment = Environment(
         loader=PackageLoader("segtrain.render"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {
-        "figure": figure,
-        "raw": raw,
-        "percent": percent,
-        "count": count,
+    environment.filters |= {
+        "figure": format_figure,
+        "raw": format_raw,
+        "percent": format_percent,
+        "count": format_count,
         "duration": format_duration,
     }
-    pages.policies["json.dumps_kwargs"] = {  # of tojson, which no text in a script element can end
+    environment.policies["json.dumps_kwargs"] = {  # of tojson, which also escapes "</script>"
         "ensure_ascii": False,
         "allow_nan": False,
         "separators": (",", ":"),
     }
-    return pages.get_template(template).render(context)
+    return environment.get_template(template).render(context)
 
 
-def figure(value: float | None, digits: int = 3) -> str:
-    """A fraction; a dash where it is undefined."""
+def format_figure(value: float | None, digits: int = 3) -> str:
+    """Return a fraction; a dash where it is undefined."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def raw(value: float | None) -> str:
-    """What a table sorts by."""
+def format_raw(value: float | None) -> str:
+    """Return the text by which a table sorts the value."""
     return "" if value is None else repr(float(value))
 
 
-def percent(value: float | None, digits: int = 1) -> str:
+def format_percent(value: float | None, digits: int = 1) -> str:
+    """Return a fraction in percent; a dash where it is undefined."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def count(value: int | None) -> str:
+def format_count(value: int | None) -> str:
+    """Return an integer in groups of three digits; a dash where it is undefined."""
     return "–" if value is None else f"{value:,}"

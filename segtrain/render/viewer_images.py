@@ -1,4 +1,4 @@
-"""Images of a page's viewer: small, encoded, in colours that tell classes apart."""
+"""Images of a page's viewer: small, encoded, in colours that differ between classes."""
 
 from __future__ import annotations
 
@@ -10,74 +10,82 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from segtrain.render.overlay import RIGHT, WRONG, Palette, kept_map, to_image
+from segtrain.render.overlay import RIGHT, WRONG, Palette, paint_kept, to_image
 
-LONGEST = 640  # pixels of a picture's longer side
+MAX_SIDE = 640  # pixels of a picture's longer side
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One image of the viewer, at most LONGEST pixels long: encoded, so that many take little."""
+class ImageMaps:
+    """An image and the maps of its pixels that pictures are made of."""
+
+    image: Tensor  # uint8 (3,H,W)
+    truth: Tensor  # (H,W) class ids and lb_ignore
+    prediction: Tensor  # (H,W) class ids
+    kept: Tensor | None = None  # (H,W), 0..1: how far a mining loss keeps each pixel
+
+
+@dataclass(frozen=True)
+class ViewerImage:
+    """One image of the viewer, encoded, so that many take little memory."""
 
     name: str
     caption: str
     kind: Literal["worst", "best"]
-    size: tuple[int, int]  # width, height
+    size: tuple[int, int]  # width, height; at most MAX_SIDE
     image: bytes  # WebP
     truth: bytes  # PNG of class ids; num_classes where ignored
-    prediction: bytes  # likewise
+    prediction: bytes  # PNG of class ids
     errors: bytes  # PNG
-    hard: bytes | None  # WebP: what a loss that mines keeps
+    hard: bytes | None  # WebP: pixels that a mining loss keeps
 
     @classmethod
-    def of(
+    def encode(
         cls,
         name: str,
         caption: str,
         kind: Literal["worst", "best"],
-        image: Tensor,
-        truth: Tensor,
-        prediction: Tensor,
-        kept: Tensor | None,
+        maps: ImageMaps,
         lb_ignore: int,
         num_classes: int,
-    ) -> Shown:
-        """From an image uint8 (3,H,W), ids (H,W) and what is kept (H,W) 0..1, on any device."""
-        image = smaller(image)
-        truth, prediction = (nearest(ids, *image.shape[1:]) for ids in (truth, prediction))
+    ) -> ViewerImage:
+        """Return the maps, on any device, shrunk and encoded."""
+        image = shrink_image(maps.image)
+        height, width = image.shape[1:]
+        truth = sample_nearest(maps.truth, height, width)
+        ids = sample_nearest(maps.prediction, height, width).numpy()
         ignored = truth == lb_ignore
         true_ids = truth.masked_fill(ignored, num_classes).numpy()
-        ids = prediction.numpy()
         wrong = np.where(true_ids == num_classes, 2, true_ids != ids).astype(np.uint8)
         hard = None
-        if kept is not None:
-            kept = nearest(kept, *image.shape[1:])
-            hard = webp(to_image(kept_map(image, kept, ignored)))
+        if maps.kept is not None:
+            kept = sample_nearest(maps.kept, height, width)
+            hard = encode_webp(to_image(paint_kept(image, kept, ignored)))
         return cls(
             name,
             caption,
             kind,
-            size=(image.shape[2], image.shape[1]),
-            image=webp(to_image(image)),
-            truth=png(as_ids(true_ids)),
-            prediction=png(as_ids(ids)),
-            errors=painted(wrong, [RIGHT, WRONG]),
+            size=(width, height),
+            image=encode_webp(to_image(image)),
+            truth=encode_png(ids_to_image(true_ids)),
+            prediction=encode_png(ids_to_image(ids)),
+            errors=paint_ids(wrong, [RIGHT, WRONG]),
             hard=hard,
         )
 
 
-def smaller(image: Tensor) -> Tensor:
-    """The image (3,H,W) on the CPU, at most LONGEST pixels long."""
+def shrink_image(image: Tensor) -> Tensor:
+    """Return an image (3,H,W) on the CPU, its longer side at most MAX_SIDE pixels."""
     longest = max(image.shape[1:])
-    if longest <= LONGEST:
+    if longest <= MAX_SIDE:
         return image.cpu()
-    height, width = (max(1, round(side * LONGEST / longest)) for side in image.shape[1:])
+    height, width = (max(1, round(side * MAX_SIDE / longest)) for side in image.shape[1:])
     small = to_image(image).resize((width, height), Image.Resampling.BOX)
     return image.new_tensor(np.asarray(small)).permute(2, 0, 1)
 
 
-def nearest(values: Tensor, height: int, width: int) -> Tensor:
-    """(H,W) -> (height,width) on the CPU, each the value in the middle of what it stands for."""
+def sample_nearest(values: Tensor, height: int, width: int) -> Tensor:
+    """(H,W) -> (height,width) on the CPU: the value at the centre of each new pixel."""
     rows, columns = (
         ((np.arange(few) + 0.5) * many / few).astype(np.int64)
         for few, many in zip((height, width), values.shape, strict=True)
@@ -85,37 +93,45 @@ def nearest(values: Tensor, height: int, width: int) -> Tensor:
     return values[rows][:, columns].cpu()
 
 
-def as_ids(ids: np.ndarray) -> Image.Image:
+def ids_to_image(ids: np.ndarray) -> Image.Image:
+    """Return class ids (H,W) as a grey image, of 16 bits where an id needs them."""
     return Image.fromarray(ids.astype(np.uint8 if ids.max(initial=0) < 256 else np.uint16))
 
 
-def painted(ids: np.ndarray, colours: Palette) -> bytes:
-    """PNG of ids (H,W) in exactly their colours; what has none is transparent."""
+def paint_ids(ids: np.ndarray, colours: Palette) -> bytes:
+    """Return a PNG of ids (H,W) in exactly their colours; ids without one are transparent."""
     table = np.array([(*colour, 255) for colour in colours] + [(0, 0, 0, 0)], np.uint8)
     ids = np.minimum(ids.astype(np.int64), len(colours))
     if len(table) > 256:
-        return png(Image.fromarray(table[ids]))
+        return encode_png(Image.fromarray(table[ids]))
     image = Image.fromarray(ids.astype(np.uint8))
     image.putpalette(table[:, :3].tobytes())
-    return png(image, transparency=len(colours))
+    return encode_png(image, transparency=len(colours))
 
 
-def png(image: Image.Image, **options: Any) -> bytes:
+def repaint_png(ids: bytes, colours: Palette) -> bytes:
+    """Return a PNG of class ids as a PNG in the classes' colours."""
+    return paint_ids(np.asarray(Image.open(io.BytesIO(ids))), colours)
+
+
+def encode_png(image: Image.Image, **options: Any) -> bytes:
+    """Return the image as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "png", **options)
     return buffer.getvalue()
 
 
-def webp(image: Image.Image) -> bytes:
+def encode_webp(image: Image.Image) -> bytes:
+    """Return the image as a WebP file of good quality."""
     buffer = io.BytesIO()
     image.save(buffer, "webp", quality=80)
     return buffer.getvalue()
 
 
-def distinct(palette: Palette) -> list[tuple[int, int, int]]:
-    """The palette, a class changed by the least that tells its colour from those before it.
+def make_distinct(palette: Palette) -> list[tuple[int, int, int]]:
+    """Return the palette with each repeated colour changed as little as makes it unique.
 
-    A script reads class ids off the colours of painted masks.
+    The page's script reads class ids from the colours of painted masks.
     """
     seen: dict[tuple[int, int, int], None] = {}
     for colour in palette:
@@ -127,7 +143,3 @@ def distinct(palette: Palette) -> list[tuple[int, int, int]]:
         )
         seen[next(other for other in tried if other not in seen)] = None
     return list(seen)
-
-
-def repainted(ids: bytes, colours: Palette) -> bytes:
-    return painted(np.asarray(Image.open(io.BytesIO(ids))), colours)

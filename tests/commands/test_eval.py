@@ -199,8 +199,8 @@ def test_an_absent_class_is_null_and_named(run: Path, ignoring: Path, tmp_path: 
     ious = [c["iou"] for c in scores["classes"][:2]]
     assert scores["miou"] == pytest.approx(sum(ious) / 2)
     assert scores["miou_absent_as_0"] == pytest.approx(sum(ious) / 3)
-    shown = f"(2 absent, in no mean; as 0 in it: {sum(ious) / 3:.4f})"
-    assert f"macro over 2 of 3 classes {shown}" in answer.stdout
+    absence = f"(2 absent, in no mean; {sum(ious) / 3:.4f} if counted as 0)"
+    assert f"macro over 2 of 3 classes {absence}" in answer.stdout
     rows = read_csv(tmp_path / "eval/val/per_image.csv")
     assert [row["iou/2"] for row in rows] == [""] * 4
 
@@ -369,10 +369,10 @@ def test_where_no_report_can_be_written_nothing_is_scored(
 ):
     masks = shutil.copytree(predicted, tmp_path / "masks")
     (masks / "eval").write_text("a file")
-    monkeypatch.setattr("segtrain.commands.eval.read_split", None)  # it would be scoring
+    monkeypatch.setattr("segtrain.commands.eval.Accumulator", None)  # scoring begins with it
     asked = ["--predictions", masks, "--data", ignoring, "--set", "data.classes=[a, b, c]"]
     answer = cli("eval", *asked)
-    assert answer.code == 1 and f"{masks / 'eval'} is no folder that can be" in answer.error
+    assert answer.code == 1 and f"{masks / 'eval'} is not a writable folder" in answer.error
 
 
 def test_a_run_and_masks_are_not_scored_at_once(cli, run: Path, predicted: Path):
@@ -420,8 +420,8 @@ def test_an_image_that_is_all_ignored_is_not_drawn(run: Path, ignoring: Path, tm
 @pytest.mark.parametrize(
     "pattern, said",
     [
-        ("night", "'night' finds nothing in 4 of 4 names, such as 0.png"),
-        ("[1-3]", "finds nothing in 1 of 4 names, such as 0.png; '|(.+)' at its end"),
+        ("night", "eval.group_by: 'night' matches nothing in 4 of 4 names, such as 0.png"),
+        ("[1-3]", "'[1-3]' matches nothing in 1 of 4 names, such as 0.png; add '|(.+)'"),
         ("(", "expected a regular expression"),
     ],
 )
@@ -437,10 +437,10 @@ def test_json_is_all_that_is_printed(run: Path, ignoring: Path):
 
 def test_names_of_classes_are_text_and_no_markup(cli, pairs: Path):
     masks = pairs.rename(pairs.with_name("[red]")) / "masks"
-    names = "data.classes=['[bold]', '[/u]', '[/]', '[i]']"  # the last is absent
+    names = "data.classes=['[bold]', '[/u]', \"\\e[31m\", '[i]']"  # the last is absent
     answer = evaluate("--predictions", masks, "--data", masks.parent, "--set", names)
-    rows = [line.split()[0] for line in answer.stdout.splitlines() if line.startswith("[")]
-    assert rows == ["[bold]", "[/u]", "[/]", "[i]"]
+    rows = [line.split()[0] for line in answer.stdout.splitlines() if line[0] in "[\\"]
+    assert rows == ["[bold]", "[/u]", r"\x1b[31m", "[i]"] and "\x1b" not in answer.stdout
     assert "[i] absent" in answer.stdout and f"report: {masks}/eval" in answer.stdout
 
 
@@ -463,7 +463,9 @@ def test_windows_give_nearly_the_same_score(run: Path, ignoring: Path):
     assert report(run)["miou"] == pytest.approx(whole, abs=0.1)
     evaluate(run, "--data", ignoring, "--set", "eval.tta=[hflip, 1.25]")
     assert report(run)["miou"] == pytest.approx(whole, abs=0.1)
-    assert report(run)["headline"].endswith("native size, 4 images, averaged over hflip, 1.25")
+    assert report(run)["headline"].endswith(
+        "native size, 4 images, test-time augmentation hflip, 1.25"
+    )
 
 
 def test_windowed_and_flipped_scores_are_those_of_the_masks_that_predict_writes(

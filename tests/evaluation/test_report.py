@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segtrain.evaluation.report import groups_of
+from segtrain.evaluation.report import group_images
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from segtrain.evaluation.report import groups_of
     ],
 )
 def test_a_group_is_what_the_pattern_finds(pattern: str | None, groups: list[str]):
-    assert groups_of(["a_1.png", "a_2.png", "b_0.png"], pattern) == groups
+    assert group_images(["a_1.png", "a_2.png", "b_0.png"], pattern) == groups

@@ -31,7 +31,7 @@ def picture(height: int, width: int, images: int = 1, channels: int = 3) -> Tens
 
 
 def whole(predict, images: Tensor, eval: EvalConfig) -> Tensor:
-    """All bands under each other, after a look that every row comes once, in order."""
+    """All bands joined; each row must come once, in order."""
     bands, rows = [], 0
     for top, logits in predict_bands(predict, images, eval):
         assert top == rows and logits.dtype == torch.float32
@@ -95,7 +95,7 @@ def in_numpy(predict):
 @pytest.mark.parametrize("predict", [constant, pointwise, placed])
 def test_a_small_image_is_predicted_as_it_is(predict, monkeypatch):
     """At most max_pixels, or covered by one window: one call, its logits to the last bit."""
-    monkeypatch.setattr(inference, "PIECE", 21)
+    monkeypatch.setattr(inference, "BAND", 21)
     images = picture(13, 21, 2)
     for eval in (config(max_pixels=13 * 21), config((13, 21)), config((64, 32), 0.9)):
         ((top, logits),) = predict_bands(predict, images, eval)
@@ -135,25 +135,25 @@ def test_windowed_or_whole_is_the_same_where_windows_agree(size, window, overlap
 @given(st.integers(1, 3000), st.integers(1, 700), st.floats(0, 0.99))
 def test_windows_along_a_side(side: int, window: int, overlap: float):
     window = min(side, window)
-    places = inference.starts(side, window, overlap)
-    assert places[0] == 0 and places[-1] == side - window
-    steps = np.diff(places)
+    starts = inference.place_windows(side, window, overlap)
+    assert starts[0] == 0 and starts[-1] == side - window
+    steps = np.diff(starts)
     assert (steps >= 1).all() and np.ptp(steps) <= 1 if len(steps) else side == window
     if len(steps):
         assert ((window - steps >= overlap * window - 1e-9) | (steps == 1)).all()
         fewer = math.ceil((side - window) / (len(steps) - 1)) if len(steps) > 1 else side - window
         assert len(steps) == 1 or window - fewer < overlap * window or fewer > window
     sums = np.zeros(side)
-    weights = inference.blend_weights(window, places)
-    for place, weight in zip(places, weights, strict=True):
+    weights = inference.blend_weights(window, starts)
+    for start, weight in zip(starts, weights, strict=True):
         assert (weight > 0).all()
-        sums[place : place + window] += weight.numpy()
+        sums[start : start + window] += weight.numpy()
     np.testing.assert_allclose(sums, 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.9])
 def test_memory_is_that_of_one_row_of_windows(monkeypatch, overlap: float):
-    """Every window is as large as the config says, and so are the rows that are kept open."""
+    """Every window has the size of the config, and no more than its rows are kept."""
     seen, kept, zeros = [], [], torch.zeros
 
     def spy(images: Tensor) -> Tensor:
@@ -165,13 +165,13 @@ def test_memory_is_that_of_one_row_of_windows(monkeypatch, overlap: float):
         kept.append(tuple(found.shape))
         return found
 
-    monkeypatch.setattr(inference, "PIECE", 5 * 50)
+    monkeypatch.setattr(inference, "BAND", 5 * 50)
     images = picture(60, 50)
     expected = twin(images.numpy(), 16, 24, overlap, in_numpy(placed))
     monkeypatch.setattr(torch, "zeros", spied_zeros)
     rows = 0
     for top, logits in predict_bands(spy, images, config((16, 24), overlap)):
-        assert top == rows and 0 < logits.shape[2] <= 5  # a piece at a time
+        assert top == rows and 0 < logits.shape[2] <= 5  # a band at a time
         assert len(logits.untyped_storage()) == logits.numel() * 4  # and nothing beyond it
         np.testing.assert_allclose(logits, expected[:, :, top : top + logits.shape[2]], atol=2e-6)
         logits.zero_()  # it is the reader's own
@@ -291,10 +291,10 @@ def test_advice_where_memory_is_short_names_what_to_set():
         advice = memory_advice(shape, eval)
         assert all(part in advice for part in parts), advice
         words = advice.replace("eval.", "").split()
-        told = dict(word.split("=") for word in words if "=" in word)
-        smaller = inference.window_of(*shape[2:], EvalConfig(**told))
+        advised = dict(word.split("=") for word in words if "=" in word)
+        smaller = inference.window_size(*shape[2:], EvalConfig(**advised))
         assert math.prod(smaller) < math.prod(shape[2:]) and smaller != shape[2:]
-    told = dict(w.split("=") for w in memory_advice((1, 3, 1, 1), eval).split() if "=" in w)
+    advised = dict(w.split("=") for w in memory_advice((1, 3, 1, 1), eval).split() if "=" in w)
     EvalConfig(
-        **{name.removeprefix("eval."): value for name, value in told.items()}
+        **{name.removeprefix("eval."): value for name, value in advised.items()}
     )  # still allowed

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segtrain.render.viewer_images import Shown
+from segtrain.render.viewer_images import ImageMaps, ViewerImage
 
 NAMES = ["road", "building", "pole", "car", "sky"]
 PALETTE = [(128, 64, 128), (70, 70, 70), (40, 40, 220), (40, 40, 220), (70, 130, 180)]  # 2 are one
@@ -122,7 +122,7 @@ def made_up_masks(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return truth, prediction
 
 
-def made_up_pictures(count: int = 4, names: list[str] | None = None) -> list[Shown]:
+def made_up_pictures(count: int = 4, names: list[str] | None = None) -> list[ViewerImage]:
     """Three of four are among the worst."""
     pictures = []
     for seed in range(count):
@@ -132,7 +132,6 @@ def made_up_pictures(count: int = 4, names: list[str] | None = None) -> list[Sho
         kind = "best" if seed % 4 == 3 else "worst"
         name = names[seed] if names else f"val/{seed:03d}.png"
         caption = f"mIoU 0.{seed + 1}00"
-        pictures.append(
-            Shown.of(name, caption, kind, image, truth, prediction, kept, 255, len(NAMES))
-        )
+        maps = ImageMaps(image, truth, prediction, kept)
+        pictures.append(ViewerImage.encode(name, caption, kind, maps, 255, len(NAMES)))
     return pictures

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from segtrain.render.overlay import (
-    blend,
-    colour_table,
-    error_map,
-    paint,
-    panels,
+    add_legend,
+    blend_classes,
+    build_colour_table,
+    draw_panels,
+    paint_classes,
+    paint_errors,
     save_mask,
-    with_legend,
 )
 
 PALETTE = [(10, 20, 30), (200, 100, 0), (0, 0, 250)]
@@ -31,7 +31,10 @@ def rgb(picture: torch.Tensor) -> list:
 def test_classes_are_painted_and_the_ignored_white():
     white = [255, 255, 255]
     first, second, third = map(list, PALETTE)
-    assert rgb(paint(IDS, colour_table(PALETTE))) == [[first, second, third], [third, white, white]]
+    assert rgb(paint_classes(IDS, build_colour_table(PALETTE))) == [
+        [first, second, third],
+        [third, white, white],
+    ]
 
 
 @pytest.mark.parametrize("lb_ignore", [3, 11, 255, -1, -100])
@@ -39,7 +42,7 @@ def test_classes_are_painted_and_the_ignored_white():
 def test_a_blend_leaves_ignored_pixels_as_they_are(lb_ignore: int, opacity: float):
     image = torch.arange(0, 180, 10, dtype=torch.uint8).view(3, 2, 3)
     ids = torch.tensor([[0, 1, 2], [2, lb_ignore, lb_ignore]])
-    blended = blend(image, ids, colour_table(PALETTE), opacity)
+    blended = blend_classes(image, ids, build_colour_table(PALETTE), opacity)
     assert blended.dtype == torch.uint8
     pixels, mixed = image.permute(1, 2, 0).numpy(), blended.permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(mixed[1, 1:], pixels[1, 1:])
@@ -51,14 +54,16 @@ def test_a_blend_leaves_ignored_pixels_as_they_are(lb_ignore: int, opacity: floa
 
 def test_errors_are_red_hits_lighter_and_ignored_white():
     prediction, truth = torch.tensor([[0, 1, 2, 0]]), torch.tensor([[0, 2, 255, 1]])
-    hit, miss, ignored, also = rgb(error_map(prediction, truth, 255))[0]
+    hit, miss, ignored, also = rgb(paint_errors(prediction, truth, 255))[0]
     assert miss[0] > 2 * max(miss[1:]) and min(hit) > max(miss) and miss == also
     assert ignored == [255, 255, 255]
 
 
 @pytest.mark.parametrize("lb_ignore", [-1, 11])
 def test_errors_know_another_ignored_id(lb_ignore: int):
-    colours = rgb(error_map(torch.tensor([[0, 0]]), torch.tensor([[lb_ignore, 0]]), lb_ignore))[0]
+    colours = rgb(paint_errors(torch.tensor([[0, 0]]), torch.tensor([[lb_ignore, 0]]), lb_ignore))[
+        0
+    ]
     assert colours[0] == [255, 255, 255] != colours[1]
 
 
@@ -84,7 +89,7 @@ def test_a_mask_of_many_classes_has_16_bits(tmp_path: Path):
 @pytest.mark.parametrize("names", [["a", "b", "c"], ["wider than the smaller images", "b", "c"]])
 def test_a_legend_shows_every_colour_below_the_image(width: int, names: list[str]):
     image = Image.new("RGB", (width, 30), (1, 2, 3))
-    page = np.asarray(with_legend(image, names, PALETTE))
+    page = np.asarray(add_legend(image, names, PALETTE))
     assert page.shape[0] > 30 and page.shape[1] >= width
     assert (page[:30, :width] == (1, 2, 3)).all()
     below = page[30:].reshape(-1, 3)
@@ -96,7 +101,9 @@ def test_a_legend_shows_every_colour_below_the_image(width: int, names: list[str
 @pytest.mark.parametrize("size", [(40, 30), (300, 400)])
 def test_panels_stand_side_by_side(size: tuple[int, int]):
     colours = {"one": (250, 0, 0), "two": (0, 250, 0), "three": (0, 0, 250)}
-    page = np.asarray(panels({n: Image.new("RGB", size, c) for n, c in colours.items()}, "title"))
+    page = np.asarray(
+        draw_panels({n: Image.new("RGB", size, c) for n, c in colours.items()}, "title")
+    )
     places = []
     for colour in colours.values():
         rows, columns = np.nonzero((page == colour).all(2))

@@ -12,7 +12,7 @@ from made_up import NAMES, PALETTE, made_up_masks, made_up_pictures, made_up_rep
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from segtrain.render.report_page import write_report
-from segtrain.render.viewer_images import distinct
+from segtrain.render.viewer_images import make_distinct
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 PIXEL = """(canvas, [x, y]) => {
@@ -119,7 +119,7 @@ def test_scores_sort_as_numbers_and_undefined_ones_last(opened: Open, tmp_path: 
 
 def test_the_slider_lays_the_mask_over_the_image(page: Page):
     """The first image is black, so a pixel is the mask's colour times the opacity."""
-    colours = distinct(PALETTE)
+    colours = make_distinct(PALETTE)
     slider = page.locator("#opacity")
     assert pixel(page, 40, 50) == pytest.approx([0.6 * c for c in colours[1]], abs=1.5)
     for percent in (0, 50, 100):
@@ -135,7 +135,7 @@ def test_the_slider_lays_the_mask_over_the_image(page: Page):
 
 def test_layers_are_what_they_say(page: Page):
     truth, prediction = made_up_masks()
-    colours = distinct(PALETTE)
+    colours = make_distinct(PALETTE)
     set_opacity(page, 100)
     spots = [(x, y) for x in (16, 48, 80, 112, 144) for y in (20, 100)]
     for layer, mask in (("truth", truth), ("prediction", prediction)):
@@ -227,7 +227,7 @@ def test_a_click_on_a_cell_lists_its_images(page: Page):
     found.get_by_role("button", name=image).click()  # which the viewer then shows
     expect(page.locator(".where strong")).to_have_text(image)
     page.locator("td[data-at='1,1']").click()
-    expect(found).to_contain_text("Nothing is confused here")
+    expect(found).to_contain_text("No confused pixels here")
 
 
 def test_cells_are_reached_by_keyboard(page: Page):

@@ -22,7 +22,7 @@ from PIL import Image
 
 from segtrain.render import report_page
 from segtrain.render.report_page import write_report
-from segtrain.render.viewer_images import Shown, distinct, repainted
+from segtrain.render.viewer_images import ImageMaps, ViewerImage, make_distinct, repaint_png
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 SCRIPT = "</script><script>window.caught = 1</script>"
@@ -81,7 +81,7 @@ class Page(HTMLParser):
         return rows
 
 
-def written(tmp_path: Path, report: dict, pictures: list[Shown] = [], palette=PALETTE) -> str:
+def written(tmp_path: Path, report: dict, pictures: list[ViewerImage] = [], palette=PALETTE) -> str:
     write_report(tmp_path / "report.html", report, pictures, palette)
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -256,7 +256,7 @@ def test_names_are_text_whatever_they_hold(tmp_path: Path):
 
 def test_the_script_knows_each_cells_images(page: Page):
     data, report = json.loads(page.all("script")[0][2]), without_charts()
-    assert data["colours"] == [list(colour) for colour in distinct(PALETTE)]
+    assert data["colours"] == [list(colour) for colour in make_distinct(PALETTE)]
     for (true, other), images in report["confused"].items():
         listed = data["confused"][f"{true},{other}"]
         assert [(data["images"][place], pixels) for place, pixels in listed] == images
@@ -283,7 +283,12 @@ def test_what_is_undefined_is_left_out_or_explained(tmp_path: Path):
     page = Page(written(tmp_path, undefined()))
     said = page.text()
     assert not re.search(r"\bNone\b|\bnan\b", said, re.IGNORECASE)
-    for reason in ("no interval", "without probabilities", "no history", "pole: in neither"):
+    for reason in (
+        "no interval",
+        "without probabilities",
+        "No training history",
+        "pole: in neither",
+    ):
         assert reason in said
     header, *rows = page.rows("scores")
     assert "Kept" not in [name for _, name in header]
@@ -315,20 +320,20 @@ def test_the_first_epoch_is_drawn(tmp_path: Path):
 
 
 def pictures_on(text: str) -> list[str]:
-    return [text.split(",")[0] for text in re.findall(r'alt="([^"]+), as it is"', text)]
+    return [text.split(",")[0] for text in re.findall(r'alt="([^"]+), original"', text)]
 
 
 def test_a_page_that_grows_too_large_leaves_out_the_best_images_first(tmp_path: Path, monkeypatch):
     pictures = made_up_pictures(8)
     whole = written(tmp_path, without_charts(), pictures)
-    monkeypatch.setattr(report_page, "LIMIT", len(whole.encode()) - 1)
+    monkeypatch.setattr(report_page, "MAX_BYTES", len(whole.encode()) - 1)
     text = written(tmp_path, without_charts(), pictures)
     assert pictures_on(text) == [p.name for p in pictures[:7]]
     assert "1 more image was left out" in text
-    monkeypatch.setattr(report_page, "LIMIT", len(text.encode()) - 1)
+    monkeypatch.setattr(report_page, "MAX_BYTES", len(text.encode()) - 1)
     text = written(tmp_path, without_charts(), pictures)
     assert pictures_on(text) == [p.name for p in pictures[:7] if p.kind == "worst"]
-    monkeypatch.setattr(report_page, "LIMIT", 1)
+    monkeypatch.setattr(report_page, "MAX_BYTES", 1)
     text = written(tmp_path, without_charts(), pictures)
     assert pictures_on(text) == [] and "8 more images were left out" in text
 
@@ -339,9 +344,10 @@ def test_a_page_of_many_classes_and_noise_stays_below_10_mb(tmp_path: Path):
     image = torch.from_numpy(rng.integers(0, 256, (3, 700, 700), dtype=np.uint8))
     truth, prediction = torch.from_numpy(rng.integers(0, 150, (2, 700, 700)))
     kept = torch.rand(700, 700)
-    shown = Shown.of("a.png", "mIoU 0", "worst", image, truth, prediction, kept, 255, 150)
+    maps = ImageMaps(image, truth, prediction, kept)
+    picture = ViewerImage.encode("a.png", "mIoU 0", "worst", maps, 255, 150)
     palette = [(0, 0, 0)] * 150
-    text = written(tmp_path, without_charts(names), [shown] * 7, palette)
+    text = written(tmp_path, without_charts(names), [picture] * 7, palette)
     assert len(text.encode()) < 9.5e6 and 3 < len(pictures_on(text)) < 7
     assert "The 40 of 150 classes with most confused pixels" in text
     header, *rows = Page(text).rows("matrix")
@@ -360,21 +366,15 @@ def decoded(content: bytes) -> np.ndarray:
 def test_masks_are_painted_in_exactly_their_colours(tmp_path: Path, lb_ignore: int):
     truth, prediction = made_up_masks()
     truth[truth == 255] = lb_ignore
-    shown = Shown.of(
-        "a.png",
-        "",
-        "worst",
-        torch.zeros(3, 120, 160, dtype=torch.uint8),
-        *map(torch.from_numpy, (truth, prediction)),
-        None,
-        lb_ignore,
-        5,
+    maps = ImageMaps(
+        torch.zeros(3, 120, 160, dtype=torch.uint8), *map(torch.from_numpy, (truth, prediction))
     )
+    shown = ViewerImage.encode("a.png", "", "worst", maps, lb_ignore, 5)
     page = Page(written(tmp_path, without_charts(), [shown]))
     urls = {a["data-layer"]: a["src"] for _, a, _ in page.all("img")}
     layers = {key: decoded(b64decode(url.partition(",")[2])) for key, url in urls.items()}
     assert set(layers) == {"image", "truth", "prediction", "errors"}
-    colours = np.array(distinct(PALETTE))
+    colours = np.array(make_distinct(PALETTE))
     np.testing.assert_array_equal(layers["prediction"][..., :3], colours[prediction])
     np.testing.assert_array_equal(layers["truth"][10:, :, :3], colours[truth[10:]])
     for key in ("truth", "errors"):
@@ -388,9 +388,9 @@ def test_masks_are_painted_in_exactly_their_colours(tmp_path: Path, lb_ignore: i
 def test_any_number_of_classes_is_told_apart(classes: int):
     ids = torch.arange(classes).repeat(2, 1)
     image = torch.zeros(3, 2, classes, dtype=torch.uint8)
-    shown = Shown.of("a.png", "", "worst", image, ids, ids, None, -1, classes)
-    colours = distinct([(10, 20, 30)] * classes)
-    np.testing.assert_array_equal(decoded(repainted(shown.truth, colours))[0, :, :3], colours)
+    shown = ViewerImage.encode("a.png", "", "worst", ImageMaps(image, ids, ids), -1, classes)
+    colours = make_distinct([(10, 20, 30)] * classes)
+    np.testing.assert_array_equal(decoded(repaint_png(shown.truth, colours))[0, :, :3], colours)
 
 
 def test_large_images_become_small():
@@ -398,7 +398,8 @@ def test_large_images_become_small():
     image = torch.zeros(3, 3000, 1400, dtype=torch.uint8)
     image[:, :, 700:] = 200
     kept = (truth == 1).float()
-    shown = Shown.of("a.png", "", "best", image, truth, 1 - truth, kept, 255, 2)
+    maps = ImageMaps(image, truth, 1 - truth, kept)
+    shown = ViewerImage.encode("a.png", "", "best", maps, 255, 2)
     assert shown.size == (299, 640)
     for content in (shown.image, shown.truth, shown.prediction, shown.errors, shown.hard):
         assert Image.open(io.BytesIO(content)).size == (299, 640)
@@ -414,7 +415,7 @@ FEW = st.sampled_from([(0, 0, 0), (255, 255, 255), (127, 128, 0)])
 
 @given(st.lists(COLOURS | FEW, max_size=99))
 def test_colours_are_told_apart_and_hardly_changed(palette: list[tuple[int, int, int]]):
-    colours = distinct(palette)
+    colours = make_distinct(palette)
     assert len(set(colours)) == len(colours) == len(palette)
     for place, (given_, colour) in enumerate(zip(palette, colours, strict=True)):
         assert max(abs(a - b) for a, b in zip(given_, colour, strict=True)) < 8 and min(colour) >= 0

@@ -1,7 +1,7 @@
 "use strict";
 
-// Sorting, the table of confusions and the viewer. Without this script the page shows the same,
-// as tables and rows of pictures.
+// Sorting, the confusion table and the viewer. Without this script the page shows the same as
+// plain tables and rows of pictures.
 
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
@@ -16,7 +16,7 @@
     return made;
   }
 
-  // Sorting: a header's button orders one way, then the other, then as it was
+  // Sorting: a header's button sorts one way, then the other, then restores the order
 
   function sortable(table) {
     const body = $("tbody", table);
@@ -45,21 +45,21 @@
     return [...rows].sort((a, b) => {
       const [x, y] = [value(a), value(b)];
       if (textual) return sign * x.localeCompare(y, undefined, { numeric: true });
-      if (x === "" || y === "") return (x === "") - (y === ""); // undefined ones come last
+      if (x === "" || y === "") return (x === "") - (y === ""); // undefined values come last
       return sign * (x - y);
     });
   }
 
-  // The table of confusions: one stop for Tab, arrow keys within
+  // The confusion table: one Tab stop, arrow keys inside
 
   function confusions(table, found, show) {
     const rows = $$("tbody tr", table).map((row) => $$("td", row));
     table.setAttribute("role", "grid");
-    rows.flat().forEach((cell, place) => {
-      cell.tabIndex = place ? -1 : 0;
+    rows.flat().forEach((cell, index) => {
+      cell.tabIndex = index ? -1 : 0;
       cell.setAttribute("aria-label", cell.title);
     });
-    const placeOf = (cell) => [cell.parentNode.sectionRowIndex, cell.cellIndex - 1];
+    const positionOf = (cell) => [cell.parentNode.sectionRowIndex, cell.cellIndex - 1];
 
     function focus(row, column) {
       const cell = rows[row] && rows[row][column];
@@ -87,13 +87,13 @@
     table.addEventListener("click", (event) => {
       const cell = event.target.closest("td");
       if (!cell) return;
-      focus(...placeOf(cell));
+      focus(...positionOf(cell));
       open(cell);
     });
     table.addEventListener("keydown", (event) => {
       const cell = event.target.closest("td");
       if (!cell) return;
-      const [row, column] = placeOf(cell);
+      const [row, column] = positionOf(cell);
       const steps = {
         ArrowUp: () => focus(row - 1, column),
         ArrowDown: () => focus(row + 1, column),
@@ -113,8 +113,8 @@
   function listImages(answer, cell, show) {
     const images = data.confused[cell.dataset.at] || [];
     const list = element("ol");
-    for (const [place, pixels] of images) {
-      const name = data.images[place];
+    for (const [index, pixels] of images) {
+      const name = data.images[index];
       const item = element("li");
       const open = show(name);
       if (open) {
@@ -125,7 +125,7 @@
       item.append(`: ${pixels.toLocaleString("en-GB")} pixels`);
       list.append(item);
     }
-    const note = images.length ? "The images with most of it:" : "Nothing is confused here.";
+    const note = images.length ? "The images with most of these pixels:" : "No confused pixels here.";
     answer.replaceChildren(element("h3", {}, cell.title), element("p", { class: "note" }, note), list);
   }
 
@@ -145,7 +145,7 @@
     return context.getImageData(0, 0, canvas.width, canvas.height);
   }
 
-  // A painted mask's class ids; as many as there are classes where ignored
+  // The class ids of a painted mask; ignored pixels get the number of classes
   function idsOf(pixels, numbers) {
     const ids = new Uint16Array(pixels.data.length / 4).fill(data.classes.length);
     const rgba = pixels.data;
@@ -155,7 +155,7 @@
     return ids;
   }
 
-  // The layer with ignored pixels and those of hidden classes made transparent
+  // The layer, transparent where pixels are ignored or their class is hidden
   function withoutHidden(pixels, ids) {
     const shown = new ImageData(new Uint8ClampedArray(pixels.data), pixels.width);
     const off = new Set([...hidden, data.classes.length]);
@@ -165,7 +165,7 @@
     return canvas;
   }
 
-  // Of each layer its pixels and the class ids by which they are hidden
+  // The pixels of each layer, and the class ids that decide which of them are hidden
   async function load(picture, numbers) {
     const images = Object.entries(picture.layers);
     await Promise.all(images.map(([, image]) => image.decode()));
@@ -185,7 +185,7 @@
       layers: Object.fromEntries($$("img", item).map((image) => [image.dataset.layer, image])),
     }));
     let current = 0;
-    let loaded = null; // of the current picture only: others' pixels would fill a phone
+    let loaded = null; // the current picture only: all of them would fill a phone's memory
 
     function chosenLayers() {
       const layer = $("input[name=layer]:checked", root).value;
@@ -215,19 +215,19 @@
       if (!loaded) return;
       const keys = chosenLayers();
       stage.classList.toggle("two", keys.length > 1);
-      panes.forEach((pane, place) => {
-        pane.hidden = !keys[place];
-        if (keys[place]) drawPane(pane, keys[place]);
+      panes.forEach((pane, index) => {
+        pane.hidden = !keys[index];
+        if (keys[index]) drawPane(pane, keys[index]);
       });
       $("output", root).textContent = `${slider.value} %`;
     }
 
-    async function go(place) {
-      current = (place + pictures.length) % pictures.length;
+    async function go(index) {
+      current = (index + pictures.length) % pictures.length;
       loaded = null;
       const picture = pictures[current];
       const found = await load(picture, numbers);
-      if (picture !== pictures[current]) return; // another one was asked for meanwhile
+      if (picture !== pictures[current]) return; // another picture was selected meanwhile
       loaded = found;
       where.replaceChildren(
         element("strong", {}, picture.name),
@@ -254,18 +254,18 @@
       }));
     }
 
-    function thumbnail(picture, place) {
+    function thumbnail(picture, index) {
       const image = element("img", { src: picture.layers.image.src, alt: "" });
       const words = element("span", { class: "hidden" }, `: ${picture.name}`);
-      const button = element("button", { type: "button" }, image, rankOf(picture, place), words);
-      button.addEventListener("click", () => go(place));
+      const button = element("button", { type: "button" }, image, rankOf(picture, index), words);
+      button.addEventListener("click", () => go(index));
       return element("li", {}, button);
     }
 
-    // The worst come first
-    function rankOf(picture, place) {
+    // Rank within the worst or the best
+    function rankOf(picture, index) {
       const before = pictures.findIndex((other) => other.kind === picture.kind);
-      return `${picture.kind} ${place - before + 1}`;
+      return `${picture.kind} ${index - before + 1}`;
     }
 
     function toggle(id, shown) {
@@ -310,11 +310,11 @@
     gallery.classList.add("printed");
     go(0);
 
-    // What shows an image of that name, where the viewer has it
+    // A function that shows the image of that name, or null where the viewer lacks it
     return (name) => {
-      const place = pictures.findIndex((picture) => picture.name === name);
-      return place < 0 ? null : () => {
-        go(place);
+      const index = pictures.findIndex((picture) => picture.name === name);
+      return index < 0 ? null : () => {
+        go(index);
         stage.focus({ preventScroll: true });
         root.scrollIntoView({ block: "nearest" });
       };

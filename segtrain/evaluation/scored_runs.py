@@ -1,0 +1,108 @@
+"""Scores that `segtrain eval` wrote for a run, read back for a comparison."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segtrain.config import Config
+from segtrain.config.loading import load_config
+from segtrain.errors import SegtrainError, UsageError
+from segtrain.runs.folder import CONFIG, ENVIRONMENT
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """The scores of one run on one split."""
+
+    path: Path  # as the user gave it
+    counts: dict[str, np.ndarray]  # of each image: int64 (3,C) of tp, fp, fn
+    groups: dict[str, str]  # of each image: the group that it is drawn with
+    classes: list[str]
+    config: Config | None  # None for a folder that only holds an evaluation
+    environment: dict[str, Any]
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the training, where the config is known."""
+        return self.config.train.seed if self.config else None
+
+    @property
+    def folder(self) -> str:
+        """The name of the run's folder."""
+        return self.path.resolve().name
+
+
+def read_scored_run(run: Path, split: str) -> ScoredRun:
+    """Read RUN/eval/SPLIT/. Raises UsageError where it is missing, with the command for it."""
+    if not run.is_dir():
+        raise UsageError(f"{run}: no such folder; name runs, or folders that segtrain eval wrote")
+    folder = run / "eval" / split
+    command = f"segtrain eval {shlex.quote(str(run))}"
+    command += f" --split {shlex.quote(split)}" if split != "val" else ""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        classes = [row["name"] for row in metrics["classes"]]
+        with open(folder / "per_image.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        counts = {row["image"]: parse_counts(row, classes) for row in rows}
+        groups = {row["image"]: row["group"] for row in rows}
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{run}: not scored on {split}: {error.filename} is missing; run: {command}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:  # our own format, of another version
+        raise UsageError(
+            f"{folder}: not written by this version of segtrain eval ({type(error).__name__}: "
+            f"{error}); run: {command}"
+        ) from error
+    if len(counts) < len(rows) or not rows:
+        raise SegtrainError(f"{folder / 'per_image.csv'}: no images, or one twice; run: {command}")
+    config = load_config(run / CONFIG) if (run / CONFIG).is_file() else None
+    file_of_start = run / ENVIRONMENT
+    environment = {}
+    if file_of_start.is_file():
+        environment = json.loads(file_of_start.read_text(encoding="utf-8"))
+    return ScoredRun(run, counts, groups, classes, config, environment)
+
+
+def parse_counts(row: dict[str, str], classes: list[str]) -> np.ndarray:
+    """Return int64 (3,C) of a row of per_image.csv."""
+    return np.array(
+        [[int(row[f"{kind}/{name}"]) for name in classes] for kind in ("tp", "fp", "fn")]
+    )
+
+
+def refuse_other_data(run: ScoredRun, reference: ScoredRun) -> None:
+    """Raise UsageError, with the first difference, where two runs can't be paired."""
+    both = f"{run.path} and {reference.path}"
+    if run.classes != reference.classes:
+        there, here = (", ".join(each.classes) for each in (run, reference))
+        raise UsageError(f"{both} differ in their classes: {there}; and {here}")
+    if differing := run.counts.keys() ^ reference.counts.keys():
+        image = next(i for i in [*reference.counts, *run.counts] if i in differing)
+        having, lacking = (run, reference) if image in run.counts else (reference, run)
+        raise UsageError(
+            f"{both} were scored on different images: {image} is in {having.path}, not in "
+            f"{lacking.path} ({len(differing)} such in all); evaluate both on one data set"
+        )
+    for image, counts in reference.counts.items():
+        # tp + fn: the pixels of each class in the truth
+        there, here = (c[0] + c[2] for c in (run.counts[image], counts))
+        if wrong := np.flatnonzero(there != here).tolist():
+            c = wrong[0]
+            raise UsageError(
+                f"{both} were scored against different masks: {image} has {there[c]} and "
+                f"{here[c]} pixels of {reference.classes[c]}; evaluate both on one data set"
+            )
+        if run.groups[image] != reference.groups[image]:
+            raise UsageError(
+                f"{both} were scored with different groups (eval.group_by): {image} is in "
+                f"{run.groups[image]!r} and in {reference.groups[image]!r}"
+            )
