@@ -71,7 +71,7 @@ def compare(
     ] = Path("comparison"),
     json: Annotated[bool, option("print JSON instead of the table", "--json")] = False,
 ) -> None:
-    """Compare the scores of runs: differences, and which of them are beyond noise."""
+    """Compare runs: differences, and which of them are beyond noise."""
     from segtrain.commands.compare import compare as run_compare
 
     run_compare(runs, split, out, json)
