@@ -160,7 +160,7 @@ def test_an_internal_error_names_its_traceback_and_where_to_report_it(
     for name, url in urls.items():
         published["Project-URL"] = f"{name}, {url}"
     monkeypatch.setattr("segtrain.cli.errors.metadata", lambda _: published)
-    monkeypatch.setattr("segtrain.commands.predict.predict", broken)
+    monkeypatch.setattr("segtrain.commands.predict.find_images", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answer = cli("predict", "a.png")
     assert answer.code == 1
@@ -179,7 +179,7 @@ def test_interrupt_is_one_line_and_130(cli, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("segtrain.commands.predict.predict", interrupted)
+    monkeypatch.setattr("segtrain.commands.predict.find_images", interrupted)
     answer = cli("predict", "a.png")
     assert answer.code == 130
     assert answer.stderr.splitlines() == [answer.error]
