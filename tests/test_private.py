@@ -22,8 +22,9 @@ def is_private(name: str) -> bool:
 
 
 def private_names(tree: ast.Module) -> set[str]:
-    """Names with a leading underscore that a file takes from elsewhere."""
-    own = {node.name for node in ast.walk(tree) if hasattr(node, "name")}
+    """Return the names with a leading underscore that a file takes from elsewhere."""
+    definitions = (ast.FunctionDef, ast.ClassDef)
+    own = {node.name for node in ast.walk(tree) if isinstance(node, definitions)}
     own |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)
             and isinstance(n.ctx, ast.Store)}  # fmt: skip
     found = set()
@@ -37,6 +38,19 @@ def private_names(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
             found.add(str(getattr(node.args[1], "value", "")))
     return {name for name in found - own if is_private(name)}
+
+
+def test_private_names_are_found():
+    text = """
+from torch.nn import _Norm
+import library._inner
+from library._module import public
+call(other._attribute, getattr(other, "_text", None), os._exit, __file__)
+class Own:
+    def _own(self):
+        self._value = self._own()
+"""
+    assert private_names(ast.parse(text)) == {"_Norm", "_inner", "_module", "_attribute", "_text"}
 
 
 def test_only_one_file_uses_private_names():

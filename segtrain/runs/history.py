@@ -37,7 +37,11 @@ class History:
                     self.events.add_scalar(name, value, rows[-1]["epoch"])
             self.events.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the writer's thread."""
         with suppress(OSError):  # `add` has flushed every event, or raised
             self.events.close()
 
