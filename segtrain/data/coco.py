@@ -1,4 +1,4 @@
-"""COCO JSON to the regions of each mask, drawn when it is read."""
+"""COCO JSON: categories, images, and masks that are drawn from their regions when read."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, translate_errors
 
 LARGEST_ID = 65_534  # mask readers hold a table of all values
 MOST_PIXELS = 2**31
-# polygons as flat x, y, x, y, ...; run lengths down the columns, the first of them outside;
-# or these as COCO's compressed text
+# a region is polygons (flat x, y, x, y, ...), or run lengths down the columns, outside first, or
+# these in COCO's compressed text
 Polygons = tuple[array, ...]
 Region = tuple[int, Polygons | array | bytes]  # category id, shape
 
 
 @dataclass(frozen=True)
 class CocoMask:
-    """The mask of one image of a COCO JSON, drawn from its regions on each reading."""
+    """The mask of one image of a COCO JSON, drawn from its regions at each reading."""
 
     file: Path
     image_id: int | str
@@ -42,7 +42,7 @@ class CocoMask:
         return self.height, self.width
 
     def values(self) -> np.ndarray:
-        """(H,W) int32 of category ids, `background` elsewhere; smaller regions lie on larger ones.
+        """Return (H,W) int32 category ids, `background` elsewhere, smaller regions over larger.
 
         Raises SegtrainError for run lengths that don't fit the image.
         """
@@ -56,26 +56,27 @@ class CocoMask:
         return np.ascontiguousarray(columns.reshape(self.width, self.height).T)
 
     def _runs(self, shape: Polygons | array | bytes) -> Sequence[int]:
-        """Run lengths down the columns, the first of them outside."""
+        """Return run lengths down the columns, the first of them outside the region."""
         if isinstance(shape, tuple):
             from pycocotools import mask as rle
 
             parts = rle.frPyObjects([list(polygon) for polygon in shape], *self.size)
             shape = bytes(rle.merge(parts)["counts"])
-        # not by pycocotools: pixels that no run covers would be as they lie in memory
+        # pycocotools leaves pixels that no run covers uninitialised
         runs: Sequence[int] = unpack_runs(shape) if isinstance(shape, bytes) else shape
         if sum(runs) != self.height * self.width or min(runs) < 0:
             raise SegtrainError(
                 f"{self}: the run lengths of a region cover {sum(runs)} pixels, the image has "
-                f"{self.height * self.width}; fix the JSON, or data.exclude the image"
+                f"{self.height * self.width}; fix the JSON, or exclude the image with data.exclude"
             )
         return runs
 
 
 def unpack_runs(counts: bytes) -> list[int]:
-    """Run lengths of COCO's compressed text: 5 bits a character, from the third on differences.
+    """Return the run lengths of COCO's compressed text.
 
-    Text that ends within a number gives [-1], which no image has.
+    5 bits a character; from the third number on, differences to the one before the last. Text that
+    ends within a number gives [-1], which is refused as a run length.
     """
     runs: list[int] = []
     number = shift = 0
@@ -95,7 +96,7 @@ def unpack_runs(counts: bytes) -> list[int]:
 
 @dataclass(frozen=True)
 class Coco:
-    """What one JSON holds: names by category id, and (file name, mask) of each image."""
+    """The content of one JSON: names by category id, and (file name, mask) of each image."""
 
     file: Path
     categories: dict[int, str]
@@ -105,47 +106,46 @@ class Coco:
 
 
 def read_coco(file: Path) -> Coco:
-    """Reads a COCO JSON. Raises SegtrainError for what is no COCO JSON or contradicts itself."""
+    """Read a COCO JSON. Raises SegtrainError for another JSON or one that contradicts itself."""
     content = _parts(file)
     categories = _categories(file, content["categories"])
     background = max(categories) + 1 if 0 in categories else 0
-    images = {_id(file, image): image for image in content["images"]}
+    images = {_id(file, entry): entry for entry in content["images"]}
     if len(images) < len(content["images"]):
         raise SegtrainError(f"{file}: two images have one id")
-    regions: dict[int | str, list[Region]] = {image: [] for image in images}
+    regions: dict[int | str, list[Region]] = {key: [] for key in images}
     boxes, slivers = set(), 0
     for annotation in content["annotations"]:
-        of, category = annotation.get("image_id"), annotation.get("category_id")
-        if not isinstance(of, (int, str)) or of not in regions:
-            raise SegtrainError(f"{file}: an annotation of image {of!r}, which images lacks")
+        image, category = annotation.get("image_id"), annotation.get("category_id")
+        if not isinstance(image, (int, str)) or image not in regions:
+            raise SegtrainError(f"{file}: an annotation of image {image!r}, which images lacks")
         if not isinstance(category, int) or category not in categories:
             raise SegtrainError(
                 f"{file}: an annotation of category {category!r}, which categories lacks"
             )
         segmentation = annotation.get("segmentation")
-        shape = _shape(file, segmentation, images[of]) if segmentation else ()
+        shape = _shape(file, segmentation, images[image]) if segmentation else ()
         if shape:
-            regions[of].append((category, shape))
+            regions[image].append((category, shape))
         elif segmentation:
             slivers += 1
         else:
-            boxes.add(images[of]["file_name"])
+            boxes.add(images[image]["file_name"])
     masks = [
-        (image["file_name"], CocoMask(file, key, *_size(image), background, tuple(regions[key])))
-        for key, image in images.items()
+        (entry["file_name"], CocoMask(file, key, *_size(entry), background, tuple(regions[key])))
+        for key, entry in images.items()
     ]
     return Coco(file, categories, masks, sorted(boxes), slivers)
 
 
 def _parts(file: Path) -> dict[str, list[dict]]:
-    try:
+    """Return the lists images, annotations and categories."""
+    with translate_errors(lambda error: f"{file}: not a JSON that can be read ({error})"):
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise SegtrainError(f"{file}: not a JSON that can be read ({error})") from error
     names = ("images", "annotations", "categories")
     missing = [n for n in names if not isinstance(content, dict) or n not in content]
     if missing:
-        raise SegtrainError(f"{file}: not a COCO JSON: no {' and no '.join(missing)} in it")
+        raise SegtrainError(f"{file}: not a COCO JSON: it has no {' and no '.join(missing)}")
     for name in names:
         part = content[name]
         if not isinstance(part, list) or not all(isinstance(entry, dict) for entry in part):
@@ -185,13 +185,20 @@ def _id(file: Path, image: Mapping[str, Any]) -> int | str:
 
 
 def _size(image: Mapping[str, Any]) -> tuple[Any, Any]:
-    """(height, width) as the JSON has them."""
+    """Return (height, width) as the JSON has them."""
     return image.get("height"), image.get("width")
 
 
 def _shape(file: Path, segmentation: Any, image: Mapping[str, Any]) -> Polygons | array | bytes:
-    """A segmentation, small in memory; empty where no polygon has three points."""
-    try:
+    """Return a segmentation in a compact form; empty where no polygon has three points."""
+
+    def explain(error: Exception) -> str:
+        return (
+            f"{file}: image {image['file_name']} has a segmentation that is neither polygons nor "
+            f"run lengths of its size ({error})"
+        )
+
+    with translate_errors(explain):
         if isinstance(segmentation, dict):
             counts = segmentation["counts"]
             if tuple(segmentation["size"]) != _size(image):
@@ -200,12 +207,7 @@ def _shape(file: Path, segmentation: Any, image: Mapping[str, Any]) -> Polygons 
                 raise ValueError("no counts")
             return counts.encode("ascii") if isinstance(counts, str) else array("q", counts)
         polygons = [array("d", polygon) for polygon in segmentation]
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise SegtrainError(
-            f"{file}: image {image['file_name']} has a segmentation that is neither polygons nor "
-            f"run lengths of its size ({error})"
-        ) from error
-    # drawing a point far outside would take gigabytes; NaN is never near
+    # drawing a point far outside would take gigabytes; comparisons with NaN are false
     far = 2 * max(_size(image))
     for polygon in polygons:
         if len(polygon) % 2 or not all(abs(number) <= far for number in polygon):

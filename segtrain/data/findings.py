@@ -1,4 +1,4 @@
-"""Findings about a data set, each with the line of config that fixes it."""
+"""Findings about a data set, each with the config line that fixes it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from segtrain.config import DataConfig
 from segtrain.config.loading import dump_yaml, revise_section
 from segtrain.errors import SegtrainError, shorten
 
-MOST_SKIPPED = 0.01  # share of a split's pairs that data.on_error: skip leaves out
-MOST_LABELS = 32  # that a line of a label map shows
+MOST_SKIPPED = 0.01  # largest share of a split's pairs that data.on_error: skip leaves out
+MOST_LABELS = 32  # entries that a line of a label map shows
 
 
 @dataclass(frozen=True)
 class Finding:
     """One kind of fault, with all its places.
 
-    An error would crash training or train on wrong labels; anything else is a note. `fix` holds
-    the fields of the data section that fix it; `advice` says what else does.
+    An error would crash training or train on wrong labels; anything else is a note.
     """
 
-    kind: str  # for machines: unpaired, unreadable, size, value, ...
+    kind: str  # unpaired, unreadable, size, value, ...
     error: bool
     text: str  # what is wrong, in one clause with the count
     places: list[str] = field(default_factory=list)  # files, with what was found in them
-    advice: str = ""
-    fix: dict[str, Any] = field(default_factory=dict)
+    advice: str = ""  # what to do outside the config
+    fix: dict[str, Any] = field(default_factory=dict)  # fields of the data section
 
     @property
     def remedy(self) -> str:
-        """What to do, in one clause: the line for the config, or what no line can do."""
+        """The fix as a config line and the advice, in one clause."""
         lines = [f"data.{key}: {yaml_line(value)}" for key, value in self.fix.items()]
         return ", or ".join(filter(None, (" and ".join(lines), self.advice)))
 
@@ -42,7 +41,7 @@ class Finding:
 
 
 def raise_errors(findings: list[Finding]) -> None:
-    """Raises one SegtrainError with all errors among the findings."""
+    """Raise one SegtrainError with all errors among the findings."""
     errors = [str(finding) for finding in findings if finding.error]
     if errors:
         ways = [f"{len(errors)} kinds of fault; 'segtrain check' shows all"] * (len(errors) > 1)
@@ -52,7 +51,7 @@ def raise_errors(findings: list[Finding]) -> None:
 
 
 def yaml_line(value: Any, most: int = 4) -> str:
-    """A config value in one line of YAML; of long lists and maps the first entries."""
+    """Return a config value as one line of YAML; long lists and maps are cut off."""
     shown, rest = value, 0
     if isinstance(value, dict):
         shown = dict(list(value.items())[:MOST_LABELS])
@@ -61,7 +60,7 @@ def yaml_line(value: Any, most: int = 4) -> str:
     if isinstance(value, (dict, list)):
         rest = len(value) - len(shown)
     text = dump_yaml(shown, default_flow_style=True, width=math.inf)
-    text = text.strip().removesuffix("\n...")  # YAML's end of a bare scalar
+    text = text.strip().removesuffix("\n...")  # which YAML puts after a bare scalar
     return text + (f" and {rest} more ('segtrain check --write-config' writes all)" if rest else "")
 
 
@@ -76,7 +75,7 @@ def apply_fixes(config: DataConfig, findings: Iterable[Finding]) -> DataConfig:
 
 
 def merge_fixes(findings: Iterable[Finding]) -> dict[str, Any]:
-    """The data fields that fix all errors which a line can fix."""
+    """Return the data fields that fix all errors which have such a fix."""
     merged: dict[str, Any] = {}
     for finding in findings:
         for key, value in finding.fix.items() if finding.error else ():

@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image
 
 from segtrain.data.decoding import (
-    DECODING_ERRORS,
     MAX_PIXELS,
+    TIFF_SUFFIXES,
     count_pages,
     is_deep,
     open_upright,
     raw_modes,
     read_array,
+    translate_decoding,
     upright_size,
 )
 from segtrain.errors import SegtrainError
@@ -25,11 +26,11 @@ BAND = 1 << 22  # pixels
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads images as (H,W,channels) uint8, upright.
+    """A reader of images as (H,W,channels) uint8, upright.
 
     3 channels are RGB (grey repeated, alpha dropped, CMYK and palettes converted), 1 is grey; any
-    other number must be the file's own. `value_range` names the values that become 0 and 255: by
-    default all that an integer type holds (16 bits keep their upper 8), 0 to 1 for floats.
+    other number must be the file's own. `value_range` has the values that become 0 and 255: by
+    default the whole range of an integer type (16 bits keep their upper 8), 0 to 1 for floats.
     """
 
     channels: int = 3
@@ -37,7 +38,7 @@ class ImageReader:
     max_pixels: int = MAX_PIXELS
 
     def __call__(self, path: Path) -> np.ndarray:
-        """Raises SegtrainError for a file that is no whole image, or not one of these channels."""
+        """Raise SegtrainError for a file that is not one whole image of these channels."""
         if self._is_array(path):
             return to_uint8(self._array(path), path, self.value_range)
         image = open_upright(path, self.max_pixels)
@@ -55,7 +56,7 @@ class ImageReader:
         return to_uint8(pixels, path, self.value_range) if self.value_range else pixels
 
     def size(self, path: Path) -> tuple[int, int]:
-        """(height, width) after the EXIF rotation, from the file's header (a TIFF is decoded)."""
+        """Return (height, width) after the EXIF rotation, from the header (a TIFF is decoded)."""
         if self._is_array(path):
             return self._array(path).shape[:2]
         size = upright_size(path, self.max_pixels)
@@ -64,20 +65,20 @@ class ImageReader:
         return size
 
     def _is_array(self, path: Path) -> bool:
-        """Whether Pillow can't read the file as it is meant, but NumPy or tifffile can."""
-        if path.suffix.lower() in (".tif", ".tiff"):
+        """Return whether NumPy or tifffile must read the file, because Pillow can't as meant."""
+        if path.suffix.lower() in TIFF_SUFFIXES:
             return not self._is_photo(path)
         return path.suffix.lower() == ".npy"
 
     def _is_photo(self, path: Path) -> bool:
-        """Whether a TIFF has one page of a mode that Pillow knows, and of these channels."""
+        """Return whether a TIFF has one page, of these channels and of a mode that Pillow reads."""
         try:
-            with Image.open(path) as image:
+            with translate_decoding(path), Image.open(path) as image:
                 known = self.channels in (1, 3) or len(image.getbands()) == self.channels
                 colour_is_deep = is_deep(raw_modes(image)) and image.mode != "I;16"
                 whole = not (colour_is_deep and (self.value_range or self.channels not in (1, 3)))
                 return known and whole and count_pages(image) == 1
-        except DECODING_ERRORS:
+        except SegtrainError:  # tifffile may read it, or says what is wrong
             return False
 
     def _convert(self, image: Image.Image, path: Path) -> Image.Image:
@@ -94,7 +95,7 @@ class ImageReader:
         return UPRIGHT.get(orientation, np.asarray)(self._as_channels(values, path))
 
     def _as_channels(self, values: np.ndarray, path: Path) -> np.ndarray:
-        """(H,W,C) in the file's type; channels may come first in the file."""
+        """Return (H,W,C) in the file's type; channels may come first in the file."""
         shape = values.shape
         if values.ndim == 2:
             values = values[..., None]
@@ -109,12 +110,12 @@ class ImageReader:
 
     def _wrong_channels(self, path: Path, found: str) -> SegtrainError:
         return SegtrainError(
-            f"{path}: {found}, but model.in_channels is {self.channels}; set it to the images' own "
-            "number of channels (3 also reads grey)"
+            f"{path}: {found}, but model.in_channels is {self.channels}; set it to the number of "
+            "channels of the images (3 also reads grey)"
         )
 
 
-# of TIFF and EXIF: what turns (H,W,C) values upright
+# orientation of TIFF and EXIF: how to turn (H,W,C) values upright
 UPRIGHT = {
     2: lambda values: values[:, ::-1],
     3: lambda values: values[::-1, ::-1],
@@ -129,7 +130,7 @@ UPRIGHT = {
 def to_uint8(
     values: np.ndarray, path: Path, value_range: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """Values of any real type -> 0..255. Raises SegtrainError where their range is not known."""
+    """Scale values of any real type to 0..255. Raises SegtrainError where the range is unknown."""
     if value_range is None and values.dtype == np.uint8:
         return np.ascontiguousarray(values)
     if value_range is None and values.dtype == np.uint16:
@@ -144,15 +145,18 @@ def to_uint8(
     low, high = value_range or (0.0, 1.0)
     if value_range is None and (values.dtype.kind != "f" or lowest < 0 or highest > 1):
         raise SegtrainError(
-            f"{path}: values of type {values.dtype} from {lowest:g} to {highest:g}; say which "
-            "become black and white: data.value_range: [LOWEST, HIGHEST]"
+            f"{path}: values of type {values.dtype} from {lowest:g} to {highest:g}; name those "
+            "that become black and white: data.value_range: [LOWEST, HIGHEST]"
         )
     scaled = (values.astype(np.float32) - low) * (255 / (high - low))
     return np.rint(scaled).clip(0, 255).astype(np.uint8)
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """(H,W,C) of a decoded image. A large one is copied by bands: NumPy would have it twice."""
+    """Return the pixels (H,W,C) of a decoded image.
+
+    A large one is copied in bands: NumPy's conversion would need the memory twice.
+    """
     rows = max(1, BAND // image.width)
     if image.height <= rows:
         return np.asarray(image).reshape(image.height, image.width, -1)

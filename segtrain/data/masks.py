@@ -1,4 +1,4 @@
-"""Mask files to class ids; refuses what would be a wrong label in silence."""
+"""Mask files to class ids; whatever would silently be a wrong label is refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from segtrain.errors import SegtrainError, shorten
 Palette = Sequence[tuple[int, int, int]]
 MaskSource = Path | CocoMask
 UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
-SMOOTH = 0.1  # least smooth_share of an anti-aliased mask; hard ones have next to none
-NEARLY_GREY = 16  # most that the channels of a grey colour JPEG differ
+SMOOTH = 0.1  # lowest smooth_share of anti-aliased masks; hard edges have next to none
+NEARLY_GREY = 16  # largest difference between the channels of a grey image saved as colour JPEG
 SPREAD = {"'L;2'": 85, "'L;4'": 17}  # by Pillow's raw mode
 GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "LA", "PA"}
 LOSSY = "lossy compression (JPEG) changes labels along every edge"
@@ -28,11 +28,11 @@ LOSSY = "lossy compression (JPEG) changes labels along every edge"
 def read_raw(
     source: MaskSource, max_pixels: int = MAX_PIXELS, palette: Palette | None = None
 ) -> tuple[np.ndarray, bool]:
-    """What the mask holds and whether it is lossy: (H,W) grey levels, palette indices or category
-    ids, or (H,W,3) colours.
+    """Return the stored values of a mask, and whether the file is lossy.
 
-    Raises SegtrainError for a damaged file, for one that can't be a mask, and for an indexed one
-    whose own palette has the colours of `palette` at other places: do indices count, or colours?
+    Values are (H,W) grey levels, palette indices or category ids, or (H,W,3) colours. Raises
+    SegtrainError for a damaged file, for one that can't be a mask, and for an indexed one whose own
+    palette has the colours of `palette` at other indices: either could be meant.
     """
     if isinstance(source, CocoMask):
         return source.values(), False
@@ -42,13 +42,14 @@ def read_raw(
     lossy = mask.format in ("JPEG", "MPO") or mask.format == "WEBP" and not is_lossless(source)
     if mask.mode == "P" and palette and is_reordered(mask, palette):
         raise SegtrainError(
-            f"{source}: its own palette has the colours of data.palette at other places: indices "
-            "and colours contradict; save it as RGB, or indexed in the order of data.palette"
+            f"{source}: its own palette has the colours of data.palette at other indices, so "
+            "indices and colours contradict; save it as RGB, or indexed in the order of "
+            "data.palette"
         )
     if mask.mode in GREY_MODES:
         values = np.asarray(mask)
         values = values[..., 0] if values.ndim == 3 else values
-        # Pillow spreads 2 and 4 bits over 0..255; ids are what they were
+        # Pillow spreads 2 and 4 bits over 0..255: undo that to get the ids
         spread = next((step for raw, step in SPREAD.items() if raw in mask.info["raw"]), 1)
         return values // spread if spread > 1 else values, lossy
     if mask.mode in ("RGB", "RGBA"):
@@ -59,7 +60,7 @@ def read_raw(
 
 
 def is_reordered(mask: Image.Image, palette: Palette) -> bool:
-    """Whether all colours of an indexed mask are in the palette, but not all at their indices."""
+    """Return whether all colours of an indexed mask are in the palette, some at other indices."""
     own = np.array(mask.getpalette("RGB")).reshape(-1, 3).tolist()
     used = [index for index, count in enumerate(mask.histogram()) if count]
     colours = {index: tuple(own[index]) for index in used if index < len(own)}
@@ -69,9 +70,10 @@ def is_reordered(mask: Image.Image, palette: Palette) -> bool:
 
 
 def smooth_share(values: np.ndarray) -> float:
-    """Of the places in rows or columns where values change, the share in between the two others.
+    """Return the share of value changes that pass through a value between their neighbours'.
 
-    A hard edge has none, an anti-aliased one a third and more. values: (H,W), or colours (H,W,3).
+    Taken along rows and along columns, the larger of the two. Hard edges have none, anti-aliased
+    ones a third and more. values: (H,W), or colours (H,W,3).
     """
     values = values if values.ndim == 2 else values[..., 1]
     shares = []
@@ -103,7 +105,10 @@ def is_lossless(path: Path) -> bool:
 
 
 def grey_values(raw: np.ndarray, tolerance: int = 0) -> np.ndarray | None:
-    """(H,W) values of a raw mask; of colours only where all are grey, as some tools save ids."""
+    """Return (H,W) values of a raw mask; None for colours, unless all are grey.
+
+    Some tools save ids as grey RGB; their channels may differ by `tolerance`.
+    """
     if raw.ndim == 2:
         return raw
     middle = raw[..., 1].astype(np.int16)
@@ -112,7 +117,7 @@ def grey_values(raw: np.ndarray, tolerance: int = 0) -> np.ndarray | None:
 
 
 def code(rgb: np.ndarray) -> np.ndarray:
-    """(...,3) uint8 -> (...) one integer a colour."""
+    """Return colours (...,3) uint8 as one integer each (...)."""
     red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
     return (red << 16) | (green << 8) | blue
 
@@ -122,17 +127,17 @@ def colour_of(code: int) -> tuple[int, int, int]:
 
 
 def colour_counts(codes: Mapping[int, int]) -> list[str]:
-    """'(r, g, b) (n px)' of each colour's code, the most frequent first."""
+    """Return '(r, g, b) (n px)' for each colour code, the most frequent first."""
     return [f"{colour_of(c)} ({count} px)" for c, count in Counter(codes).most_common()]
 
 
 class MaskReader:
-    """Reads masks as class ids: the label map applied, anything unknown refused.
+    """A reader of masks as class ids: the label map applied, unknown values refused.
 
-    A value that `label_map` names becomes what it says; any other stays as it is and must be a
-    class id or `lb_ignore`. Nothing is clipped. Colours mean their place in `palette`. With
-    `allow_lossy`, values and colours of lossy and smooth masks that mean nothing become the nearest
-    that does: of grey values, those that `label_map` names, and ids that it names no value for.
+    Values in `label_map` are mapped; any other must itself be a class id or `lb_ignore`. Nothing is
+    clipped. A colour stands for its index in `palette`. With `allow_lossy`, unknown values and
+    colours of lossy or smooth masks become the nearest known one: grey values the nearest of those
+    in `label_map` and of the ids to which it maps no value.
     """
 
     def __init__(
@@ -155,8 +160,8 @@ class MaskReader:
         meaning |= {value: self._label(label) for value, label in label_map.items()}
         self.known = np.array(sorted(meaning), np.int64)
         self.labels = np.array([meaning[value] for value in sorted(meaning)], np.int16)
-        # the same for uint8 masks, which bytes.translate maps at the speed of memory; what means
-        # nothing becomes a byte that is no id
+        # bytes.translate maps uint8 masks at the speed of memory; unknown values become a byte
+        # that is no id
         grey = self.ids(np.arange(256))
         spare = set(range(256)) - set(grey.tolist())
         self.spare = bytes([min(spare)]) if spare and self.dtype == np.uint8 else b""
@@ -168,7 +173,7 @@ class MaskReader:
         self.anchors = np.array(sorted({*label_map, *own}))
 
     def __repr__(self) -> str:
-        """The arguments: equal for readers that read alike, in any process."""
+        """Return the arguments: equal for readers that read alike, in any process."""
         colours = [(red, green, blue) for red, green, blue in self.palette or ()]
         return (
             f"MaskReader({self.num_classes}, {self.label_map}, {self.lb_ignore}, {colours}, "
@@ -179,7 +184,7 @@ class MaskReader:
         return self.lb_ignore if label == "ignore" else int(label)
 
     def __call__(self, source: MaskSource) -> np.ndarray:
-        """The mask as (H,W) of class ids and lb_ignore, in `dtype`. Raises SegtrainError."""
+        """Return the mask as (H,W) class ids and lb_ignore, in `dtype`. Raises SegtrainError."""
         raw, lossy = read_raw(source, self.max_pixels, self.palette)
         if lossy and not self.allow_lossy:
             raise SegtrainError(
@@ -188,7 +193,7 @@ class MaskReader:
             )
         if self.allow_lossy and (lossy or smooth_share(raw) > SMOOTH):
             raw = self.snap(raw)
-        values = raw if raw.ndim == 2 else self._places(raw, source)
+        values = raw if raw.ndim == 2 else self._colour_indices(raw, source)
         if self.spare and values.dtype == np.uint8:
             pixels = bytearray(values.tobytes()).translate(self.bytes_table)
             if self.spare not in pixels:
@@ -201,25 +206,25 @@ class MaskReader:
         return ids.astype(self.dtype, copy=False)
 
     def ids(self, values: np.ndarray) -> np.ndarray:
-        """Class ids of mask values (any shape), UNKNOWN where there is none."""
+        """Return the class ids of mask values (any shape), UNKNOWN for unknown ones."""
         values = values.astype(np.int64)
         places = np.searchsorted(self.known, values).clip(max=len(self.known) - 1)
         return np.where(self.known[places] == values, self.labels[places], np.int16(UNKNOWN))
 
-    def _places(self, rgb: np.ndarray, source: MaskSource) -> np.ndarray:
-        """(H,W) places of the colours in the palette. Raises SegtrainError for others."""
+    def _colour_indices(self, rgb: np.ndarray, source: MaskSource) -> np.ndarray:
+        """Return (H,W) indices of colours in the palette. Raises SegtrainError for others."""
         if not self.palette and (grey := grey_values(rgb)) is not None:
             return grey
         codes = code(rgb)
-        places = self.places_of(codes)
-        if (places < 0).any():
-            found, counts = np.unique(codes[places < 0], return_counts=True)
+        indices = self.palette_indices(codes)
+        if (indices < 0).any():
+            found, counts = np.unique(codes[indices < 0], return_counts=True)
             unknown = dict(zip(found.tolist(), counts.tolist(), strict=True))
             raise SegtrainError(f"{source}: {self.explain_colours(unknown)}")
-        return places
+        return indices
 
-    def places_of(self, codes: np.ndarray) -> np.ndarray:
-        """Places of colour codes (any shape) in the palette, -1 where it lacks one."""
+    def palette_indices(self, codes: np.ndarray) -> np.ndarray:
+        """Return the palette's indices of colour codes (any shape), -1 where it lacks one."""
         if not self.palette:
             return np.full(codes.shape, -1, np.int16)
         known = code(np.array(self.palette, dtype=np.uint8))
@@ -228,7 +233,7 @@ class MaskReader:
         return np.where(known[order][place] == codes, order[place], -1).astype(np.int16)
 
     def snap(self, raw: np.ndarray) -> np.ndarray:
-        """The raw mask with each value or colour that means nothing made the nearest that does."""
+        """Return the raw mask with each unknown value or colour set to the nearest known one."""
         if raw.ndim == 3 and not self.palette:
             raw = raw if (grey := grey_values(raw, NEARLY_GREY)) is None else grey
         if raw.ndim == 2:
@@ -238,13 +243,13 @@ class MaskReader:
             return raw
         codes, inverse = np.unique(code(raw), return_inverse=True)
         found = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 1)
-        # one colour after another: all distances at once may be gigabytes
+        # colour by colour: all distances at once could take gigabytes
         distances = [((found - colour) ** 2).sum(1) for colour in np.array(self.palette)]
         nearest = np.array(self.palette, np.uint8)[np.argmin(distances, 0)]
         return nearest[inverse].reshape(raw.shape)
 
     def explain(self, unknown: Mapping[int, int]) -> str:
-        """What to say of values that are neither a class nor ignored; value: pixels."""
+        """Return the message about values (value: pixels) that are neither a class nor ignored."""
         found = shorten(f"{value} ({count} px)" for value, count in sorted(unknown.items()))
         return (
             f"value {found}, but classes are 0..{self.num_classes - 1} and {self.lb_ignore} is "
@@ -253,7 +258,7 @@ class MaskReader:
         )
 
     def explain_colours(self, unknown: Mapping[int, int]) -> str:
-        """What to say of colours that the palette lacks; code: pixels."""
+        """Return the message about colours (code: pixels) that the palette lacks."""
         found = shorten(colour_counts(unknown))
         if not self.palette:
             return f"an RGB mask needs data.palette, each class's colour in id order; found {found}"
@@ -263,7 +268,11 @@ class MaskReader:
 def class_palette(
     num_classes: int, palette: Palette | None, label_map: Mapping[int, int | str]
 ) -> list[tuple[int, int, int]]:
-    """One colour a class: of the first mask value that means it, else evenly spread hues."""
+    """Return one RGB colour for each class.
+
+    It is that of the first mask value which maps to the class; without a palette, hues are spread
+    evenly.
+    """
     if not palette:
         hues = (0.58 + 0.618034 * i for i in range(num_classes))  # golden ratio: neighbours differ
         return [_rgb(hue % 1, 0.75, 0.95 - 0.3 * (i % 2)) for i, hue in enumerate(hues)]

@@ -1,4 +1,4 @@
-"""One image and its mask."""
+"""A sample: one image and its mask."""
 
 from __future__ import annotations
 

@@ -420,7 +420,7 @@ def test_hand_checked_nearest_colours(tmp_path: Path):
     colours = [(5, 5, 5), (130, 0, 5), (126, 0, 4), (200, 200, 200), (10, 0, 249), (0, 0, 0)]
     ids = MaskReader(3, palette=COLOURS, allow_lossy=True)
     nearest = ids.snap(np.array([colours], np.uint8))
-    ids = ids.places_of(code(nearest))
+    ids = ids.palette_indices(code(nearest))
     # squared distances to the three colours: (130, 0, 5): 16925, 14425, 74425; (126, 0, 4): 15892,
     # 15412, 73972; (200, 200, 200): 120000, 78600, 78600: the first of two as near
     assert ids.tolist() == [[0, 1, 1, 1, 2, 0]]

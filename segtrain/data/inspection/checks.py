@@ -281,7 +281,7 @@ def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict
         v: count for (v, count), id_ in zip(values.items(), ids, strict=True) if id_ == UNKNOWN
     }
     codes = np.array(list(fact.mask.colours), np.int64)
-    lacking = codes[masks.places_of(codes) < 0].tolist()
+    lacking = codes[masks.palette_indices(codes) < 0].tolist()
     return unknown, {c: fact.mask.colours[c] for c in lacking}
 
 
@@ -289,7 +289,9 @@ def by_place(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
     """Pixels by grey value, and by the palette's place of a colour that it has."""
     counts = Counter(fact.mask.values)
     codes = list(fact.mask.colours)
-    for place, c in zip(masks.places_of(np.array(codes, np.int64)).tolist(), codes, strict=True):
+    for place, c in zip(
+        masks.palette_indices(np.array(codes, np.int64)).tolist(), codes, strict=True
+    ):
         if place >= 0:
             counts[place] += fact.mask.colours[c]
     return counts

@@ -18,7 +18,7 @@ from PIL import Image
 
 from segtrain.console import progress
 from segtrain.data.coco import CocoMask
-from segtrain.data.decoding import header
+from segtrain.data.decoding import read_header
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import (
     SMOOTH,
@@ -193,13 +193,13 @@ def from_json(kind: type, fields: dict) -> ImageFacts | MaskFacts:
 
 
 def header_facts(path: Path, images: ImageReader) -> ImageFacts:
-    return ImageFacts(images.size(path), *header(path, images.max_pixels))
+    return ImageFacts(images.size(path), *read_header(path, images.max_pixels))
 
 
 def image_facts(path: Path, images: ImageReader) -> ImageFacts:
     """Facts of all pixels. Raises SegtrainError for an image that can't be read."""
     pixels = images(path)  # before any other look: it refuses what is too large
-    turned, alpha, deep = header(path, images.max_pixels)
+    turned, alpha, deep = read_header(path, images.max_pixels)
     height, width, channels = pixels.shape
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)

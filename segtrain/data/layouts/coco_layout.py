@@ -1,4 +1,4 @@
-"""COCO folders: which JSON is of which split, where its images lie, and its classes."""
+"""COCO folders: the JSON of each split, the folder of its images, and its classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLIT_IN_NAME = re.compile(
 
 
 def class_table(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int | str]]:
-    """(class names, label map) of category ids: the background, then all in id order."""
+    """Return (class names, label map): the background, then the categories in id order."""
     names = list(categories.values())
     unique = [
         f"{name} ({key})" if names.count(name) > 1 or name == "background" else name
@@ -27,9 +27,9 @@ def class_table(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int
 
 
 def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
-    """split: (JSON, folders that its images may lie in), by COCO's or Roboflow's layout, else {}.
+    """Return {split: (JSON, folders that may hold its images)} by COCO's or Roboflow's layout.
 
-    Raises SegtrainError where two JSON are of one split.
+    Empty where neither is found. Raises SegtrainError where a split has two JSON files.
     """
     beside = {
         split: (root / folder / "_annotations.coco.json", [root / folder])
@@ -49,7 +49,7 @@ def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
         split = match[match.lastindex or 0] if match else "train"
         if split in found:
             raise SegtrainError(
-                f"{found[split][0]} and {file.name} are both of {split}; choose with "
+                f"{found[split][0]} and {file.name} are both for {split}; choose with "
                 f"data.splits: {{{split}: {{coco: annotations/{file.name}, images: ...}}}}"
             )
         year = re.split(r"[_.]", file.stem)[-1]  # train2017 of instances_train2017
@@ -59,13 +59,14 @@ def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
 
 
 def image_folder(coco: Coco, folders: list[Path]) -> Path:
-    """The first of the folders that holds the first image, else the first that is there."""
+    """Return the first of the folders that holds the first image, else the first that exists."""
     first = coco.images[0][0] if coco.images else ""
-    there = [folder for folder in folders if folder.is_dir()] or [coco.file.parent]
-    return next((f for f in there if os.path.isfile(f / first)), there[0])
+    existing = [folder for folder in folders if folder.is_dir()] or [coco.file.parent]
+    return next((f for f in existing if os.path.isfile(f / first)), existing[0])
 
 
 def check_same_categories(cocos: list[Coco]) -> None:
+    """Raise SegtrainError where the JSON files of the splits have different categories."""
     for other in cocos[1:]:
         differing = sorted(set(cocos[0].categories.items()) ^ set(other.categories.items()))
         if differing:

@@ -1,4 +1,4 @@
-"""The layout of a folder, and its pairs of image and mask by split."""
+"""Detection of a folder's layout, and its pairs of image and mask by split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segtrain.data.findings import Finding
 from segtrain.data.layouts.coco_layout import find_jsons
 from segtrain.data.layouts.explicit import find_splits, list_coco, named_format
 from segtrain.data.layouts.lists import LIST_SUFFIXES, names_pairs
-from segtrain.data.layouts.pairing import Listing, find_excluded, judge
+from segtrain.data.layouts.pairing import Listing, find_excluded, resolve_pairs
 from segtrain.data.layouts.published import (
     find_ade20k,
     find_camvid,
@@ -32,7 +32,7 @@ SPLITS = {
 }
 IMAGES = ("images", "image", "imgs", "img")
 MASKS = ("masks", "mask", "labels", "label", "annotations", "annot")
-# (where a split's images are, where its masks are); {i} and {m} are any of IMAGES and MASKS
+# (images, masks) of a split; {i} and {m} are any of IMAGES and MASKS
 FOLDERS = (
     ("{i}/{split}", "{m}/{split}"),
     ("{split}/{i}", "{split}/{m}"),
@@ -43,57 +43,58 @@ UNSPLIT = ("{i}", "{m}")
 
 @dataclass(frozen=True)
 class FoundPairs:
-    """The pairs of each split, sorted by name, what the layout says of them, and what is wrong.
+    """The pairs of each split, sorted by name, with the layout's classes and findings.
 
-    Classes, colours and label map are None or empty where the layout has none of its own.
+    Classes, colours and label map are None or empty where the layout defines none.
     """
 
     splits: dict[str, list[Sample]]
     format: str
-    layout: str  # how they were found, in one line
+    layout: str  # how the pairs were found, in one line
     classes: list[str] | None = None
     palette: list[tuple[int, int, int]] | None = None
     label_map: dict[int, int | str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
 
-def find_pairs(data: DataConfig, root: Path) -> FoundPairs:
-    """The pairs below `root`, by data.splits, by data.format, or by the first layout that is there.
+def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
+    """Find the pairs below `root` by data.splits, by data.format, or by the first layout found.
 
-    Root may be a list or a COCO JSON, too: its pairs are for training. What data.exclude names is
-    left out; what can't be a pair is left out and among the findings. Where there is no val, a
-    share of train is held out by data.split_seed. Raises UsageError for a folder that does not
-    exist and a config that contradicts itself, SegtrainError where no layout or no pair is found.
+    Root may also be a list or a COCO JSON, whose pairs are for training. Files that data.exclude
+    names are left out; those that form no pair become findings. Without val, a share of train is
+    held out by data.split_seed. Raises UsageError for a missing folder and a config that
+    contradicts itself, SegtrainError where no layout or no pair is found.
     """
     if root.is_file():
-        data, root = data.model_copy(update={"splits": splits_of(root, data)}), root.parent
+        config, root = config.model_copy(update={"splits": splits_of(root, config)}), root.parent
     if not root.is_dir():
         raise UsageError(
-            f"data.path {root}: no such folder; where it has moved, name its new place (--data)"
+            f"data.path {root}: no such folder; if it has moved, give its new path with --data"
         )
-    found = (named_format(data), find_splits(data, root)) if data.splits else None
-    found = found or find_layout(root, data)
+    found = (named_format(config), find_splits(config, root)) if config.splits else None
+    found = found or find_layout(root, config)
     if found is None:
-        rows = [row for row in LAYOUTS if data.format in ("auto", row.name)]
+        rows = [row for row in LAYOUTS if config.format in ("auto", row.name)]
         tried = "; ".join(f"{row.name}: {row.looks_for}" for row in rows)
         part = root.name.lower() in (*IMAGES, *MASKS, *sum(SPLITS.values(), ()))
-        above = f"is {root.parent} meant? " if part else ""
+        above = f"did you mean {root.parent}? " if part else ""
         raise SegtrainError(f"{root}: no data set found; {above}looked for {tried}")
     name, listing = found
-    verdict = judge(listing, find_excluded(listing, data.exclude, root) if data.exclude else set())
-    findings = listing.findings + verdict.findings
-    if not all(verdict.pairs.values()):  # what leaves nothing fixes nothing
+    excluded = find_excluded(listing, config.exclude, root) if config.exclude else set()
+    result = resolve_pairs(listing, excluded)
+    findings = listing.findings + result.findings
+    if not all(result.pairs.values()):  # excluding all pairs of a split fixes nothing
         findings = [
             replace(f, fix={k: v for k, v in f.fix.items() if k != "exclude"}) for f in findings
         ]
-    faulty = any(finding.error for finding in findings)  # they say why a split is empty
+    faulty = any(finding.error for finding in findings)  # they explain an empty split
     splits = {}
-    for split, pairs in verdict.pairs.items():
+    for split, pairs in result.pairs.items():
         if not pairs and not faulty:
             where = listing.layout.replace(" + ", " and ")
             raise SegtrainError(
                 f"{root}: no pairs found for {split} in {where}"
-                + (f", {verdict.left_out} excluded" if verdict.left_out else "")
+                + (f", {result.excluded} excluded" if result.excluded else "")
                 + f"; looked for files of the same stem ending in {', '.join(sorted(SUFFIXES))}"
             )
         splits[split] = [
@@ -102,33 +103,33 @@ def find_pairs(data: DataConfig, root: Path) -> FoundPairs:
         ]
     layout = listing.layout
     if "train" in splits and "val" not in splits and (len(splits["train"]) > 1 or not faulty):
-        # drawn among the excluded, too: an exclusion moves no other image from train to val
-        drawn = judge(listing, set()) if verdict.left_out else verdict
+        # drawn among the excluded, too: an exclusion must not move others from train to val
+        drawn = resolve_pairs(listing, set()) if result.excluded else result
         everyone = [Path(root, image) for image, _ in drawn.pairs["train"]]
-        splits = hold_out(splits, everyone, data.val_fraction, data.split_seed)
-        layout += f" ({len(splits['val'])} held out for val by seed {data.split_seed})"
-    if verdict.left_out:
-        layout += f", {verdict.left_out} excluded"
+        splits = hold_out(splits, everyone, config.val_fraction, config.split_seed)
+        layout += f" ({len(splits['val'])} held out for val by seed {config.split_seed})"
+    if result.excluded:
+        layout += f", {result.excluded} excluded"
     return FoundPairs(
         splits, name, layout, listing.classes, listing.palette, listing.label_map, findings
     )
 
 
-def splits_of(file: Path, data: DataConfig) -> dict[str, SplitConfig]:
-    """The splits where data.path is a list or a JSON: it is train; val.txt beside train.txt is val.
+def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:
+    """Return the splits of a list or JSON as data.path: it is train, val.txt beside it is val.
 
     Raises UsageError for any other file.
     """
-    if data.splits:
-        raise UsageError(f"data.path {file} is a file: give its folder, or leave out data.splits")
+    if config.splits:
+        raise UsageError(f"data.path {file} is a file; give its folder, or leave out data.splits")
     suffix = file.suffix.lower()
     if suffix not in (*LIST_SUFFIXES, ".json"):
         raise UsageError(
             f"data.path {file}: expected a folder, a list ({', '.join(LIST_SUFFIXES)}) or a COCO "
             "JSON"
         )
-    if data.format not in ("auto", "coco" if suffix == ".json" else "lists"):
-        raise UsageError(f"data.format {data.format}: data.path {file} is no folder of it")
+    if config.format not in ("auto", "coco" if suffix == ".json" else "lists"):
+        raise UsageError(f"data.format {config.format}: data.path {file} is not of that format")
     if suffix == ".json":
         return {"train": SplitConfig(coco=file.name)}
     beside = _list_files(file.parent) if file.stem in SPLITS["train"] else {}
@@ -138,28 +139,28 @@ def splits_of(file: Path, data: DataConfig) -> dict[str, SplitConfig]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images directly in `folder`, sorted; hidden files are not."""
+    """Return the images directly in `folder`, sorted, without hidden files."""
     return sorted(
         f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
     )
 
 
-def find_split_folders(data: DataConfig, root: Path) -> Listing | None:
-    """The first of FOLDERS that has a train split."""
+def find_split_folders(config: DataConfig, root: Path) -> Listing | None:
+    """Find the first of FOLDERS that has a train split."""
     for folders in FOLDERS:
         splits = {name: _folders(root, folders, name) for name in SPLITS}
         if splits["train"]:
             named = {name: split for name, split in splits.items() if split}
-            return find_splits(data.model_copy(update={"splits": named}), root)
+            return find_splits(config.model_copy(update={"splits": named}), root)
     return None
 
 
-def find_unsplit_folders(data: DataConfig, root: Path) -> Listing | None:
-    """A folder of images and one of masks, without splits."""
+def find_unsplit_folders(config: DataConfig, root: Path) -> Listing | None:
+    """Find a folder of images and one of masks, without splits."""
     unsplit = _folders(root, UNSPLIT, "train")
     if unsplit is None:
         return None
-    listing = find_splits(data.model_copy(update={"splits": {"train": unsplit}}), root)
+    listing = find_splits(config.model_copy(update={"splits": {"train": unsplit}}), root)
     if unread := [file.name for file in _list_files(root).values()]:
         listing.layout += f" ({', '.join(unread)} not read: no 'image mask' lines)"
     return listing
@@ -175,16 +176,16 @@ def _folders(root: Path, folders: tuple[str, str], split: str) -> SplitConfig | 
     return None
 
 
-def find_lists(data: DataConfig, root: Path) -> Listing | None:
-    """train.txt, val.txt and test.txt (.csv, .tsv) with an image and a mask a line.
+def find_lists(config: DataConfig, root: Path) -> Listing | None:
+    """Find train.txt, val.txt and test.txt (.csv, .tsv) with an image and a mask on each line.
 
-    They come before folders without splits, whose splits they are, and after folders with splits.
+    They come before folders without splits, which they divide, and after folders with splits.
     """
     files = _list_files(root)
-    if "train" not in files or not (data.format == "lists" or names_pairs(files["train"])):
+    if "train" not in files or not (config.format == "lists" or names_pairs(files["train"])):
         return None
     named = {name: SplitConfig(list=file.name) for name, file in files.items()}
-    return find_splits(data.model_copy(update={"splits": named}), root)
+    return find_splits(config.model_copy(update={"splits": named}), root)
 
 
 def _list_files(root: Path) -> dict[str, Path]:
@@ -192,23 +193,25 @@ def _list_files(root: Path) -> dict[str, Path]:
         split: [root / f"{alias}{suffix}" for alias in SPLITS[split] for suffix in LIST_SUFFIXES]
         for split in SPLITS
     }
-    there = {split: [file for file in files if file.is_file()] for split, files in names.items()}
-    return {split: files[0] for split, files in there.items() if files}
+    existing = {split: [file for file in files if file.is_file()] for split, files in names.items()}
+    return {split: files[0] for split, files in existing.items() if files}
 
 
-def find_coco(data: DataConfig, root: Path) -> Listing | None:
-    """annotations/*.json with image folders, or SPLIT/_annotations.coco.json beside its images."""
+def find_coco(config: DataConfig, root: Path) -> Listing | None:
+    """Find annotations/*.json with image folders, or SPLIT/_annotations.coco.json with images."""
     files = find_jsons(root)
-    return list_coco(data, root, files) if "train" in files else None
+    return list_coco(config, root, files) if "train" in files else None
 
 
 class Layout(NamedTuple):
-    name: str  # of data.format
+    """A layout that can be detected."""
+
+    name: str  # a value of data.format
     find: Callable[[DataConfig, Path], Listing | None]
     looks_for: str
 
 
-# the most telling first
+# the most specific first
 LAYOUTS = (
     Layout("voc", find_voc, "JPEGImages + SegmentationClass + ImageSets/Segmentation/train.txt"),
     Layout("cityscapes", find_cityscapes, "leftImg8bit/train + gtFine/train"),
@@ -230,16 +233,16 @@ LAYOUTS = (
         f"{', '.join(f'{i} + {m}' for i, m in FOLDERS)}, with {{i}} any of {'/'.join(IMAGES)}, "
         f"{{m}} any of {'/'.join(MASKS)}, {{split}} any of {'/'.join(SPLITS)}",
     ),
-    Layout("lists", find_lists, "train.txt, .csv or .tsv with 'image mask' a line"),
+    Layout("lists", find_lists, "train.txt, .csv or .tsv with 'image mask' on each line"),
     Layout("pairs", find_unsplit_folders, "{i} + {m}; or name folders with data.splits"),
 )
 
 
-def find_layout(root: Path, data: DataConfig | None = None) -> tuple[str, Listing] | None:
-    """Name and files of the first of LAYOUTS that is below root, or of data.format's alone."""
-    data = data or DataConfig()
+def find_layout(root: Path, config: DataConfig | None = None) -> tuple[str, Listing] | None:
+    """Return name and files of the first of LAYOUTS found below root, or of data.format's alone."""
+    config = config or DataConfig()
     for row in LAYOUTS:
-        if data.format in ("auto", row.name) and (listing := row.find(data, root)):
+        if config.format in ("auto", row.name) and (listing := row.find(config, root)):
             return row.name, listing
     return None
 
@@ -247,10 +250,12 @@ def find_layout(root: Path, data: DataConfig | None = None) -> tuple[str, Listin
 def hold_out(
     splits: dict[str, list[Sample]], everyone: list[Path], fraction: float, seed: int
 ) -> dict[str, list[Sample]]:
-    """The splits with a val: `fraction` of the images `everyone`, at least one, drawn by `seed`
-    alone, as far as train has them."""
+    """Return the splits with `fraction` of the images `everyone`, at least one, moved to val.
+
+    The draw depends on `everyone` and `seed` only; of the images drawn, val gets those in train.
+    """
     pairs = splits["train"]
-    for drawn in (everyone, [pair.image for pair in pairs]):  # all that were drawn may be excluded
+    for drawn in (everyone, [pair.image for pair in pairs]):  # all images drawn may be excluded
         count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
         held = {drawn[i] for i in random.Random(seed).sample(range(len(drawn)), count)}
         train = [pair for pair in pairs if pair.image not in held]

@@ -1,4 +1,4 @@
-"""The files that data.splits names, as a listing."""
+"""Splits that the config names: their files as a listing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from segtrain.data.layouts.pairing import (
     Group,
     Listing,
     files_by_stem,
-    from_root,
     group,
-    ways_into,
+    relative_to_root,
+    root_prefixes,
 )
 from segtrain.errors import UsageError
 
-# what one split may name
-WAYS = (
+# keys that one split may have together
+COMBINATIONS = (
     ("images", "masks"),
     ("images", "masks", "list"),
     ("list",),
@@ -31,39 +31,44 @@ WAYS = (
 )
 
 
-def named_format(data: DataConfig) -> str:
-    """The format that data.splits comes to, by what the splits name. Raises UsageError."""
-    splits = data.splits.values()
-    of_coco = [bool(split.coco) for split in splits]
-    if any(of_coco) and not all(of_coco):
-        raise UsageError("data.splits: coco in one split needs coco in all: classes are the JSON's")
-    lists = all(split.list and not split.images for split in splits)
-    name = "coco" if all(of_coco) else "lists" if lists else "pairs"
-    if data.format not in ("auto", name):
+def named_format(config: DataConfig) -> str:
+    """Return the format of data.splits, by their keys. Raises UsageError for a mixture."""
+    splits = config.splits.values()
+    has_coco = [bool(split.coco) for split in splits]
+    if any(has_coco) and not all(has_coco):
         raise UsageError(
-            f"data.format {data.format} and data.splits contradict: the splits are {name}; "
+            "data.splits: coco in one split needs coco in all: the classes come from the JSON"
+        )
+    lists = all(split.list and not split.images for split in splits)
+    name = "coco" if all(has_coco) else "lists" if lists else "pairs"
+    if config.format not in ("auto", name):
+        raise UsageError(
+            f"data.format {config.format} and data.splits contradict: the splits are {name}; "
             "leave out one of the two"
         )
     return name
 
 
-def find_splits(data: DataConfig, root: Path) -> Listing:
-    """The files that data.splits names. Raises UsageError, SegtrainError."""
-    for name, split in data.splits.items():
-        if tuple(key for key in SplitConfig.model_fields if getattr(split, key)) not in WAYS:
+def find_splits(config: DataConfig, root: Path) -> Listing:
+    """List the files that data.splits names. Raises UsageError, SegtrainError."""
+    for name, split in config.splits.items():
+        if (
+            tuple(key for key in SplitConfig.model_fields if getattr(split, key))
+            not in COMBINATIONS
+        ):
             raise UsageError(
                 f"data.splits.{name}: give images and masks, or a list, or all three, or coco"
             )
-    if any(split.coco for split in data.splits.values()):
+    if any(split.coco for split in config.splits.values()):
         files = {
             name: (root / split.coco, [root / (split.images or Path(split.coco).parent)])
-            for name, split in data.splits.items()
-            if split.coco  # as all have, or named_format refuses them
+            for name, split in config.splits.items()
+            if split.coco  # all have one, or named_format refuses them
         }
-        return list_coco(data, root, files)
+        return list_coco(config, root, files)
     groups: dict[str, list[Group]] = {}
     faults: dict[str, Fault] = {}
-    for name, split in data.splits.items():
+    for name, split in config.splits.items():
         if split.images and split.masks:
             for folder in (split.images, split.masks):
                 if not (root / folder).is_dir():
@@ -74,21 +79,24 @@ def find_splits(data: DataConfig, root: Path) -> Listing:
             else:
                 groups[name], wrong = group(*sides), {}
         else:
-            assert split.list  # WAYS has no other without images
-            groups[name], wrong = read_pairs(root / split.list, root, data.allow_outside)
+            assert split.list  # COMBINATIONS has no other without images
+            groups[name], wrong = read_pairs(root / split.list, root, config.allow_outside)
         faults |= wrong
     layout = ", ".join(
         f"{split.images} + {split.masks}" if split.images else str(split.list)
-        for split in data.splits.values()
+        for split in config.splits.values()
     )
     return Listing(groups, layout, faults=faults)
 
 
-def list_coco(data: DataConfig, root: Path, files: dict[str, tuple[Path, list[Path]]]) -> Listing:
-    """The images and masks of the JSON of each split; `files` has it and its images' folders."""
+def list_coco(config: DataConfig, root: Path, files: dict[str, tuple[Path, list[Path]]]) -> Listing:
+    """List the images and masks of the COCO JSON of each split.
+
+    `files` has the JSON and the folders that may hold its images, by split.
+    """
     cocos = {split: read_coco(file) for split, (file, _) in files.items()}
     check_same_categories(list(cocos.values()))
-    ways = ways_into(root)
+    prefixes = root_prefixes(root)
     classes, label_map = class_table(next(iter(cocos.values())).categories)
     listing = Listing({}, "", classes, None, label_map)
     named = []
@@ -99,8 +107,8 @@ def list_coco(data: DataConfig, root: Path, files: dict[str, tuple[Path, list[Pa
         listing.groups[split] = groups = []
         for name, mask in coco.images:
             whole = os.path.join(folder, name)
-            path = from_root(whole, ways)
-            if os.path.isabs(path) and not data.allow_outside:
+            path = relative_to_root(whole, prefixes)
+            if os.path.isabs(path) and not config.allow_outside:
                 listing.faults[path] = ("outside", source)
             elif not os.path.isfile(whole):
                 listing.faults[path] = ("missing", source, "file")
@@ -110,7 +118,7 @@ def list_coco(data: DataConfig, root: Path, files: dict[str, tuple[Path, list[Pa
         groups.sort(key=lambda pair: (Path(pair[0][0]).stem, pair[0][0]))
         named.append(f"{source} + {os.path.relpath(folder, root)}")
         if coco.slivers:
-            text = f"{source}: {coco.slivers} annotation(s) of fewer than three points, not drawn"
+            text = f"{source}: {coco.slivers} annotation(s) with fewer than three points, not drawn"
             listing.findings.append(Finding("sliver", False, text))
     listing.layout = ", ".join(named) + (
         "; masks are drawn, smaller objects over larger ones, background is class 0"

@@ -1,4 +1,4 @@
-"""List files: a name a line, or an image's and a mask's path."""
+"""List files: each line has a name, or the paths of an image and a mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from segtrain.data.decoding import SUFFIXES
-from segtrain.data.layouts.pairing import Fault, Group, from_root, ways_into
+from segtrain.data.layouts.pairing import Fault, Group, relative_to_root, root_prefixes
 from segtrain.errors import SegtrainError, UsageError
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv")
@@ -19,7 +19,10 @@ MASK_COLUMN = re.compile(r"mask|label|annot|target|segm", re.IGNORECASE)
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines that hold something; # begins a comment line. Raises UsageError, SegtrainError."""
+    """Return the lines that are neither empty nor comments (#).
+
+    Raises UsageError for a missing file, SegtrainError for an unreadable one.
+    """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -32,7 +35,10 @@ def read_lines(file: Path) -> list[str]:
 def choose(
     file: Path, images: dict[str, list[str]], masks: dict[str, list[str]], root: Path
 ) -> tuple[list[Group], dict[str, Fault]]:
-    """The files of the stems that a list names, with or without extension, and names of none."""
+    """Return the files of the stems that a list names, and a fault for each unknown name.
+
+    Names may have an extension.
+    """
     known = images.keys() | masks.keys()
     chosen: dict[str, Group] = {}
     faults: dict[str, Fault] = {}
@@ -47,41 +53,41 @@ def choose(
 
 
 def _stem_of(line: str, known: Set[str]) -> str | None:
-    """The stem that a line means: all of it, or its first word where others follow."""
+    """Return the stem that a line names: all of the line, or its first word."""
     first = line.replace(",", " ").split()[0]
     guesses = (line, Path(line).stem, first, Path(first).stem)
     return next((guess for guess in guesses if guess in known), None)
 
 
 def names_pairs(file: Path) -> bool:
-    """Whether a list's lines have an image and a mask, by its first one."""
+    """Return whether the first line of a list has an image and a mask."""
     lines = read_lines(file)
     return bool(lines) and len(_fields(lines[0])) > 1
 
 
 def read_pairs(file: Path, root: Path, allow_outside: bool) -> tuple[list[Group], dict[str, Fault]]:
-    """The pairs that a list names, in the order of the images' names, and faults of paths.
+    """Return the pairs that a list names, sorted by the images' names, and faults of paths.
 
-    Paths are separated by a tab, a comma or spaces; with spaces alone they may hold some, too: the
-    place where both sides are files counts. They are absolute, relative to the list or to root,
-    or have a foreign prefix: then the longest end that is a file is taken. A header line may name
-    the columns. Raises SegtrainError for a line that is no pair.
+    Paths are separated by a tab, a comma or spaces. Paths with spaces are allowed: the line is
+    divided where both sides are files. Paths are absolute, relative to the list or to root, or have
+    a foreign prefix: then the longest suffix that is a file is used. A header line may name the
+    columns. Raises SegtrainError for a line that is no pair.
     """
     lines = read_lines(file)
     columns = _columns(lines[0]) if lines else None
     find = partial(find_file, folders=list(dict.fromkeys((file.parent, root))))
-    ways, source = ways_into(root), os.path.relpath(file, root)
+    prefixes, source = root_prefixes(root), os.path.relpath(file, root)
     faults: dict[str, Fault] = {}
     groups = []
     for line in lines[columns is not None :]:
         pair: list[str] = []
         for path in _split(line, *(columns or (0, 1)), find, file):
             whole = find(path)
-            if whole is None or [from_root(whole, ways)] == pair:  # an end that both have
+            if whole is None or [relative_to_root(whole, prefixes)] == pair:  # one file for both
                 pair.append(path)
                 faults[path] = ("missing", source, "file")
                 continue
-            pair.append(from_root(whole, ways))
+            pair.append(relative_to_root(whole, prefixes))
             if os.path.isabs(pair[-1]) and not allow_outside:
                 faults[pair[-1]] = ("outside", source)
         groups.append(([pair[0]], [pair[1]]))
@@ -89,7 +95,7 @@ def read_pairs(file: Path, root: Path, allow_outside: bool) -> tuple[list[Group]
 
 
 def _columns(header: str) -> tuple[int, int] | None:
-    """Places of the image and the mask in a header line; None for a line that is none."""
+    """Return the columns of image and mask by a header line; None where it is no header."""
     fields = _fields(header)
     images = [i for i, name in enumerate(fields) if IMAGE_COLUMN.search(name)]
     masks = [i for i, name in enumerate(fields) if MASK_COLUMN.search(name) and i not in images]
@@ -110,15 +116,16 @@ def _split(line: str, image: int, mask: int, find: Callable, file: Path) -> tupl
         return fields[image], fields[mask]
     cuts = [(line[: space.start()], line[space.end() :]) for space in re.finditer(r"\s+", line)]
     named = [cut for cut in cuts if os.path.splitext(cut[0])[1].lower() in SUFFIXES]
-    there = [cut for cut in cuts if all(find(path) for path in cut)]
-    if not named and not there:
-        raise SegtrainError(f"{file}: expected 'image mask' a line, got {line!r}")
-    return (there or named)[0]
+    existing = [cut for cut in cuts if all(find(path) for path in cut)]
+    if not named and not existing:
+        raise SegtrainError(f"{file}: expected 'image mask' on each line, got {line!r}")
+    return (existing or named)[0]
 
 
 def find_file(path: str, folders: Sequence[Path]) -> str | None:
-    """The file that a path means: absolute, or below one of the folders, or its longest end that
-    is a file there; None where there is none.
+    """Return the file that a path names: absolute, or relative to one of the folders.
+
+    Else the longest suffix of the path that is a file there; None where there is none.
     """
     path = os.path.normpath(path.replace("\\", "/"))
     for folder in folders:

@@ -1,4 +1,4 @@
-"""Listed files to pairs, with what is left out and what is wrong with the others."""
+"""Pairing: listed files to pairs, with findings about files that form none."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
 from segtrain.errors import UsageError
 
-# files that belong to one name, relative to the data set's folder: images, masks
+# images and masks of one name, as paths relative to the data set's folder
 Group = tuple[Sequence[str], Sequence[str | CocoMask]]
-Fault = tuple[str, ...]  # kind of finding, and what its text in TEXTS needs
+Fault = tuple[str, ...]  # kind of finding, and the arguments of its text in TEXTS
 
 
 @dataclass
 class Listing:
-    """What a layout names, not judged yet; each split's groups are in the order of their names."""
+    """The files that a layout names, not paired yet; groups of a split are sorted by name."""
 
     groups: dict[str, list[Group]]
-    layout: str  # for the summary, in one line
+    layout: str  # a description in one line
     classes: list[str] | None = None
     palette: list[tuple[int, int, int]] | None = None
     label_map: dict[int, int | str] = field(default_factory=dict)
-    faults: dict[str, Fault] = field(default_factory=dict)  # of paths that can't be taken
+    faults: dict[str, Fault] = field(default_factory=dict)  # by path
     findings: list[Finding] = field(default_factory=list)
 
 
 def files_by_stem(root: Path, folder: str, ending: str = "") -> dict[str, list[str]]:
-    """{stem without `ending`: paths relative to root} of the images directly in a folder.
+    """Return {stem without `ending`: paths relative to root} of the images directly in a folder.
 
-    Hidden files and files whose stem ends otherwise are left out; a folder that isn't there is
-    empty.
+    Hidden files and files whose stem ends otherwise are left out; a missing folder has no files.
     """
     found: dict[str, list[str]] = {}
     path = os.path.join(root, folder)
@@ -45,38 +44,39 @@ def files_by_stem(root: Path, folder: str, ending: str = "") -> dict[str, list[s
         for entry in entries:
             stem, suffix = os.path.splitext(entry.name)
             if suffix.lower() in SUFFIXES and stem.endswith(ending) and stem[0] != ".":
-                if not entry.is_dir():  # a link to nowhere is found when it is read
+                if not entry.is_dir():  # a dangling link becomes a finding when it is read
                     key = stem[: len(stem) - len(ending)]
                     found.setdefault(key, []).append(os.path.join(folder, entry.name))
     return found
 
 
 def group(images: dict[str, list[str]], masks: dict[str, list[str]]) -> list[Group]:
-    """The files of each stem, in the order of the stems."""
+    """Return the files of each stem, sorted by stem."""
     return [
         (sorted(images.get(stem, ())), sorted(masks.get(stem, ())))
         for stem in sorted(images.keys() | masks.keys())
     ]
 
 
-def ways_into(root: Path) -> tuple[str, ...]:
-    """How the paths of files inside root begin: as it is written, and with its links resolved."""
+def root_prefixes(root: Path) -> tuple[str, ...]:
+    """Return the prefixes of paths inside root: root as written, and with its links resolved."""
     return tuple(os.path.join(os.path.normpath(base), "") for base in (root, root.resolve()))
 
 
-def from_root(path: str, ways: tuple[str, ...]) -> str:
-    """A path relative to root; absolute where its words leave root (see ways_into).
+def relative_to_root(path: str, prefixes: tuple[str, ...]) -> str:
+    """Return a path relative to root, absolute where it leads out of root.
 
-    Links that lie inside root may lead anywhere.
+    `prefixes` are those of root_prefixes. Links inside root may lead anywhere.
     """
     path = os.path.normpath(path)
-    return next((path[len(way) :] for way in ways if path.startswith(way)), os.path.abspath(path))
+    inside = (path[len(prefix) :] for prefix in prefixes if path.startswith(prefix))
+    return next(inside, os.path.abspath(path))
 
 
 def find_excluded(listing: Listing, entries: Iterable[str], root: Path) -> set[str]:
-    """The listed paths that entries of data.exclude name.
+    """Return the listed paths that the entries of data.exclude match.
 
-    Raises UsageError for an entry that names none.
+    Raises UsageError for an entry that matches none.
     """
     paths = {path for groups in listing.groups.values() for pair in groups for path in _paths(pair)}
     excluded: set[str] = set()
@@ -98,46 +98,46 @@ def _paths(pair: Group) -> Iterator[str]:
     yield from (mask for mask in pair[1] if isinstance(mask, str))
 
 
-# of each kind of finding: what is wrong, and what to do where no line of the config can
+# kind of finding: what is wrong, and the advice where no config line fixes it
 TEXTS = {
     "unpaired": ("{count} {0} without {1}", "add the partner or remove the file"),
     "stem": ("{count} name(s) that several files have", "rename all but one"),
     "split": ("{count} image(s) in two splits", "remove them from one"),
     "twice": ("{count} image(s) with several masks", "keep one mask of each"),
     "missing": (
-        "{0} names {count} {1}(s) that are not there",
-        "fix the list (paths count from it or from data.path) or add the files",
+        "{0} names {count} missing {1}(s)",
+        "fix the list (paths are relative to it or to data.path) or add the files",
     ),
     "outside": ("{0} names {count} file(s) outside the data set's folder", "move the files"),
     "box": (
-        "{0} has {count} image(s) with an annotation that is a box alone, without segmentation",
+        "{0} has {count} image(s) with an annotation that has a box but no segmentation",
         "draw the regions",
     ),
 }
 
 
 @dataclass
-class Verdict:
-    """What a listing comes to: its good pairs by split, and findings about all others."""
+class PairingResult:
+    """The pairs of a listing by split, and findings about all other files."""
 
     pairs: dict[str, list[tuple[str, str | CocoMask]]]
     findings: list[Finding]
-    left_out: int  # pairs and lonely files that data.exclude names
+    excluded: int  # pairs and files without partner that data.exclude names
 
 
-def judge(listing: Listing, excluded: set[str]) -> Verdict:
-    """Tells the pairs from what can't be one, and leaves out what is excluded.
+def resolve_pairs(listing: Listing, excluded: set[str]) -> PairingResult:
+    """Separate the pairs from files that can't form one, without the excluded paths.
 
     Where an excluded file was one of several of its stem, the others stay.
     """
     pairs: dict[str, list[tuple[str, str | CocoMask]]] = {split: [] for split in listing.groups}
     wrong: dict[Fault, list[tuple[str, list[str]]]] = {}
     seen: dict[str, tuple[str, str | CocoMask]] = {}
-    left_out = 0
+    count_excluded = 0
     for split, groups in listing.groups.items():
         for images, masks in groups:
             if excluded and not excluded.isdisjoint(_paths((images, masks))):
-                left_out += 1
+                count_excluded += 1
                 images = [path for path in images if path not in excluded]
                 masks = [path for path in masks if path not in excluded]
                 if not images or not masks:
@@ -151,20 +151,20 @@ def judge(listing: Listing, excluded: set[str]) -> Verdict:
                     spare = [masks[0]] if isinstance(masks[0], str) else []
                     problems = [(("twice",), f"{images[0]} ({mask} and {masks[0]})", spare)]
                 else:
-                    continue  # the same line twice
+                    continue  # the same pair twice
             for fault, place, files in problems:
                 wrong.setdefault(fault, []).append((place, files))
             if not problems:
                 seen[images[0]] = split, masks[0]
                 pairs[split].append((images[0], masks[0]))
     findings = [_finding(fault, places) for fault, places in wrong.items()]
-    return Verdict(pairs, findings, left_out)
+    return PairingResult(pairs, findings, count_excluded)
 
 
 def _problems(
     images: Sequence[str], masks: Sequence[str | CocoMask], faults: dict[str, Fault]
 ) -> Iterator[tuple[Fault, str, list[str]]]:
-    """(fault, place, files to exclude) of all that keeps files from being a pair."""
+    """Yield (fault, place, files to exclude) for each reason why files are not one pair."""
     faulty = [path for path in _paths((images, masks)) if path in faults] if faults else []
     if faulty:
         yield from ((faults[path], path, [path]) for path in faulty)

@@ -281,8 +281,8 @@ def test_a_chosen_name_without_files_is_found(free: Path):
 @pytest.mark.parametrize(
     "split, text, error, words",
     [
-        (SplitConfig(list="l.txt"), "rgb/a.jpg\n", SegtrainError, "expected 'image mask' a line"),
-        (SplitConfig(list="l.txt"), "a b c d\n", SegtrainError, "expected 'image mask' a line"),
+        (SplitConfig(list="l.txt"), "rgb/a.jpg\n", SegtrainError, "l.txt: expected 'image mask'.*got '"),
+        (SplitConfig(list="l.txt"), "a b c d\n", SegtrainError, "l.txt: expected 'image mask'.*got '"),
         (SplitConfig(list="other.txt"), "", UsageError, "other.txt: no such list file"),
         (SplitConfig(list="l.txt"), "", SegtrainError, "no pairs found for train in l.txt"),
         (SplitConfig(images="rgb"), "", UsageError, "give images and masks, or a list"),
