@@ -269,7 +269,7 @@ class ReadyLoader:
     def __init__(self, batches: list[Batch]):
         self.batches = batches
         self.sampler = SimpleNamespace(start=0, stop=0)
-        self.dataset = SimpleNamespace(note_unread=lambda unread: None)
+        self.dataset = SimpleNamespace(record_unread=lambda unread: None)
 
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.sampler.stop - self.sampler.start):

@@ -134,8 +134,7 @@ def score(evaluation: Evaluation, began: float, as_json: bool) -> Path:
         write_json(metrics)
     else:
         print_scores(metrics, evaluation)
-    if evaluation.pairs.skipped:
-        write(evaluation.pairs.skipped, stderr=as_json)
+    write_notes(evaluation.pairs.skipped_notes(), stderr=as_json)
     return evaluation.folder
 
 

@@ -235,8 +235,7 @@ def write_end(session: Session, loaders: Loaders) -> None:
     """Print how the training ended, and what to do next."""
     state, monitor = session.training.state, session.reporter.monitor
     for split, pairs in loaders.pairs.items():
-        if pairs.skipped:
-            write(f"{split}: {pairs.skipped}")
+        write_notes(pairs.skipped_notes(split))
     if state.epoch < session.plan.config.train.epochs:
         write(f"early stopping: {state.stale} validations without improvement of {monitor}")
     write(f"best {monitor} {format_score(state.best)}; checkpoint: {session.run / BEST}")

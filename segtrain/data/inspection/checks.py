@@ -1,4 +1,4 @@
-"""Facts of pairs to findings: crashes, wrong labels and oddities to come."""
+"""Checks: facts of pairs to findings of errors, wrong labels and oddities."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,15 +21,15 @@ from segtrain.errors import shorten
 
 Facts = dict[str, list[PairFacts]]  # by split
 Scanned = PairFacts | UnreadablePair
-EMPTY_FIX = "as meant, or name them in data.exclude"
-ABSENT_FIX = "divide the images otherwise: data.splits, or another data.split_seed"
-NEAR_FIX = "frames of one scene belong in one split"
-MOST_COLOURS = 64  # that may be classes
-DARK = 64  # deep images whose highest value stays below this quarter of the range
+EMPTY_ADVICE = "intended, or name them in data.exclude"
+ABSENT_ADVICE = "split the images differently: data.splits, or another data.split_seed"
+NEAR_ADVICE = "frames of one scene belong in one split"
+MOST_COLOURS = 64  # more are not classes
+DARK = 64  # 16-bit images whose 8 upper bits stay below this use a quarter of the range
 
 
 class Faults:
-    """Finds faults in facts; names files as they are called below the data set's folder."""
+    """Checks that find faults in facts; files are named relative to the data set's folder."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -36,10 +37,10 @@ class Faults:
     def short(self, text: object) -> str:
         return str(text).replace(f"{self.root}{os.sep}", "")
 
-    def leave_out(self, bad: Sequence[Scanned], of: Sequence[Scanned]) -> dict[str, list[str]]:
-        """The line that leaves pairs out; none where nothing would be left."""
+    def exclude_fix(self, bad: Sequence[Scanned], scanned: Sequence[Scanned]) -> dict[str, Any]:
+        """Return the fix that excludes pairs, {} where no pair would be left."""
         names = sorted({self.short(fact.sample.image) for fact in bad})
-        return {"exclude": names} if len(bad) < len(of) else {}
+        return {"exclude": names} if len(bad) < len(scanned) else {}
 
     def unreadable(self, scanned: Sequence[Scanned]) -> list[Finding]:
         """Find damaged files, and masks that don't have their image's size."""
@@ -50,26 +51,26 @@ class Faults:
         if bad:
             text = f"{_count(reasons, 'file')} cannot be read"
             places = [self.short(reason) for reason in reasons]
-            fix = self.leave_out(bad, scanned)
+            fix = self.exclude_fix(bad, scanned)
             found.append(Finding("unreadable", True, text, places, "", fix))
         if sizes:
             places = [self._sizes(fact) for fact in sizes]
             text = f"sizes differ in {_count(sizes, 'pair')}"
-            fix = self.leave_out(sizes, scanned)
+            fix = self.exclude_fix(sizes, scanned)
             found.append(Finding("size", True, text, places, "", fix))
         return found
 
     def _sizes(self, fact: PairFacts) -> str:
         (height, width), (mask_height, mask_width) = fact.image.size, fact.mask.size
         turned = fact.image.turned and (mask_height, mask_width) == (width, height)
-        hint = " (EXIF turns the image; turn the mask likewise)" if turned else ""
+        hint = " (EXIF rotates the image; rotate the mask, too)" if turned else ""
         return self.short(
             f"{fact.sample.image} is {width}x{height} (width x height), "
             f"{fact.sample.mask} is {mask_width}x{mask_height}{hint}"
         )
 
     def lossy(self, facts: Facts, given: DataConfig, classes: list[str] | None) -> list[Finding]:
-        """JPEG masks, where nobody allowed them, or where nothing says which class is near."""
+        """Find JPEG masks that are not allowed, or whose nearest class is unknown."""
         places = [self.short(f.sample.mask) for f in _all(facts) if f.mask.lossy]
         if not places:
             return []
@@ -81,13 +82,13 @@ class Faults:
         return [Finding("lossy", True, text, places, advice)]
 
     def values(self, facts: Facts, masks: MaskReader) -> list[Finding]:
-        """Grey values and colours that are neither a class nor ignored."""
+        """Find grey values and colours that are neither a class nor ignored."""
         unknown, colours = Counter[int](), Counter[int]()
         places: list[str] = []
         smooth = False
         for fact in _all(facts):
             if fact.mask.lossy and not masks.allow_lossy:
-                continue  # a finding already: what it holds says nothing of the labels
+                continue  # a finding already: its values need not be labels
             grey, coloured = unknown_of(fact, masks)
             unknown.update(grey)
             colours.update(coloured)
@@ -105,17 +106,17 @@ class Faults:
             text = (
                 f"{len(colours)} colours that data.palette lacks in {_count(places, 'mask')}"
                 if masks.palette
-                else "RGB masks need data.palette, the colour of each class in id order"
+                else "RGB masks need data.palette, the class colours in id order"
             )
             advice = (
-                f"add them to data.palette ({shorten(colour_counts(colours), 8)}), and what is no "
-                "class to data.label_map, by its place there: {PLACE: ignore}"
+                f"add them to data.palette ({shorten(colour_counts(colours), 8)}); map those that "
+                "are no class with data.label_map, by index in the palette: {INDEX: ignore}"
             )
             found.append(Finding("colour", True, text, places, advice))
         return found
 
     def without_palette(self, facts: list[PairFacts]) -> list[Finding]:
-        """Coloured masks where neither classes nor palette are named: each colour may be one."""
+        """Find coloured masks of a data set without a palette: each colour may be a class."""
         colours = Counter[int]()
         for fact in facts:
             colours.update(fact.mask.colours)
@@ -124,7 +125,7 @@ class Faults:
             for fact in facts
             if fact.mask.colours
         ]
-        text = f"RGB masks of {len(colours)} colours need data.palette, each class's in id order"
+        text = f"RGB masks of {len(colours)} colours need data.palette, in the order of class ids"
         if len(colours) > MOST_COLOURS:
             advice = "so many come from lossy or smooth masks: save PNG without anti-aliasing"
             return [Finding("colour", True, text, places, advice)]
@@ -140,7 +141,7 @@ class Faults:
             f"0..{masks.num_classes - 1} and {masks.lb_ignore} is ignored)"
         )
         if smooth:
-            text += "; edges are smooth, as drawing tools and resizing make them"
+            text += "; edges are smooth, as after drawing with anti-aliasing or resizing"
             advice = "save masks without anti-aliasing and resize them by nearest neighbour"
             return Finding("smooth", True, text, places, advice, {"allow_lossy_masks": True})
         label_map = {value: "ignore" for value in sorted(unknown)}
@@ -149,7 +150,7 @@ class Faults:
     def contents(
         self, facts: Facts, by_image: dict[str, np.ndarray], names: list[str]
     ) -> list[Finding]:
-        """Empty masks, classes that a split lacks, edges that are smooth within the classes."""
+        """Find empty masks, classes that a split lacks, and smooth edges of known values."""
         everything = [f for split in facts for f in facts[split]]
         matrix = np.concatenate([by_image[split] for split in facts])
         valid, present = matrix.sum(1), matrix > 0
@@ -160,22 +161,26 @@ class Faults:
         if void:
             found.append(
                 Finding(
-                    "empty", False, f"{_count(void, 'mask')} without a valid pixel", void, EMPTY_FIX
+                    "empty",
+                    False,
+                    f"{_count(void, 'mask')} without a valid pixel",
+                    void,
+                    EMPTY_ADVICE,
                 )
             )
         if flat:
             text = f"{_count(flat, 'mask')} with nothing but {names[0]} (class 0)"
-            found.append(Finding("empty", False, text, flat, EMPTY_FIX))
+            found.append(Finding("empty", False, text, flat, EMPTY_ADVICE))
         for split, counts in by_image.items():
             absent = [name for name, pixels in zip(names, counts.sum(0), strict=True) if not pixels]
             if absent:
                 text = f"{split} has no pixel of {_count(absent, 'class', 'classes')}"
-                found.append(Finding("absent", False, text, absent, ABSENT_FIX))
+                found.append(Finding("absent", False, text, absent, ABSENT_ADVICE))
         smooth = [self.short(f.sample.mask) for f in everything if f.mask.smooth > SMOOTH]
         if smooth:
             text = (
-                f"{_count(smooth, 'mask')} whose edges pass through values in between, "
-                "as anti-aliasing and resizing make them"
+                f"{_count(smooth, 'mask')} whose edges pass through intermediate values, "
+                "as after anti-aliasing or resizing"
             )
             advice = "save masks without anti-aliasing and resize them by nearest neighbour"
             found.append(Finding("smooth", False, text, smooth, advice))
@@ -184,7 +189,7 @@ class Faults:
     def nothing_to_learn(
         self, facts: list[PairFacts], counts: np.ndarray, data: DataSet
     ) -> list[Finding]:
-        """Training masks of one class or none; counts are (images, classes) pixels."""
+        """Find training masks of one class or none; counts are (images, classes) pixels."""
         present = [name for name, pixels in zip(data.classes, counts.sum(0), strict=True) if pixels]
         if len(present) > 1:
             return []
@@ -198,19 +203,19 @@ class Faults:
         if ignored := sum(fact.mask.values.get(data.lb_ignore, 0) for fact in facts):
             share = ignored / (ignored + counts.sum())
             held += f", and {data.lb_ignore} ({share:.0%} of their pixels) is ignored"
-        advice = "do data.classes and data.label_map say what the mask values mean?"
+        advice = "check that data.classes and data.label_map match the mask values"
         return [Finding("ignored", True, text + held, [], advice)]
 
     def copies(self, splits: dict[str, list[Sample]]) -> list[Finding]:
-        """The same image in two splits by its file's bytes: quick, and blind to re-encoding."""
-        images = {split: [sample.image for sample in of] for split, of in splits.items()}
+        """Find images in two splits by their files' bytes: quick, but blind to re-encoding."""
+        images = {split: [sample.image for sample in pairs] for split, pairs in splits.items()}
         return self._leaks(images, same_bytes(images))
 
     def duplicates(self, facts: Facts) -> list[Finding]:
-        """The same and nearly the same image, within and across splits, by their pixels."""
+        """Find equal and nearly equal images, within and across splits, by their pixels."""
         digests = {f.sample.image: f.image.digest for f in _all(facts)}
         groups = groups_by(digests)
-        images = {split: [fact.sample.image for fact in of] for split, of in facts.items()}
+        images = {split: [fact.sample.image for fact in pairs] for split, pairs in facts.items()}
         split_of = _split_of(images)
 
         def crosses(group: list[Path]) -> bool:
@@ -234,7 +239,7 @@ class Faults:
                 for a, b in pairs:
                     alike[self.short(a)].append(self.short(b))
                 places = [f"{name} ~ {', '.join(others)}" for name, others in alike.items()]
-                found.append(Finding("near", False, text, places, NEAR_FIX))
+                found.append(Finding("near", False, text, places, NEAR_ADVICE))
         return found
 
     def _leaks(self, images: dict[str, list[Path]], groups: list[list[Path]]) -> list[Finding]:
@@ -242,7 +247,7 @@ class Faults:
             return []
         split_of = _split_of(images)
         spare = set()
-        for group in groups:  # train gives way: a held-out split should stay what it was
+        for group in groups:  # exclude from train: a held-out split should stay as it is
             held_out = min({split_of[path] for path in group} - {"train"})
             spare |= {self.short(path) for path in group if split_of[path] != held_out}
         places = [" = ".join(map(self.short, group)) for group in groups]
@@ -253,29 +258,29 @@ class Faults:
             if paths and spare.issuperset(map(self.short, paths))
         ]
         if emptied:
-            advice = f"all of {emptied[0]} is in another split: give it images of its own"
+            advice = f"all images of {emptied[0]} are in another split; give it others"
             return [Finding("leak", True, text, places, advice)]
         return [Finding("leak", True, text, places, "", {"exclude": sorted(spare)})]
 
     def dark(self, facts: Facts, config: DataConfig) -> list[Finding]:
-        """16-bit images, decoded ones, that use the lower part of their range alone."""
+        """Find decoded 16-bit images that use only the lower part of their range."""
         read = [fact.image for fact in _all(facts) if fact.image.digest]
         deep = [image for image in read if image.deep]
         highest = max((image.highest for image in deep), default=DARK)
         if highest >= DARK or config.value_range:
             return []
-        text = f"{_count(deep, '16-bit image')} with no value above {256 * highest + 255}: so dark"
-        text = f"{text} that detail is lost"
+        text = f"{_count(deep, '16-bit image')} with no value above {256 * highest + 255}"
+        text = f"{text}: too dark to keep their detail in 8 bits"
         if len(deep) < len(read):
-            advice = "some images have 8 bits, which no one data.value_range fits: convert these"
+            advice = "others have 8 bits, and one data.value_range can't fit both: convert one kind"
             return [Finding("range", False, text, [], advice)]
         fix = {"value_range": [0, 256 * (1 << highest.bit_length()) - 1]}
         return [Finding("range", False, text, [], "", fix)]
 
 
 def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict[int, int]]:
-    """The mask's values and colours (as codes) that mean nothing, with their pixels."""
-    values = by_place(fact, masks)
+    """Return the pixels of the mask's unknown values, and of its unknown colours (codes)."""
+    values = by_index(fact, masks)
     ids = masks.ids(np.array(list(values), np.int64))
     unknown = {
         v: count for (v, count), id_ in zip(values.items(), ids, strict=True) if id_ == UNKNOWN
@@ -285,8 +290,8 @@ def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict
     return unknown, {c: fact.mask.colours[c] for c in lacking}
 
 
-def by_place(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
-    """Pixels by grey value, and by the palette's place of a colour that it has."""
+def by_index(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
+    """Return pixels by grey value, and by the palette's index of a known colour."""
     counts = Counter(fact.mask.values)
     codes = list(fact.mask.colours)
     for place, c in zip(
@@ -298,8 +303,8 @@ def by_place(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
 
 
 def class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
-    """(C,) pixels of each class in a mask whose values all mean something."""
-    counted = by_place(fact, masks)
+    """Return (C,) the pixels of each class in a mask; unknown values are left out."""
+    counted = by_index(fact, masks)
     pixels = np.zeros(masks.num_classes, np.int64)
     ids = masks.ids(np.array(list(counted), np.int64))
     for class_id, count in zip(ids, counted.values(), strict=True):

@@ -1,4 +1,4 @@
-"""Images that occur twice: by content, by perceptual hash, by bytes."""
+"""Duplicate images: by content, by perceptual hash, by bytes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 NEAR_BITS = 3  # of 64; four bands of 16 then find every such pair
 BANDS = 4
-MOST_IN_A_BAND = 1000  # alike images beyond are not compared with each other
+MOST_IN_A_BAND = 1000  # larger groups of similar images are not compared pairwise
 PROBE_BYTES = 4096
 
 
 def groups_by(keys: dict[Path, str]) -> list[list[Path]]:
-    """The paths that share a key with others, together; sorted."""
+    """Return the groups of paths that share a key, sorted."""
     groups = defaultdict(list)
     for path, key in keys.items():
         groups[key].append(path)
@@ -25,9 +25,10 @@ def groups_by(keys: dict[Path, str]) -> list[list[Path]]:
 
 
 def near_pairs(hashes: dict[Path, int]) -> list[tuple[Path, Path]]:
-    """Pairs whose 64-bit hashes differ in at most NEAR_BITS bits; flat images (hash 0) are in none.
+    """Return pairs whose 64-bit hashes differ in at most NEAR_BITS bits.
 
-    Two hashes that differ in 3 bits are equal in one of their four 16-bit bands at least.
+    Two hashes that differ in 3 bits agree in at least one of their four 16-bit bands. Flat images
+    (hash 0) are left out.
     """
     paths = [path for path, value in hashes.items() if value]
     values = np.array([hashes[path] for path in paths], dtype=np.uint64)
@@ -44,7 +45,7 @@ def near_pairs(hashes: dict[Path, int]) -> list[tuple[Path, Path]]:
 
 
 def same_bytes(splits: Mapping[str, Iterable[Path]]) -> list[list[Path]]:
-    """Files of different splits with the same bytes; reads wholly only those that look alike."""
+    """Return files of different splits with the same bytes; only likely ones are read whole."""
     entries = [(split, path) for split, paths in splits.items() for path in paths]
     groups = _in_several_splits(entries, _size)
     for digest in (_probe, _whole):
@@ -53,13 +54,13 @@ def same_bytes(splits: Mapping[str, Iterable[Path]]) -> list[list[Path]]:
 
 
 def _in_several_splits(entries: list[tuple[str, Path]], key: Callable) -> list[list]:
-    """The entries (split, path) grouped by a key of the path; only groups over several splits."""
+    """Group entries (split, path) by a key of the path; keep groups over several splits."""
     groups = defaultdict(list)
     for split, path in entries:
         try:
             groups[key(path)].append((split, path))
         except OSError:
-            continue  # a file that can't be read is another finding
+            continue  # an unreadable file is a finding of its own
     return [group for group in groups.values() if len({split for split, _ in group}) > 1]
 
 
@@ -68,7 +69,7 @@ def _size(path: Path) -> int:
 
 
 def _probe(path: Path) -> bytes:
-    """The first and the last bytes, which differ in nearly all files that are not the same."""
+    """Return the first and last bytes, which differ in nearly all files that differ."""
     with open(path, "rb") as file:
         first = file.read(PROBE_BYTES)
         file.seek(-min(PROBE_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)

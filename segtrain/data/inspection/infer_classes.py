@@ -1,4 +1,4 @@
-"""Classes inferred from masks where nobody named them; the choices where that would be a guess."""
+"""Inference of classes from mask values, where neither config nor layout names any."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from typing import Any
 from segtrain.data.findings import yaml_line
 from segtrain.errors import SegtrainError, shorten
 
-MOST_CLASSES_GUESSED = 32  # beyond, a line that maps them all helps nobody
-PEAK, BLUR = 0.01, 8  # least share of a value's pixels, and how far from it lossy values lie
+MOST_CLASSES_GUESSED = 32  # beyond, a line that maps all values would be of no use
+PEAK, BLUR = 0.01, 8  # smallest share of a peak's pixels, and how far lossy values lie from it
 
 
 class ClassesUnclear(SegtrainError):
-    """The masks' values could mean several things; the data fields `fix` are the first of these,
-    `ways` all of them in words."""
+    """Mask values that could mean several things.
+
+    `ways` has the options in words, `fix` the data fields of the first of them.
+    """
 
     def __init__(self, text: str, ways: list[str], fix: dict[str, Any]):
-        super().__init__(f"{text}; say what they mean: {', or '.join(ways)}")
+        super().__init__(f"{text}; choose what they mean: {', or '.join(ways)}")
         self.text, self.ways, self.fix = text, ways, fix
 
 
 def find_num_classes(
     values: Mapping[int, int], label_map: Mapping[int, int | str], lb_ignore: int
 ) -> int:
-    """The number of classes where nobody named them: the ids found must be 0..max, two or more.
+    """Infer the number of classes from mask values; raise with the options if it is ambiguous.
 
-    `values` are the masks' and their pixels. Raises ClassesUnclear with the lines that could be
-    meant where that would be a guess.
+    `values` are mask values with their pixels; as ids they must be 0..max, two or more. Raises
+    ClassesUnclear for others.
     """
     labels = {label_map.get(value, value) for value in values}
     ids = labels - {"ignore", lb_ignore}
@@ -47,7 +49,7 @@ def find_num_classes(
             ways = [f"take the nearest of {shorten(peaks, 8)}", *ways]
         raise ClassesUnclear(
             f"the training masks hold {len(raw)} values ({shorten(raw, 8)}), hardly class "
-            "ids 0..max; masks drawn with smooth edges or saved as JPEG look so",
+            "ids 0..max; typical of smooth edges and of JPEG",
             ways,
             fix,
         )
@@ -60,9 +62,9 @@ def find_num_classes(
         without = (
             f"data.label_map: {yaml_line(ignored | {lb_ignore: 'ignore'})} ignores {lb_ignore} and "
             f"leaves {len(kept)} class{'es' if len(kept) != 1 else ''}"
-            + (" (too few to train: two are the least)" if len(kept) < 2 else "")
+            + (" (too few to train, which takes two)" if len(kept) < 2 else "")
         )
-        if len(kept) >= 2:  # what is ignored by default is hardly a class
+        if len(kept) >= 2:  # the value ignored by default is hardly a class
             ways.insert(0, without)
             fix = number_classes(kept)
             fix["label_map"][lb_ignore] = "ignore"
@@ -81,15 +83,15 @@ def find_num_classes(
 
 
 def number_classes(values: Sequence[int]) -> dict[str, Any]:
-    """The data fields that make each value a class, in their order."""
+    """Return the data fields that make each value a class, in this order."""
     label_map = {value: place for place, value in enumerate(values) if value != place}
     return {"label_map": label_map, "classes": [str(place) for place in range(len(values))]}
 
 
 def find_peaks(values: Mapping[int, int]) -> list[int]:
-    """The values that smoothing or compression has blurred, if nearly all pixels are close to few.
+    """Return the few values that smoothing or compression has blurred.
 
-    [] where that is not so.
+    [] where pixels do not gather around two or more values.
     """
     total = sum(values.values())
     peaks: list[int] = []
@@ -101,6 +103,6 @@ def find_peaks(values: Mapping[int, int]) -> list[int]:
 
 
 def is_blurred(values: Mapping[int, int]) -> bool:
-    """Whether few of many values have nearly all pixels, as in smooth masks of few classes."""
+    """Return whether few of many values have nearly all pixels, as in smooth masks."""
     few = Counter(values).most_common(len(values) // 8)
     return sum(pixels for _, pixels in few) >= 0.8 * sum(values.values())

@@ -1,4 +1,4 @@
-"""One reading of every pair on all cores: facts of each file, kept for the next time."""
+"""A scan of all pairs on all cores: facts of each file, saved for the next scan."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 from segtrain.files import cache_folder, write_text
 
-FACTS_VERSION = 2  # of what is kept on disk
-MOST_VALUES = 4096  # that are counted one by one in a mask; sane masks have far fewer
+FACTS_VERSION = 2  # of the saved facts
+MOST_VALUES = 4096  # values counted one by one in a mask; valid masks have far fewer
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """An image: from its header, and, once its pixels were read, what they are."""
+    """Facts of an image: from its header, and of its pixels after a full scan."""
 
     size: tuple[int, int]  # (height, width), upright
     turned: bool = False  # EXIF says that width and height change places
     alpha: bool = False
     deep: bool = False  # 16-bit integers
-    digest: str = ""  # of shape and pixels; all below is of a full scan
+    digest: str = ""  # of shape and pixels; from here on of a full scan only
     dhash: int = 0
     pixels: int = 0
     sums: list[int] = field(default_factory=list)  # of each channel's 0..255 values
@@ -56,15 +56,15 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """A mask: its pixels by grey value, or by colour code where it is coloured."""
+    """Facts of a mask: pixels by grey value, or by colour code where it is coloured."""
 
     size: tuple[int, int]
     values: dict[int, int] = field(default_factory=dict)
     colours: dict[int, int] = field(default_factory=dict)
-    distinct: int = 0  # values or colours; more than are counted one by one in a broken mask
+    distinct: int = 0  # values or colours, also those beyond MOST_VALUES
     lossy: bool = False
-    smooth: float = 0  # smooth_share: edges that pass through a value in between
-    snapped: int = 0  # pixels that data.allow_lossy_masks made the nearest class
+    smooth: float = 0  # smooth_share: edges through intermediate values
+    snapped: int = 0  # pixels set to the nearest class by data.allow_lossy_masks
 
 
 Kind = TypeVar("Kind", ImageFacts, MaskFacts)
@@ -92,9 +92,9 @@ class UnreadablePair:
 
 
 class Scanner:
-    """Reads facts of pairs, or takes them from what an earlier scan kept of unchanged files.
+    """A reader of facts, which takes those of unchanged files from earlier scans.
 
-    A full scan decodes images, too; else their headers are read alone.
+    A full scan decodes images; any other reads only their headers.
     """
 
     def __init__(
@@ -105,27 +105,28 @@ class Scanner:
         full: bool,
         palette: Palette | None = None,
     ):
-        """`masks` snaps lossy masks where data.allow_lossy_masks is set, and else is None.
+        """Read saved facts of the data set at `root`.
 
-        Where a palette is known, RGB masks are colours, be they all grey.
+        `masks` snaps lossy masks; None without data.allow_lossy_masks. With a palette, RGB masks
+        are colours even where all of them are grey.
         """
         self.root, self.images, self.masks = root, images, masks
         self.full, self.palette = full, palette
         settings = (str(root), repr(images), masks and masks.anchors.tolist(), palette)
         name = hashlib.sha256(repr((FACTS_VERSION, settings)).encode()).hexdigest()[:24]
-        self.kept_at = cache_folder() / "scan" / f"{name}.json"
-        self.kept = read_kept(self.kept_at)
+        self.file = cache_folder() / "scan" / f"{name}.json"
+        self.saved = read_saved(self.file)
         self.new: dict[str, list] = {}
 
     def __call__(self, samples: list[Sample]) -> list[PairFacts | UnreadablePair]:
-        """Facts of the pairs, in their order; what was read is kept for the next time."""
+        """Return the facts of the pairs, in their order, and save them for the next scan."""
         label = "reading images and masks" if self.full else "reading masks"
-        facts = on_all_cores(self._pair, samples, label)
+        facts = map_on_all_cores(self._pair, samples, label)
         if self.new:
-            self.kept |= self.new
+            self.saved |= self.new
             self.new = {}
-            with suppress(SegtrainError):  # a full or read-only disk: read again the next time
-                write_text(self.kept_at, json.dumps(self.kept, separators=(",", ":")))
+            with suppress(SegtrainError):  # a full or read-only disk: read again next time
+                write_text(self.file, json.dumps(self.saved, separators=(",", ":")))
         return facts
 
     def _pair(self, sample: Sample) -> PairFacts | UnreadablePair:
@@ -135,29 +136,29 @@ class Scanner:
         return UnreadablePair(sample, [part for part in (image, mask) if isinstance(part, str)])
 
     def _image(self, path: Path) -> ImageFacts | str:
-        kept = self._recall(path, f"image {path}", ImageFacts)
-        if isinstance(kept, ImageFacts) and (kept.digest or not self.full):
-            return kept
+        saved = self._recall(path, f"image {path}", ImageFacts)
+        if isinstance(saved, ImageFacts) and (saved.digest or not self.full):
+            return saved
         read = image_facts if self.full else header_facts
-        return self._keep(path, f"image {path}", partial(read, path, self.images))
+        return self._read(path, f"image {path}", partial(read, path, self.images))
 
     def _mask(self, source: MaskSource) -> MaskFacts | str:
         path = source.file if isinstance(source, CocoMask) else source
-        kept = self._recall(path, f"mask {source}", MaskFacts)
-        if isinstance(kept, MaskFacts):
-            return kept
+        saved = self._recall(path, f"mask {source}", MaskFacts)
+        if isinstance(saved, MaskFacts):
+            return saved
         read = partial(mask_facts, source, self.masks, self.images.max_pixels, self.palette)
-        return self._keep(path, f"mask {source}", read)
+        return self._read(path, f"mask {source}", read)
 
     def _recall(self, path: Path, key: str, kind: type) -> ImageFacts | MaskFacts | None:
         try:
-            when, fields = self.kept[key]
+            when, fields = self.saved[key]
             return from_json(kind, fields) if when == stamp(path) else None
-        except (LookupError, TypeError, ValueError, AttributeError):  # none, or not ours
+        except (LookupError, TypeError, ValueError, AttributeError):  # none, or not written by us
             return None
 
-    def _keep(self, path: Path, key: str, read: Callable[[], Kind]) -> Kind | str:
-        when = stamp(path)  # before reading: what changes meanwhile is read again
+    def _read(self, path: Path, key: str, read: Callable[[], Kind]) -> Kind | str:
+        when = stamp(path)  # taken before reading: a file that changes meanwhile is read again
         try:
             facts = read()
         except SegtrainError as error:
@@ -167,7 +168,7 @@ class Scanner:
 
 
 def stamp(path: Path) -> list[int]:
-    """[size, time of the last change], by which a file counts as unchanged."""
+    """Return [size, time of last change]: a file with the same stamp counts as unchanged."""
     try:
         status = path.stat()
     except OSError:
@@ -175,16 +176,17 @@ def stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def read_kept(file: Path) -> dict[str, list]:
+def read_saved(file: Path) -> dict[str, list]:
+    """Return the saved facts, {} where there are none that can be read."""
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        saved = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    return saved if isinstance(saved, dict) else {}
 
 
 def from_json(kind: type, fields: dict) -> ImageFacts | MaskFacts:
-    """The facts that JSON turned into lists and text keys."""
+    """Return facts from JSON, which turned tuples into lists and keys into text."""
     numbered = {
         key: {int(k): v for k, v in value.items()} if isinstance(value, dict) else value
         for key, value in fields.items()
@@ -197,8 +199,8 @@ def header_facts(path: Path, images: ImageReader) -> ImageFacts:
 
 
 def image_facts(path: Path, images: ImageReader) -> ImageFacts:
-    """Facts of all pixels. Raises SegtrainError for an image that can't be read."""
-    pixels = images(path)  # before any other look: it refuses what is too large
+    """Return facts of all pixels. Raises SegtrainError for an unreadable image."""
+    pixels = images(path)  # first of all: it refuses images that are too large
     turned, alpha, deep = read_header(path, images.max_pixels)
     height, width, channels = pixels.shape
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
@@ -221,7 +223,7 @@ def image_facts(path: Path, images: ImageReader) -> ImageFacts:
 
 
 def difference_hash(plane: Image.Image) -> int:
-    """64 bits that hold whether brightness rises from left to right in an 8x9 thumbnail.
+    """Return 64 bits: whether brightness rises from left to right in an 8x9 thumbnail.
 
     Krawetz, "Kind of Like That" (2013): near-duplicates differ in few bits.
     """
@@ -232,12 +234,12 @@ def difference_hash(plane: Image.Image) -> int:
 def mask_facts(
     source: MaskSource, masks: MaskReader | None, max_pixels: int, palette: Palette | None = None
 ) -> MaskFacts:
-    """Facts of all pixels. Raises SegtrainError for a file that can't be a mask."""
+    """Return facts of all pixels. Raises SegtrainError for a file that can't be a mask."""
     raw, lossy = read_raw(source, max_pixels, palette)
     smooth, snapped = smooth_share(raw), 0
     if masks and (lossy or smooth > SMOOTH):
         nearest = masks.snap(raw)
-        before = raw if raw.ndim == nearest.ndim else raw[..., 1]  # grey, though of three channels
+        before = raw if raw.ndim == nearest.ndim else raw[..., 1]  # grey in three channels
         snapped = int((nearest != before).reshape(*raw.shape[:2], -1).any(2).sum())
         raw = nearest
     values = None if palette and raw.ndim == 3 else grey_values(raw)
@@ -247,7 +249,7 @@ def mask_facts(
 
 
 def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:
-    """Pixels by value, the most frequent at most, and how many values there are in all."""
+    """Return pixels by value, of the most frequent ones only, and the number of all values."""
     if values.dtype in (np.uint8, np.uint16, bool):  # far quicker than the sort of np.unique
         histogram = np.bincount(values.ravel())
         found = np.flatnonzero(histogram)
@@ -260,6 +262,7 @@ def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True)), len(found)
 
 
-def on_all_cores(function: Callable, items: list, label: str) -> list:
+def map_on_all_cores(function: Callable, items: list, label: str) -> list:
+    """Return the results of `function` for the items, in order, behind a progress bar."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
         return list(progress(pool.map(function, items), label, len(items)))

@@ -1,4 +1,4 @@
-"""Pairs to tensors, and the loaders around them; images stay uint8: the model normalises."""
+"""Pairs as tensors, and their loaders; images stay uint8: the model normalises."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from segtrain.console import Note
 from segtrain.data.data_set import DataSet
 from segtrain.data.findings import MOST_SKIPPED
 from segtrain.data.loading.cache import DiskCache, RamCache, stamp_of
@@ -22,24 +23,25 @@ from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, shorten
 
 Item = tuple[Tensor, Tensor]
-PREFETCHED = 2  # batches that each worker has ready or in the making
+PREFETCHED = 2  # batches that each worker prepares ahead
 
 
 class Batch(NamedTuple):
     """Pairs of one size; `images` lie in memory as (N,H,W,C), torch's channels_last."""
 
-    images: Tensor  # uint8 (N,C,H,W); empty where nothing could be read
+    images: Tensor  # uint8 (N,C,H,W); empty where no pair could be read
     targets: Tensor  # uint8 or int16 (N,H,W): class ids and lb_ignore; likewise
     indices: list[int]  # the sample behind each image
-    unread: dict[int, SegtrainError]  # samples that were to be in it, and what is wrong with them
+    unread: dict[int, SegtrainError]  # samples that could not be read, with the reason
 
 
 class Pairs(Dataset):
-    """image uint8 (C,H,W) and target (H,W) of masks.dtype, of class ids and lb_ignore.
+    """Pairs of an image uint8 (C,H,W) and a target (H,W) of class ids and lb_ignore.
 
-    Indexed by `Draw` with an augmentation, by image index without one. A SegtrainError is handed
-    out as the item: raised in a worker, it would arrive as a page of traceback. `checked` acts on
-    it where the batch arrives: it stops the run, or with on_error "skip" notes it in `unread`.
+    Targets have masks.dtype. Indexed by `Draw` with an augmentation, by image index without one. A
+    SegtrainError is returned as the item: raised in a worker, it would arrive as a page of
+    traceback. `checked` handles it where the batch arrives: it stops the run, or with on_error
+    "skip" records it in `unread`.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Pairs(Dataset):
         return as_tensor(image).permute(2, 0, 1), as_tensor(mask)
 
     def __getitems__(self, keys: list[Draw | int]) -> Batch:
-        """What a loader asks for: the batch of these keys."""
+        """Return the batch of these keys, as a loader requests it."""
         items, indices, unread = [], [], {}
         for key in keys:
             for draw in self._tries(key):
@@ -95,9 +97,9 @@ class Pairs(Dataset):
         return Batch(images, targets, indices, unread)
 
     def _tries(self, key: Draw | int) -> Iterator[Draw | int]:
-        """The key; in training with on_error "skip" then the samples after it, as its stand-ins.
+        """Yield the key; in training with on_error "skip" then the next samples as substitutes.
 
-        When all of them fail, so many are unreadable that `note_unread` stops the run.
+        Where all of them fail, so many are unreadable that `record_unread` stops the run.
         """
         yield key
         if isinstance(key, Draw) and self.on_error == "skip":
@@ -105,7 +107,7 @@ class Pairs(Dataset):
                 yield Draw(key.pass_, (key.index + further) % len(self))
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H,W,C) uint8 and mask (H,W), perhaps not writeable. Raises SegtrainError."""
+        """Return image (H,W,C) uint8 and mask (H,W), maybe read-only. Raises SegtrainError."""
         sample = self.samples[index]
         stamp = stamp_of(sample) if self.cache else None
         if self.cache is None or stamp is None:
@@ -113,35 +115,39 @@ class Pairs(Dataset):
         pair = self.cache.get(index, stamp)
         if pair is None:
             pair = self.decode(sample)
-            if stamp_of(sample) == stamp:  # else it changed while it was read
+            if stamp_of(sample) == stamp:  # else a file changed while it was read
                 self.cache.put(index, stamp, *pair)
         return pair
 
     def decode(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and mask, read from their files. Raises SegtrainError."""
         image, mask = self.images(sample.image), self.masks(sample.mask)
         if image.shape[:2] != mask.shape:
             raise SegtrainError(f"sizes differ: {sample.image} and {sample.mask}")
         return image, mask
 
-    def note_unread(self, unread: dict[int, SegtrainError]) -> None:
-        """Counts samples that could not be read, each once. Raises SegtrainError as on_error says:
-        "stop" at the first, "skip" at more than 1 % of the samples."""
+    def record_unread(self, unread: dict[int, SegtrainError]) -> None:
+        """Count samples that could not be read, each once.
+
+        Raises SegtrainError with on_error "stop" at the first, with "skip" at more than 1 % of the
+        samples.
+        """
         if unread and self.on_error == "stop":
             raise next(iter(unread.values()))
         self.unread |= unread
         if len(self.unread) > self.most_unread:
             raise SegtrainError(
                 f"{len(self.unread)} of {len(self)} pairs can't be read, more than the 1 % that "
-                f"data.on_error: skip bears: {shorten(self.unread.values())}; fix or remove them, "
+                f"data.on_error: skip allows: {shorten(self.unread.values())}; fix or remove them, "
                 "or name them in data.exclude"
             )
 
-    @property
-    def skipped(self) -> str:
-        """'2 images skipped: a.png, b.png', or ''."""
+    def skipped_notes(self, split: str = "") -> list[Note]:
+        """Return a note such as '2 images skipped: a.png, b.png', none where all were read."""
         names = [self.samples[index].image.name for index in sorted(self.unread)]
         plural = "s" if len(names) > 1 else ""
-        return f"{len(names)} image{plural} skipped: {shorten(names)}" if names else ""
+        text = f"{len(names)} image{plural} skipped: {shorten(names)}"
+        return [Note(f"{split}: {text}" if split else text)] if names else []
 
 
 def _index(key: Draw | int) -> int:
@@ -149,14 +155,14 @@ def _index(key: Draw | int) -> int:
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """Shares the memory where torch can, which wants it writeable and in order."""
+    """Return the array as a tensor that shares its memory if it is writeable and contiguous."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def collate(items: list[Item]) -> tuple[Tensor, Tensor]:
-    """images (N,C,H,W), kept as (N,H,W,C) in memory, and targets (N,H,W).
+    """Return images (N,C,H,W), in memory as (N,H,W,C), and targets (N,H,W).
 
-    In a loader's worker both are written straight into shared memory.
+    In a worker, both are written directly into shared memory.
     """
     images, targets = zip(*items, strict=True)
     rows = default_collate([image.permute(1, 2, 0) for image in images])
@@ -164,14 +170,13 @@ def collate(items: list[Item]) -> tuple[Tensor, Tensor]:
 
 
 def checked(loader: DataLoader) -> Iterator[Batch]:
-    """The loader's batches of what could be read.
+    """Yield the loader's batches, without the pairs that could not be read.
 
-    Raises SegtrainError for a pair that can't be read, as `Pairs.note_unread` says, and for a
-    worker that died.
+    Raises SegtrainError for unreadable pairs as `Pairs.record_unread` does, and for a dead worker.
     """
     pairs = cast(Pairs, loader.dataset)
     for batch in next_batches(loader):
-        pairs.note_unread(batch.unread)
+        pairs.record_unread(batch.unread)
         if batch.indices:
             yield batch
 
@@ -185,8 +190,8 @@ def train_loader(
 
 
 def one_by_one(pairs: Pairs, indices: range, workers: int, pin_memory: bool = False) -> DataLoader:
-    """Batches of one image at its own size, in the order of `indices`."""
-    workers = workers if len(indices) > 1 else 0  # one image is read before a worker has started
+    """Return a loader of batches of one image at its own size, in the order of `indices`."""
+    workers = workers if len(indices) > 1 else 0  # starting a worker takes longer than one image
     return _loader(pairs, workers, pin_memory, sampler=indices, batch_size=1)
 
 
@@ -198,7 +203,7 @@ def _loader(pairs: Pairs, workers: int, pin_memory: bool, **more) -> DataLoader:
         collate_fn=_as_it_is,
         prefetch_factor=PREFETCHED if workers else None,
         multiprocessing_context=FORK if workers else None,
-        generator=torch.Generator(),  # else iter() draws from the one that dropout draws from
+        generator=torch.Generator(),  # else iter() draws from the global one, which dropout uses
         **more,
     )
 
@@ -208,7 +213,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def worker_count(asked: int | str, on_gpu: bool, devices: int) -> int:
-    """Loader processes of each device; `auto` leaves the cores to a CPU that also trains."""
+    """Return the number of loader processes for each device; `auto` is 1 where the CPU trains."""
     if asked != "auto":
         return int(asked)
     return min(8, max(1, (os.cpu_count() or 1) // devices)) if on_gpu else 1

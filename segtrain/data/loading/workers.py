@@ -1,4 +1,4 @@
-"""Batches from loader processes, and the sentence for when one of them dies."""
+"""Batches from loader processes, and the error message where one of them dies."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from torch.utils.data import DataLoader
 from segtrain.distributed.processes import die_with_parent
 from segtrain.errors import SegtrainError, first_line
 
-# what torch raises where a worker has died, or can't have the memory that it shares with us
-SIGNS_OF_DEATH = (RuntimeError, OSError, EOFError, MemoryError)
-BROKEN_PIPES = (ConnectionError, EOFError)  # to a worker that is no more
+# what torch raises where a worker has died, or gets no shared memory
+WORKER_ERRORS = (RuntimeError, OSError, EOFError, MemoryError)
+BROKEN_PIPES = (ConnectionError, EOFError)  # to a worker that has died
 NO_SHARED_MEMORY = ("shared memory", "unable to mmap", "Bus error")
-SECONDS_TO_DIE = 5  # its pipes break before a worker has wholly ended
+SECONDS_TO_DIE = 5  # a worker's pipes break before it has an exit code
 
 
 class Worker(ForkProcess):
-    """A process that dies with its parent, whichever way, and that signals to a run pass by.
+    """A process that dies with its parent, and that ignores the signals which stop a run.
 
     SLURM, torchrun and Ctrl-C signal all processes of a run at once. The parent then finishes its
     step, for which it needs batches, and saves. So a worker is forked with those signals blocked:
@@ -39,8 +39,8 @@ class Worker(ForkProcess):
     def start(self) -> None:
         self.parent = os.getpid()
         STARTED.add(self)
-        to_a_run = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, to_a_run)
+        stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
         try:
             super().start()
         finally:
@@ -51,18 +51,20 @@ class Worker(ForkProcess):
         super().run()
 
     def terminate(self) -> None:
-        self.kill()  # a worker that is stuck heeds no SIGTERM
+        self.kill()  # a stuck worker ignores SIGTERM
 
 
 class Forking(ForkContext):
-    """The context whose processes are such workers; forked, they share a cache in memory."""
+    """The context that forks such workers, which then share a cache in memory."""
 
     Process = Worker
 
 
 FORK = Forking()
 STARTED: WeakSet[Worker] = WeakSet()
-WORKERS: WeakKeyDictionary[DataLoader, list[Worker]] = WeakKeyDictionary()  # latest of each loader
+WORKERS: WeakKeyDictionary[DataLoader, list[Worker]] = (
+    WeakKeyDictionary()
+)  # the latest of each loader
 
 
 @atexit.register
@@ -74,13 +76,13 @@ def kill_workers() -> None:
 
 
 def next_batches(loader: DataLoader) -> Iterator[Any]:
-    """The loader's batches. Raises one SegtrainError for a worker that died, or cannot live."""
+    """Yield the loader's batches. Raises a SegtrainError for a worker that died or can't start."""
     if not loader.num_workers:
         yield from loader
         return
     batches = _start(loader)
     while True:
-        with _deaths_explained(loader):
+        with _translate_deaths(loader):
             batch = next(batches, None)
         if batch is None:
             return
@@ -88,53 +90,55 @@ def next_batches(loader: DataLoader) -> Iterator[Any]:
 
 
 def _start(loader: DataLoader) -> Iterator[Any]:
-    """iter(loader) without the SIGCHLD handler that torch leaves behind.
+    """Return iter(loader), without the SIGCHLD handler that torch installs.
 
-    That one raises wherever the main thread happens to be, in the midst of writing a checkpoint
-    say. Without it, the death of a worker is found when its batch is waited for, within 5 seconds.
+    That handler raises wherever the main thread is, say while writing a checkpoint. Without it, the
+    death of a worker is detected within 5 seconds, when its batch is waited for.
     """
     try:
-        FORK.Lock()  # without /dev/shm this fails cleanly, torch's half-made iterator does not
+        FORK.Lock()  # without /dev/shm this fails cleanly, unlike torch's iterator
     except OSError as error:
-        raise _end(loader, f"loader workers cannot start ({first_line(error)})", True) from error
+        raise _worker_error(
+            loader, f"loader workers cannot start ({first_line(error)})", True
+        ) from error
     handler = signal.getsignal(signal.SIGCHLD)
     try:
-        with _deaths_explained(loader):
+        with _translate_deaths(loader):
             before = set(STARTED)
             batches = iter(loader)
         if started := [worker for worker in STARTED if worker not in before]:
-            WORKERS[loader] = started  # else those of the pass before go on
+            WORKERS[loader] = started  # else those of the previous pass are used
         return batches
     except OSError as error:  # no process could be forked
-        raise _end(loader, f"loader workers cannot start ({first_line(error)})") from error
+        raise _worker_error(loader, f"loader workers cannot start ({first_line(error)})") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 @contextmanager
-def _deaths_explained(loader: DataLoader) -> Iterator[None]:
-    """Raises a SegtrainError for what torch raises when a worker dies; lets all else pass."""
+def _translate_deaths(loader: DataLoader) -> Iterator[None]:
+    """Raise a SegtrainError for what torch raises when a worker dies; all else passes unchanged."""
     try:
         yield
-    except SIGNS_OF_DEATH as error:
+    except WORKER_ERRORS as error:
         workers = WORKERS.get(loader, [])
         code = exit_code(workers, 0 if isinstance(error, RuntimeError) else SECONDS_TO_DIE)
         text = str(error)
         shared = code == -signal.SIGBUS or any(sign in text for sign in NO_SHARED_MEMORY)
         if code is not None and code < 0:
-            what = f"a loader worker was killed ({signal.Signals(-code).name})"
+            event = f"a loader worker was killed ({signal.Signals(-code).name})"
         elif code is not None or "exited unexpectedly" in text or isinstance(error, BROKEN_PIPES):
-            what = f"a loader worker ended (exit code {code or 'unknown'})"
+            event = f"a loader worker ended (exit code {code or 'unknown'})"
         elif shared or isinstance(error, MemoryError):
-            what = f"a loader worker cannot go on ({text.strip().splitlines()[-1]})"
+            event = f"a loader worker cannot go on ({text.strip().splitlines()[-1]})"
         else:
             raise
-        raise _end(loader, what, shared) from error
+        raise _worker_error(loader, event, shared) from error
 
 
 def exit_code(workers: Sequence[BaseProcess], patience: float) -> int | None:
-    """Of the first worker that ended badly within so many seconds; a death takes a moment."""
+    """Return the exit code of the first worker that fails within `patience` seconds, else None."""
     end = time.monotonic() + patience
     while True:
         code = next((worker.exitcode for worker in workers if worker.exitcode), None)
@@ -143,12 +147,12 @@ def exit_code(workers: Sequence[BaseProcess], patience: float) -> int | None:
         time.sleep(0.05)
 
 
-def _end(loader: DataLoader, what: str, shared: bool = False) -> SegtrainError:
-    """What happened to the loader's workers, the likely reason, and how to need less."""
+def _worker_error(loader: DataLoader, event: str, shared: bool = False) -> SegtrainError:
+    """Return the error: what happened to a worker, the likely cause, and how to need less."""
     why = f"shared memory ({_shared_memory()}) is too small" if shared else "memory ran out"
-    more = "give more with docker's --shm-size, or " if shared else ""
+    more = "raise it with docker's --shm-size, or " if shared else ""
     return SegtrainError(
-        f"{what}, most likely because {why}; {more}lower the need with fewer --workers "
+        f"{event}, most likely because {why}; {more}reduce the need with fewer --workers "
         f"(now {loader.num_workers}; 0 loads in the training process), or a smaller --batch-size "
         "or --crop"
     )

@@ -10,7 +10,7 @@ import pytest
 
 from segtrain.config import DataConfig
 from segtrain.data.findings import Finding, merge_fixes, raise_errors
-from segtrain.data.inspection.checks import DARK, Faults, by_place, class_pixels, unknown_of
+from segtrain.data.inspection.checks import DARK, Faults, by_index, class_pixels, unknown_of
 from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts, UnreadablePair
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
@@ -177,7 +177,7 @@ def test_pixels_of_values_and_colours_by_class():
     pair = fact(
         "a", mask={"values": {0: 1, 9: 2, 255: 4, 8: 32}, "colours": {0xFF0000: 8, 0xFF: 16, 5: 3}}
     )
-    assert by_place(pair, masks) == {0: 1, 9: 2, 255: 4, 8: 32, 1: 8, 2: 16}
+    assert by_index(pair, masks) == {0: 1, 9: 2, 255: 4, 8: 32, 1: 8, 2: 16}
     assert class_pixels(pair, masks).tolist() == [1, 10]
     assert unknown_of(pair, masks) == ({8: 32}, {5: 3})
 

@@ -205,7 +205,7 @@ def test_skipped_in_training_the_next_readable_takes_its_place(tmp_path: Path, w
     ]
     assert [list(batch.unread) for batch in seen] == [[5], [199], [5]]
     assert "bad5.png" in str(seen[0].unread[5])
-    assert found.skipped == "2 images skipped: bad5.png, bad199.png"
+    assert str(*found.skipped_notes()) == "2 images skipped: bad5.png, bad199.png"
 
 
 def test_neighbours_that_are_both_damaged(tmp_path: Path):
@@ -219,9 +219,9 @@ def test_skipped_in_evaluation_it_is_left_out(tmp_path: Path, workers: int):
     found = make_pairs(many(tmp_path, 100, [1]), on_error="skip")
     batches = list(checked(one_by_one(found, range(4), workers)))
     assert [batch.indices for batch in batches] == [[0], [2], [3]]
-    assert found.skipped == "1 image skipped: bad1.png"
+    assert str(*found.skipped_notes("val")) == "val: 1 image skipped: bad1.png"
     list(checked(one_by_one(found, range(4), workers)))
-    assert found.skipped == "1 image skipped: bad1.png"  # each counts once
+    assert str(*found.skipped_notes("val")) == "val: 1 image skipped: bad1.png"  # each counts once
 
 
 @pytest.mark.parametrize("augmentation", [None, top_left])
@@ -249,7 +249,7 @@ def test_nothing_readable_stops_as_well(tmp_path: Path):
 def test_nothing_skipped_says_nothing(pairs: Path):
     found = make_pairs(samples_in(pairs), on_error="skip")
     list(checked(one_by_one(found, range(6), 0)))
-    assert found.skipped == ""
+    assert found.skipped_notes() == []
 
 
 def test_what_workers_import_stays_light():
