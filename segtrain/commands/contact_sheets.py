@@ -1,4 +1,4 @@
-"""Contact sheets that `check` writes: masks over images, and pairs as augmented."""
+"""Contact sheets of `check`: masks over images, and augmented pairs."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from segtrain.render.overlay import (
 )
 from segtrain.training.plan import resolve_crop
 
-SHOWN = 12  # pictures on a sheet
-PASSES = 3  # times that each augmented pair is shown
+PICTURES = 12  # on a sheet
+PASSES = 3  # pictures of each augmented pair
 
 
 def write_sheets(
     found: Inspection, config: Config, preview: Path | None, augment: Path | None
 ) -> None:
-    """Writes the sheets that are asked for.
+    """Write a sheet to each file that is given.
 
-    Raises SegtrainError where nothing can be painted: no classes are known, no pair can be read.
+    Raises SegtrainError where classes are unclear or no training pair can be read.
     """
     if not isinstance(found, Survey) or not found.facts["train"]:
         raise SegtrainError(
-            "--preview and --augment need training pairs that can be read and classes that are "
-            "clear; mend the errors above first"
+            "--preview and --augment need readable training pairs and known classes; fix the "
+            "errors above first"
         )
     for sheet, file in ((preview_sheet, preview), (augment_sheet, augment)):
         if file:
@@ -47,10 +47,10 @@ def write_sheets(
 
 
 def preview_sheet(found: Survey, config: Config) -> Image.Image:
-    """Pairs of all splits with their masks in colour, every class among them where any has it."""
+    """Paint pairs of all splits with their masks in colour, with every class that occurs."""
     data = found.data_set
     colours, pictures = build_colour_table(data.palette), []
-    for split, sample in chosen(found):
+    for split, sample in choose_pairs(found):
         image = to_rgb(as_tensor(data.images(sample.image)).permute(2, 0, 1))
         class_ids = as_tensor(data.masks(sample.mask))
         pictures.append(
@@ -60,7 +60,7 @@ def preview_sheet(found: Survey, config: Config) -> Image.Image:
 
 
 def augment_sheet(found: Survey, config: Config) -> Image.Image:
-    """Training pairs as the network would see them, some times each."""
+    """Paint training pairs as the network would see them, PASSES times each."""
     data = found.data_set
     settings = config.augment.model_copy(update={"crop": resolve_crop(config, found.median_size)})
     augmentation = Augmentation(
@@ -68,7 +68,7 @@ def augment_sheet(found: Survey, config: Config) -> Image.Image:
     )
     colours, pictures = build_colour_table(data.palette), []
     train = data.splits["train"]
-    for index in evenly(len(train), SHOWN // PASSES):
+    for index in spread_evenly(len(train), PICTURES // PASSES):
         pair = data.images(train[index].image), data.masks(train[index].mask)
         for pass_ in range(PASSES):
             image, mask = augmentation(*pair, Draw(pass_, index))
@@ -80,8 +80,11 @@ def augment_sheet(found: Survey, config: Config) -> Image.Image:
     return add_legend(sheet, data.classes, data.palette)
 
 
-def chosen(found: Survey) -> list[tuple[str, Sample]]:
-    """At most SHOWN (split, pair): first the pair with most of each class, the rarest first."""
+def choose_pairs(found: Survey) -> list[tuple[str, Sample]]:
+    """Return at most PICTURES (split, pair), so that every class that occurs is shown.
+
+    First come the pairs with most pixels of a class, rarest class first, then evenly spread ones.
+    """
     places = [(s, i) for s, facts in found.facts.items() for i in range(len(facts))]
     matrix = np.concatenate([found.by_image[split] for split in found.facts])
     picked: list[int] = []
@@ -89,11 +92,11 @@ def chosen(found: Survey) -> list[tuple[str, Sample]]:
         best = int(matrix[:, class_id].argmax())
         if matrix[best, class_id] and not (matrix[picked, class_id] > 0).any():
             picked.append(best)
-    spread = evenly(len(places), SHOWN)
-    order = list(dict.fromkeys(picked[:SHOWN] + spread))[:SHOWN]
+    spread = spread_evenly(len(places), PICTURES)
+    order = list(dict.fromkeys(picked[:PICTURES] + spread))[:PICTURES]
     return [(split, found.facts[split][i].sample) for split, i in map(places.__getitem__, order)]
 
 
-def evenly(count: int, most: int) -> list[int]:
-    """At most `most` indices of 0..count-1, evenly spread."""
+def spread_evenly(count: int, most: int) -> list[int]:
+    """Return at most `most` indices of 0..count-1, evenly spread."""
     return list(dict.fromkeys(np.linspace(0, count - 1, min(count, most)).round().astype(int)))

@@ -1,4 +1,4 @@
-"""The data section: the data set, and how its files are read."""
+"""The data section: the data set and how its files are read."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from segtrain.errors import did_you_mean
 
 
 class SplitConfig(Section):
-    """Where one split's pairs lie; paths are relative to data.path."""
+    """The files of one split's pairs; paths are relative to data.path."""
 
     images: str | None = Field(None, description="folder of images")
     masks: str | None = Field(None, description="folder of masks, matched to images by stem")
     list: str | None = Field(
         None,
-        description="text file: an image's name a line (a choice among the folders' pairs), "
-        "or an image's and a mask's path, by tab, comma or space",
+        description="text file with one pair on each line: a name, to choose among the folders' "
+        "pairs, or the paths of an image and a mask, separated by tab, comma or space",
     )
     coco: str | None = Field(
-        None, description="COCO JSON, in place of masks, of the images in `images`"
+        None, description="COCO JSON instead of masks, for the images in `images`"
     )
 
 
 class DataConfig(Section):
+    """The data set, how its files are read, sampled and cached."""
+
     path: str | None = Field(
         None,
-        description="folder of the data set, or demo; default: data/ where it holds one, else demo",
+        description="folder of the data set, or demo; default: data/ if it holds one, else demo",
     )
     format: Literal[
         "auto",
@@ -40,82 +42,86 @@ class DataConfig(Section):
         "camvid",
         "camvid-rgb",
         "coco",
-    ] = Field("auto", description="layout of the folder; auto finds it and says which it is")
+    ] = Field("auto", description="layout of the folder; auto detects and reports it")
     splits: dict[str, SplitConfig] = Field(
-        {}, description="splits by name (train, val, ...); default: found by the layout"
+        {}, description="splits by name (train, val, ...); default: those of the layout"
     )
     val_fraction: float = Field(
-        0.2, gt=0, lt=1, description="share of the training pairs held out where there is no val"
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of the training pairs held out for validation if there is no val",
     )
-    split_seed: int = Field(0, description="seed of that choice")
+    split_seed: int = Field(0, description="random seed of the pairs held out")
     exclude: list[str] = Field(
         [],
-        description="files to leave out with their partners: paths below data.path, or patterns "
+        description="files to leave out, with their partners: paths below data.path, or patterns "
         "such as '*/night_*'",
     )
     allow_outside: bool = Field(
-        False, description="lists and JSON may name files outside the data set's folder"
+        False, description="allow lists and JSON to name files outside the data set's folder"
     )
     classes: list[str] | None = Field(
         None,
         min_length=2,
-        description="class names in id order; default: the layout's, or ids found in the masks",
+        description="class names in id order; default: the layout's, else the ids in the masks",
     )
     palette: list[Colour] | None = Field(
         None, description="RGB of each mask value, to read RGB masks and to paint classes"
     )
     label_map: dict[int, int | Literal["ignore"]] = Field(
         {},
-        description="mask value: class id or ignore; values not named mean what the layout says, "
-        "else stay as they are",
+        description="mask value: class id or ignore; other values keep the layout's meaning, else "
+        "they are class ids",
     )
     lb_ignore: int = Field(
-        255, gt=-32768, le=32767, description="class id of pixels that count nowhere"
+        255, gt=-32768, le=32767, description="class id of pixels ignored by loss and scores"
     )
     allow_lossy_masks: bool = Field(
         False,
-        description="read JPEG masks and such with smooth edges: values that mean nothing become "
-        "the nearest that does; needs classes",
+        description="read JPEG masks and masks with smooth edges: unknown values become the "
+        "nearest known one; needs classes",
     )
     value_range: tuple[float, float] | None = Field(
         None,
-        description="image values that become 0 and 255, such as [0, 4095]; default: all of an "
-        "integer type's range, 0 to 1 for floats",
+        description="image values that become 0 and 255, such as [0, 4095]; default: the whole "
+        "range of an integer type, 0 to 1 for floats",
     )
     max_pixels: int = Field(
         178_956_970, ge=1, description="larger images are refused unread (decompression bombs)"
     )
     on_error: Literal["stop", "skip"] = Field(
         "stop",
-        description="what a damaged file does: stop the run, or be skipped and counted (more than "
-        "1 % of a split's files that a process meets stops it all the same)",
+        description="for a damaged file: stop the run, or skip it (the run still stops where more "
+        "than 1 % of a split's files are damaged)",
     )
     sampler: Literal["uniform", "class-balanced", "rare-crop"] = Field(
         "uniform",
-        description="uniform: each image once a pass; class-balanced: images drawn so that each "
-        "class comes equally often; rare-crop: a share of the crops is centred on a rare class",
+        description="against class imbalance; uniform: each image once per pass; class-balanced: "
+        "images drawn so that each class is equally frequent; rare-crop: a share of the crops is "
+        "centred on a rare class",
     )
     rare_share: float = Field(
-        0.33, gt=0, le=1, description="share of the crops that rare-crop centres"
+        0.33, gt=0, le=1, description="share of the crops that rare-crop centres on a rare class"
     )
     rare_classes: list[str] | None = Field(
         None,
         min_length=1,
-        description="classes that rare-crop centres on, each as often; default: those with less "
+        description="classes that rare-crop centres on, equally often; default: those with less "
         "than a quarter of an even share of the training pixels",
     )
     cache: Literal["none", "ram", "disk"] = Field(
         "none",
-        description="keep decoded pairs, in memory or below $SEGTRAIN_CACHE (~/.cache/segtrain); "
-        "changed files are read anew",
+        description="keep decoded pairs in memory, or on disk below $SEGTRAIN_CACHE "
+        "(~/.cache/segtrain); changed files are read again",
     )
     cache_gb: float = Field(
-        16, gt=0, description="most that the cache may take, in GB; the rest is decoded each time"
+        16, gt=0, description="size limit of the cache in GB; other pairs are decoded each time"
     )
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
-        description="loader processes for each device; 0 loads in the training process, "
-        "auto is 1 on CPU and up to 8 on a GPU",
+        description="loader processes per device; 0 loads in the training process, auto is 1 on "
+        "CPU and up to 8 on a GPU",
     )
 
     @field_validator("value_range")
@@ -135,7 +141,7 @@ class DataConfig(Section):
         if 0 <= self.lb_ignore < count:
             raise ValueError(
                 f"lb_ignore {self.lb_ignore} is the id of class "
-                f"{self.classes[self.lb_ignore]}; take one outside 0..{count - 1}"
+                f"{self.classes[self.lb_ignore]}; use an id outside 0..{count - 1}"
             )
         if self.palette is not None and len(self.palette) < count:
             raise ValueError(f"palette has {len(self.palette)} colours for {count} classes")

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from segtrain.console import Note
 from segtrain.data.loading.cache import open_caches
 from segtrain.data.loading.dataset import Pairs, train_loader, worker_count
-from segtrain.data.loading.sampling import BatchSampler
+from segtrain.data.loading.sampling import BatchSampler, Shards
 from segtrain.training.plan import TrainingPlan, make_augmentation
 
 
@@ -36,14 +36,8 @@ def open_loaders(plan: TrainingPlan, fabric: Fabric) -> Loaders:
         split: Pairs.of(plan.data, split, augmentation, caches.get(split))
         for split, augmentation in augmentations.items()
     }
-    sampler = BatchSampler(
-        len(pairs["train"]),
-        train.batch_size,
-        train.seed,
-        fabric.global_rank,
-        fabric.world_size,
-        plan.by_class,
-        train.accumulate,
-    )
+    shards = Shards(fabric.global_rank, fabric.world_size, train.accumulate)
+    count = len(pairs["train"])
+    sampler = BatchSampler(count, train.batch_size, train.seed, plan.by_class, shards)
     loader = train_loader(pairs["train"], sampler, workers, on_gpu)
     return Loaders(loader, sampler, pairs, workers, caches.notes)

@@ -1,7 +1,7 @@
-"""Random changes of a training pair: a crop, flips and jitter of our own, then a list's.
+"""Augmentation of a training pair: our own crop, flips and jitter, then a list of transforms.
 
-The crop is cut out of the source before anything is resized: it costs what the crop does, not
-what the image would.
+The crop is cut out of the source before anything is resized, so the cost is that of the crop and
+not of the image.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from segtrain.errors import UsageError
 cv2.setNumThreads(0)  # loader workers are the parallelism
 
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's, so that padding is 0 once normalised
-MEAN_VALUE = 128  # of channels that are no RGB
+MEAN_VALUE = 128  # of channels other than RGB
 GREY = (0.299, 0.587, 0.114)  # luma of RGB
 
-STRONG = {  # what moves pixels comes last: its corners and holes stay plain
+STRONG = {  # geometric transforms come last, so that their corners and holes stay plain
     "HueSaturationValue": dict(hue_shift_limit=12, sat_shift_limit=0, val_shift_limit=0, p=0.5),
     "RandomGamma": dict(gamma_limit=(80, 120), p=0.3),
     "GaussianBlur": dict(blur_limit=(3, 7), p=0.2),
@@ -36,7 +36,7 @@ STRONG = {  # what moves pixels comes last: its corners and holes stay plain
 RGB_ONLY = {"HueSaturationValue", "ImageCompression"}
 
 OWN = ("scale", "hflip", "vflip", "jitter")
-PRESETS: dict[str, tuple] = {  # the values of OWN
+PRESETS: dict[str, tuple] = {  # values of OWN
     "none": ((1.0, 1.0), 0.0, 0.0, 0.0),
     "light": ((0.8, 1.25), 0.5, 0.0, 0.1),
     "standard": ((0.5, 2.0), 0.5, 0.0, 0.3),
@@ -45,7 +45,7 @@ PRESETS: dict[str, tuple] = {  # the values of OWN
 
 
 class Span(NamedTuple):
-    """One axis of a crop: what it takes of the source, and where that comes to lie."""
+    """One axis of a crop: the pixels of the source, and their place in the crop."""
 
     source: slice
     target: slice
@@ -56,10 +56,10 @@ class Span(NamedTuple):
 
 
 class Augmentation:
-    """A crop and the changes that the config asks for; a function of the pair, seed and draw.
+    """A crop and the config's changes, as a function of pair, seed and draw.
 
-    Padding is the mean colour in images (128 where they aren't RGB) and lb_ignore in masks, and
-    stays so through all that follows. Raises UsageError for transforms that can't be used.
+    Padding is the mean colour in images (128 where they aren't RGB) and lb_ignore in masks; no
+    later change alters it. Raises UsageError for transforms that can't be used.
     """
 
     def __init__(self, config: AugmentConfig, lb_ignore: int, seed: int, channels: int = 3):
@@ -75,9 +75,9 @@ class Augmentation:
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, draw: Draw
     ) -> tuple[np.ndarray, np.ndarray]:
-        """image (H,W,C) uint8 and mask (H,W) uint8 or int16 -> the same of the crop's size.
+        """Return image (H,W,C) uint8 and mask (H,W) uint8 or int16, both of the crop's size.
 
-        The mask holds class ids and lb_ignore. Neither is changed in place.
+        The mask holds class ids and lb_ignore. The arguments are not changed in place.
         """
         rows, columns, rng = self._window(mask, draw)
         image = _resized(image, rows, columns, cv2.INTER_LINEAR)
@@ -87,7 +87,7 @@ class Augmentation:
                 image, mask = cv2.flip(image, axis), cv2.flip(mask, axis)
         image = image.reshape(*mask.shape, -1)  # cv2 drops the axis of a single channel
         if self.jitter:
-            image = _jittered(image, self.jitter, rng)  # before padding, which stays the mean
+            image = _jittered(image, self.jitter, rng)  # before padding, which stays unchanged
         image = self._padded(image, rows, columns, self.colour)
         padded = self._padded(mask, rows, columns, self.lb_ignore)
         if not self.transform:
@@ -101,13 +101,13 @@ class Augmentation:
         return image, changed["mask"]
 
     def crop_mask(self, mask: np.ndarray, draw: Draw) -> np.ndarray:
-        """The mask's crop as the call takes it for a draw, before flips and transforms."""
+        """Return the mask's crop of a draw as in a call, before flips and transforms."""
         rows, columns, _ = self._window(mask, draw)
         resized = _resized(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
         return self._padded(resized, rows, columns, self.lb_ignore)
 
     def _window(self, mask: np.ndarray, draw: Draw) -> tuple[Span, Span, np.random.Generator]:
-        """Rows, columns, and the generator of all that is drawn after them."""
+        """Return rows, columns, and the generator for all later draws."""
         rng = np.random.default_rng(seed_at(self.seed, draw.pass_, draw.index))
         factor = rng.uniform(*self.scale)
         pixels = np.flatnonzero(mask == draw.focus) if draw.focus >= 0 else ()
@@ -128,7 +128,7 @@ class Augmentation:
 
 
 def _settings(config: AugmentConfig, channels: int) -> tuple[dict[str, Any], list]:
-    """The values of OWN, and the transforms as the YAML has them."""
+    """Return the values of OWN, and the list of transforms in the config's form."""
     given = {name: value for name in OWN if (value := getattr(config, name)) is not None}
     own = dict(zip(OWN, PRESETS[config.preset], strict=True)) | given
     if config.transforms is None:
@@ -136,7 +136,7 @@ def _settings(config: AugmentConfig, channels: int) -> tuple[dict[str, Any], lis
         return own, [{n: STRONG[n]} for n in names if channels == 3 or n not in RGB_ONLY]
     if replaced := [name for name in OWN if name in given and name != "scale"]:
         raise UsageError(
-            f"augment.transforms takes the place of augment.{replaced[0]}: leave one of them out "
+            f"augment.transforms replaces augment.{replaced[0]}; leave one of them out "
             "(HorizontalFlip, VerticalFlip and ColorJitter are transforms, too)"
         )
     return own | {"hflip": 0, "vflip": 0, "jitter": 0}, config.transforms
@@ -145,9 +145,9 @@ def _settings(config: AugmentConfig, channels: int) -> tuple[dict[str, Any], lis
 def _span(
     length: int, crop: int, factor: float, middle: int | None, rng: np.random.Generator
 ) -> Span:
-    """`crop` pixels of an axis that is `length * factor` long: around `middle`, or anywhere."""
+    """Return a span of `crop` pixels of an axis scaled by `factor`, around `middle` or anywhere."""
     size = round(length * factor)
-    if size < crop:  # all of it, somewhere in the crop
+    if size < crop:  # the whole axis, somewhere in the crop
         size = max(1, size)
         start = int(rng.integers(crop - size + 1))
         return Span(slice(0, length), slice(start, start + size))
@@ -161,7 +161,7 @@ def _span(
 
 
 def _resized(array: np.ndarray, rows: Span, columns: Span, interpolation: int) -> np.ndarray:
-    """The window of an array, as large as it is in the crop; a copy."""
+    """Return a copy of the window of an array, resized to its size in the crop."""
     window = array[rows.source, columns.source]
     if window.shape[:2] == (rows.size, columns.size):
         return window.copy()
@@ -169,7 +169,7 @@ def _resized(array: np.ndarray, rows: Span, columns: Span, interpolation: int) -
 
 
 def _jittered(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast about the mean and, of RGB, saturation, in one linear map."""
+    """Change brightness, contrast about the mean and, of RGB, saturation, in one linear map."""
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     values = image if image.shape[2] == 3 else image.reshape(len(image), -1, 1)
     mean = brightness * cv2.mean(image.reshape(len(image), -1))[0]

@@ -1,8 +1,8 @@
-"""Decoded pairs, kept in memory or on disk so that files are decoded once.
+"""Caches of decoded pairs, in memory or on disk, so that each file is decoded once.
 
-Kept is what `Pairs.decode` returns, before any augmentation, under the stamp of both files: their
-sizes and times of change. Stamps are compared at every read, so a file that changes is decoded
-anew, and a pair is never of two versions.
+A cache holds the result of `Pairs.decode`, before any augmentation, under the stamp of both files:
+their sizes and times of change. Stamps are compared at every read, so a changed file is decoded
+again, and a pair never mixes two versions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import mmap
 import os
 import struct
-import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from segtrain.console import Note
+from segtrain.console import Note, write
 from segtrain.data.coco import CocoMask
 from segtrain.data.data_set import DataSet
 from segtrain.data.images import ImageReader
@@ -46,7 +45,7 @@ FORMAT = b"segtrain pair 1\n"
 
 
 def stamp_of(sample: Sample) -> Stamp | None:
-    """None where a file can't be looked at; reading it will say why."""
+    """Return the stamp of a pair's files, None where one is missing: reading it says why."""
     try:
         image, mask = os.stat(sample.image), os.stat(file_of(sample.mask))
     except OSError:
@@ -55,64 +54,64 @@ def stamp_of(sample: Sample) -> Stamp | None:
 
 
 def file_of(mask: Path | CocoMask) -> Path:
-    """The file that a mask is in: itself, or the JSON of a COCO mask."""
+    """Return the file of a mask: itself, or the JSON of a COCO mask."""
     return mask.file if isinstance(mask, CocoMask) else mask
 
 
 class RamCache:
     """Pairs in memory that this process shares with the workers it forks, filled as they are read.
 
-    The first pairs whose sizes fit into `quota` bytes have a place; others are decoded each time,
-    as are those that change after they were kept. A place is written once, so what was read from
-    it stays as it is.
+    The first pairs that fit into `quota` bytes have a slot; others are decoded each time, as are
+    those that change after they were stored. A slot is written once, so arrays read from it stay
+    unchanged.
     """
 
     def __init__(self, sizes: list[Size], channels: int, mask_dtype: np.dtype, quota: float):
         self.sizes, self.channels, self.mask_dtype = sizes, channels, np.dtype(mask_dtype)
         each = [pair_bytes(size, channels, self.mask_dtype) for size in sizes]
         ends = np.cumsum(each, dtype=np.int64)
-        self.held = int(np.searchsorted(ends, quota, side="right"))
-        self.starts = np.concatenate([[0], ends[: self.held]])
+        self.slots = int(np.searchsorted(ends, quota, side="right"))
+        self.starts = np.concatenate([[0], ends[: self.slots]])
         self.nbytes = int(self.starts[-1])
         self.bytes = _shared(self.nbytes, np.uint8)
-        self.stamps = _shared(self.held * 4, np.int64).reshape(-1, 4)
-        self.state = _shared(self.held, np.uint8)
+        self.stamps = _shared(self.slots * 4, np.int64).reshape(-1, 4)
+        self.state = _shared(self.slots, np.uint8)
         self.lock = FORK.Lock()
 
     def get(self, index: int, stamp: Stamp) -> Pair | None:
-        """The pair, read-only and without a copy."""
-        if index >= self.held or self.state[index] != FILLED:
+        """Return the pair, read-only and without a copy."""
+        if index >= self.slots or self.state[index] != FILLED:
             return None
         if tuple(self.stamps[index].tolist()) != stamp:
             return None
-        pair = self._place(index)
+        pair = self._slot(index)
         for array in pair:
             array.flags.writeable = False
         return pair
 
     def put(self, index: int, stamp: Stamp, image: np.ndarray, mask: np.ndarray) -> None:
-        if index >= self.held:
+        if index >= self.slots:
             return
-        kept_image, kept_mask = self._place(index)
-        if kept_image.shape != image.shape or kept_mask.shape != mask.shape:
+        slot_image, slot_mask = self._slot(index)
+        if slot_image.shape != image.shape or slot_mask.shape != mask.shape:
             return
         with self.lock:
             if self.state[index] != EMPTY:
                 return
             self.state[index] = FILLING
-        kept_image[...], kept_mask[...], self.stamps[index] = image, mask, stamp
+        slot_image[...], slot_mask[...], self.stamps[index] = image, mask, stamp
         self.state[index] = FILLED
 
-    def _place(self, index: int) -> Pair:
+    def _slot(self, index: int) -> Pair:
         start, end = self.starts[index : index + 2]
         return _split(self.bytes[start:end], self.sizes[index], self.channels, self.mask_dtype)
 
 
 class DiskCache:
-    """Pairs in a folder that runs share: a file each, which appears whole or not at all.
+    """Pairs in a folder that runs share, one file each, which appears whole or not at all.
 
-    `quota` is how many bytes may still be added, by all workers together. A file that is cut short
-    or not of this cache counts as missing. A folder that can't be written ends the adding with one
+    `quota` is the number of bytes that all workers together may still add. A file that is cut short
+    or has another format counts as missing. A folder that can't be written ends the adding with one
     line, not the run.
     """
 
@@ -149,8 +148,8 @@ class DiskCache:
         key = self.key(index, stamp)
         header = HEADER.pack(FORMAT, key, *image.shape, mask.itemsize)
         content = np.zeros(pair_bytes(mask.shape, image.shape[2], mask.dtype), np.uint8)
-        kept_image, kept_mask = _split(content, mask.shape, image.shape[2], mask.dtype)
-        kept_image[...], kept_mask[...] = image, mask
+        file_image, file_mask = _split(content, mask.shape, image.shape[2], mask.dtype)
+        file_image[...], file_mask[...] = image, mask
         with self.quota.get_lock():
             if self.quota.value < (added := content.nbytes + HEADER.size):
                 return
@@ -161,7 +160,7 @@ class DiskCache:
             with self.quota.get_lock():
                 first, self.quota.value = self.quota.value >= 0, -1
             if first:
-                print(f"data.cache: no more is kept, {first_line(error)}", file=sys.stderr)
+                write(f"data.cache: nothing more is stored, {first_line(error)}", stderr=True)
 
     def key(self, index: int, stamp: Stamp) -> bytes:
         sample = self.samples[index]
@@ -173,7 +172,7 @@ class DiskCache:
 
 @dataclass(frozen=True)
 class Caches:
-    """The cache of each split, none for those without one, and what is kept there."""
+    """The cache of each split that has one, and notes on what is stored there."""
 
     by_split: Mapping[str, RamCache | DiskCache]
     notes: tuple[Note, ...]
@@ -194,7 +193,7 @@ def open_caches(data: DataSet, sizes: dict[str, list[Size]], processes: int = 1)
         if data.config.cache == "disk":
             return _on_disk(data, sizes, processes)
     except OSError as error:
-        return Caches({}, (Note(f"cache: nothing is kept, {first_line(error)}"),))
+        return Caches({}, (Note(f"cache: nothing is stored, {first_line(error)}"),))
     return Caches({}, ())
 
 
@@ -204,12 +203,12 @@ def _in_memory(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> C
     for split, of_split in sizes.items():
         caches[split] = RamCache(of_split, data.images.channels, data.masks.dtype, quota)
         quota -= caches[split].nbytes
-    held, pairs = sum(c.held for c in caches.values()), sum(map(len, sizes.values()))
-    line = f"cache: {held} of {pairs} pairs in memory, {_gb(c.nbytes for c in caches.values())}"
-    if held < pairs:
+    slots, pairs = sum(c.slots for c in caches.values()), sum(map(len, sizes.values()))
+    line = f"cache: {slots} of {pairs} pairs in memory, {_gb(c.nbytes for c in caches.values())}"
+    if slots < pairs:
         why = f"data.cache_gb is {data.config.cache_gb:g}"
         if free < limit:
-            why = f"{SHARE_OF_FREE_MEMORY:.0%} of the free memory is taken, {free / GB:.1f} GB"
+            why = f"{SHARE_OF_FREE_MEMORY:.0%} of the free memory is used, {free / GB:.1f} GB"
         line += f"; {why}" + f", for {processes} processes" * (processes > 1)
     return Caches(caches, (Note(line),))
 
@@ -226,17 +225,19 @@ def _on_disk(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Cac
             if stamp := stamp_of(sample):
                 nbytes = HEADER.size + pair_bytes(size, cache.channels, cache.mask_dtype)
                 wanted[cache.key(index, stamp).hex()] = nbytes
-    kept = evict(folder, wanted, int(data.config.cache_gb * GB))
-    quota.value = int(data.config.cache_gb * GB - sum(kept.values())) // processes
-    held = kept.keys() & wanted.keys()
-    line = f"cache: {len(held)} of {sum(map(len, sizes.values()))} pairs in {folder}"
-    note = Note(f"{line}, {_gb(kept.values())} of {data.config.cache_gb:g} GB")
+    stored = evict(folder, wanted, int(data.config.cache_gb * GB))
+    quota.value = int(data.config.cache_gb * GB - sum(stored.values())) // processes
+    found = stored.keys() & wanted.keys()
+    line = f"cache: {len(found)} of {sum(map(len, sizes.values()))} pairs in {folder}"
+    note = Note(f"{line}, {_gb(stored.values())} of {data.config.cache_gb:g} GB")
     return Caches(caches, (note,))
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file that others see whole or not at all; on a crash it may be lost, unlike
-    atomic's, which wait for the disk. Raises OSError."""
+    """Write a file that others see whole or not at all. Raises OSError.
+
+    On a crash it may be lost, unlike those of `files`, which wait for the disk.
+    """
     temporary = path.with_name(f".tmp-{os.urandom(8).hex()}")
     try:
         with open(temporary, "xb") as file:
@@ -250,19 +251,20 @@ def write_whole(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def pair_bytes(size: Size, channels: int, mask_dtype: np.dtype) -> int:
+    """Return the bytes of a stored pair, rounded up to whole cache lines."""
     return -(-size[0] * size[1] * (channels + mask_dtype.itemsize) // ALIGNED) * ALIGNED
 
 
 def _split(memory: np.ndarray, size: Size, channels: int, mask_dtype: np.dtype) -> Pair:
-    """Image (H,W,C) and mask (H,W) that lie in uint8 memory, the mask first."""
+    """Return views of image (H,W,C) and mask (H,W) in uint8 memory, which has the mask first."""
     pixels = size[0] * size[1]
-    between = pixels * mask_dtype.itemsize
-    mask = memory[:between].view(mask_dtype).reshape(size)
-    return memory[between : between + pixels * channels].reshape(*size, channels), mask
+    end = pixels * mask_dtype.itemsize
+    mask = memory[:end].view(mask_dtype).reshape(size)
+    return memory[end : end + pixels * channels].reshape(*size, channels), mask
 
 
 def _shared(count: int, dtype: type) -> np.ndarray:
-    """Zeros that forked workers read and write too; no pages of /dev/shm are taken."""
+    """Return zeros in memory that forked workers share, without using /dev/shm."""
     memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
     return np.frombuffer(memory, dtype, count)
 
@@ -272,7 +274,7 @@ def _gb(sizes) -> str:
 
 
 def free_memory() -> float:
-    """Bytes that may be taken without swapping, by the kernel and by a container's limit."""
+    """Return the bytes available without swapping, by the kernel and a container's limit."""
     free = float("inf")
     with suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -285,11 +287,11 @@ def free_memory() -> float:
     return free
 
 
-def evict(folder: Path, wanted: dict[str, int], bound: int) -> dict[str, int]:
-    """Bytes of each file in `folder` once those not used for longest are gone.
+def evict(folder: Path, wanted: dict[str, int], limit: int) -> dict[str, int]:
+    """Remove the least recently used files of `folder`; return the bytes of each other file.
 
-    `wanted` are the names and bytes of a run's own: its files are marked as used now, and as far
-    as `bound` allows, those that it has yet to write find room.
+    `wanted` has the names and bytes of the run's files: those found are marked as used now, and as
+    far as `limit` bytes allow, there will be space for those it has yet to write.
     """
     found = {}
     for entry in os.scandir(folder):
@@ -302,7 +304,7 @@ def evict(folder: Path, wanted: dict[str, int], bound: int) -> dict[str, int]:
     missing = sum(size for name, size in wanted.items() if name not in found)
     oldest_first = sorted(found, key=lambda name: (name in wanted, found[name][1]))
     for name in oldest_first:
-        if total <= (bound if name in wanted else bound - missing):
+        if total <= (limit if name in wanted else limit - missing):
             continue
         with suppress(OSError):
             (folder / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Samplers: the images of a batch as a function of seed and step, so resuming is exact."""
+"""Samplers: the images of a batch as a function of seed and step, so that resuming is exact."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from segtrain.data.data_set import DataSet
 from segtrain.errors import UsageError, did_you_mean, shorten
 
-RARE = 0.25  # of an even share of the pixels: a class with less is rare
-DRAWN = 2**31  # first of the pass numbers of images drawn by class; no run has so many passes
+RARE = 0.25  # a class with less than this part of an even share of the pixels is rare
+DRAWN = 2**31  # pass numbers of images drawn by class start here; no run has so many passes
 
 
 class Draw(NamedTuple):
-    """An image in a batch. Its augmentation depends on (pass_, index): no two draws share both."""
+    """An image in a batch; its augmentation depends on (pass_, index), which no two draws share."""
 
     pass_: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
@@ -25,25 +25,26 @@ class Draw(NamedTuple):
 
 
 def steps_per_pass(images: int, batch_size: int) -> int:
-    """Whole batches in one pass over the images; a short last one is dropped."""
+    """Return the number of whole batches in a pass; a short last one is dropped."""
     return images // batch_size
 
 
-@lru_cache(maxsize=1)  # the steps of a pass follow each other, and share its order
+@lru_cache(maxsize=1)  # consecutive steps share the order of their pass
 def pass_order(images: int, seed: int, pass_: int) -> np.ndarray:
+    """Return the order of the images (images,) in a pass."""
     return np.random.default_rng([seed, pass_]).permutation(images)
 
 
 @dataclass(frozen=True)
 class ClassDraws:
-    """Images drawn by class: first a class, each as likely, then one of its images, likewise."""
+    """Sampling by class: draw a class, each as likely, then one of its images, each as likely."""
 
     images: dict[int, np.ndarray]  # class id: indices of the training images that have it
     share: float = 1.0  # of the places in batches; the others keep the uniform order
     centred: bool = False  # crops are centred on the class
 
     def draw(self, seed: int, number: int) -> Draw | None:
-        """What takes the place `number`, counted from the run's start; None: the uniform order."""
+        """Draw for position `number`, counted from the run's start; None: use the uniform order."""
         rng = np.random.default_rng([seed, DRAWN + number])
         if rng.random() >= self.share:
             return None
@@ -53,7 +54,7 @@ class ClassDraws:
 
 
 def class_draws(data: DataSet, by_image: np.ndarray) -> ClassDraws | None:
-    """What data.sampler draws by class; None for uniform.
+    """Return the sampling by class that data.sampler names; None for uniform.
 
     by_image (images, C): pixels of each class in each training mask. Raises UsageError where
     rare-crop has no class to centre on.
@@ -67,13 +68,13 @@ def class_draws(data: DataSet, by_image: np.ndarray) -> ClassDraws | None:
 
 
 def _images_of(classes: Iterable[int], by_image: np.ndarray) -> dict[int, np.ndarray]:
-    """Indices of the images that have a class, for each class that any has."""
+    """Return the indices of the images with a class, for each class that occurs."""
     found = {c: np.flatnonzero(by_image[:, c]).astype(np.int32) for c in classes}
     return {c: images for c, images in found.items() if len(images)}
 
 
 def _rare_classes(data: DataSet, pixels: np.ndarray) -> list[int]:
-    """Ids of data.rare_classes, or of the classes with few pixels; all are in some image."""
+    """Return the ids of data.rare_classes, or of the classes with few pixels; all occur."""
     names, rare_names = data.classes, data.config.rare_classes
     if rare_names is not None:
         for name in rare_names:
@@ -95,7 +96,7 @@ def _rare_classes(data: DataSet, pixels: np.ndarray) -> list[int]:
             f"data.sampler: rare-crop finds no rare class: none has less than {limit:.2%} of the "
             "training pixels, a quarter of an even share ("
             f"{shorten((f'{names[c]} {shares[c]:.2%}' for c in present), 8)}); name some with "
-            "data.rare_classes, or take the sampler uniform"
+            "data.rare_classes, or use the sampler uniform"
         )
     return rare
 
@@ -103,7 +104,7 @@ def _rare_classes(data: DataSet, pixels: np.ndarray) -> list[int]:
 def batch_at(
     step: int, images: int, batch_size: int, seed: int, by_class: ClassDraws | None = None
 ) -> list[Draw]:
-    """The draws of a step. In the uniform order each pass is a permutation of its own."""
+    """Return the draws of a step. In the uniform order, each pass is another permutation."""
     pass_, place = divmod(step, steps_per_pass(images, batch_size))
     order = pass_order(images, seed, pass_)[place * batch_size : (place + 1) * batch_size]
     draws = [Draw(pass_, int(i)) for i in order]
@@ -119,10 +120,10 @@ def shares_seen(
     crop_mask: Callable[[np.ndarray, Draw], np.ndarray],
     num_classes: int,
 ) -> np.ndarray:
-    """Share (C,) of each class among the valid pixels of the draws' crops; 0s where none is.
+    """Return the share (C,) of each class among the valid pixels of the draws' crops.
 
-    read_mask takes an image's index, crop_mask is `Augmentation.crop_mask`; padding and ignored
-    pixels, ids outside 0..C-1, count nowhere.
+    read_mask takes an image's index, crop_mask is `Augmentation.crop_mask`. Padding and ignored
+    pixels, ids outside 0..C-1, are not counted; without a valid pixel all shares are 0.
     """
     pixels = np.zeros(num_classes, dtype=np.int64)
     for draw in draws:
@@ -132,38 +133,46 @@ def shares_seen(
 
 
 def seed_at(*key: int) -> int:
-    """32 bits that depend on the key alone, to seed what happens at one place of a run."""
+    """Return a 32-bit seed that depends on the key only."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-class BatchSampler:
-    """The batches of steps `start` to `stop` for one of `world` processes, for a DataLoader.
+@dataclass(frozen=True)
+class Shards:
+    """The division of a step's batch among processes and, in each, into micro-batches."""
 
-    Each step is `accumulate` micro-batches in a row. Over all processes the m-th one is
-    batch[m::accumulate], whatever their number.
-    """
+    rank: int = 0
+    world: int = 1
+    accumulate: int = 1  # micro-batches of a step
+
+    def of(self, batch: list[Draw]) -> Iterator[list[Draw]]:
+        """Yield this process's micro-batches.
+
+        Over all processes, the m-th of them is batch[m::accumulate], whatever their number.
+        """
+        for part in range(self.accumulate):
+            yield batch[part + self.rank * self.accumulate :: self.world * self.accumulate]
+
+
+class BatchSampler:
+    """The micro-batches of steps `start` to `stop` for one process, as a DataLoader's sampler."""
 
     def __init__(
         self,
         images: int,
         batch_size: int,
         seed: int,
-        rank: int = 0,
-        world: int = 1,
         by_class: ClassDraws | None = None,
-        accumulate: int = 1,
+        shards: Shards = Shards(),
     ):
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.rank, self.world, self.by_class = rank, world, by_class
-        self.accumulate = accumulate
+        self.by_class, self.shards = by_class, shards
         self.start = self.stop = 0
 
     def __len__(self) -> int:
-        return (self.stop - self.start) * self.accumulate
+        return (self.stop - self.start) * self.shards.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        parts = self.world * self.accumulate
         for step in range(self.start, self.stop):
             batch = batch_at(step, self.images, self.batch_size, self.seed, self.by_class)
-            for part in range(self.accumulate):
-                yield batch[part + self.rank * self.accumulate :: parts]
+            yield from self.shards.of(batch)

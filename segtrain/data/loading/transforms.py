@@ -1,4 +1,4 @@
-"""A list of albumentations for training pairs; the only file that knows albumentations."""
+"""Transforms of albumentations for training pairs; the only file that imports albumentations."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import inspect
 import os
 from typing import Any
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before its import: it never calls home
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before its import, which else asks the network
 
 import albumentations as A
 import cv2
 import numpy as np
 from pydantic import ValidationError
 
-from segtrain.errors import UsageError, did_you_mean, first_line
+from segtrain.errors import UsageError, did_you_mean, first_line, translate_errors
 
-CHOICES = {"OneOf": A.OneOf, "SomeOf": A.SomeOf, "Sequential": A.Sequential}  # of a list
+CHOICES = {"OneOf": A.OneOf, "SomeOf": A.SomeOf, "Sequential": A.Sequential}  # take a list
 TRANSFORMS = CHOICES | {
     name: found
     for name, found in vars(A).items()
@@ -23,20 +23,7 @@ TRANSFORMS = CHOICES | {
     and issubclass(found, A.BasicTransform)
     and found not in (A.BasicTransform, A.DualTransform, A.ImageOnlyTransform, A.Transform3D)
 }
-# what a transform may raise that is given a wrong value, or a pair that it can't change
-REFUSALS = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    ImportError,
-    OSError,
-    cv2.error,
-)
-PROBES = 3  # runs of each transform before training
+PROBES = 3  # trial runs of each transform before training
 
 PADDING = {"padding": "mask"}
 
@@ -46,11 +33,11 @@ Entry = str | dict[str, dict[str, Any]]
 def build_transforms(
     entries: list[Entry], shape: tuple[int, int, int], fill: dict[str, Any]
 ) -> A.Compose | None:
-    """The transforms of a list such as [HorizontalFlip, {RandomGamma: {p: 0.3}}]; None if empty.
+    """Build a list such as [HorizontalFlip, {RandomGamma: {p: 0.3}}]; None if it is empty.
 
-    Called with image, mask and padding, a second mask that is moved as the first is. shape is
-    that of all images; fill has `fill` and `fill_mask`, what padding is in images and masks.
-    Raises UsageError for what albumentations doesn't take or training can't use.
+    The result takes image, mask and padding, a second mask that is moved like the first. `shape` is
+    that of all images; `fill` has the values `fill` and `fill_mask` of padding in images and masks.
+    Raises UsageError for entries that albumentations refuses or training can't use.
     """
     transforms = [_build(entry, shape, fill) for entry in entries]
     return A.Compose(transforms, additional_targets=PADDING) if transforms else None
@@ -67,7 +54,7 @@ def _build(
     where = f"augment.transforms: {name}"
     if name not in TRANSFORMS:
         raise UsageError(
-            f"{where} is no transform of albumentations {A.__version__}"
+            f"{where} is not a transform of albumentations {A.__version__}"
             f"{did_you_mean(name, TRANSFORMS)}"
         )
     known, args = TRANSFORMS[name], args or {}
@@ -83,12 +70,10 @@ def _build(
     else:
         args = _with_padding(where, args, takes, fill)
     if "InitSchema" in vars(known):
-        args["strict"] = True  # else it warns of some wrong values and takes its own
-    try:
+        args["strict"] = True  # else it replaces some wrong values with its own, with a warning
+    with translate_errors(lambda error: f"{where}: {_reason(error)}", UsageError):
         transform = known(**args)
         transform.add_targets(PADDING)
-    except REFUSALS as error:
-        raise UsageError(f"{where}: {_reason(error)}") from error
     _refuse_misfit(transform, shape, fill["fill_mask"])
     return transform
 
@@ -96,11 +81,11 @@ def _build(
 def _with_padding(
     where: str, args: dict[str, Any], takes: list[str], fill: dict[str, Any]
 ) -> dict[str, Any]:
-    """The arguments with those of them that are always the same. Raises UsageError for others."""
+    """Return the arguments with the fixed ones. Raises UsageError for other values of these."""
     fixed = {"mask_interpolation": cv2.INTER_NEAREST}
     if "border_mode" in takes:
         fixed |= {"border_mode": cv2.BORDER_CONSTANT} | fill
-    elif "fill_mask" in takes:  # holes count nowhere, unless told otherwise
+    elif "fill_mask" in takes:  # holes are ignored, unless the config says otherwise
         args = {"fill_mask": fill["fill_mask"]} | args
     fixed = {key: value for key, value in fixed.items() if key in takes}
     for key, value in fixed.items():
@@ -113,7 +98,7 @@ def _with_padding(
 
 
 def _reason(error: BaseException) -> str:
-    """What the library says in one line: of a wrong value, which argument's it is."""
+    """Return the library's message in one line, with the argument that has a wrong value."""
     if not isinstance(error.__cause__, ValidationError):
         return first_line(error)
     wrong = error.__cause__.errors()[0]
@@ -124,10 +109,10 @@ def _reason(error: BaseException) -> str:
 def _refuse_misfit(
     transform: A.BasicTransform, shape: tuple[int, int, int], lb_ignore: int
 ) -> None:
-    """Raises UsageError for a transform whose results training can't use.
+    """Raise UsageError for a transform whose results training can't use.
 
-    It must repeat itself under the same seed, and masks are labels: other names for the classes
-    must give the same mask by those names. What is interpolated or taken for numbers does not.
+    It must give the same result for the same seed, and must treat masks as labels: swapping two
+    labels must swap them in the result, which fails where masks are interpolated or computed with.
     """
     where, rng = f"augment.transforms: {type(transform).__name__}", np.random.default_rng(0)
     one, other = [label for label in (1, 2, 3) if label != lb_ignore][:2]
@@ -138,25 +123,25 @@ def _refuse_misfit(
         for labels in ((one, other), (other, one)):
             mask = np.where(first, *labels).astype(dtype)
             transform.set_random_seed(seed)
-            try:
+            with translate_errors(
+                lambda error: f"{where} fails on a {shape} image: {_reason(error)}", UsageError
+            ):
                 changed = transform(image=image.copy(), mask=mask, force_apply=True)
-            except REFUSALS as error:
-                raise UsageError(f"{where} fails on a {shape} image: {_reason(error)}") from error
             for key, given in (("image", image), ("mask", mask)):
                 result = changed[key]
                 if result.shape != given.shape or result.dtype != given.dtype:
                     raise UsageError(
-                        f"{where} makes {result.dtype} {tuple(result.shape)} of the {key}'s "
-                        f"{given.dtype} {given.shape}, which must stay"
+                        f"{where} turns the {key} of {given.dtype} {given.shape} into "
+                        f"{result.dtype} {tuple(result.shape)}; size and type must stay"
                     )
             pairs.append((changed["image"], changed["mask"]))
         (image_one, mask_one), (image_other, mask_other) = pairs
-        renamed = mask_one.copy()
-        renamed[mask_one == one], renamed[mask_one == other] = other, one
-        if not set(np.unique(mask_one)) <= {one, other, lb_ignore} or (renamed != mask_other).any():
+        swapped = mask_one.copy()
+        swapped[mask_one == one], swapped[mask_one == other] = other, one
+        if not set(np.unique(mask_one)) <= {one, other, lb_ignore} or (swapped != mask_other).any():
             raise UsageError(
-                f"{where} takes masks for numbers, but they hold class ids, which can only "
-                f"be moved or ignored ({lb_ignore})"
+                f"{where} changes mask values, but masks hold class ids, which can only be "
+                f"moved or set to data.lb_ignore ({lb_ignore})"
             )
         if (image_one != image_other).any():
-            raise UsageError(f"{where} is random beyond its seed, so that no run could be repeated")
+            raise UsageError(f"{where} is random beyond its seed, so runs could not be repeated")

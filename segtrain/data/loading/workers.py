@@ -62,9 +62,8 @@ class Forking(ForkContext):
 
 FORK = Forking()
 STARTED: WeakSet[Worker] = WeakSet()
-WORKERS: WeakKeyDictionary[DataLoader, list[Worker]] = (
-    WeakKeyDictionary()
-)  # the latest of each loader
+# the latest workers of each loader
+WORKERS: WeakKeyDictionary[DataLoader, list[Worker]] = WeakKeyDictionary()
 
 
 @atexit.register
@@ -98,9 +97,8 @@ def _start(loader: DataLoader) -> Iterator[Any]:
     try:
         FORK.Lock()  # without /dev/shm this fails cleanly, unlike torch's iterator
     except OSError as error:
-        raise _worker_error(
-            loader, f"loader workers cannot start ({first_line(error)})", True
-        ) from error
+        event = f"loader workers cannot start ({first_line(error)})"
+        raise _worker_error(loader, event, True) from error
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         with _translate_deaths(loader):

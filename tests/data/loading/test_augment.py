@@ -294,7 +294,7 @@ def test_transforms_replace_all_but_scale_and_crop():
 
 
 def test_transforms_beside_what_they_replace_are_refused():
-    with pytest.raises(UsageError, match="takes the place of augment.hflip"):
+    with pytest.raises(UsageError, match="replaces augment.hflip"):
         augmentation(transforms=["VerticalFlip"], hflip=0.5)
 
 

@@ -225,7 +225,7 @@ def test_splits_and_processes_share_the_bound(pairs: Path):
     config = DataConfig(cache="ram", cache_gb=10 * PAIR / 1e9)
     data = made_up_data([], splits=splits, config=config)
     caches = open_caches(data, sizes, processes=2)
-    assert (caches.by_split["train"].held, caches.by_split["val"].held) == (4, 1)
+    assert (caches.by_split["train"].slots, caches.by_split["val"].slots) == (4, 1)
     assert "5 of 6" in str(caches.notes[0]) and "for 2 processes" in str(caches.notes[0])
     data = replace(data, config=DataConfig(cache="disk", cache_gb=10 * FILE / 1e9))
     caches = open_caches(data, sizes, processes=2)
@@ -237,7 +237,7 @@ def test_splits_and_processes_share_the_bound(pairs: Path):
 def test_memory_leaves_what_others_need(pairs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(caching, "free_memory", lambda: 4 * PAIR)
     kept, line = opened(pairs, "ram")
-    assert kept.cache.held == 3  # 75 % of 4
+    assert kept.cache.slots == 3  # 75 % of 4
     assert "3 of 6 pairs" in line and "75% of the free memory" in line
 
 
@@ -406,7 +406,7 @@ def test_a_folder_that_cannot_be_made(pairs: Path, tmp_path: Path):
     (tmp_path / "cache").write_text("in the way")
     kept, line = opened(pairs, "disk")
     assert kept.cache is None
-    assert line.startswith("cache: nothing is kept, ") and "\n" not in line
+    assert line.startswith("cache: nothing is stored, ") and "\n" not in line
     assert len(read_all(kept)) == 6
 
 

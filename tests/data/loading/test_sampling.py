@@ -16,6 +16,7 @@ from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.sampling import (
     BatchSampler,
     Draw,
+    Shards,
     batch_at,
     class_draws,
     seed_at,
@@ -83,7 +84,7 @@ def test_a_batch_does_not_depend_on_what_was_asked_before(batch_size, seed, orde
 
 def micro_batches(batch_size, seed, by_class, rank=0, world=1, accumulate=1) -> list[list[Draw]]:
     """Those of steps 2 to 6."""
-    sampler = BatchSampler(40, batch_size, seed, rank, world, by_class, accumulate)
+    sampler = BatchSampler(40, batch_size, seed, by_class, Shards(rank, world, accumulate))
     sampler.start, sampler.stop = 2, 7
     batches = list(sampler)
     assert len(batches) == len(sampler) == 5 * accumulate
@@ -163,7 +164,7 @@ def test_seeds_change_what_is_drawn():
 
 @pytest.mark.parametrize("pixels, fields, says", [
     ([[60, 40]], {}, "rare-crop finds no rare class: none has less than 12.50% .*"
-                     "b 40.00%, a 60.00%.*data.rare_classes, or take the sampler uniform"),
+                     "b 40.00%, a 60.00%.*data.rare_classes, or use the sampler uniform"),
     ([[100, 0]], {}, r"rare-crop finds no rare class.*\(a 100.00%\)"),
     ([[100, 0]], {"rare_classes": ["b"]}, "data.rare_classes: no training mask .* 'b'"),
     ([[60, 40]], {"rare_classes": ["bb"]}, "data.rare_classes: no class 'bb'; did you mean b"),
