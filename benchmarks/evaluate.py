@@ -1,19 +1,19 @@
-"""What scoring costs over bare forward passes: validation inside fit, and all that eval adds.
+"""Overhead of scoring over bare forward passes: validation inside fit, and all that eval adds.
 
     python benchmarks/evaluate.py [--device cpu|cuda] [--threads N] [--data FOLDER_OF_CAMVID]
         [--images N] [--rounds N] [--out FILE]
 
-The same network (configs/camvid.yaml's, random weights) predicts the same images one by one, in
-turns, in one process; ratios are of the turns of one round:
+One network (configs/camvid.yaml's, random weights) predicts the same images one by one in each of
+these variants, which take turns in one process; ratios are of the turns of one round:
 
-    bare       the forward passes on images that lie ready, and nothing else
-    validate   fit's validation, the pairs decoded before (data.cache: ram)
-    files      the same with the loader of fit, from files
+    bare       only the forward passes, on images that are on the device already
+    validate   fit's validation, on pairs decoded in advance (data.cache: ram)
+    files      the same from files, with the loader of fit
     eval       the pass of `segtrain eval` over decoded pairs: confusion, calibration, OHEM's kept
                pixels, boundary IoU, regions, 3C integers an image
 
-Then the bootstrap of 1,000 images, and by how much memory grows with 10,000 small ones, both with
-19 classes. Without --data the images are painted scenes of CamVid's size.
+Then the bootstrap of 1,000 images, and the growth of memory over 10,000 small ones, both with 19
+classes. Without --data the images are painted scenes of CamVid's size.
 """
 
 from __future__ import annotations
@@ -44,16 +44,17 @@ from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.prediction import Prediction, SplitPredictor
 from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_mining
+from segtrain.losses.spec import parse_loss
 from segtrain.metrics import bootstrap
 from segtrain.training.plan import make_model
 
 ROOT = Path(__file__).parents[1]
 SIZE, CLASSES, MANY, RESAMPLED = (360, 480), 19, 10_000, 1000
-GOAL = {"cpu": 0.10, "cuda": 0.05}  # most that validation may add to bare forward passes
+GOAL = {"cpu": 0.10, "cuda": 0.05}  # limit of what validation adds to bare forward passes
 
 
 def paint(folder: Path, images: int) -> None:
-    """Scenes as val of a data set with CamVid's class ids; train holds one, as it must."""
+    """Write scenes as val of a data set with CamVid's class ids; train must hold one."""
     for index in range(images + 1):
         image, mask = scene(0, index, SIZE)
         split = ("val", "valannot") if index else ("train", "trainannot")
@@ -79,7 +80,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     ready = [image.to(fabric.device, memory_format=torch.channels_last) for image in ready]
     predict, names = predictor(model, fabric), config.data.classes
     workers = worker_count("auto", args.device == "cuda", 1)
-    mining = build_mining("ohem", len(names))
+    mining = build_mining(parse_loss("ohem"), len(names))
 
     def bare() -> None:
         for image in ready:
@@ -147,7 +148,7 @@ def bootstrap_seconds(rounds: int) -> dict:
 
 
 def memory_growth() -> dict:
-    """MB that this process grows by from the 100th small image to the last."""
+    """Return the MB by which this process grows from the 100th small image to the last."""
     seen = {}
     generator = torch.Generator().manual_seed(0)
 

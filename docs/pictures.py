@@ -1,8 +1,8 @@
-"""Makes the README's pictures from the demo: an overlay, and the top of its report.
+"""Make the README's pictures from the demo: an overlay and the top of its report.
 
     make demo && .venv/bin/python docs/pictures.py CHROMIUM
 
-Needs what the tests need (`make test` installs it) and the path of a Chromium.
+Needs the packages of the tests (`make test` installs them) and the path of a Chromium.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "runs/latest/eval/val/report.html"
 OVERLAY = ROOT / "predictions/161_overlay.png"
-WIDTH, HEIGHT, SHOWN = 1100, 1024, 900  # of the window, in CSS pixels, and of the picture
+WIDTH, HEIGHT, PICTURE_WIDTH = 1100, 1024, 900  # window in CSS pixels; width of the picture
 
 
-def screenshot(chromium: str) -> Image.Image:
+def take_screenshot(chromium: str) -> Image.Image:
+    """Return a picture of the top of the report."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto(REPORT.resolve().as_uri())
-        taken = page.screenshot()
+        picture = page.screenshot()
         browser.close()
-    return Image.open(io.BytesIO(taken))
+    return Image.open(io.BytesIO(picture))
 
 
 def main(chromium: str) -> None:
-    page = screenshot(chromium)
-    page = page.resize((SHOWN, round(page.height * SHOWN / page.width)), Image.Resampling.LANCZOS)
+    page = take_screenshot(chromium)
+    page = page.resize(
+        (PICTURE_WIDTH, round(page.height * PICTURE_WIDTH / page.width)), Image.Resampling.LANCZOS
+    )
     page.save(ROOT / "docs/report.webp", quality=80, method=6)
     overlay = Image.open(OVERLAY)
     overlay = overlay.resize((3 * overlay.width, 3 * overlay.height), Image.Resampling.NEAREST)

@@ -171,8 +171,7 @@ def test_only_two_places_catch_everything():
 LEFT = {
     f"segtrain.{name}"
     for name in (
-        "training.progress training.loop data.loading.cache commands.compare commands.fit"
-        " commands.predict commands.eval commands.sweep"
+        "training.progress training.loop data.loading.cache commands.fit commands.sweep"
     ).split()
 }
 PRINTING = {"print", "Console", "echo", "secho", "print_exc", "print_exception", "pprint"}

@@ -36,7 +36,7 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """What made the predictions and of which data, such as 'unet, ohem: val of camvid'."""
+        """The origin of the predictions and the data, such as 'unet, ohem: val of camvid'."""
         origin = self.folder.resolve().parents[1].name
         if self.checkpoint:
             origin = f"{self.config.model.arch}, {self.config.loss.expression}"

@@ -51,7 +51,7 @@ class Difference:
 
     @property
     def beyond_noise(self) -> list[bool]:
-        """Of each column, True where the difference is more than noise."""
+        """True in the columns whose difference is more than noise."""
         both = zip(self.excludes_0, self.seeds_overlap, strict=True)
         return [excludes and not overlap for excludes, overlap in both]
 

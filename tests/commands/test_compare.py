@@ -1,4 +1,4 @@
-"""segtrain compare, from outside: differences, their intervals, and what is called noise."""
+"""segtrain compare, from outside: differences, their intervals, and the line to noise."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_a_run_group_is_named_by_what_differs(cli, tmp_path: Path, configs: list
     assert [c["name"] for c in compared(cli, *runs)["contenders"]] == names
 
 
-def test_folders_of_one_name_are_told_apart(cli, tmp_path: Path):
+def test_folders_of_one_name_are_named_by_path(cli, tmp_path: Path):
     runs = [write_run(tmp_path / folder / "run", EVERY) for folder in ("a", "b")]
     assert [c["name"] for c in compared(cli, *runs)["contenders"]] == [str(run) for run in runs]
 
@@ -363,7 +363,7 @@ def test_several_are_summed_up(cli, tmp_path: Path):
     assert found["notes"][-1].endswith("excludes 0 by chance: 0.2 of 4.")
 
 
-def test_the_page_says_it_all_and_loads_nothing(cli, tmp_path: Path):
+def test_the_page_is_complete_and_loads_nothing(cli, tmp_path: Path):
     classes = ("road", "<b>sign</b>")
     runs = []
     for loss, counts in (("ce", EVERY), ("ohem", BETTER)):
@@ -397,13 +397,13 @@ def test_the_page_in_a_browser(cli, chromium: Browser, tmp_path: Path):
         assert page.evaluate("performance.getEntriesByType('resource').length") == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         # the dots lie to the right and left of 0 as the numbers beside them say
-        places = {}
+        offsets = {}
         for row, name in ((1, "ohem"), (2, "focal")):
             plot = page.locator(f"#differences li:nth-child({row}) svg")
             zero = plot.locator("> line").bounding_box()
             dot = plot.locator("circle").bounding_box()
-            places[name] = dot["x"] + dot["width"] / 2 - zero["x"] - zero["width"] / 2
-        assert places["ohem"] > 20 and places["focal"] > 5
+            offsets[name] = dot["x"] + dot["width"] / 2 - zero["x"] - zero["width"] / 2
+        assert offsets["ohem"] > 20 and offsets["focal"] > 5
         found = Axe().run(page).response["violations"]
         assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
         page.close()

@@ -27,7 +27,7 @@ FILES = ["confusion.csv", "confusion.png", "metrics.json", "per_image.csv", "rep
 
 @pytest.fixture(scope="module")
 def run(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the trained run that may be written to."""
+    """A writable copy of the trained run."""
     ignored = shutil.ignore_patterns("*.pt", "last.safetensors", "events*")
     return shutil.copytree(trained, tmp_path_factory.mktemp("eval") / "run", ignore=ignored)
 
@@ -135,7 +135,7 @@ def test_the_runs_own_val_gives_the_best_miou_of_its_history(run: Path, trained:
     assert scores["images"] == 1
     assert f"mIoU {best:.4f} on val: macro over" in answer.stdout
     assert "ignore id 255, native size, 1 image\n" in answer.stdout
-    assert scores["miou_ci"] is None  # of one image nothing can be said
+    assert scores["miou_ci"] is None  # one image has no spread
 
 
 def test_pictures_of_the_report_open(run: Path, ignoring: Path):
@@ -243,7 +243,7 @@ def test_images_of_one_size_go_together(cli, trained: Path):
         )
 
 
-def test_what_goes_together():
+def test_consecutive_images_of_one_size_are_grouped():
     def of(*shapes: int) -> list[Batch]:
         return [Batch(torch.zeros(1, 3, s, s), None, [i], {}) for i, s in enumerate(shapes)]
 
@@ -255,7 +255,7 @@ def test_what_goes_together():
 
 @pytest.fixture(scope="module")
 def predicted(run: Path, ignoring: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What segtrain predict writes of the val images of `ignoring`: masks and overlays."""
+    """Masks and overlays that segtrain predict writes of the val images of `ignoring`."""
     out = tmp_path_factory.mktemp("masks") / "out"
     list(pixel_pairs(run, sorted((ignoring / "images/val").iterdir()), ignoring / "masks/val", out))
     return out
@@ -283,7 +283,7 @@ def test_masks_of_another_tool_have_the_scores_of_the_network_behind_them(
 
 
 def test_classes_of_masks_are_those_of_the_data(cli, pairs: Path):
-    """Nobody names classes: they are found in the training masks."""
+    """Without names classes are inferred from the training masks."""
     answer = evaluate("--predictions", pairs / "masks", "--data", pairs)
     scores = report(pairs / "masks")
     assert [row["name"] for row in scores["classes"]] == ["0", "1", "2"]
@@ -311,7 +311,7 @@ def test_masks_may_hold_the_values_of_the_data_set(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "spoil, code, said",
+    "spoil, code, message",
     [
         (lambda masks: (masks / "0_mask.png").unlink(), 1, "no mask for 1 of 4 images: 0"),
         (lambda masks: shutil.rmtree(masks), 2, "no such folder"),
@@ -330,13 +330,13 @@ def test_masks_may_hold_the_values_of_the_data_set(tmp_path: Path):
     ],
 )  # fmt: skip
 def test_masks_that_cannot_be_scored(
-    cli, ignoring: Path, predicted: Path, tmp_path: Path, spoil, code: int, said: str
+    cli, ignoring: Path, predicted: Path, tmp_path: Path, spoil, code: int, message: str
 ):
     masks = shutil.copytree(predicted, tmp_path / "masks")
     spoil(masks)
     asked = ["--predictions", masks, "--data", ignoring, "--set", "data.classes=[a, b, c]"]
     answer = cli("eval", *asked, "--workers", "0")
-    assert (answer.code, said in answer.error) == (code, True), answer.error
+    assert (answer.code, message in answer.error) == (code, True), answer.error
     assert not (masks / "eval").exists()
 
 
@@ -408,7 +408,7 @@ def test_images_are_drawn_in_groups(run: Path, ignoring: Path, tmp_path: Path):
 
 
 def test_an_image_that_is_all_ignored_is_not_drawn(run: Path, ignoring: Path, tmp_path: Path):
-    """One image is left, of which nothing can be said."""
+    """One image is left, which has no spread."""
     root = shutil.copytree(ignoring, tmp_path / "one")
     for path in sorted((root / "masks/val").iterdir())[1:]:
         Image.fromarray(np.full_like(np.asarray(Image.open(path)), 255)).save(path)
@@ -418,16 +418,16 @@ def test_an_image_that_is_all_ignored_is_not_drawn(run: Path, ignoring: Path, tm
 
 
 @pytest.mark.parametrize(
-    "pattern, said",
+    "pattern, message",
     [
         ("night", "eval.group_by: 'night' matches nothing in 4 of 4 names, such as 0.png"),
         ("[1-3]", "'[1-3]' matches nothing in 1 of 4 names, such as 0.png; add '|(.+)'"),
         ("(", "expected a regular expression"),
     ],
 )
-def test_patterns_that_cannot_group(run: Path, ignoring: Path, pattern: str, said: str):
+def test_patterns_that_cannot_group(run: Path, ignoring: Path, pattern: str, message: str):
     answer = run_cli("eval", run, "--data", ignoring, "--set", f"eval.group_by='{pattern}'")
-    assert answer.code == 2 and said in answer.error
+    assert answer.code == 2 and message in answer.error
 
 
 def test_json_is_all_that_is_printed(run: Path, ignoring: Path):

@@ -25,7 +25,7 @@ SIZE = (33, 47)  # odd, and no multiple of the encoder's stride
 
 
 def photo(path: Path, size: tuple[int, int] = SIZE, exif: Image.Exif | None = None) -> np.ndarray:
-    """Saves a picture of (height, width); its pixels."""
+    """Save a picture of (height, width) and return its pixels."""
     pixels = np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **({"exif": exif} if exif else {}))
@@ -140,9 +140,9 @@ def test_the_latest_runs_best_checkpoint_is_the_default(cli, trained: Path):
     answer = cli("predict", "a.png", "--device", "cpu")
     assert answer.code == 0, answer.stderr
     as_default = ids("a")
-    for place, named in enumerate((trained, trained / "checkpoints/best.safetensors")):
-        predict(cli, named, "a.png", "--out", str(place))
-        np.testing.assert_array_equal(ids("a", str(place)), as_default)
+    for i, named in enumerate((trained, trained / "checkpoints/best.safetensors")):
+        predict(cli, named, "a.png", "--out", str(i))
+        np.testing.assert_array_equal(ids("a", str(i)), as_default)
     (runs / "latest").unlink()
     (runs / "latest").symlink_to("old")  # has a last one alone
     answer = cli("predict", "a.png")
@@ -161,7 +161,7 @@ WINDOWED = ["--set", "eval.max_pixels=1000", "--set", "eval.window=32"]
 
 
 def test_windows_give_nearly_the_whole_images_masks(cli, trained: Path):
-    """Nearer to them than to themselves moved a little: nothing stands in a wrong place."""
+    """Closer to them than to a shifted copy of themselves: no window is misplaced."""
     names = "012"
     for name, size in zip(names, [(96, 128), (32, 200), (41, 25)], strict=True):
         Image.fromarray(scene(int(name), 96, 200)[0][: size[0], : size[1]]).save(f"{name}.png")
@@ -225,7 +225,7 @@ def test_a_large_image_is_decoded_by_bands(cli, channels: int, mode: str, monkey
 
 
 def test_more_than_256_classes_have_16_bits(trained: Path):
-    """Ids and colours of a band, from a network that says which class by the pixel's place."""
+    """Ids and colours of a band, from a network that predicts by the pixel's position."""
     height, width, classes = 24, 16, 300
     picked = torch.arange(height * width).view(height, width) % classes
 

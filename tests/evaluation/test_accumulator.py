@@ -43,7 +43,7 @@ def accumulate(pairs: Pairs, fabric: Fabric, indices: range, **settings) -> Accu
 
 
 def sums(accumulator: Accumulator) -> list:
-    """All that is summed over images, as numbers that can be compared."""
+    """All sums, as numbers that can be compared."""
     return [
         accumulator.confusion.matrix.tolist(),
         accumulator.calibration.matrix.tolist(),
@@ -121,7 +121,7 @@ def test_the_ignored_share(tmp_path: Path, fabric: Fabric):
 
 @pytest.mark.parametrize("images, pixels, behind", [(2, 10**6, 2), (99, 3 * 64, 3)])
 def test_few_images_wait_to_be_counted(monkeypatch, images: int, pixels: int, behind: int):
-    """However slow the host is: their tensors are what would fill the memory."""
+    """Their tensors would fill the memory where the host is slower than the device."""
     monkeypatch.setattr(module, "MAX_WAITING_IMAGES", images)
     monkeypatch.setattr(module, "MAX_WAITING_PIXELS", pixels)
     counted = module.count_regions

@@ -15,7 +15,7 @@ SIZES = ("small", "medium", "large")
 
 
 def made_up_report(names: list[str] = NAMES, images: int = 4, **changes: Any) -> dict[str, Any]:
-    """The report's content; `changes` take the place of its keys."""
+    """The report's content; `changes` replace its keys."""
     rng, count = np.random.default_rng(len(names)), len(names)
     matrix = rng.integers(0, 90, (count, count)) * rng.integers(0, 2, (count, count))
     matrix += np.diag(rng.integers(500, 5000, count))

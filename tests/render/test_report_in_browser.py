@@ -32,7 +32,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(chromium: Browser, report: Path) -> Iterator[Open]:
-    """Opens a page in a window of its own; in the end none has an error or asked for anything."""
+    """Open pages, each in its own window; at the end none had an error or loaded anything."""
     faults: list[str] = []
     contexts = []
 
@@ -133,7 +133,7 @@ def test_the_slider_lays_the_mask_over_the_image(page: Page):
     expect(page.locator(".where")).to_contain_text("1 of 4")  # the key was the slider's
 
 
-def test_layers_are_what_they_say(page: Page):
+def test_layers_show_their_maps(page: Page):
     truth, prediction = made_up_masks()
     colours = make_distinct(PALETTE)
     set_opacity(page, 100)
@@ -158,7 +158,7 @@ def test_layers_are_what_they_say(page: Page):
 
 
 def test_a_class_can_be_switched_off(page: Page):
-    """Classes 2 and 3 have one colour in the palette, and are told apart all the same."""
+    """Classes 2 and 3 have one colour in the palette, and still are separate."""
     set_opacity(page, 100)
     choose(page, "truth")
     before = pixel(page, 112, 50)
@@ -199,14 +199,14 @@ def test_pointing_at_a_pixel_reads_it(page: Page):
     canvas = page.locator("canvas").first
     box = canvas.bounding_box()
     assert box["width"] / box["height"] == pytest.approx(160 / 120, rel=0.01)
-    for (x, y), said in {
+    for (x, y), text in {
         (80, 100): "Truth: pole. Predicted: car.",
         (16, 20): "Truth: road. Predicted: road.",
         (16, 4): "Truth: ignored. Predicted: road.",
     }.items():
         position = {"x": x / 160 * box["width"], "y": y / 120 * box["height"]}
         canvas.hover(position=position)
-        expect(page.locator(".panel .readout")).to_have_text(said)
+        expect(page.locator(".panel .readout")).to_have_text(text)
 
 
 def confused_cell(page: Page) -> tuple[Locator, str, int]:
@@ -272,7 +272,7 @@ def test_a_phone_never_scrolls_sideways(opened: Open, tmp_path: Path, script: bo
 
 
 def width_of(page: Page) -> int:
-    """Of all that the page could be scrolled to, without a script of its own."""
+    """The width that the page can be scrolled over, read without a script in the page."""
     session = page.context.new_cdp_session(page)
     return session.send("Page.getLayoutMetrics")["cssContentSize"]["width"]
 
@@ -288,7 +288,7 @@ def test_it_reads_without_javascript(opened: Open):
     assert page.locator("#matrix").is_visible() and page.locator("svg").count() == 4
 
 
-def test_paper_shows_pictures_in_place_of_controls(opened: Open):
+def test_paper_shows_pictures_instead_of_controls(opened: Open):
     page = opened(color_scheme="dark")
     expect(page.locator(".where")).to_contain_text("1 of 4")
     page.emulate_media(media="print", color_scheme="dark")

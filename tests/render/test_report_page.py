@@ -1,4 +1,4 @@
-"""What report.html says, as a parser reads it; test_report_in_browser.py looks at it."""
+"""The content of report.html for a parser; test_report_in_browser.py sees its look."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Page(HTMLParser):
         return [tuple(e) for e in self.elements if e[0] in tags]
 
     def text(self) -> str:
-        """What is read, not code."""
+        """The text of the page without code."""
         text = self.all("html")[0][2]
         for *_, code in self.all("script", "style"):
             text = text.replace(code, "")
@@ -87,7 +87,7 @@ def written(tmp_path: Path, report: dict, pictures: list[ViewerImage] = [], pale
 
 
 def without_charts(*args: Any, **changes: Any) -> dict[str, Any]:
-    """They take the most time."""
+    """A report that is quick to write: charts take most of the time."""
     report = made_up_report(*args, history=None, **changes)
     report["metrics"]["calibration"] = None
     return report
@@ -146,8 +146,8 @@ def test_anchors_are_unique_and_lead_somewhere(text: str, page: Page):
 
 def test_the_headline_is_the_number_with_its_interval(page: Page):
     report = made_up_report()
-    metrics, said = report["metrics"], " ".join(page.text().split())
-    assert f"{metrics['miou']:.4f}" in said and report["headline"] in said
+    metrics, shown = report["metrics"], " ".join(page.text().split())
+    assert f"{metrics['miou']:.4f}" in shown and report["headline"] in shown
     low, high = metrics["miou_ci"]
     assert f"95 % interval {low:.3f}\u200a–\u200a{high:.3f}" in page.text()
     for key in ("pixel_accuracy", "mean_accuracy", "fw_iou", "boundary_iou", "ece"):
@@ -179,11 +179,11 @@ def test_regions_are_counted_by_size(page: Page):
     header, *rows, total = page.rows("by-size")
     for row, truth in zip(rows, made_up_report()["metrics"]["classes"], strict=True):
         for place, size in enumerate(("small", "medium", "large")):
-            attributes, said = row[1 + 2 * place]
+            attributes, shown = row[1 + 2 * place]
             found = truth["regions"][size]
-            assert said == f"{100 * found['recall']:.0f} %" and row[2 + 2 * place][1] == "40"
+            assert shown == f"{100 * found['recall']:.0f} %" and row[2 + 2 * place][1] == "40"
             assert attributes["title"] == f"{found['found']} of 40 {size} regions found"
-    assert [said for _, said in total] == ["All classes"] + ["75 %", "200"] * 3
+    assert [shown for _, shown in total] == ["All classes"] + ["75 %", "200"] * 3
 
 
 def test_confusions_are_shares_of_the_row(page: Page):
@@ -191,11 +191,11 @@ def test_confusions_are_shares_of_the_row(page: Page):
     header, *rows = page.rows("matrix")
     assert [name for _, name in header][1:] == [name[0][1] for name in rows] == NAMES
     for true, row in enumerate(rows):
-        for other, (attributes, said) in enumerate(row[1:]):
+        for other, (attributes, shown) in enumerate(row[1:]):
             share = matrix[true, other] / matrix[true].sum()
             assert attributes["data-at"] == f"{true},{other}"
             assert f": {matrix[true, other]:,} pixels, {100 * share:.2f} %" in attributes["title"]
-            assert said == ("" if not share else "·" if share < 0.005 else f"{100 * share:.0f}")
+            assert shown == ("" if not share else "·" if share < 0.005 else f"{100 * share:.0f}")
 
 
 def test_the_pairs_confused_most_come_first(page: Page):
@@ -206,23 +206,23 @@ def test_the_pairs_confused_most_come_first(page: Page):
         for other, count in enumerate(row)
         if true != other and count
     ]
-    rows = [[said for _, said in row] for row in page.rows("confused-most")[1:]]
+    rows = [[shown for _, shown in row] for row in page.rows("confused-most")[1:]]
     most = sorted(cells, key=lambda c: -c[0])[:8]
     for row, (count, true, other) in zip(rows, most, strict=True):
         assert row[:3] == [NAMES[true], NAMES[other], str(count)]
         assert row[4] == report["confused"][true, other][0][0]
 
 
-def test_the_rest_is_said(page: Page):
-    said = page.text()
+def test_data_and_provenance_are_shown(page: Page):
+    shown = page.text()
     report = made_up_report()
     for value in (*report["data"].values(), *report["provenance"].values()):
         if isinstance(value, str):
-            assert value in said
-    assert "8.33 %" in said and "3 min" in said and "torch 2.15.0" in said
+            assert value in shown
+    assert "8.33 %" in shown and "3 min" in shown and "torch 2.15.0" in shown
 
 
-def test_charts_say_their_figures(page: Page):
+def test_charts_have_a_description(page: Page):
     loss, miou, kept, reliability = (
         a["aria-label"] for _, a, _ in page.all("div") if a.get("role") == "img"
     )
@@ -281,20 +281,20 @@ def undefined() -> dict[str, Any]:
 
 def test_what_is_undefined_is_left_out_or_explained(tmp_path: Path):
     page = Page(written(tmp_path, undefined()))
-    said = page.text()
-    assert not re.search(r"\bNone\b|\bnan\b", said, re.IGNORECASE)
+    shown = page.text()
+    assert not re.search(r"\bNone\b|\bnan\b", shown, re.IGNORECASE)
     for reason in (
         "no interval",
         "without probabilities",
         "No training history",
         "pole: in neither",
     ):
-        assert reason in said
+        assert reason in shown
     header, *rows = page.rows("scores")
     assert "Kept" not in [name for _, name in header]
     assert [text for _, text in rows[2]] == ["pole", "–", "–", "–", "–", "–", "–", "0.000"]
     assert rows[2][1][0]["data-value"] == ""
-    assert "0.1234" in said and "Images" not in [text for *_, text in page.all("h2")]
+    assert "0.1234" in shown and "Images" not in [text for *_, text in page.all("h2")]
     links = [a["href"] for _, a, _ in page.all("a")]
     assert "#images" not in links
 
