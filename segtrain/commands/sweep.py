@@ -17,7 +17,7 @@ from segtrain.console import write
 from segtrain.distributed.launch import describe_exit
 from segtrain.distributed.processes import PARENT
 from segtrain.distributed.signals import SIGNALS, StopRequest
-from segtrain.errors import SegtrainError, Stopped, UsageError
+from segtrain.errors import SegtrainError, Stopped, UsageError, translate_errors
 from segtrain.files import write_json
 from segtrain.models.segmentation import check_names
 from segtrain.runs.folder import CONFIG, safe_name
@@ -146,13 +146,12 @@ def make_jobs(losses: list[str], seeds: int, base: Config, out: Path) -> list[Jo
 
 def refuse_other_base(out: Path, base: Config) -> None:
     """Raise UsageError where the runs in the folder were started with another config."""
-    try:
-        kept = json.loads((out / BASE).read_text(encoding="utf-8"))["base"]
-    except FileNotFoundError:
+    file = out / BASE
+    if not file.exists():
         return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{out / BASE}: unreadable ({error}); use another --out") from error
-    changed = compare_configs(make_config(kept, str(out / BASE)), base)
+    with translate_errors(lambda e: f"{file}: unreadable ({e}); use another --out", UsageError):
+        earlier = json.loads(file.read_text(encoding="utf-8"))["base"]
+    changed = compare_configs(make_config(earlier, str(file)), base)
     if listed := [
         f"{key} was {old}, now {new}"
         for key, (old, new) in changed.items()

@@ -57,7 +57,8 @@ def launch_ranks(fabric: Fabric, train: TrainConfig, config: Path | None) -> Ite
         if fabric.world_size > 1:
             # the long wait was for rank 0 to read the data set; now all answer quickly
             limit = parse_duration(train.timeout)
-            set_timeout(limit + 2 * GRACE_SECONDS if fabric.device.type == "cuda" else limit)
+            limit += 2 * GRACE_SECONDS if fabric.device.type == "cuda" else 0
+            set_collective_timeout(timedelta(seconds=limit))
         yield rank_monitor
     except Stopped as stop:
         if rank:  # all stop at the same step; rank 0 reports it, before a launcher ends all
@@ -139,7 +140,7 @@ class RankMonitor:
         if TIMED_OUT.search(str(error)):
             return f"another process did not answer within {self.timeout} (train.timeout)"
         if address := re.search(r"\[([\d.]+|[\da-f:]+)\]:\d+", str(error)):
-            return f"another process, on {address[1]}, ended; its own output says why"
+            return f"another process, on {address[1]}, ended; see its own output"
         return f"the connection between processes failed: {first_line(error)}"
 
     def _add_advice(self, cause: str) -> str:
@@ -236,11 +237,6 @@ def limit_exit_time() -> None:
     """End Python within GRACE_SECONDS of its exit, where backends may wait for a dead process."""
     nowhere = open(os.devnull, "w")
     atexit.register(faulthandler.dump_traceback_later, GRACE_SECONDS, exit=True, file=nowhere)
-
-
-def set_timeout(limit: float) -> None:
-    """Set how many seconds a collective may take from now on."""
-    set_collective_timeout(timedelta(seconds=limit))
 
 
 def count_restarts() -> int:

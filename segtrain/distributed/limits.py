@@ -18,8 +18,8 @@ NOT_DETERMINISTIC = "does not have a deterministic implementation"
 def explain_limits(advice: str) -> Iterator[None]:
     """Raise SegtrainError where the block exceeds what the device can do; other errors pass.
 
-    That is memory (`advice` says how to need less), torch.compile, and operations that have no
-    deterministic implementation (train.deterministic).
+    The limits are memory (with `advice` how to need less), torch.compile, and operations that have
+    no deterministic implementation (train.deterministic).
     """
     try:
         yield

@@ -16,7 +16,7 @@ from segtrain.training.plan import TrainingPlan, make_augmentation
 
 @dataclass(frozen=True)
 class Loaders:
-    """What one process reads during training."""
+    """The loader of training batches and the pairs of one process."""
 
     train: DataLoader
     sampler: BatchSampler  # of `train`; the loop sets its first and last step

@@ -1,4 +1,4 @@
-"""The training loop over epochs and steps, to be read from top to bottom."""
+"""The training loop over epochs and steps; read it from top to bottom."""
 
 from __future__ import annotations
 

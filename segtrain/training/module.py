@@ -1,4 +1,4 @@
-"""The module that Fabric wraps, its compilation, and the way its loss is computed."""
+"""The module that Fabric wraps, its compilation, and the path of its loss."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class BufferSnapshot:
 
 
 class Compilation(NamedTuple):
-    """Whether torch.compile is used, and why."""
+    """The decision for or against torch.compile, and its reason."""
 
     enabled: bool
     reason: str
@@ -88,7 +88,7 @@ def decide_compilation(
 
 
 def describe_loss_path(model: SegmentationModel, loss: Loss, device: torch.device) -> str:
-    """Return how the loss is computed on a device, and why, as environment.json keeps it."""
+    """Return the path that computes the loss on a device, and its reason, for environment.json."""
     path, reason = loss.reader.path(device, next(model.parameters()).dtype)
     text = f"{path} path ({reason})"
     if model.upsampling > 1:

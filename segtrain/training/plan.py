@@ -1,4 +1,4 @@
-"""The plan of a training: everything that is resolved, and refused, before its first step."""
+"""The plan of a training: all that is resolved before its first step, or refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TrainingPlan:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole training."""
+        """The number of steps of the training."""
         return self.config.train.epochs * self.steps_per_epoch
 
     @property
@@ -196,11 +196,11 @@ def check_loss(config: Config, loss: LossSpec) -> list[Note]:
         if getattr(config.loss, key) != getattr(LossConfig(), key) and not loss.takes(key)
     ]
     parts = config.train.accumulate
-    whole = [name for name in loss.names if name != "ce"]
-    if parts > 1 and whole:
+    affected = [name for name in loss.names if name != "ce"]
+    if parts > 1 and affected:
         texts.append(
-            f"train.accumulate splits a batch into {parts} micro-batches: {', '.join(whole)} uses "
-            "the pixels of one micro-batch at a time, not of the whole batch"
+            f"train.accumulate splits a batch into {parts} micro-batches: {', '.join(affected)} "
+            "uses the pixels of one micro-batch at a time, not of the whole batch"
         )
     return [Note(text, "note") for text in texts]
 

@@ -1,4 +1,4 @@
-"""The progress of a training: a live bar in a terminal, elsewhere a plain line an epoch."""
+"""Progress of a training: a live bar in a terminal, elsewhere one line per epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session of a run: what the functions of the training loop share."""
+"""The session of a run, which the functions of the training loop share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segtrain.training.state import Training
 
 @dataclass(frozen=True)
 class RunStart:
-    """What rank 0 resolves before the other ranks start, and sends to them."""
+    """The start of a run, which rank 0 resolves and sends to the other ranks."""
 
     plan: TrainingPlan
     run: Path  # the run's folder; only rank 0 needs to see it

@@ -1,4 +1,4 @@
-"""The state of a training, all that a step changes: it is saved and restored as a whole."""
+"""The state of a training: all that a step changes, saved and restored together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device cannot do is one sentence with advice; any other error passes."""
+"""Limits of a device are one sentence with advice; any other error passes."""
 
 from __future__ import annotations
 

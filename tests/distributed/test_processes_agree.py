@@ -12,7 +12,7 @@ from faults.zygote import Child, Zygote
 from same_run import rows_of, weights_of
 
 # batch norm over each process's own images would differ; a mining and a region loss show that
-# the loss is that of the whole batch
+# the loss is that of all images in the batch
 SAME = (
     "--batch-size 6 --loss ohem+0.5*dice --set model.freeze_bn=true --set optim.name=sgd"
     " --set data.val_fraction=0.5"
@@ -84,10 +84,10 @@ BAD_ON_ONE = """
 import torch
 from segtrain.losses import Loss
 
-whole, calls = Loss.forward, iter(range(1000))
+plain, calls = Loss.forward, iter(range(1000))
 
 def forward(self, *args, **kwargs):
-    loss = whole(self, *args, **kwargs)
+    loss = plain(self, *args, **kwargs)
     if next(calls) == 1 and torch.distributed.get_rank() == 1:
         loss = loss * torch.inf
     return loss

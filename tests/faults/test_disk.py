@@ -157,7 +157,7 @@ def test_a_disk_that_becomes_read_only(
 
 @pytest.mark.parametrize("file", ["config.yaml", "checkpoints/last.safetensors", STATE])
 def test_a_limit_on_file_sizes(file: str, zygote: Zygote, straight: Straight, tmp_path: Path):
-    """As `ulimit -f` sets it; the file is the first that is too large."""
+    """The limit of `ulimit -f`; the file is the first that is too large."""
     path = straight.run / (f"checkpoints/{file}" if file == STATE else file)
     limit = path.stat().st_size * 3 // 4
     child = straight.fit(zygote, tmp_path, file_size=limit)

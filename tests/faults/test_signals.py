@@ -108,7 +108,7 @@ def test_a_killed_loader_worker_is_told_and_the_run_can_finish(
 def test_a_signal_to_the_whole_group_spares_the_workers(
     zygote: Zygote, straight: Straight, tmp_path: Path
 ):
-    """As a terminal sends Ctrl-C, and a scheduler its SIGTERM."""
+    """A terminal sends Ctrl-C so, and a scheduler its SIGTERM."""
     stop = Aim("forward", 6, BEFORE, signal=signal.SIGSTOP)
     for signum in (signal.SIGTERM, signal.SIGINT):
         cwd = tmp_path / signum.name

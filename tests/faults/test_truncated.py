@@ -43,7 +43,7 @@ def test_a_file_of_any_shorter_length_is_refused(name: str, straight: Straight, 
 
 
 def record(content: bytes, name: str) -> tuple[int, int]:
-    """Where the bytes of a record of a zip archive start and end."""
+    """Return the start and end of the bytes of a record in a zip archive."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         info = next(i for i in archive.infolist() if i.filename.endswith(name))
     name_and_extra = struct.unpack("<2H", content[info.header_offset + 26 :][:4])
@@ -52,7 +52,7 @@ def record(content: bytes, name: str) -> tuple[int, int]:
 
 
 def header(name: str, content: bytes) -> tuple[int, int]:
-    """Where all that is not a tensor's bytes is: safetensors' header, or the state's pickle."""
+    """Return the start and end of safetensors' header, or of the state's pickle."""
     if name == STATE:
         return record(content, "data.pkl")
     return 0, 8 + struct.unpack("<Q", content[:8])[0]
@@ -74,7 +74,7 @@ def test_a_flipped_byte_of_a_tensor_to_resume_from_is_refused(straight: Straight
 def test_a_flipped_byte_of_the_header_is_refused_or_harmless(
     name: str, straight: Straight, tmp_path: Path
 ):
-    """A letter of a class's name may become another one, and nobody can know."""
+    """A letter of a class's name may change, which nothing can detect."""
     content = (straight.run / "checkpoints" / name).read_bytes()
     rng, path, refused = random.Random(0), tmp_path / name, 0
     start, end = header(name, content)

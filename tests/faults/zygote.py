@@ -18,7 +18,7 @@ How it works, step by step:
    is an *event* with a name: "forward", "validate", "write config.yaml", "replace
    last.state.pt". The child appends a line to its *trace* when an event begins ("> forward") and
    when it ends ("< forward"). The trace is a file, so it outlives a kill.
-5. If an event matches an *aim* of the request, the tracer does what the aim says: it sends the
+5. If an event matches an *aim* of the request, the tracer carries it out: it sends the
    process a signal, or lets the write fail. An `Aim` names the event, which occurrence of it (the
    n-th), and the moment: BEFORE it, AFTER it, or HALF way through the bytes of a write.
 6. The zygote waits for its children and writes how each ended to its *status* file: the exit code,
@@ -93,7 +93,7 @@ WRITES = ("mkdir", "open", "write", "fsync", "replace", "rename", "link", "symli
 
 @dataclass
 class Aim:
-    """Where a child is to break, and how: a signal to itself, or a write that fails."""
+    """The event at which a child breaks, and how: a signal to itself, or a write that fails."""
 
     event: str  # "*" is anything that is written
     nth: int = 1
@@ -104,7 +104,7 @@ class Aim:
 
 
 class EventTracer:
-    """Trace the events of this process, not of its children, and act where an aim says so."""
+    """Trace the events of this process, not of its children, and act at the aims."""
 
     def __init__(self, root: str, trace: str, aims: list[Aim]):
         self.root, self.aims = os.path.join(os.path.realpath(root), ""), aims
@@ -235,7 +235,7 @@ class EventTracer:
 
 
 def kind(path: object) -> str:
-    """The name of a file that is written, without what differs from run to run."""
+    """Return the name of a written file without the parts that differ from run to run."""
     name = re.sub(r"^\.tmp-(\d+-)?", "", os.path.basename(os.fsdecode(path)))
     name = re.sub(r"(events\.out).*", r"\1", name.replace(f"-{os.getpid()}", ""))
     return re.sub(r"[0-9a-f]{16,}|(?<=step-)\d+", "#", name)
@@ -418,7 +418,7 @@ class Child:
         return text
 
     def wait(self, timeout: float = 60) -> int:
-        """The exit code; -N where signal N ended it."""
+        """Return the exit code; -N where signal N ended it."""
         if self.code is None:
             self.code = int(self._status(timeout))
         return self.code

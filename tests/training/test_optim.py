@@ -1,4 +1,4 @@
-"""What is trained and decayed, the learning rate of every step, skipped steps, the average."""
+"""Parameter groups, the learning rate of every step, skipped steps, the moving average."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[
 
 
 class Small(nn.Module):
-    """Named as a SegmentationModel's parts are; channels_last."""
+    """A network with the parts of a SegmentationModel; channels_last."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class Learned(nn.Module):
 
 
 def give_gradients(module: nn.Module, seed: int) -> None:
-    """A gradient to each parameter, laid out as autograd would: as the parameter is."""
+    """Give each parameter a gradient, laid out like the parameter, as autograd does."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         values = torch.randn(parameter.shape, generator=generator)
@@ -57,14 +57,14 @@ def step_by(module: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> N
 
 
 def tensors_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """Copies of all that a step may change."""
+    """Return copies of all that a step may change."""
     states = [state[key] for state in optimizer.state.values() for key in sorted(state)]
     return [tensor.detach().clone() for tensor in (*module.parameters(), *states)]
 
 
 @contextmanager
 def no_waiting(device: str) -> Iterator[None]:
-    """On a GPU, what waits for it raises."""
+    """Make code raise that waits for a GPU."""
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     try:
@@ -194,7 +194,7 @@ def test_each_part_has_its_learning_rate_and_decay():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_equal_those_of_plain_torch(name: str):
-    """The twin has one unfused optimiser for each parameter."""
+    """The twin has one unfused optimizer for each parameter."""
     model, twin = Small(), Small()
     config = OptimConfig(name=name, lr=0.1, encoder_lr=0.5, weight_decay=0.3, momentum=0.8)
     optimizer = build_optimizer(model, nn.Module(), config)
@@ -275,7 +275,7 @@ def test_state_is_laid_out_as_the_weights_and_survives_a_file(name: str):
     assert same(tensors_of(model, optimizer), tensors_of(resumed_model, resumed))
 
 
-def test_a_frozen_encoder_is_not_in_the_optimiser():
+def test_a_frozen_encoder_is_not_in_the_optimizer():
     model = build_model(ModelConfig(options={"decoder_channels": [8] * 5}), 3)
     model.freeze_encoder()
     optimizer = build_optimizer(model, nn.Module(), OptimConfig(encoder_lr=0))
@@ -319,6 +319,6 @@ def test_an_average_without_decay_is_the_model():
 
 
 def test_the_average_reads_nothing_from_the_device():
-    """Tensors of the meta device have no values: who reads one gets an error."""
+    """Tensors of the meta device have no values: reading one raises an error."""
     model = Small().to("meta")
     update_average(copy.deepcopy(model), model, 0.9, 3)

@@ -46,6 +46,20 @@ def test_the_training_bar_counts_every_step():
     assert "epoch 1/3" in screen.file.getvalue() and "1/60" in screen.file.getvalue()
 
 
+def test_lines_stand_above_the_live_bar_unwrapped_and_safe(terminal, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    line = "step 3: skipped; files: [red]a\x1b[2J.png " + 60 * "x"
+    with Reporter(TrainConfig(epochs=3), 20, TrainState(), True) as reporter:
+        reporter.write(line)
+    assert line.replace("\x1b", "\\x1b") in capsys.readouterr().out
+
+
+def test_other_ranks_report_nothing(terminal, capsys):
+    with Reporter(TrainConfig(epochs=3), 20, TrainState(), False) as reporter:
+        reporter.write("a line")
+    assert capsys.readouterr().out == ""
+
+
 def test_the_last_epoch_estimates_no_end(capsys):
     row = {"epoch": 1, "train_loss": 1.0, "lr": 0.1, "val_miou": None, "images_per_second": 1.0}
     row |= {"seconds": 2.0, "train_seconds": 1.0, "step": 20}

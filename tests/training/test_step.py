@@ -52,9 +52,7 @@ def interpolated_loss(model, expression, images, target):
 @pytest.mark.parametrize("size", [(32, 64), (45, 37)])
 def test_loss_and_gradients_are_those_of_upsampled_logits(arch, factor, expression, size):
     torch.manual_seed(0)
-    model = build_model(
-        ModelConfig(arch=arch, encoder="resnet18"), 3
-    ).eval()  # batch norm stands still
+    model = build_model(ModelConfig(arch=arch, encoder="resnet18"), 3).eval()  # fixes batch norm
     images, target = batch(*size)
     module = TrainingModule(model, build_loss(expression, 3))
     PATHS_TAKEN.clear()
@@ -146,14 +144,14 @@ def optimizer_state(session: Session) -> dict:
 def test_micro_batches_average_to_the_whole_batch():
     images, target = batch(32, 64)
     target[1, :9] = 255  # as many valid pixels in each micro-batch
-    whole, split = (start(freeze_bn=True, name="sgd", lr=0.1) for _ in range(2))
-    before = weights(whole)
-    one, _ = take_step(whole, [(images, target)])
+    undivided, split = (start(freeze_bn=True, name="sgd", lr=0.1) for _ in range(2))
+    before = weights(undivided)
+    one, _ = take_step(undivided, [(images, target)])
     two, _ = take_step(split, [(images[:1], target[:1]), (images[1:], target[1:])])
     assert float(one) == pytest.approx(float(two), rel=1e-6)
-    for name, value in weights(whole).items():
+    for name, value in weights(undivided).items():
         torch.testing.assert_close(weights(split)[name], value, rtol=1e-4, atol=1e-6)
-    assert not torch.equal(weights(whole)["model.network.segmentation_head.0.weight"],
+    assert not torch.equal(weights(undivided)["model.network.segmentation_head.0.weight"],
                            before["model.network.segmentation_head.0.weight"])  # fmt: skip
 
 
@@ -197,10 +195,10 @@ def test_a_gradient_scaler_skips_the_same_steps(monkeypatch, broken: str, clip_n
     _, outcome = take_step(session, [batch(32, 64)])
     assert outcome == [0, 0] and scaler.get_scale() == 4
     before, term = weights(session), type(session.training.loss.terms[0])
-    whole = term.value
+    plain_value = term.value
 
     def value(self, pixels):
-        good = whole(self, pixels)
+        good = plain_value(self, pixels)
         return good + torch.inf if broken == "loss" else good * torch.nan
 
     with monkeypatch.context() as patch:
