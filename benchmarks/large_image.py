@@ -62,7 +62,8 @@ def write_checkpoint(path: Path) -> Config:
         data={"classes": names, "palette": palette}, model={"weights": "none", "options": OPTIONS}
     )
     model = build_model(config.model, CLASSES)
-    save_model(path, model, Meta.of(model, config, palette=palette, epoch=0, miou=None))
+    meta = Meta.of(model, config, classes=names, palette=palette, epoch=0, miou=None)
+    save_model(path, model, meta)
     return config
 
 

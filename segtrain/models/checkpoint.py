@@ -46,10 +46,9 @@ class Meta:
 
     @classmethod
     def of(cls, model: SegmentationModel, config: Config, **more: Any) -> Meta:
+        """Return the metadata of a model; `more` are the other fields."""
         mean, std = (buffer.flatten().tolist() for buffer in (model.mean, model.std))
-        classes = config.data.classes
-        assert classes is not None  # resolved before the model is built
-        return cls(config=config, classes=classes, mean=mean, std=std, **more)
+        return cls(config=config, mean=mean, std=std, **more)
 
     def config_here(self, path: Path, sets: list[str], flags: dict[str, Any]) -> Config:
         """Return the training's config with a command's changes, for one device of this machine.

@@ -31,6 +31,7 @@ def save_checkpoint(session: Session, miou: float | None = None, best: bool = Fa
     meta = Meta.of(
         model,
         plan.config,
+        classes=plan.data.classes,
         palette=plan.data.palette,
         epoch=state.epoch,
         step=state.step,

@@ -70,7 +70,12 @@ def train(
         write_notes(loaders.notes)
         history = History(run, state.epoch)
         trace = trace_steps(run, fabric.device) if config.train.profile else None
-    with session.stop_request, session.reporter, trace or nullcontext() as profile:
+    with (
+        session.stop_request,
+        session.reporter,
+        history or nullcontext(),
+        trace or nullcontext() as profile,
+    ):
         while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
             train_epoch(session, loaders, profile)
             clock, scores = time.perf_counter(), None

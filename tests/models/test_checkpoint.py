@@ -52,7 +52,7 @@ def small_config() -> Config:
 
 @pytest.fixture
 def saved(model: SegmentationModel, tmp_path: Path) -> Path:
-    meta = Meta.of(model, small_config(), palette=PALETTE, epoch=4, miou=0.25)
+    meta = Meta.of(model, small_config(), classes=CLASSES, palette=PALETTE, epoch=4, miou=0.25)
     save_model(tmp_path / "best.safetensors", model, meta)
     return tmp_path / "best.safetensors"
 
@@ -91,7 +91,7 @@ def test_metadata_is_json_that_anyone_can_read(saved: Path):
 
 
 def test_saving_twice_gives_the_same_bytes(model, saved: Path, tmp_path: Path):
-    meta = Meta.of(model, small_config(), palette=PALETTE, epoch=4, miou=0.25)
+    meta = Meta.of(model, small_config(), classes=CLASSES, palette=PALETTE, epoch=4, miou=0.25)
     save_model(tmp_path / "again.safetensors", model, meta)
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
 
