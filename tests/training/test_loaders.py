@@ -126,4 +126,4 @@ def test_another_folder_is_evaluated_in_its_own_layout(cli, pairs: Path):
     Path("other/val.txt").write_text("")
     answer = cli("eval", "--data", other)
     assert answer.code == 0, answer.stderr
-    assert "val: 4 pairs" in answer.stdout
+    assert "pairs: 2 train, 4 val;" in answer.stdout
