@@ -38,7 +38,7 @@ class CocoMask:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width)."""
+        """Return (height, width)."""
         return self.height, self.width
 
     def values(self) -> np.ndarray:

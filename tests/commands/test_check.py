@@ -1,4 +1,4 @@
-"""segtrain check: the page, its exit code, and what it writes."""
+"""segtrain check: the report, its exit code and the files it writes."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_all_test_pairs_are_read(cli, good: Path):
 
 
 def test_names_of_every_kind(cli, good: Path):
-    """Markup, brackets, and bytes that are no UTF-8 (from a zip of another system)."""
+    """Markup, brackets, and bytes that are not UTF-8 (from a zip of another system)."""
     for name in (b"[red]x[/].png", b"[1].png", b"\xfc.png"):
         target = os.path.join(os.fsencode(good / "images/train"), *name.split(b"/")[-1:])
         shutil.copy(good / "images/train/000.png", "new.png")
@@ -250,7 +250,7 @@ def test_odd_names_stay_text(cli, good: Path, tmp_path: Path, kind: str, where: 
 
 
 def test_class_names_stay_text(cli, good: Path):
-    """Classes may come from files of others, such as a COCO JSON."""
+    """Class names may come from a downloaded file, such as a COCO JSON."""
     Path("c.yaml").write_text('data: {classes: ["[/red]", "\\e[2Jb", "c\\nd"]}\n')
     page = cli("check", SET, "--config", "c.yaml")
     assert page.code == 0, page.stderr
@@ -286,7 +286,7 @@ def test_what_was_fixed_is_seen(cli, good: Path):
 
 
 def fixed(cli, *args: object) -> dict[str, Any]:
-    """Writes the config of a faulty data set; it must have no error. Returns the data section."""
+    """Write the config of a faulty data set; it must have no error. Return its data section."""
     assert cli("check", *args, "--write-config", "my.yaml").code == 1
     again = cli("check", "--config", "my.yaml")
     assert again.code == 0, again.stdout + again.stderr
@@ -434,7 +434,7 @@ def test_the_preview_leaves_ignored_pixels_as_they_are(cli, grey: Path):
 
 
 def test_the_preview_shows_a_rare_class(cli, grey: Path):
-    """One of 200 images has it."""
+    """Only one of 200 images has the class."""
     write_pairs(grey, 100, "images/train", "masks/train", first=100, height=8, width=8, classes=2)
     for path in sorted((grey / "masks").rglob("*.png")):
         repaint(path, lambda mask: mask % 2)
@@ -497,7 +497,7 @@ def test_no_picture_where_nothing_can_be_read(cli, good: Path, option: str):
 
 @pytest.mark.parametrize("option", ["--preview", "--augment"])
 def test_a_picture_of_what_can_be_painted_beside_faults(cli, good: Path, option: str):
-    """An unknown value in one mask keeps nobody from looking at the others."""
+    """An unknown value in one mask does not keep the others from being painted."""
     repaint(good / "masks/train/001.png", lambda mask: np.where(mask == mask[0, 0], 7, mask))
     answer = cli("check", SET, option, "a.png", *PAINTED[:2], "--write-config", "my.yaml")
     assert answer.code == 1 and Path("my.yaml").exists()

@@ -1,4 +1,4 @@
-"""COCO JSON: found, checked, and drawn to pixels worked out by hand."""
+"""COCO JSON: detection, checks, and masks drawn to pixels computed by hand."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ What the words mean:
   labels are read as they were written. "shape": a flipped bit in a file without checksums cannot
   be noticed, so only the size must be right. "bad": an error must name it.
 - *loose*: a damaged list or COCO JSON. It may change anything, so only a traceback is a failure.
-- *outcome*: "right", "shape", "finding" or "error"; `TALLY` counts them.
+- *outcome*: "right", "shape", "finding" or "error"; `OUTCOMES` counts them.
 
 How to extend it:
 
@@ -80,7 +80,7 @@ CASES = int(os.environ.get("SEGTRAIN_DAMAGE_CASES", 0))
 VOID = 255
 LOSSY_ERROR = 8  # mean difference that JPEG and WebP may make; a wrong turn makes 40 and more
 ORIENTATION = 0x0112
-TALLY: Counter = Counter()
+OUTCOMES: Counter = Counter()
 
 
 # ---- files
@@ -562,7 +562,7 @@ def write_pair(
 
 
 def spoil_region(pair: Pair, damage: str) -> None:
-    """Choose what a COCO JSON has in place of a damaged mask file."""
+    """Choose what a COCO JSON has instead of a damaged mask file."""
     pair.damage = {
         "value": "value", "size": "size", "delete": "box", "truncate": "cut", "flip": "cut",
     }.get(damage, "")  # fmt: skip
@@ -749,7 +749,7 @@ def judge(case: Case, root: Path) -> str:
         found = survey(data, full=True)
     except SegtrainError as error:
         assert is_just(str(error)), f"names no damaged file: {error}"
-        TALLY.update(f"{pair.damage}: error" for pair in damaged)
+        OUTCOMES.update(f"{pair.damage}: error" for pair in damaged)
         return "error"
     errors = [finding for finding in found.findings if finding.error]
     for finding in errors:
@@ -757,12 +757,12 @@ def judge(case: Case, root: Path) -> str:
         unclear = finding.kind == "classes" and any(p.rules["mask"] != "right" for p in damaged)
         assert loose or unclear or is_just(said), f"false alarm: {said}"
     if loose:
-        TALLY["index: taken"] += 1
+        OUTCOMES["index: taken"] += 1
         return "finding" if errors else "right"
     for pair in pairs:
         outcome = follow(case, found, pair, errors)
         if pair.damage:
-            TALLY[f"{pair.damage}: {outcome}"] += 1
+            OUTCOMES[f"{pair.damage}: {outcome}"] += 1
     return "finding" if errors else "right"
 
 
@@ -784,7 +784,7 @@ def taken(found: Inspection) -> dict[str, list]:
 
 
 def follow(case: Case, found: Inspection, pair: Pair, errors: list) -> str:
-    """Return what became of a pair; raise AssertionError if its rules are broken in silence."""
+    """Return the outcome of a pair; raise AssertionError if its rules are broken silently."""
     named = any(pair.is_named(says(finding)) for finding in errors)
     said = f"{pair.name} ({pair.damage or 'good'}; {pair.rules})"
     splits = {s: [sample.image for sample in samples] for s, samples in taken(found).items()}
@@ -804,7 +804,7 @@ def follow(case: Case, found: Inspection, pair: Pair, errors: list) -> str:
         assert errors, said
         return "finding"
     rules = pair.rules | ({} if sample.mask == pair.mask or not pair.mask else {"mask": "right"})
-    assert "bad" not in rules.values(), f"{said} goes unsaid: {errors}"
+    assert "bad" not in rules.values(), f"{said} is not reported: {errors}"
     assert read is not None and labels is not None, f"{said} can't be read, and no error says so"
     assert read.dtype == np.uint8 and read.shape == pair.pixels.shape, said
     assert labels.shape == pair.ids.shape, said
@@ -898,13 +898,13 @@ def test_right_pixels_or_a_named_file(layout: str):
     @given(cases(layout))
     def ends_well(case: Case) -> None:
         outcome = tried(judge, case)
-        TALLY[f"{layout}: {outcome}"] += 1
+        OUTCOMES[f"{layout}: {outcome}"] += 1
         if case.seed % 4 == 0:
             tried(through_the_command, case)
 
     started = time.perf_counter()
     ends_well()
-    TALLY[f"{layout}: seconds"] += round(time.perf_counter() - started)
+    OUTCOMES[f"{layout}: seconds"] += round(time.perf_counter() - started)
 
 
 def lenient(self: masks.MaskReader, values: np.ndarray) -> np.ndarray:
@@ -957,4 +957,4 @@ def test_a_broken_product_is_found_out(fault: str, monkeypatch: pytest.MonkeyPat
 def report():
     yield
     if CASES:
-        print(json.dumps(dict(sorted(TALLY.items())), indent=1))
+        print(json.dumps(dict(sorted(OUTCOMES.items())), indent=1))

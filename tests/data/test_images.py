@@ -1,4 +1,4 @@
-"""Image files -> upright uint8 pixels of the model's channels."""
+"""Image files to upright uint8 pixels of the model's channels."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_lossy_formats_keep_their_colours(tmp_path: Path, suffix: str):
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits"])
 @pytest.mark.parametrize("reader", [read, ImageReader(3, (0, 255)), ImageReader(3, (0, 100))])
 def test_tiffs_of_every_compression(tmp_path: Path, compression: str | None, reader: ImageReader):
-    """The value range is one more thing to apply, no reason to refuse a file."""
+    """A value range is applied to 8-bit files, too, and refuses none."""
     path = tmp_path / "photo.tif"
     Image.fromarray(RGB).save(path, compression=compression)
     highest = reader.value_range[1] if reader.value_range else 255
@@ -522,7 +522,7 @@ def test_as_many_pixels_as_allowed_are_read(tmp_path: Path, suffix: str):
 
 
 def test_a_real_bomb_is_never_decoded(tmp_path: Path):
-    """20,000 x 20,000 pixels in 400 bytes: refused by the default limit."""
+    """20,000 x 20,000 pixels in 400 bytes exceed the default limit."""
     path = tmp_path / "bomb.png"
     size = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(bytes(10_000))), (b"IEND", b"")]
@@ -707,7 +707,7 @@ def test_the_size_is_read_from_the_header_alone(tmp_path: Path, suffix: str):
 
 
 def test_readers_are_equal_by_what_they_do():
-    """They are the key of what is kept on disk, and travel to the workers."""
+    """Readers are part of the keys of saved files, and are sent to workers."""
     import pickle
 
     assert ImageReader(3, (0, 1)) == pickle.loads(pickle.dumps(ImageReader(3, (0, 1))))

@@ -1,4 +1,4 @@
-"""Mask files -> class ids, and nothing silently wrong."""
+"""Mask files to class ids, and nothing silently wrong."""
 
 from __future__ import annotations
 
@@ -399,7 +399,7 @@ def test_black_and_white_jpeg_masks_snap_to_0_and_255(
 def test_smooth_grey_becomes_the_nearest_that_means_something(
     tmp_path: Path, num_classes, label_map, lb_ignore, anchors
 ):
-    """Values half way between two become the lower; all 256 are looked at."""
+    """Values half way between two become the lower; all 256 are tested."""
     path = tmp_path / "mask.png"
     Image.fromarray(np.arange(256, dtype=np.uint8)[None]).save(path)
     ids = MaskReader(num_classes, label_map, lb_ignore, allow_lossy=True)(path)

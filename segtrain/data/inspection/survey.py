@@ -32,7 +32,7 @@ class Inspection:
 
     @property
     def config(self) -> DataConfig:
-        """The data section as given, with what is known of path and classes."""
+        """The data section as given, with its path, and its classes where these are known."""
         return self.source.config
 
 
@@ -53,7 +53,7 @@ class Survey(Inspection):
 
     @property
     def sizes(self) -> dict[str, list[tuple[int, int]]]:
-        """(height, width) of the upright images, by split."""
+        """Sizes (height, width) of the upright images, by split."""
         return {split: [fact.image.size for fact in facts] for split, facts in self.facts.items()}
 
     @property
@@ -65,7 +65,7 @@ class Survey(Inspection):
 
     @property
     def median_size(self) -> tuple[int, int]:
-        """(height, width): the median of each over the training images."""
+        """Median height and median width of the training images."""
         height, width = np.median([fact.image.size for fact in self.facts["train"]], axis=0)
         return int(height), int(width)
 
@@ -168,7 +168,7 @@ def read_some_deep(read: Scanner, facts: Facts) -> Facts:
 
 
 def class_matrix(facts: list[PairFacts], masks: MaskReader) -> np.ndarray:
-    """(images, classes) int64: each mask's pixels of each class."""
+    """Return (images, classes) int64: each mask's pixels of each class."""
     counts = [class_pixels(fact, masks) for fact in facts]
     return np.array(counts, np.int64).reshape(-1, masks.num_classes)
 

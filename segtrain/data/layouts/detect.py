@@ -45,13 +45,13 @@ UNSPLIT = ("{i}", "{m}")
 class FoundPairs:
     """The pairs of each split, sorted by name, with the layout's classes and findings.
 
-    Classes, colours and label map are None or empty where the layout defines none.
+    Classes and label map are empty, colours None, where the layout defines none.
     """
 
     splits: dict[str, list[Sample]]
     format: str
     layout: str  # how the pairs were found, in one line
-    classes: list[str] | None = None
+    classes: list[str] = field(default_factory=list)
     palette: list[tuple[int, int, int]] | None = None
     label_map: dict[int, int | str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -110,9 +110,8 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
         layout += f" ({len(splits['val'])} held out for val by seed {config.split_seed})"
     if result.excluded:
         layout += f", {result.excluded} excluded"
-    return FoundPairs(
-        splits, name, layout, listing.classes, listing.palette, listing.label_map, findings
-    )
+    classes, palette, label_map = listing.classes or [], listing.palette, listing.label_map
+    return FoundPairs(splits, name, layout, classes, palette, label_map, findings)
 
 
 def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:

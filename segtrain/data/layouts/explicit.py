@@ -78,8 +78,7 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
                 groups[name], wrong = choose(root / split.list, *sides, root)
             else:
                 groups[name], wrong = group(*sides), {}
-        else:
-            assert split.list  # COMBINATIONS has no other without images
+        elif split.list:  # as all have that lack images
             groups[name], wrong = read_pairs(root / split.list, root, config.allow_outside)
         faults |= wrong
     layout = ", ".join(

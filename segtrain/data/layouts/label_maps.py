@@ -56,7 +56,6 @@ def match_classes(classes: list[str], label_map: LabelMap, found: FoundPairs) ->
 
     `label_map` is the config's. Raises SegtrainError where the layout's classes are others.
     """
-    assert found.classes is not None
     if set(found.classes) <= set(classes):
         place: dict[int | str, int] = {i: classes.index(n) for i, n in enumerate(found.classes)}
         by_value = {i: i for i in range(len(found.classes))} | found.label_map

@@ -1,4 +1,4 @@
-"""Facts -> findings: what is an error, what is a note, and the line that fixes it."""
+"""Facts to findings: errors and notes, with the config line that fixes them."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_a_split_without_pairs():
 
 
 def leak(**splits: list[str]) -> Finding:
-    """The finding of images whose names begin with the same letter being the same."""
+    """Return the finding where images with the same first letter are the same image."""
     facts = {s: [fact(name, {"digest": name[0]}) for name in names] for s, names in splits.items()}
     found = faults.duplicates(facts)
     return one([finding for finding in found if finding.kind == "leak"])

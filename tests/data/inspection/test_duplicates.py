@@ -73,7 +73,7 @@ def test_flat_and_lonely_images_are_near_to_none(hashes: dict[Path, int]):
 
 
 def test_very_many_alike_images_take_no_quadratic_memory():
-    """A film of one scene: pairs are not all listed, and other images still are found."""
+    """A film of one scene: not all of its pairs are listed, but other images are found."""
     same = [12345] * (MOST_IN_A_BAND + 1)
     other = 0xFFFF_0000_AAAA_1234
     pairs = near_pairs(named([*same, other, flip(other, [3, 40])]))

@@ -1,4 +1,4 @@
-"""Masks whose classes nobody named: nothing is guessed silently."""
+"""Inference of classes from mask values: nothing is guessed silently."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_one_value_alone_cannot_be_fixed():
 
 
 def test_smooth_black_and_white_is_told_from_many_classes():
-    """A third of the pixels may be edges in between; 200 even values are something else."""
+    """A third of the pixels may be edges between peaks; 200 equally frequent values may not."""
     values = dict.fromkeys(range(256), 4) | {0: 5000, 255: 3000}
     with pytest.raises(ClassesUnclear) as raised:
         find_num_classes(values, {}, 255)

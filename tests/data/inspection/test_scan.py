@@ -1,4 +1,4 @@
-"""Facts of pairs, read once and kept."""
+"""Facts of pairs, read once and saved."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter:
-    """How often each kind of facts was read from a file."""
+    """Count how often each kind of facts is read from a file."""
     counter = Counter()
     for name in ("header_facts", "image_facts", "mask_facts"):
         original = getattr(scan, name)
@@ -163,7 +163,7 @@ def test_deep_images_are_those_of_16_bit_integers(tmp_path: Path, array, suffix,
 
 
 def test_the_digest_is_of_the_pixels_not_of_the_file(tmp_path: Path):
-    """The same picture saved anew, or turned by EXIF, is the same; one grey level apart is not."""
+    """A picture saved again, or rotated by EXIF, has the same digest; another pixel changes it."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3)).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 8
@@ -310,7 +310,7 @@ def test_the_hash_by_hand():
     assert difference_hash(Image.fromarray(one)) == 1 << 63
 
 
-# what is kept
+# saved facts
 
 
 def test_kept_facts_are_the_same_and_no_file_is_read_again(tmp_path: Path, calls: Counter):
@@ -450,7 +450,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 
 
 def entries_of(change):
-    """Damages every entry of what is kept, in a file that is still JSON."""
+    """Damage every saved entry, in a file that is still JSON."""
     return lambda text: json.dumps({key: change(entry) for key, entry in json.loads(text).items()})
 
 

@@ -1,4 +1,4 @@
-"""The data section as given -> what is there."""
+"""The survey: a data section to its data set, statistics and findings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from segtrain.errors import SegtrainError
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache and working folder, and a demo of few scenes, which are soon painted."""
+    """An empty cache and working folder, and a demo of few scenes, quick to paint."""
     small = partial(demo.write_demo, train=3, val=2)
     monkeypatch.setattr("segtrain.data.layouts.locate.write_demo", small)
     monkeypatch.setenv("SEGTRAIN_CACHE", str(tmp_path / "cache"))
@@ -31,11 +31,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def lines(found: Survey) -> list[str]:
-    """What fit prints of a data set."""
+    """Return the lines that fit prints about a data set."""
     return [str(note) for note in (*found.data_set.notes, *found.notes)]
 
 
-def test_what_is_found_is_filled_in_and_said(tmp_path: Path):
+def test_inferred_values_are_filled_in_and_reported(tmp_path: Path):
     prepared = prepare(DataConfig(path=str(write_pairs(tmp_path / "set"))))
     assert prepared.data_set.classes == ["0", "1", "2"]
     assert len(set(prepared.data_set.palette)) == 3
@@ -50,7 +50,7 @@ def test_what_is_found_is_filled_in_and_said(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "values, label_map, said",
+    "values, label_map, line",
     [
         ([0, 1, 255], {}, "ids 0..1 found in the training masks, 255 ignored"),
         ([0, 255], {255: 1}, "ids 0..1 found in the training masks"),
@@ -61,15 +61,15 @@ def test_what_is_found_is_filled_in_and_said(tmp_path: Path):
         ),
     ],
 )
-def test_the_ids_found_are_said_with_what_is_ignored(tmp_path: Path, values, label_map, said):
+def test_inferred_ids_are_reported_with_ignored_values(tmp_path: Path, values, label_map, line):
     root = write_pairs(tmp_path / "set", 2)
     for path in (root / "masks").iterdir():
         Image.fromarray(np.resize(values, (48, 40)).astype(np.uint8)).save(path)
     summary = lines(prepare(DataConfig(path=str(root), label_map=label_map)))
-    assert f"classes: {said}" in summary
+    assert f"classes: {line}" in summary
 
 
-def test_shares_of_training_pixels_are_said(tmp_path: Path):
+def test_shares_of_training_pixels_are_reported(tmp_path: Path):
     for split, value in (("train", 1), ("val", 0)):
         root = tmp_path / "set"
         write_pairs(root, 2, f"images/{split}", f"masks/{split}", first=10 * value)
@@ -259,7 +259,7 @@ def errors(findings: list[Finding]) -> list[Finding]:
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_errors_are_found_named_and_fixed(tmp_path: Path, case: str):
-    """The one error, with its file and value; the fix's fields make the data set good."""
+    """Each fault is one error with its file and value; its fix makes the data set valid."""
     spoil, fields, kind, words = ERRORS[case]
     root = split_set(tmp_path / "set")
     spoil(root)
@@ -339,7 +339,7 @@ def test_a_good_data_set_has_no_finding(tmp_path: Path):
     assert found.findings == []
 
 
-def test_many_faults_are_all_told_at_once(tmp_path: Path):
+def test_many_faults_are_all_reported_at_once(tmp_path: Path):
     root = split_set(tmp_path / "set")
     for case in ("image without mask", "sizes", "truncated mask", "unknown value"):
         ERRORS[case][0](root)
@@ -373,7 +373,7 @@ def test_the_test_split_is_part_of_the_full_survey_alone(tmp_path: Path):
 
 
 def test_the_fix_of_duplicates_holds_where_val_is_drawn(tmp_path: Path):
-    """Leaving out files must not draw another val, with other doubles across it."""
+    """Excluding files must not draw another val, with other duplicates across splits."""
     root = write_pairs(tmp_path / "set", 20)
     for index in range(20):
         for folder in ("images", "masks"):
@@ -440,7 +440,7 @@ def test_damaged_files_are_skipped_up_to_one_in_a_hundred(tmp_path: Path, count:
         assert any("skipped" in line and "masks/train/000.png" in line for line in lines(found))
 
 
-def test_alpha_is_said(tmp_path: Path):
+def test_dropped_alpha_is_reported(tmp_path: Path):
     root = split_set(tmp_path / "set")
     repaint(root / "images/train/001.png", lambda i: np.dstack([i, i[..., :1]]))
     summary = "\n".join(lines(survey(DataConfig(path=str(root)))))
@@ -492,7 +492,7 @@ def test_a_second_survey_reads_nothing(tmp_path: Path, monkeypatch):
 
 
 def test_files_of_odd_names(tmp_path: Path):
-    """Commas, brackets, quotes, markup, spaces, and bytes that are no text."""
+    """Commas, brackets, quotes, markup, spaces, and bytes that are not UTF-8."""
     root = split_set(tmp_path / "set")
     names = [b"a, b.png", b"[1].png", b"{x}.png", b"'q'.png", b"[red].png", b"\xfc.png", b"* .png"]
     for index, name in enumerate(names):

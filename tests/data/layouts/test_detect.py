@@ -1,4 +1,4 @@
-"""Layouts on disk -> pairs by split."""
+"""Layouts on disk to pairs by split."""
 
 from __future__ import annotations
 
@@ -150,10 +150,10 @@ def test_orphans_of_both_kinds_are_found_and_left_out(tmp_path: Path):
         ("unpaired", ["images/a.png", "images/b.png"]),
         ("unpaired", ["masks/g.png", "masks/h.png"]),
     ]
-    said = str(found.findings[0])
-    assert said.startswith("2 image(s) without a mask: images/a.png, images/b.png; ")
-    assert "add the partner or remove the file" in said
-    assert "data.exclude: [images/a.png, images/b.png]" in said
+    text = str(found.findings[0])
+    assert text.startswith("2 image(s) without a mask: images/a.png, images/b.png; ")
+    assert "add the partner or remove the file" in text
+    assert "data.exclude: [images/a.png, images/b.png]" in text
     assert "2 mask(s) without an image: masks/g.png" in str(found.findings[1])
     fixed = find_pairs(DataConfig(exclude=found.findings[0].fix["exclude"]), tmp_path)
     assert faults(fixed) == [("unpaired", ["masks/g.png", "masks/h.png"])]

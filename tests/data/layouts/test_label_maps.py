@@ -1,4 +1,4 @@
-"""What mask values mean where the layout and the config both say something."""
+"""Label maps where both the layout and the config define mask values."""
 
 from __future__ import annotations
 

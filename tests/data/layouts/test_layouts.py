@@ -36,7 +36,7 @@ def text(path: Path, *lines: str) -> None:
 
 
 def read(found: FoundPairs, split: str = "train", place: int = 0) -> list[list[int]]:
-    """The class ids of a pair's mask, as training would see them."""
+    """Return the class ids of a pair's mask, as training reads them."""
     reader = MaskReader(len(found.classes), found.label_map, VOID, found.palette)
     return reader(found.splits[split][place].mask).tolist()
 

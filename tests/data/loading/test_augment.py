@@ -37,7 +37,7 @@ def same(one: tuple, other: tuple) -> bool:
 
 
 def fresh_sample(preset: str, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-    """What a process that has done nothing before makes of the scene."""
+    """Return the augmented scene of a fresh process."""
     return augmentation(preset=preset)(*scene(), draw)
 
 
@@ -186,7 +186,7 @@ def test_jitter_changes_colours_alone(channels):
 
 
 def test_jitter_stays_within_its_share():
-    """Of a plain grey image, contrast and saturation change nothing: brightness is what shows."""
+    """On a plain grey image, contrast and saturation have no effect: only brightness shows."""
     image, mask = np.full((32, 40, 3), 100, np.uint8), np.zeros((32, 40), np.uint8)
     change = augmentation(**STILL, jitter=0.3)
     means = [change(image, mask, Draw(0, index))[0].mean() for index in range(200)]

@@ -31,7 +31,7 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the disk cache is, in each test."""
+    """The folder of the disk cache in each test."""
     monkeypatch.setenv("SEGTRAIN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "decoded"
 
@@ -43,7 +43,7 @@ def samples_in(root: Path) -> list[Sample]:
 def opened(
     root: Path, kind: str, gb: float = 1, masks: MaskReader | None = None, **more
 ) -> tuple[Pairs, str]:
-    """The pairs of a folder behind a cache, and what it notes."""
+    """Return the pairs of a folder behind a cache, and its notes."""
     samples, config = samples_in(root), DataConfig(cache=kind, cache_gb=gb)
     data = made_up_data(samples, masks, config=config, images=ImageReader(**more))
     caches = open_caches(data, {"train": [(HEIGHT, WIDTH)] * len(samples)})
@@ -52,7 +52,7 @@ def opened(
 
 
 def count_decodes(pairs: Pairs) -> list[Sample]:
-    """The samples that `pairs` decodes from now on."""
+    """Return a list that collects the samples which `pairs` decodes from now on."""
     decoded, decode = [], pairs.decode
 
     def counting(sample: Sample):
@@ -64,7 +64,7 @@ def count_decodes(pairs: Pairs) -> list[Sample]:
 
 
 def repaint(path: Path, later: int = 1) -> np.ndarray:
-    """Another image of the same size, which the file's time of change tells."""
+    """Write another image of the same size, with a later time of change."""
     then = path.stat().st_mtime_ns
     pixels = 255 - np.asarray(Image.open(path))
     Image.fromarray(pixels).save(path)
@@ -349,7 +349,7 @@ def test_the_bound_holds_for_all_workers_together(pairs: Path, folder: Path):
     assert len(list(folder.iterdir())) == 3
 
 
-def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, folder: Path):
+def test_what_was_not_used_for_longest_is_evicted(tmp_path: Path, folder: Path):
     names = {}
     for place, name in enumerate(["old", "older", "mine"]):
         root = write_pairs(tmp_path / name, 2, first=2 * place)
@@ -360,12 +360,12 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, folder: Path):
         for file in names[name]:
             then = file.stat().st_mtime - 86400 * age
             os.utime(file, (then, then))
-    # room for five: mine are the oldest, but used now, so one of the older goes
+    # space for five: mine are the oldest, but used now, so one of the older goes
     _, line = opened(tmp_path / "mine", "disk", gb=5 * FILE / 1e9)
     assert "2 of 2" in line
     left = set(folder.iterdir())
     assert names["mine"] | names["old"] < left and len(left & names["older"]) == 1
-    # new pairs need room for two: both that are left of the others' oldest go
+    # new pairs need space for two: both that are left of the others' oldest go
     kept, _ = opened(write_pairs(tmp_path / "new", 2, first=6), "disk", gb=5 * FILE / 1e9)
     read_all(kept)
     left = set(folder.iterdir())

@@ -1,4 +1,4 @@
-"""Pairs, batches and loaders: what is in them, and what a damaged file does."""
+"""Pairs, batches and loaders: their content, and damaged files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def cut(path: Path) -> None:
 
 
 def draws_of(batch) -> list[list[int]]:
-    """What `top_left` wrote: (pass, index, focus + 1) of each image."""
+    """Return what `top_left` wrote: (pass, index, focus + 1) of each image."""
     return batch.images[:, :, 0, 0].tolist()
 
 
@@ -144,7 +144,7 @@ def test_training_batches_are_the_same_for_any_workers_and_cache(pairs: Path):
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_an_epoch_left_midway_does_not_reach_into_the_next(pairs: Path, workers: int):
-    """Batches that were on their way are dropped: what comes is what was asked for last."""
+    """Prefetched batches are dropped after a change of steps: only the new ones arrive."""
     found = make_pairs(samples_in(pairs) * 10, top_left)
     sampler = BatchSampler(60, 2, 3)
     loader = train_loader(found, sampler, workers)
@@ -253,7 +253,7 @@ def test_nothing_skipped_says_nothing(pairs: Path):
 
 
 def test_what_workers_import_stays_light():
-    """They would import it all again where they are not forked."""
+    """Workers that are not forked would import everything again."""
     tree = ast.parse(Path(dataset.__file__).read_text())
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}

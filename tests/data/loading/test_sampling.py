@@ -1,4 +1,4 @@
-"""Order: permutations, draws by class, shards, and no memory of what was asked before."""
+"""Sampling: permutations, draws by class, shards; independent of earlier calls."""
 
 import pickle
 import time
@@ -83,7 +83,7 @@ def test_a_batch_does_not_depend_on_what_was_asked_before(batch_size, seed, orde
 
 
 def micro_batches(batch_size, seed, by_class, rank=0, world=1, accumulate=1) -> list[list[Draw]]:
-    """Those of steps 2 to 6."""
+    """Return the micro-batches of steps 2 to 6."""
     sampler = BatchSampler(40, batch_size, seed, by_class, Shards(rank, world, accumulate))
     sampler.start, sampler.stop = 2, 7
     batches = list(sampler)
@@ -96,7 +96,7 @@ def micro_batches(batch_size, seed, by_class, rank=0, world=1, accumulate=1) -> 
     st.integers(1, 40), st.integers(1, 4), st.integers(1, 4), SEEDS, st.sampled_from(list(SAMPLERS))
 )
 def test_ranks_and_micro_batches_share_out_each_batch(batch_size, world, accumulate, seed, sampler):
-    """As cards are dealt, to the ranks in turn; what a step's batch is depends on neither."""
+    """A step's batch is dealt to the ranks in turn; it depends on neither ranks nor parts."""
     settings = batch_size, seed, SAMPLERS[sampler]
     dealt = [[[] for _ in range(5 * accumulate)] for _ in range(world)]
     for step, batch in enumerate(micro_batches(*settings)):
@@ -162,15 +162,15 @@ def test_seeds_change_what_is_drawn():
     assert drawn("rare-crop", 80, seed=1) != drawn("rare-crop", 80, seed=2)
 
 
-@pytest.mark.parametrize("pixels, fields, says", [
+@pytest.mark.parametrize("pixels, fields, words", [
     ([[60, 40]], {}, "rare-crop finds no rare class: none has less than 12.50% .*"
                      "b 40.00%, a 60.00%.*data.rare_classes, or use the sampler uniform"),
     ([[100, 0]], {}, r"rare-crop finds no rare class.*\(a 100.00%\)"),
     ([[100, 0]], {"rare_classes": ["b"]}, "data.rare_classes: no training mask .* 'b'"),
     ([[60, 40]], {"rare_classes": ["bb"]}, "data.rare_classes: no class 'bb'; did you mean b"),
 ])  # fmt: skip
-def test_a_sampler_without_its_classes_is_refused(pixels, fields, says):
-    with pytest.raises(UsageError, match=says):
+def test_a_sampler_without_its_classes_is_refused(pixels, fields, words):
+    with pytest.raises(UsageError, match=words):
         class_draws(data("rare-crop", ["a", "b"], **fields), np.array(pixels))
 
 

@@ -1,4 +1,4 @@
-"""The list of albumentations: every argument is taken, padding is ours, labels stay labels."""
+"""Transforms of albumentations: arguments take effect, padding and labels stay intact."""
 
 import warnings
 
@@ -29,7 +29,7 @@ def pair(height: int = 32, width: int = 40, dtype=np.uint8) -> tuple[np.ndarray,
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_library_takes_every_argument_of_the_presets(preset, channels):
-    """One that it renames, or ignores with a warning, fails here."""
+    """An argument that albumentations renames, or ignores with a warning, fails here."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Augmentation(AugmentConfig(crop=(32, 40), preset=preset), 255, 0, channels)
@@ -105,7 +105,7 @@ def test_lists_choose_among_transforms():
     assert {labels.tobytes() for labels in got} == flips
 
 
-@pytest.mark.parametrize("entry, says", [
+@pytest.mark.parametrize("entry, words", [
     ("HorizontlFlip", "HorizontlFlip is not a transform of albumentations .*mean HorizontalFlip"),
     ("BasicTransform", "BasicTransform is not a transform"),
     ({"RandomGamma": {"gama_limit": [80, 120]}},
@@ -137,8 +137,8 @@ def test_lists_choose_among_transforms():
     ({"OneOf": {"transforms": [3]}}, "expected a name or .*got 3"),
     ({"OneOf": {"transform": ["Blur"]}}, "OneOf has no argument 'transform'; did you mean trans"),
 ])  # fmt: skip
-def test_what_cannot_be_used_is_named(entry, says):
-    with pytest.raises(UsageError, match=says) as caught:
+def test_what_cannot_be_used_is_named(entry, words):
+    with pytest.raises(UsageError, match=words) as caught:
         augmentation("HorizontalFlip", entry)
     assert str(caught.value).startswith("augment.transforms: ") and "\n" not in str(caught.value)
 
@@ -161,7 +161,7 @@ def test_what_is_random_beyond_its_seed_is_refused(monkeypatch):
 
 
 def test_every_transform_works_or_is_refused_in_a_line():
-    """All names of the library, bare: nothing but a UsageError, and pairs that training can use."""
+    """Each name of the library, without arguments: a UsageError, or pairs that training can use."""
     image, mask = pair()
     usable = 0
     for name in sorted(TRANSFORMS):

@@ -1,4 +1,4 @@
-"""Loader processes that die or get signals: one sentence within seconds, and never a hang."""
+"""Loader processes that die or get signals: one error within seconds, and never a hang."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ try:
             if seen == 20:
                 print("going", flush=True)
 except SegtrainError as error:
-    print(f"said: {error}", flush=True)
+    print(f"error: {error}", flush=True)
     sys.exit(1)
 """
 )
@@ -69,19 +69,19 @@ def test_a_killed_worker_ends_the_run_in_one_sentence(pairs: Path, tmp_path: Pat
         workers = wait_for(lambda: children(run.process.pid))
         os.kill(workers[0], sent)
         assert run.wait() == 1
-        (said,) = re.findall("^said: .*", run.out.read_text(), re.MULTILINE)
+        (error,) = re.findall("^error: .*", run.out.read_text(), re.MULTILINE)
         if sent == signal.SIGBUS:
-            assert "killed (SIGBUS)" in said and "/dev/shm" in said and "--shm-size" in said
+            assert "killed (SIGBUS)" in error and "/dev/shm" in error and "--shm-size" in error
         else:
-            assert f"killed ({sent.name})" in said and "memory ran out" in said
+            assert f"killed ({sent.name})" in error and "memory ran out" in error
         for way_out in ("--workers (now 2; 0 ", "--batch-size", "--crop"):
-            assert way_out in said
+            assert way_out in error
         assert "Traceback" not in run.err.read_text()
         wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
 
 def test_all_workers_killed_between_two_passes(pairs: Path, tmp_path: Path):
-    """Workers that die while nobody waits for a batch disturb nothing until the next one."""
+    """The death of workers between batches has no effect until the next batch."""
     pause = "while seen and Path('pause').exists(): time.sleep(0.05)"
     script = LOOP.replace("try:\n", "import time\nseen = 0\ntry:\n", 1).replace(
         "    while True:\n",
@@ -96,7 +96,7 @@ def test_all_workers_killed_between_two_passes(pairs: Path, tmp_path: Path):
         assert run.process.poll() is None
         (tmp_path / "pause").unlink()
         assert run.wait() == 1
-        assert "said: a loader worker was killed (SIGKILL)" in run.out.read_text()
+        assert "error: a loader worker was killed (SIGKILL)" in run.out.read_text()
 
 
 TO_A_RUN = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
@@ -140,7 +140,7 @@ def test_signals_to_a_run_pass_its_workers_by(pairs: Path, sent: signal.Signals)
 
 
 def test_a_stuck_worker_is_ended_by_its_parent():
-    """As torch does it; here nothing but the kernel could end the worker."""
+    """As torch does it; only the kernel could end this worker."""
     read, write = os.pipe()
 
     def hold_the_interpreter() -> None:
@@ -208,7 +208,7 @@ def test_a_stop_in_the_midst_of_an_epoch(pairs: Path, tmp_path: Path, how):
 
 
 def test_workers_die_with_their_parent(pairs: Path, tmp_path: Path):
-    """At once, and a worker that is stuck as well."""
+    """At once, even a stuck worker."""
     with Running(tmp_path, "-c", RUN, pairs, 2, "train", "stuck") as run:
         wait_for((tmp_path / "stuck").exists)
         workers = children(run.process.pid)
@@ -218,7 +218,7 @@ def test_workers_die_with_their_parent(pairs: Path, tmp_path: Path):
 
 
 def no_shared_memory(size: str, *command: str) -> subprocess.CompletedProcess | None:
-    """Runs a command where /dev/shm is of that size; None where mounting is not allowed."""
+    """Run a command where /dev/shm has that size; None where mounting is not allowed."""
     mount = f'mount -t tmpfs -o {size} tmpfs /dev/shm && exec "$@"'
     for options in (["-m"], ["-Urm"]):
         tried = subprocess.run(["unshare", *options, "sh", "-c", mount, "-", "true"], check=False)
@@ -237,18 +237,18 @@ def test_too_little_shared_memory_says_so(tmp_path: Path, size: str):
     if done is None:
         pytest.skip("mounting is not allowed here")
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    (said,) = done.stdout.strip().splitlines()
-    assert said.startswith("said: loader workers cannot start" if size == "ro" else "said: ")
-    assert "shared memory (/dev/shm, " in said and "--shm-size" in said and "--workers" in said
+    (error,) = done.stdout.strip().splitlines()
+    assert error.startswith("error: loader workers cannot start" if size == "ro" else "error: ")
+    assert "shared memory (/dev/shm, " in error and "--shm-size" in error and "--workers" in error
 
 
 def test_an_error_of_ours_in_a_worker_passes_as_it_is(pairs: Path, tmp_path: Path):
-    """Only deaths are explained: a fault in the product keeps its traceback."""
+    """Only deaths are translated: a bug keeps its traceback."""
     script = LOOP.replace("(image, mask))", "(image, mask.nonsense))")
     with Running(tmp_path, "-c", script, pairs, 2, "train") as run:
         assert run.wait(90) == 1
         assert "AttributeError" in run.err.read_text() and "nonsense" in run.err.read_text()
-        assert "said:" not in run.out.read_text()
+        assert "error:" not in run.out.read_text()
 
 
 def test_fit_says_that_a_worker_was_killed(tmp_path: Path):
