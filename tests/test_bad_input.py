@@ -136,7 +136,7 @@ def test_no_such_folder(cli):
 
 
 def test_a_part_of_a_data_set(cli, pairs: Path):
-    refused(fit(cli, data=pairs / "images"), 1, f"is {pairs} meant?")
+    refused(fit(cli, data=pairs / "images"), 1, f"did you mean {pairs}?")
 
 
 def test_one_class_is_nothing_to_learn(cli, pairs: Path):
@@ -394,7 +394,7 @@ def test_imagenet_of_an_encoder_that_has_none(cli, pairs: Path, no_hub):
 def test_auto_without_the_hub_warns_and_goes_on(cli, pairs: Path, no_hub):
     answer = fit(cli, "--weights", "auto", "--dry-run", *RESNET18[-2:], "--encoder", "resnet18")
     assert answer.code == 0
-    assert "WARNING: no ImageNet weights for resnet18" in answer.stdout
+    assert "warning: no ImageNet weights for resnet18" in answer.stdout
     assert "weights: none" in answer.stdout
 
 

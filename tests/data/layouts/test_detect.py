@@ -64,7 +64,7 @@ def test_a_layout_with_splits_is_found(tmp_path: Path, folders):
     assert names(found, "test") == [("2c.jpg", "2c.png")]
     assert found.layout == ", ".join(f"{images} + {masks}" for images, masks in folders)
     assert (found.format, found.findings) == ("pairs", [])
-    assert (found.classes, found.palette, found.label_map) == (None, None, {})
+    assert (found.classes, found.palette, found.label_map) == ([], None, {})
 
 
 @pytest.mark.parametrize("images", ["images", "image", "imgs", "img"])
