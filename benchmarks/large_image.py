@@ -26,7 +26,7 @@ from PIL import Image
 
 from segtrain.config import Config
 from segtrain.models.checkpoint import Meta, save_model
-from segtrain.models.inference import place_windows, window_size
+from segtrain.models.inference import choose_window, place_windows
 from segtrain.models.segmentation import build_model
 
 RESULT = RESULTS / "large_image.json"
@@ -101,7 +101,7 @@ def main() -> None:
         for case, more in CASES.items():
             cases[case] = measure(folder, more)
             print(f"{case}: {json.dumps(cases[case])}", flush=True)
-    window = window_size(options.size, options.size, config.eval)
+    window = choose_window(options.size, options.size, config.eval)
     rows, columns = (len(place_windows(options.size, side, config.eval.overlap)) for side in window)
     found = machine()
     content = {

@@ -64,7 +64,7 @@ def evaluate_network(
         checkpoint=checkpoint,
         history=run / HISTORY,
     )
-    return score(evaluation, began, as_json)
+    return score_split(evaluation, began, as_json)
 
 
 def evaluate_masks(
@@ -85,6 +85,7 @@ def evaluate_masks(
     data = open_data_set(config.data, config.model.in_channels)
     pairs = Pairs.of(data, split)
     write_notes(data.notes, stderr=as_json)
+    # tools write class ids; data sets may have other values, colours or a label map
     if config.eval.mask_values == "ids":
         count, limit = len(data.classes), data.config.max_pixels
         ids = MaskReader(count, {}, data.lb_ignore, data.palette, max_pixels=limit)
@@ -106,10 +107,10 @@ def evaluate_masks(
         predict=predictor.predict,
         device=fabric.device,
     )
-    return score(evaluation, began, as_json)
+    return score_split(evaluation, began, as_json)
 
 
-def score(evaluation: Evaluation, began: float, as_json: bool) -> Path:
+def score_split(evaluation: Evaluation, began: float, as_json: bool) -> Path:
     """Predict and score the split; write and print the report, return its folder.
 
     began: when the command started, by time.perf_counter().
@@ -124,7 +125,7 @@ def score(evaluation: Evaluation, began: float, as_json: bool) -> Path:
         predictions = evaluation.predict(indices, accumulator.calibration)
         for prediction in progress(predictions, "evaluating", len(indices)):
             accumulator.add(prediction)
-    if not accumulator.confusion.matrix.any():
+    if not accumulator.confusion.matrix.any():  # before files of nothing are written
         raise SegtrainError(
             f"{evaluation.data.config.path}: every pixel of {evaluation.split} is ignored; "
             "check data.classes and data.label_map against its mask values"

@@ -25,7 +25,7 @@ from segtrain.distributed.limits import explain_limits
 from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.files import whole_file
 from segtrain.models.checkpoint import Meta, load_model
-from segtrain.models.inference import Predictor, memory_advice, predict_bands
+from segtrain.models.inference import Predictor, advise_on_memory, predict_bands
 from segtrain.render.overlay import (
     add_legend,
     blend_classes,
@@ -69,7 +69,7 @@ def predict(
         files = [out / f"{path.stem}_{part}" for part in parts]
         shape = (len(meta.classes), *image.shape[2:])
         probs = open_probs(files[2], shape) if config.predict.save_probs else nullcontext()
-        advice = f"{path}: {memory_advice(image.shape, config.eval)}"
+        advice = f"{path}: {advise_on_memory(image.shape, config.eval)}"
         with probs as write_probs, explain_limits(advice):
             class_ids, overlay = predict_image(network, image, meta, config, write_probs)
         if legend:

@@ -16,7 +16,7 @@ from torch import Tensor
 from segtrain.evaluation.prediction import Prediction
 from segtrain.metrics.boundary import count_boundaries
 from segtrain.metrics.calibration import Calibration
-from segtrain.metrics.confusion import Confusion, counts_per_class
+from segtrain.metrics.confusion import Confusion, derive_counts
 from segtrain.metrics.regions import count_regions
 
 TOP_CONFUSED = 5  # images remembered for each pair of classes
@@ -97,7 +97,7 @@ class Accumulator:
         self.boundary += counts.boundary
         self.regions += counts.regions
         self.sizes[counts.size] += 1
-        self.image_counts[counts.index] = counts_per_class(counts.confusion).numpy()
+        self.image_counts[counts.index] = derive_counts(counts.confusion).numpy()
         self._rank_confused(counts)
 
     def _rank_confused(self, counts: HostCounts) -> None:

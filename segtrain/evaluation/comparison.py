@@ -32,11 +32,11 @@ def build_comparison(runs: list[ScoredRun], split: str) -> dict[str, Any]:
         "classes": classes,
     }
     return {
-        "headline": write_headline(rows),
+        "headline": compose_headline(rows),
         **facts,
         "contenders": [build_group_row(group, classes) for group in groups],
         "differences": rows,
-        "notes": write_caveats(groups, facts),
+        "notes": compose_caveats(groups, facts),
         "configs": build_config_rows(groups),
         "runs": [build_run_row(group.name, run) for group in groups for run in group.runs],
     }
@@ -138,7 +138,7 @@ def describe_classes(name: str, reference: str, classes: list[dict[str, Any]]) -
     return f"{name} minus {reference}, classes beyond noise: {listed}."
 
 
-def write_headline(rows: list[dict[str, Any]]) -> str:
+def compose_headline(rows: list[dict[str, Any]]) -> str:
     """Return the result in one or two sentences, from the rows of the differences."""
     if len(rows) == 1:
         return rows[0]["sentence"]
@@ -152,13 +152,13 @@ def write_headline(rows: list[dict[str, Any]]) -> str:
     return f"Beyond noise, minus {reference}: {listed} mIoU.{rest}"
 
 
-def write_caveats(groups: list[RunGroup], facts: dict[str, Any]) -> list[str]:
+def compose_caveats(groups: list[RunGroup], facts: dict[str, Any]) -> list[str]:
     """Return sentences on what the intervals leave out."""
     caveats = []
     classes, others = len(facts["classes"]), len(groups) - 1
     if single := [group.name for group in groups if len(group.runs) == 1]:
         which = "each" if len(single) == len(groups) else f"of {shorten(single)}"
-        caveats.append(f"One training {which}: the intervals leave out how much a seed changes.")
+        caveats.append(f"One training {which}: the intervals do not include noise from the seed.")
     drawn = "groups of images" if facts["groups"] < facts["images"] else "images"
     if facts["groups"] == 1:
         caveats.append("There is one image, or one group of images: no intervals.")

@@ -76,6 +76,7 @@ def find_masks(folder: Path, samples: list[Sample]) -> list[Sample]:
         raise UsageError(f"--predictions {folder}: no such folder")
     by_stem: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
+        # the pictures of an earlier report are no masks
         if path.suffix.lower() in MASK_SUFFIXES and folder / "eval" not in path.parents:
             by_stem.setdefault(path.stem, []).append(path)
     candidates = [by_stem.get(f"{s.name}_mask") or by_stem.get(s.name) or [] for s in samples]

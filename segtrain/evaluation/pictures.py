@@ -42,9 +42,10 @@ def paint_extremes(
     best = [i for i in reversed(scored) if i not in worst][: config.eval.best]
     for rank, index in enumerate([*worst, *best], 1):
         sample = evaluation.pairs.samples[index]
+        # predicted again: the predictions of all images would fill the memory
         prediction = next(evaluation.predict(range(index, index + 1), None))
         image = to_rgb(as_tensor(evaluation.pairs.images(sample.image)).permute(2, 0, 1))
-        maps = subsample(image, prediction)
+        maps = subsample_maps(image, prediction)
         score = f"mIoU {rows[index]['miou']:.3f}"
         if rank <= len(worst):
             file, title = f"{rank:02d}_{sample.name}.png", f"{sample.name}: {score}"
@@ -62,7 +63,7 @@ def paint_extremes(
         )
 
 
-def subsample(image: Tensor, prediction: Prediction) -> ImageMaps:
+def subsample_maps(image: Tensor, prediction: Prediction) -> ImageMaps:
     """Return an image (3,H,W) and its maps on the CPU, every k-th pixel of those above MAX_SIDE."""
     step = -(-max(image.shape[1:]) // MAX_SIDE)
     pixels = slice(None, None, step), slice(None, None, step)

@@ -15,7 +15,7 @@ from segtrain.distributed.devices import predictor, to_device
 from segtrain.distributed.limits import explain_limits
 from segtrain.losses.ohem import Mining
 from segtrain.metrics.calibration import Calibration
-from segtrain.models.inference import memory_advice, predict_bands
+from segtrain.models.inference import advise_on_memory, predict_bands
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SplitPredictor:
         for group in group_by_size(checked(loader), settings.batch_size):
             images = torch.cat([to_device(b.images, fabric, settings.max_pixels) for b in group])
             targets = torch.cat([to_device(b.targets, fabric) for b in group])
-            with explain_limits(memory_advice(images.shape, settings)):
+            with explain_limits(advise_on_memory(images.shape, settings)):
                 bands = predict_bands(network, images, settings)
                 ids, nll = join_bands(bands, targets, lb_ignore, self.mining, calibration)
             for position, batch in enumerate(group):

@@ -80,7 +80,7 @@ def refuse_unwritable(folder: Path) -> None:
 def group_images(images: list[str], pattern: str | None) -> list[str]:
     """Return the group that each image is drawn with: the pattern's match in its name, or its name.
 
-    Of a pattern with groups, the first that matched. Raises UsageError for a name without a match.
+    Of several groups in the pattern, the first that matched. Raises UsageError without a match.
     """
     if pattern is None:
         return images
@@ -113,6 +113,7 @@ def build_metrics(
     pixels = accumulator.confusion.matrix.sum(1).tolist()
     classes: list[dict[str, Any]] = []
     for c, each in enumerate(scores.classes):
+        # the order of keys that readers of metrics.json know: each interval beside its score
         row = {"name": each.name, "iou": each.iou, "iou_ci": intervals[c], **asdict(each)}
         row |= {"boundary_iou": boundary[c], "regions": build_recalls(accumulator.regions[c])}
         if evaluation.mining:
@@ -131,7 +132,7 @@ def build_metrics(
         "ece": None if bins is None else calibration.compute_ece(bins),
         "images": len(counts),
         "groups": len(sums),
-        "headline": write_headline(scores, miou_interval, evaluation, len(counts), len(sums)),
+        "headline": compose_headline(scores, miou_interval, evaluation, len(counts), len(sums)),
         "classes": classes,
         "regions": build_recalls(accumulator.regions.sum(0)),
         "calibration": None if bins is None else calibration.tabulate_bins(bins),
@@ -146,7 +147,7 @@ def build_recalls(regions: np.ndarray) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_headline(
+def compose_headline(
     scores: Scores,
     interval: list[float] | None,
     evaluation: Evaluation,

@@ -105,6 +105,7 @@ def name_by_values(config: Config | None, keys: list[str]) -> str:
     """Return 'ohem+dice' or 'ohem, lr=0.01' by one or two keys; '' where they give no name."""
     if config is None or not 1 <= len(keys) <= 2:
         return ""
+    # losses are compared most, and need no key to be understood
     loss_first = sorted(keys, key=lambda key: key != "loss.expression")
     name = ", ".join(
         text if key == "loss.expression" else f"{key.partition('.')[2]}={text}"

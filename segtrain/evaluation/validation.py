@@ -31,6 +31,7 @@ def validate(
         confusion.update(prediction.class_ids, prediction.target)
     if max_over_ranks(torch.tensor(int(should_stop()), device=fabric.device)):
         return None
+    # whole numbers, so the sum over ranks is exact
     matrix = fabric.all_reduce(confusion.matrix, reduce_op="sum")
     assert isinstance(matrix, torch.Tensor)  # Fabric also reduces collections of tensors
     return score_matrix(matrix, names)

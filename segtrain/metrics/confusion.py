@@ -75,7 +75,7 @@ class Scores:
         return [scores.name for scores in self.classes if scores.iou is None]
 
 
-def counts_per_class(matrix: Tensor) -> Tensor:
+def derive_counts(matrix: Tensor) -> Tensor:
     """Return tp, fp and fn of each class, (3,C), of a (C,C) confusion matrix (rows true)."""
     tp = matrix.diag()
     return torch.stack([tp, matrix.sum(0) - tp, matrix.sum(1) - tp])
@@ -84,7 +84,7 @@ def counts_per_class(matrix: Tensor) -> Tensor:
 def score_matrix(matrix: Tensor, names: list[str]) -> Scores:
     """Return the scores of an int64 (C,C) confusion matrix (rows true, columns predicted)."""
     # one transfer from the device: a handful of numbers
-    return score_counts(counts_per_class(matrix).T.tolist(), names)
+    return score_counts(derive_counts(matrix).T.tolist(), names)
 
 
 def score_counts(counts: list[list[int]], names: list[str]) -> Scores:

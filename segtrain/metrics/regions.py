@@ -26,7 +26,7 @@ def count_regions(prediction: np.ndarray, target: np.ndarray, num_classes: int) 
         number, regions, stats, _ = cv2.connectedComponentsWithStats(mask[box], connectivity=8)
         areas = stats[1:, cv2.CC_STAT_AREA]  # the first row is the background
         right = np.bincount(regions[mask[box] & (prediction[box] == c) > 0], minlength=number)[1:]
-        size = np.searchsorted(AREAS, areas, side="right")
+        size = np.searchsorted(AREAS, areas, side="right")  # 32 x 32 pixels are medium
         np.add.at(counts[c], size, np.stack([np.ones_like(size), 2 * right >= areas], 1))
     return counts
 

@@ -33,7 +33,7 @@ def predict_bands(
     """
     views = list_views(eval.tta)
     height, width = images.shape[2:]
-    if window_size(height, width, eval) == (height, width):
+    if choose_window(height, width, eval) == (height, width):
         yield 0, average_views(predictor, images, views)
     else:
         yield from _blend_windows(predictor, images, eval, views)
@@ -44,13 +44,13 @@ def _blend_windows(
 ) -> Iterator[tuple[int, Tensor]]:
     """Add up windows in `open_rows`, a window high, and yield rows once no window adds to them."""
     height, width = images.shape[2:]
-    high, wide = window_size(height, width, eval)
+    high, wide = choose_window(height, width, eval)
     tops = place_windows(height, high, eval.overlap)
     lefts = place_windows(width, wide, eval.overlap)
-    columns = list(zip(lefts, blend_weights(wide, lefts), strict=True))
+    columns = list(zip(lefts, make_blend_weights(wide, lefts), strict=True))
     band_rows = max(1, BAND // width)
     open_rows = torch.zeros(0)  # until the first window says how many classes and which device
-    rows = zip(tops, blend_weights(high, tops), [*tops[1:], height], strict=True)
+    rows = zip(tops, make_blend_weights(high, tops), [*tops[1:], height], strict=True)
     for top, down, next_top in rows:
         for left, across in columns:
             window = images[:, :, top : top + high, left : left + wide]
@@ -66,7 +66,7 @@ def _blend_windows(
         open_rows[:, :, high - closed :] = 0
 
 
-def window_size(height: int, width: int, eval: EvalConfig) -> tuple[int, int]:
+def choose_window(height: int, width: int, eval: EvalConfig) -> tuple[int, int]:
     """Return (height, width) that the network sees at once: the whole image, or a window of it."""
     if height * width <= eval.max_pixels:
         return height, width
@@ -83,7 +83,7 @@ def place_windows(side: int, window: int, overlap: float) -> list[int]:
     return [i * (side - window) // steps for i in range(steps)] + [side - window]
 
 
-def blend_weights(window: int, starts: list[int]) -> list[Tensor]:
+def make_blend_weights(window: int, starts: list[int]) -> list[Tensor]:
     """Return (window,) weights of each window along a side: raised cosines that sum to 1."""
     halves = torch.arange(window, dtype=torch.float64) + 0.5
     taper = (math.pi / window * halves).sin().square()  # above 0 at the ends, too
@@ -122,9 +122,9 @@ def scale_images(images: Tensor, scale: float) -> Tensor:
     return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
 
 
-def memory_advice(shape: tuple[int, ...], eval: EvalConfig) -> str:
+def advise_on_memory(shape: tuple[int, ...], eval: EvalConfig) -> str:
     """Return what to set where images of a shape (N,K,H,W) take more memory than there is."""
-    height, width = window_size(shape[2], shape[3], eval)
+    height, width = choose_window(shape[2], shape[3], eval)
     too_many = f"{shape[0]} x {height}x{width} pixels at once are too many"
     if shape[0] > 1:
         return f"{too_many}; set eval.batch_size=1"

@@ -14,7 +14,7 @@ def write_comparison(path: Path, comparison: dict[str, Any]) -> None:
 
     Raises SegtrainError where the file can't be written.
     """
-    low, high = plot_range(comparison["differences"])
+    low, high = compute_plot_range(comparison["differences"])
     html = render_page(
         "comparison.html",
         comparison=comparison,
@@ -26,7 +26,7 @@ def write_comparison(path: Path, comparison: dict[str, Any]) -> None:
     write_text(path, html)
 
 
-def plot_range(differences: list[dict[str, Any]]) -> tuple[float, float]:
+def compute_plot_range(differences: list[dict[str, Any]]) -> tuple[float, float]:
     """Return the ends of the plot: all differences, their intervals and 0 lie well inside."""
     values = [0.0]
     for difference in differences:

@@ -76,7 +76,7 @@ def save_image(path: Path, image: Image.Image) -> None:
 
 def save_mask(path: Path, class_ids: np.ndarray, palette: Palette) -> None:
     """Write class ids (H,W) as an indexed PNG with the palette; over 256 classes as 16-bit grey."""
-    if len(palette) > 256:
+    if len(palette) > 256:  # a palette has no more entries
         return save_image(path, Image.fromarray(class_ids.astype(np.uint16, copy=False)))
     image = Image.fromarray(class_ids.astype(np.uint8, copy=False))
     image.putpalette([part for colour in palette for part in colour])

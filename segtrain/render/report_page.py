@@ -76,7 +76,7 @@ def build_context(report: dict[str, Any]) -> dict[str, Any]:
     metrics, history = report["metrics"], report["history"]
     mining = any(row.get("kept") is not None for row in metrics["classes"])
     means = {name: metrics[key] for key, name in MEANS.items()}
-    if metrics["miou_absent_as_0"] == metrics["miou"]:  # no class is absent
+    if metrics["miou_absent_as_0"] == metrics["miou"]:  # no class is absent: the same number twice
         means.pop(MEANS["miou_absent_as_0"])
     calibration = metrics["calibration"]
     return {

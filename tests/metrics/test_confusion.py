@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from segtrain.metrics.confusion import Confusion, counts_per_class, score_matrix
+from segtrain.metrics.confusion import Confusion, derive_counts, score_matrix
 
 NAMES = ["road", "tree", "sky", "car"]
 
@@ -52,7 +52,7 @@ def test_equals_scikit_learn(seed, ignore):
     truth, claimed = target[target != ignore].numpy(), prediction[target != ignore].numpy()
     assert matrix.tolist() == sk.confusion_matrix(truth, claimed).tolist()
     _, fp, fn, tp = sk.multilabel_confusion_matrix(truth, claimed).reshape(4, 4).T
-    assert counts_per_class(matrix).tolist() == [tp.tolist(), fp.tolist(), fn.tolist()]
+    assert derive_counts(matrix).tolist() == [tp.tolist(), fp.tolist(), fn.tolist()]
     scores = score_matrix(matrix, NAMES)
     precision, recall, f1, support = sk.precision_recall_fscore_support(truth, claimed)
     assert column(scores, "precision") == pytest.approx(precision.tolist())
@@ -69,7 +69,7 @@ def test_by_pencil():
     target = [[0, 0, 0], [1, 1, 255], [1, 1, 2]]
     matrix = confusion(prediction, target, classes=3).matrix
     assert matrix.tolist() == [[2, 1, 0], [1, 3, 0], [0, 0, 1]]
-    assert counts_per_class(matrix).tolist() == [[2, 3, 1], [1, 1, 0], [1, 1, 0]]
+    assert derive_counts(matrix).tolist() == [[2, 3, 1], [1, 1, 0], [1, 1, 0]]
     scores = score_matrix(matrix, NAMES[:3])
     assert column(scores, "iou") == pytest.approx([2 / 4, 3 / 5, 1 / 1])
     assert column(scores, "dice") == pytest.approx([4 / 6, 6 / 8, 2 / 2])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segtrain.config import EvalConfig
 from segtrain.models import inference
-from segtrain.models.inference import memory_advice, predict_bands
+from segtrain.models.inference import advise_on_memory, predict_bands
 
 CONSTANTS = [0.3, -7.0, 0.30000001, 21.5]
 
@@ -144,7 +144,7 @@ def test_windows_along_a_side(side: int, window: int, overlap: float):
         fewer = math.ceil((side - window) / (len(steps) - 1)) if len(steps) > 1 else side - window
         assert len(steps) == 1 or window - fewer < overlap * window or fewer > window
     sums = np.zeros(side)
-    weights = inference.blend_weights(window, starts)
+    weights = inference.make_blend_weights(window, starts)
     for start, weight in zip(starts, weights, strict=True):
         assert (weight > 0).all()
         sums[start : start + window] += weight.numpy()
@@ -283,18 +283,18 @@ def test_half_precision_comes_out_as_float32(eval: EvalConfig):
 
 def test_advice_where_memory_is_short_names_what_to_set():
     eval = EvalConfig()
-    assert memory_advice((4, 3, 900, 1200), eval).endswith("; set eval.batch_size=1")
+    assert advise_on_memory((4, 3, 900, 1200), eval).endswith("; set eval.batch_size=1")
     for shape, parts in (
         ((1, 3, 900, 1200), ("1 x 900x1200 pixels", "max_pixels=270000 ", "window=450x600")),
         ((1, 3, 9000, 700), ("1 x 1024x700 pixels", "max_pixels=179200 ", "window=512x350")),
     ):
-        advice = memory_advice(shape, eval)
+        advice = advise_on_memory(shape, eval)
         assert all(part in advice for part in parts), advice
         words = advice.replace("eval.", "").split()
         advised = dict(word.split("=") for word in words if "=" in word)
-        smaller = inference.window_size(*shape[2:], EvalConfig(**advised))
+        smaller = inference.choose_window(*shape[2:], EvalConfig(**advised))
         assert math.prod(smaller) < math.prod(shape[2:]) and smaller != shape[2:]
-    advised = dict(w.split("=") for w in memory_advice((1, 3, 1, 1), eval).split() if "=" in w)
+    advised = dict(w.split("=") for w in advise_on_memory((1, 3, 1, 1), eval).split() if "=" in w)
     EvalConfig(
         **{name.removeprefix("eval."): value for name, value in advised.items()}
     )  # still allowed
