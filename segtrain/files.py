@@ -40,31 +40,31 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
+def save_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def save_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
-def write_json(path: Path, content: Any) -> None:
+def save_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all. Raise ValueError for NaN and infinities."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    save_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def save_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a CSV file with the columns of all rows; None and missing values are empty fields."""
     text = io.StringIO()
     names = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    save_text(path, text.getvalue())
 
 
 def cache_folder() -> Path:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from segtrain.errors import SegtrainError
-from segtrain.files import whole_file, write_bytes, write_csv, write_text
+from segtrain.files import save_bytes, save_csv, save_text, whole_file
 
 
 def test_writes_a_file_and_its_folders(tmp_path: Path):
     path = tmp_path / "a" / "b" / "note.txt"
-    write_text(path, "grüße\n")
+    save_text(path, "grüße\n")
     assert path.read_text(encoding="utf-8") == "grüße\n"
-    write_bytes(path, b"\x00\x01")
+    save_bytes(path, b"\x00\x01")
     assert path.read_bytes() == b"\x00\x01"
     assert list(path.parent.iterdir()) == [path]
 
@@ -45,18 +45,18 @@ def test_an_unwritable_place_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     path = tmp_path / "file" / "note.txt"
     with pytest.raises(SegtrainError, match="cannot write .*note.txt"):
-        write_text(path, "text")
+        save_text(path, "text")
     assert (tmp_path / "file").read_text() == "no folder"
 
 
 def test_a_folder_in_the_place_is_an_error_and_stays(tmp_path: Path):
     (tmp_path / "note.txt").mkdir()
     with pytest.raises(SegtrainError, match="cannot write .*note.txt"):
-        write_text(tmp_path / "note.txt", "text")
+        save_text(tmp_path / "note.txt", "text")
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
 
 
 def test_a_table_has_the_columns_of_all_its_rows(tmp_path: Path):
     """An epoch whose observed steps were all skipped has no values of its loss."""
-    write_csv(tmp_path / "t.csv", [{"epoch": 1, "lr": None}, {"epoch": 2, "lr": 0.1, "loss/ce": 3}])
+    save_csv(tmp_path / "t.csv", [{"epoch": 1, "lr": None}, {"epoch": 2, "lr": 0.1, "loss/ce": 3}])
     assert (tmp_path / "t.csv").read_text() == "epoch,lr,loss/ce\n1,,\n2,0.1,3\n"

@@ -16,7 +16,7 @@ from segtrain.data.findings import Finding, apply_fixes, merge_fixes
 from segtrain.data.inspection.scan import ImageFacts
 from segtrain.data.inspection.survey import Inspection, Survey, survey
 from segtrain.errors import UsageError
-from segtrain.files import write_text
+from segtrain.files import save_text
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_PLACES = 3  # files that the page names for each finding; --json has all
@@ -45,7 +45,7 @@ def check(
     else:
         print_check_report(report, found.findings)
     if write_config:
-        write_text(write_config, build_dataset_yaml(found, config, report))
+        save_text(write_config, build_dataset_yaml(found, config, report))
     if preview or augment:
         from segtrain.commands.contact_sheets import write_sheets
 

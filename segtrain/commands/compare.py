@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from segtrain.console import write, write_json, write_table
 from segtrain.errors import UsageError
 from segtrain.evaluation.comparison import build_comparison
 from segtrain.evaluation.scored_runs import read_scored_run, refuse_other_data
-from segtrain.files import write_text
+from segtrain.files import save_json
 from segtrain.render.comparison_page import format_interval, format_signed, write_comparison
 
 
@@ -31,7 +30,7 @@ def compare(paths: list[Path], split: str, out: Path, as_json: bool = False) -> 
     for run in runs[1:]:
         refuse_other_data(run, runs[0])
     comparison = build_comparison(runs, split)
-    write_text(out / "comparison.json", json.dumps(comparison, indent=2, allow_nan=False) + "\n")
+    save_json(out / "comparison.json", comparison)
     write_comparison(out / "comparison.html", comparison)
     if as_json:
         write_json(comparison)

@@ -18,7 +18,7 @@ from segtrain.distributed.launch import describe_exit
 from segtrain.distributed.processes import PARENT
 from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped, UsageError, translate_errors
-from segtrain.files import write_json
+from segtrain.files import save_json
 from segtrain.models.segmentation import check_names
 from segtrain.runs.folder import CONFIG, safe_name
 from segtrain.training.plan import read_loss
@@ -101,7 +101,7 @@ def sweep(losses: str, seeds: int, options: SharedOptions, out: Path, dry_run: b
         print_commands(jobs, options)
         return
     if not (out / BASE).exists():
-        write_json(out / BASE, {"base": base.model_dump(mode="json")})
+        save_json(out / BASE, {"base": base.model_dump(mode="json")})
     for number, job in enumerate(jobs, 1):
         done = ": done already, skipped" if job.done else ""
         write(f"[{number}/{len(jobs)}] {job.loss}, seed {job.seed}{done}")

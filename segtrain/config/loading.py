@@ -15,7 +15,7 @@ from segtrain.config.data import SplitConfig
 from segtrain.config.schema import Config
 from segtrain.config.types import Section
 from segtrain.errors import UsageError, did_you_mean
-from segtrain.files import write_text
+from segtrain.files import save_text
 
 UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
 # pydantic's type of error: the values that are allowed, with pydantic's own details filled in
@@ -89,7 +89,7 @@ def load_config(
 
 def save_config(config: Config, path: Path) -> None:
     """Write a config as YAML that load_config reads."""
-    write_text(path, to_yaml(config))
+    save_text(path, to_yaml(config))
 
 
 def to_yaml(config: Config) -> str:

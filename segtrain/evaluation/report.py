@@ -19,7 +19,7 @@ from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.pictures import paint_extremes
-from segtrain.files import write_csv, write_json
+from segtrain.files import save_csv, save_json
 from segtrain.metrics import bootstrap, calibration
 from segtrain.metrics.confusion import Scores, score_counts, score_matrix
 from segtrain.render.plots import save_confusion
@@ -43,9 +43,9 @@ def write_evaluation(
         for i, counts in sorted(accumulator.image_counts.items())
     }
     matrix = accumulator.confusion.matrix.cpu()
-    write_json(folder / "metrics.json", metrics)
-    write_csv(folder / "per_image.csv", list(rows.values()))
-    write_csv(folder / "confusion.csv", build_confusion_rows(matrix, names))
+    save_json(folder / "metrics.json", metrics)
+    save_csv(folder / "per_image.csv", list(rows.values()))
+    save_csv(folder / "confusion.csv", build_confusion_rows(matrix, names))
     title = f"mIoU {metrics['miou']:.4f} on {evaluation.split}"
     save_confusion(folder / "confusion.png", matrix, names, title)
     pictures = list(paint_extremes(evaluation, rows))

@@ -23,7 +23,7 @@ from torch import Tensor
 from segtrain.config import Config
 from segtrain.config.loading import load_config, make_config
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
-from segtrain.files import write_bytes
+from segtrain.files import save_bytes
 from segtrain.models.segmentation import SegmentationModel, build_model
 from segtrain.version import __version__
 
@@ -76,7 +76,7 @@ def save_model(path: Path, model: SegmentationModel, meta: Meta) -> None:
     """Write weights and metadata to a .safetensors file, whole or not at all."""
     text = json.dumps(asdict(meta) | {"config": meta.config.model_dump(mode="json")})
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(path, save(weights, {KEY: text}))
+    save_bytes(path, save(weights, {KEY: text}))
 
 
 def load_model(
@@ -154,7 +154,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write the state to resume from: a dict of tensors and plain values."""
     buffer = io.BytesIO()  # on a full disk torch.save raises no OSError, writing bytes does
     torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
+    save_bytes(path, buffer.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from segtrain.files import write_text
+from segtrain.files import save_text
 from segtrain.render.templating import render_page
 
 
@@ -23,7 +23,7 @@ def write_comparison(path: Path, comparison: dict[str, Any]) -> None:
         score=format_signed,
         interval=format_interval,
     )
-    write_text(path, html)
+    save_text(path, html)
 
 
 def compute_plot_range(differences: list[dict[str, Any]]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segtrain.files import write_text
+from segtrain.files import save_text
 from segtrain.render.overlay import Palette
 from segtrain.render.plots import draw_reliability, draw_training_charts
 from segtrain.render.templating import render_page
@@ -67,7 +67,7 @@ def write_report(
             script_data=build_script_data(report, colours, context["grid"]),
         )
         if len(text.encode()) <= MAX_BYTES or not order:
-            return write_text(path, text)
+            return save_text(path, text)
         order.pop()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from segtrain.files import write_json
+from segtrain.files import save_json
 from segtrain.version import __version__
 
 PACKAGES = (
@@ -96,4 +96,4 @@ def record_start(file: Path, environment: dict[str, Any]) -> None:
     if file.exists():
         first = json.loads(file.read_text(encoding="utf-8"))
         environment = first | {"resumed": [*first.get("resumed", []), environment]}
-    write_json(file, environment)
+    save_json(file, environment)

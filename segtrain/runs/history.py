@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from segtrain.errors import SegtrainError
-from segtrain.files import write_csv
+from segtrain.files import save_csv
 from segtrain.runs.folder import HISTORY
 
 THREAD_SECONDS = 5.0  # to wait for a failed writer thread to end
@@ -30,7 +30,7 @@ class History:
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Write all rows so far; the last of them is new."""
-        write_csv(self.run / HISTORY, rows)
+        save_csv(self.run / HISTORY, rows)
         with self._failure_in_one_line():
             for name, value in rows[-1].items():
                 if name != "epoch" and value is not None:

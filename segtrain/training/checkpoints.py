@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from segtrain.errors import SegtrainError
-from segtrain.files import write_bytes
+from segtrain.files import save_bytes
 from segtrain.models.checkpoint import Meta, read_meta, save_model, save_state
 from segtrain.runs.environment import device_name, package_versions
 from segtrain.runs.folder import BEST, LAST, STATE
@@ -94,7 +94,7 @@ def keep_last(checkpoints: Path, most: int, step: int) -> None:
         except FileExistsError:
             pass  # a resumed run repeats this step, with the same weights
         except OSError:  # a file system without links
-            write_bytes(kept, last.read_bytes())
+            save_bytes(kept, last.read_bytes())
     for old in sorted(checkpoints.glob("step-*.safetensors"))[:-most]:
         with suppress(OSError):
             old.unlink()

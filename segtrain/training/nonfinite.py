@@ -13,7 +13,7 @@ from torch import Tensor
 from segtrain.data.loading.sampling import seed_at
 from segtrain.distributed.collectives import max_over_ranks
 from segtrain.errors import SegtrainError, shorten
-from segtrain.files import write_csv
+from segtrain.files import save_csv
 from segtrain.losses.build import Loss
 from segtrain.models.checkpoint import save_state
 from segtrain.runs.folder import BAD_BATCH, BAD_STEPS
@@ -68,7 +68,7 @@ def report_bad_step(
     files = session.plan.batch_files(step - 1)
     state.bad_steps.append({"step": step, "files": " ".join(files)})
     if session.is_rank_zero:
-        write_csv(session.run / BAD_STEPS, state.bad_steps)
+        save_csv(session.run / BAD_STEPS, state.bad_steps)
         scaled = getattr(session.fabric.strategy.precision, "scaler", None) is not None
         likely = ", or fp16 overflowed while its scale is adjusted" if scaled else ""
         session.reporter.write(

@@ -32,7 +32,7 @@ from segtrain.data.masks import (
 )
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
-from segtrain.files import cache_folder, write_text
+from segtrain.files import cache_folder, save_text
 
 FACTS_VERSION = 2  # of the saved facts
 MOST_VALUES = 4096  # values counted one by one in a mask; valid masks have far fewer
@@ -126,7 +126,7 @@ class Scanner:
             self.saved |= self.new
             self.new = {}
             with suppress(SegtrainError):  # a full or read-only disk: read again next time
-                write_text(self.file, json.dumps(self.saved, separators=(",", ":")))
+                save_text(self.file, json.dumps(self.saved, separators=(",", ":")))
         return facts
 
     def _pair(self, sample: Sample) -> PairFacts | UnreadablePair:
