@@ -219,5 +219,5 @@ def test_a_run_does_without_a_cache_that_cannot_be_written(
     child.wait(SECONDS)
     assert child.count(event), [e.name for e in child.events()]
     assert child.code == 0, child.stderr
-    assert "kept" in child.stdout + child.stderr
+    assert "is stored, " in child.stdout + child.stderr
     straight.assert_same(run_in(tmp_path))
