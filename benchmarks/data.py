@@ -168,8 +168,8 @@ def open_pairs(case: Case, cache: str) -> Pairs:
         notes=(),
     )
     caches = open_caches(data, {"train": [case.size] * len(case.samples)})
-    config = AugmentConfig(crop=case.crop, scale=SCALE, hflip=HFLIP, vflip=0, jitter=JITTER)
-    augmentation = Augmentation(config, IGNORED, SEED)
+    config = AugmentConfig(scale=SCALE, hflip=HFLIP, vflip=0, jitter=JITTER)
+    augmentation = Augmentation(config, case.crop, IGNORED, SEED)
     pairs = Pairs.of(data, "train", augmentation, caches.get("train"))
     for index in range(len(pairs)):
         pairs.read(index)

@@ -9,7 +9,6 @@ from PIL import Image
 
 from segtrain.config import Config
 from segtrain.data.inspection.survey import Inspection, Survey
-from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.dataset import as_tensor
 from segtrain.data.loading.sampling import Draw
 from segtrain.data.sample import Sample
@@ -23,7 +22,7 @@ from segtrain.render.overlay import (
     to_image,
     to_rgb,
 )
-from segtrain.training.plan import resolve_crop
+from segtrain.training.plan import make_augmentation, resolve_crop
 
 PICTURES = 12  # on a sheet
 PASSES = 3  # pictures of each augmented pair
@@ -62,10 +61,7 @@ def preview_sheet(found: Survey, config: Config) -> Image.Image:
 def augment_sheet(found: Survey, config: Config) -> Image.Image:
     """Paint training pairs as the network would see them, PASSES times each."""
     data = found.data_set
-    settings = config.augment.model_copy(update={"crop": resolve_crop(config, found.median_size)})
-    augmentation = Augmentation(
-        settings, data.lb_ignore, config.train.seed, config.model.in_channels
-    )
+    augmentation = make_augmentation(config, resolve_crop(config, found.median_size))
     colours, pictures = build_colour_table(data.palette), []
     train = data.splits["train"]
     for index in spread_evenly(len(train), PICTURES // PASSES):

@@ -31,7 +31,7 @@ def open_loaders(plan: TrainingPlan, fabric: Fabric) -> Loaders:
     on_gpu = fabric.device.type == "cuda"
     workers = worker_count(config.data.workers, on_gpu, train.devices)
     caches = open_caches(plan.data, plan.image_sizes, train.devices)
-    augmentations = {"train": make_augmentation(config), "val": None}
+    augmentations = {"train": make_augmentation(config, plan.crop), "val": None}
     pairs = {
         split: Pairs.of(plan.data, split, augmentation, caches.get(split))
         for split, augmentation in augmentations.items()

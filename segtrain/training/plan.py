@@ -123,7 +123,7 @@ def make_plan(config: Config, loss: LossSpec) -> TrainingPlan:
     notes += check_model(config)
     notes += check_steps(config, steps, images)
     by_class = class_draws(data, survey.by_image["train"])
-    augmentation = make_augmentation(config)  # refuses wrong transforms
+    augmentation = make_augmentation(config, crop)  # refuses wrong transforms
     plan = TrainingPlan(
         config=config,
         data=data,
@@ -160,11 +160,10 @@ def describe_sampler(plan: TrainingPlan, augmentation: Augmentation) -> Note:
     return Note(f"pixels under {sampler} ({len(draws)} crops counted): {listed}")
 
 
-def make_augmentation(config: Config) -> Augmentation:
+def make_augmentation(config: Config, crop: tuple[int, int]) -> Augmentation:
     """Build the augmentation of the training pairs. Raise UsageError for wrong transforms."""
-    return Augmentation(
-        config.augment, config.data.lb_ignore, config.train.seed, config.model.in_channels
-    )
+    channels, seed = config.model.in_channels, config.train.seed
+    return Augmentation(config.augment, crop, config.data.lb_ignore, seed, channels)
 
 
 def resolve_crop(config: Config, median_size: tuple[int, int]) -> tuple[int, int]:

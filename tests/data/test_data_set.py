@@ -35,7 +35,6 @@ def test_nothing_in_a_data_set_is_optional():
 
 def test_a_broadcast_data_set_reads_and_caches_alike(pairs: Path, monkeypatch, tmp_path: Path):
     monkeypatch.setenv("SEGTRAIN_CACHE", str(tmp_path / "cache"))
-    # a colour table and one object in several fields: pickles of these differ after a round trip
     palette = [(0, 0, 0), (9, 9, 9), (0, 0, 0)]
     config = DataConfig(path=str(pairs), cache="disk", palette=palette, label_map={2: "ignore"})
     original = open_data_set(config)

@@ -62,12 +62,19 @@ class Augmentation:
     later change alters it. Raises UsageError for transforms that can't be used.
     """
 
-    def __init__(self, config: AugmentConfig, lb_ignore: int, seed: int, channels: int = 3):
+    def __init__(
+        self,
+        config: AugmentConfig,
+        crop: tuple[int, int],
+        lb_ignore: int,
+        seed: int,
+        channels: int = 3,
+    ):
+        """`crop` is (height, width), instead of the config's, which may be open."""
         own, entries = _settings(config, channels)
         self.scale, self.jitter = own["scale"], own["jitter"]
         self.flips = own["vflip"], own["hflip"]  # by axis
-        assert config.crop is not None
-        self.crop, self.lb_ignore, self.seed = config.crop, lb_ignore, seed
+        self.crop, self.lb_ignore, self.seed = crop, lb_ignore, seed
         self.colour = MEAN_COLOUR if channels == 3 else (MEAN_VALUE,) * channels
         fill = {"fill": MEAN_COLOUR if channels == 3 else MEAN_VALUE, "fill_mask": lb_ignore}
         self.transform = build_transforms(entries, (*self.crop, channels), fill)

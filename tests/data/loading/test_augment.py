@@ -28,8 +28,10 @@ def scene(height: int = 60, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
     return COLOURS[mask], mask
 
 
-def augmentation(lb_ignore: int = 255, seed: int = 0, channels: int = 3, **config) -> Augmentation:
-    return Augmentation(AugmentConfig(**{"crop": (32, 40)} | config), lb_ignore, seed, channels)
+def augmentation(
+    lb_ignore: int = 255, seed: int = 0, channels: int = 3, crop=(32, 40), **config
+) -> Augmentation:
+    return Augmentation(AugmentConfig(**config), crop, lb_ignore, seed, channels)
 
 
 def same(one: tuple, other: tuple) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -294,6 +295,16 @@ def test_another_meaning_is_another_file(pairs: Path, masks: MaskReader, more: d
     other, line = opened(pairs, "disk", masks=masks, **more)
     assert "0 of 6" in line
     assert equal(read_all(other), plain) and equal(read_all(other), plain)
+
+
+def test_equal_readers_find_the_same_files(pairs: Path):
+    """As in another process, whose equal values are other objects: pickles of these differ."""
+    red, black = (250, 0, 0), (0, 0, 0)
+    one = MaskReader(3, {2: 1, 1: 0}, palette=[red, black, red])
+    other = MaskReader(3, {1: 0, 2: 1}, palette=[red, black, tuple([250, 0, 0])])
+    assert pickle.dumps(one.palette) != pickle.dumps(other.palette)
+    read_all(opened(pairs, "disk", masks=one)[0])
+    assert "6 of 6" in opened(pairs, "disk", masks=other)[1]
 
 
 def test_a_moved_data_set_is_another(pairs: Path, tmp_path: Path):

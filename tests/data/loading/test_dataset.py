@@ -116,8 +116,8 @@ def test_each_image_at_its_own_size_in_order(tmp_path: Path):
 
 def epoch(pairs: Path, workers: int, cache=None) -> list[tuple]:
     """Two passes over six pairs by the real augmentation, as bytes."""
-    config = AugmentConfig(crop=(32, 24), preset="strong")
-    found = make_pairs(samples_in(pairs), Augmentation(config, 255, seed=3), cache=cache)
+    augmentation = Augmentation(AugmentConfig(preset="strong"), (32, 24), 255, seed=3)
+    found = make_pairs(samples_in(pairs), augmentation, cache=cache)
     sampler = BatchSampler(6, 2, 3)
     loader = train_loader(found, sampler, workers)
     seen = []

@@ -196,11 +196,11 @@ def test_shares_seen_are_those_of_the_crops():
     """Mask 0: class 0 left, 1 right; mask 1: class 1, its upper half ignored. All 8x8."""
     masks = np.zeros((2, 8, 8), np.uint8)
     masks[0, :, 4:], masks[1], masks[1, :4] = 1, 1, 255
-    whole = Augmentation(AugmentConfig(crop=(8, 8), preset="none"), 255, 0)
+    whole = Augmentation(AugmentConfig(preset="none"), (8, 8), 255, 0)
     # 32 + 32 pixels of mask 0, 32 of mask 1
     seen = shares_seen(masks.__getitem__, [Draw(0, 0), Draw(0, 1)], whole.crop_mask, 3)
     assert seen.tolist() == [32 / 96, 64 / 96, 0]
-    padded = Augmentation(AugmentConfig(crop=(20, 20), preset="none"), 255, 0)
+    padded = Augmentation(AugmentConfig(preset="none"), (20, 20), 255, 0)
     assert np.array_equal(
         shares_seen(masks.__getitem__, [Draw(0, 0), Draw(0, 1)], padded.crop_mask, 3), seen
     )
@@ -212,7 +212,7 @@ def test_rare_crops_show_more_of_the_rare_class():
     masks = np.zeros((40, 64, 64), np.uint8)
     masks[:4, 30:33, 30:33] = 1
     pixels = np.stack([np.bincount(mask.ravel(), minlength=2) for mask in masks])
-    change = Augmentation(AugmentConfig(crop=(16, 16), preset="none"), 255, 0)
+    change = Augmentation(AugmentConfig(preset="none"), (16, 16), 255, 0)
     shares = {}
     for sampler in ("uniform", "rare-crop"):
         by_class = class_draws(data(sampler, ["wall", "nail"], rare_share=0.5), pixels)

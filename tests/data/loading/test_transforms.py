@@ -16,8 +16,8 @@ FILL = {"fill": MEAN_COLOUR, "fill_mask": 255}
 
 
 def augmentation(*transforms, lb_ignore: int = 255, seed: int = 0, crop=(32, 40)) -> Augmentation:
-    config = AugmentConfig(crop=crop, scale=(1, 1), transforms=list(transforms))
-    return Augmentation(config, lb_ignore, seed)
+    config = AugmentConfig(scale=(1, 1), transforms=list(transforms))
+    return Augmentation(config, crop, lb_ignore, seed)
 
 
 def pair(height: int = 32, width: int = 40, dtype=np.uint8) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +32,7 @@ def test_the_library_takes_every_argument_of_the_presets(preset, channels):
     """An argument that albumentations renames, or ignores with a warning, fails here."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Augmentation(AugmentConfig(crop=(32, 40), preset=preset), 255, 0, channels)
+        Augmentation(AugmentConfig(preset=preset), (32, 40), 255, 0, channels)
 
 
 @pytest.mark.parametrize("name", STRONG)
