@@ -60,6 +60,7 @@ from segtrain.data.data_set import DataSet, DataSource
 from segtrain.data.demo import scene
 from segtrain.data.images import ImageReader
 from segtrain.data.loading.dataset import Batch, collate
+from segtrain.data.loading.sampling import UNIFORM
 from segtrain.distributed.devices import resolve_device, resolve_precision
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.launch import RankMonitor
@@ -527,7 +528,7 @@ def plan_without_files(case: Case) -> TrainingPlan:
         crop=case.crop,
         image_sizes={},
         steps_per_epoch=case.steps,
-        by_class=None,
+        by_class=UNIFORM,
         notes=(),
     )
 

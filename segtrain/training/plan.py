@@ -41,7 +41,7 @@ class TrainingPlan:
     crop: tuple[int, int]  # height, width
     image_sizes: dict[str, list[tuple[int, int]]]  # (height, width) in train and val
     steps_per_epoch: int
-    by_class: ClassDraws | None  # what data.sampler draws by class; None: nothing
+    by_class: ClassDraws  # of data.sampler
     notes: tuple[Note, ...]
 
     @property
@@ -134,7 +134,7 @@ def make_plan(config: Config, loss: LossSpec) -> TrainingPlan:
         by_class=by_class,
         notes=tuple(notes),
     )
-    if not by_class:
+    if not by_class.images:
         return plan
     return replace(plan, notes=(*plan.notes, describe_sampler(plan, augmentation)))
 

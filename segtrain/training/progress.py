@@ -90,14 +90,14 @@ class Reporter:
             self.first = step, time.monotonic()  # the first steps are slower than the rest
         elif not self.has_estimated:
             self.has_estimated = True
-            each = (time.monotonic() - self.first[1]) / (step - self.first[0])
+            per_step = (time.monotonic() - self.first[1]) / (step - self.first[0])
             self.write(
-                f"about {format_duration(each * self.steps_per_epoch)} an epoch without "
-                f"validation; ends {self._estimate_end(each, step)}"
+                f"about {format_duration(per_step * self.steps_per_epoch)} an epoch without "
+                f"validation; ends {self._estimate_end(per_step, step)}"
             )
 
-    def _estimate_end(self, seconds_a_step: float, step: int) -> str:
-        left = (self.epochs * self.steps_per_epoch - step) * seconds_a_step
+    def _estimate_end(self, seconds_per_step: float, step: int) -> str:
+        left = (self.epochs * self.steps_per_epoch - step) * seconds_per_step
         return f"in {format_duration(left)}, at {datetime.now() + timedelta(seconds=left):%a %H:%M}"
 
     def show_validation(self, epoch: int) -> None:
@@ -122,9 +122,9 @@ class Reporter:
             self.has_shown_phases = self.has_estimated = True
             total = row["train_seconds"]
             shares = (f"{p} {row[f'{p}_seconds'] / total:.0%}" for p in STEP_PHASES)
-            each = row["seconds"] / self.steps_per_epoch
+            per_step = row["seconds"] / self.steps_per_epoch
             left = row["step"] < self.epochs * self.steps_per_epoch
-            ends = f"; ends {self._estimate_end(each, row['step'])}" if left else ""
+            ends = f"; ends {self._estimate_end(per_step, row['step'])}" if left else ""
             self.write(f"time of a step: {', '.join(shares)}{ends}")
 
     def write(self, line: str) -> None:

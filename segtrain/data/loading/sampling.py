@@ -45,6 +45,8 @@ class ClassDraws:
 
     def draw(self, seed: int, number: int) -> Draw | None:
         """Draw for position `number`, counted from the run's start; None: use the uniform order."""
+        if not self.images:
+            return None
         rng = np.random.default_rng([seed, DRAWN + number])
         if rng.random() >= self.share:
             return None
@@ -53,14 +55,17 @@ class ClassDraws:
         return Draw(DRAWN + number, int(index), class_id if self.centred else -1)
 
 
-def class_draws(data: DataSet, by_image: np.ndarray) -> ClassDraws | None:
-    """Return the sampling by class that data.sampler names; None for uniform.
+UNIFORM = ClassDraws({}, share=0)  # no draw by class
+
+
+def class_draws(data: DataSet, by_image: np.ndarray) -> ClassDraws:
+    """Return the sampling by class that data.sampler names.
 
     by_image (images, C): pixels of each class in each training mask. Raises UsageError where
     rare-crop has no class to centre on.
     """
     if data.config.sampler == "uniform":
-        return None
+        return UNIFORM
     if data.config.sampler == "class-balanced":
         return ClassDraws(_images_of(range(by_image.shape[1]), by_image))
     images = _images_of(_rare_classes(data, by_image.sum(0)), by_image)
@@ -102,14 +107,12 @@ def _rare_classes(data: DataSet, pixels: np.ndarray) -> list[int]:
 
 
 def batch_at(
-    step: int, images: int, batch_size: int, seed: int, by_class: ClassDraws | None = None
+    step: int, images: int, batch_size: int, seed: int, by_class: ClassDraws = UNIFORM
 ) -> list[Draw]:
     """Return the draws of a step. In the uniform order, each pass is another permutation."""
     pass_, place = divmod(step, steps_per_pass(images, batch_size))
     order = pass_order(images, seed, pass_)[place * batch_size : (place + 1) * batch_size]
     draws = [Draw(pass_, int(i)) for i in order]
-    if by_class is None:
-        return draws
     first = step * batch_size
     return [by_class.draw(seed, first + place) or draw for place, draw in enumerate(draws)]
 
@@ -162,7 +165,7 @@ class BatchSampler:
         images: int,
         batch_size: int,
         seed: int,
-        by_class: ClassDraws | None = None,
+        by_class: ClassDraws = UNIFORM,
         shards: Shards = Shards(),
     ):
         self.images, self.batch_size, self.seed = images, batch_size, seed

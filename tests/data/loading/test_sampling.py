@@ -14,6 +14,7 @@ from segtrain.config import AugmentConfig, DataConfig
 from segtrain.data.data_set import DataSet
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.sampling import (
+    UNIFORM,
     BatchSampler,
     Draw,
     Shards,
@@ -114,7 +115,7 @@ def test_the_uniform_order_is_what_it_was():
     batches = [batch_at(step, 6, 2, 3) for step in range(3)]
     assert batches == [[(0, i, -1) for i in order[k : k + 2]] for k in (0, 2, 4)]
     assert [[d.index for d in batch] for batch in batches] == [[2, 5], [4, 1], [3, 0]]
-    assert class_draws(data("uniform"), PIXELS) is None
+    assert class_draws(data("uniform"), PIXELS) == UNIFORM
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
