@@ -138,13 +138,11 @@ class Case:
         """A data set with classes and without files: the batches are painted."""
         source = DataSource(
             config=self.config.data,
+            merged=self.config.data,
             root=Path(),
             format="pairs",
             layout="",
             splits={},
-            classes=None,
-            mask_palette=None,
-            label_map={},
             images=ImageReader(),
             location=Note(""),
             findings=[],

@@ -12,7 +12,7 @@ from segtrain.console import Note
 from segtrain.data.findings import Finding
 from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_pairs
-from segtrain.data.layouts.label_maps import LabelMap, merge_labels
+from segtrain.data.layouts.label_maps import merge_labels
 from segtrain.data.layouts.locate import locate
 from segtrain.data.masks import MaskReader, class_palette
 from segtrain.data.sample import Sample
@@ -52,14 +52,12 @@ class DataSet:
 class DataSource:
     """A data set before its classes are known: its pairs, and what mask values mean so far."""
 
-    config: DataConfig  # as given, with its path
+    config: DataConfig  # as given, with its path: saved configs must not hold the layout's tables
+    merged: DataConfig  # with the layout's classes, palette and label map where it has none
     root: Path
     format: str
     layout: str
     splits: dict[str, list[Sample]]
-    classes: list[str] | None  # by config or layout; None: to be inferred from the masks
-    mask_palette: list[Colour] | None  # RGB of the mask values 0, 1, ..., where masks have colours
-    label_map: LabelMap  # the layout's and the config's
     images: ImageReader
     location: Note
     findings: list[Finding]  # of files that form no pair
@@ -70,8 +68,7 @@ class DataSource:
 
         Raises UsageError where they contradict the config or the label map.
         """
-        known = {"classes": names, "palette": self.mask_palette, "label_map": self.label_map}
-        config: DataConfig = revise_section(self.config, known, "data")
+        merged: DataConfig = revise_section(self.merged, {"classes": names}, "data")
         counts = ", ".join(f"{len(samples)} {split}" for split, samples in self.splits.items())
         return DataSet(
             config=self.config.model_copy(update={"classes": names}),
@@ -80,30 +77,24 @@ class DataSource:
             layout=self.layout,
             splits=self.splits,
             classes=names,
-            palette=class_palette(len(names), self.mask_palette, self.label_map),
-            lb_ignore=config.lb_ignore,
+            palette=class_palette(len(names), merged.palette, merged.label_map),
+            lb_ignore=merged.lb_ignore,
             images=self.images,
             masks=MaskReader(
                 len(names),
-                self.label_map,
-                config.lb_ignore,
-                self.mask_palette,
-                config.allow_lossy_masks,
-                config.max_pixels,
+                merged.label_map,
+                merged.lb_ignore,
+                merged.palette,
+                merged.allow_lossy_masks,
+                merged.max_pixels,
             ),
             notes=(self.location, Note(f"pairs: {counts}; {self.layout}"), *self.notes),
         )
 
     def with_fields(self, fields: dict[str, Any]) -> DataSource:
         """Return the source with other values of config fields, which override the layout's too."""
-        config: DataConfig = revise_section(self.config, fields, "data")
-        return replace(
-            self,
-            config=config,
-            classes=config.classes if "classes" in fields else self.classes,
-            mask_palette=config.palette if "palette" in fields else self.mask_palette,
-            label_map=config.label_map if "label_map" in fields else self.label_map,
-        )
+        config, merged = (revise_section(c, fields, "data") for c in (self.config, self.merged))
+        return replace(self, config=config, merged=merged)
 
 
 def find_data_source(config: DataConfig, channels: int = 3) -> DataSource:
@@ -113,18 +104,16 @@ def find_data_source(config: DataConfig, channels: int = 3) -> DataSource:
     """
     location = locate(config)
     found = find_pairs(location.config, location.root)
-    labels = merge_labels(location.config, found)
+    merged, notes = merge_labels(location.config, found)
     return DataSource(
         config=location.config,
+        merged=merged,
         root=location.root,
         format=found.format,
         layout=found.layout,
         splits=found.splits,
-        classes=labels.classes,
-        mask_palette=labels.mask_palette,
-        label_map=labels.label_map,
         images=ImageReader(channels, config.value_range, config.max_pixels),
         location=location.note,
         findings=found.findings,
-        notes=labels.notes,
+        notes=notes,
     )

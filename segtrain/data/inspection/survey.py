@@ -78,7 +78,7 @@ def open_data_set(config: DataConfig, channels: int = 3) -> DataSet:
     """
     source = find_data_source(config, channels)
     raise_errors(source.findings)
-    return source.with_classes(source.classes or _prepare(source).data_set.classes)
+    return source.with_classes(source.merged.classes or _prepare(source).data_set.classes)
 
 
 def prepare(config: DataConfig, channels: int = 3) -> Survey:
@@ -87,20 +87,21 @@ def prepare(config: DataConfig, channels: int = 3) -> Survey:
 
 
 def _prepare(source: DataSource) -> Survey:
-    found = inspect(source)
-    raise_errors(found.findings)
-    if not isinstance(found, Survey):
+    inspection = inspect(source)
+    raise_errors(inspection.findings)
+    if not isinstance(inspection, Survey):
         raise SegtrainError(
             f"{source.config.path}: no training mask could be read, so its classes are unknown; "
             "fix the masks, or name data.classes"
         )
-    pixels = found.by_image["train"].sum(0)
+    pixels = inspection.by_image["train"].sum(0)
     shares = ", ".join(
         f"{name} {share:.2%}"
-        for name, share in zip(found.data_set.classes, pixels / pixels.sum(), strict=True)
+        for name, share in zip(inspection.data_set.classes, pixels / pixels.sum(), strict=True)
     )
-    notes = [Note(str(finding), "note") for finding in found.findings]
-    return replace(found, notes=(*found.notes, *notes, Note(f"training pixels: {shares}")))
+    notes = [Note(str(finding), "note") for finding in inspection.findings]
+    notes = [*inspection.notes, *notes, Note(f"training pixels: {shares}")]
+    return replace(inspection, notes=tuple(notes))
 
 
 def survey(config: DataConfig, channels: int = 3, full: bool = False) -> Inspection:
@@ -119,10 +120,10 @@ def inspect(source: DataSource, full: bool = False) -> Inspection:
         raise SegtrainError(
             f"{source.config.path}: no train split; found {others} ({source.layout})"
         )
-    named = source.with_classes(source.classes) if source.classes else None
+    named = source.with_classes(source.merged.classes) if source.merged.classes else None
     faults = Faults(source.root if source.root.is_dir() else source.root.parent)
     snapping = named.masks if named and source.config.allow_lossy_masks else None
-    read = Scanner(source.root, source.images, snapping, full, source.mask_palette)
+    read = Scanner(source.root, source.images, snapping, full, source.merged.palette)
     scanned = {
         split: read(samples)
         for split, samples in source.splits.items()
@@ -230,20 +231,20 @@ def infer_classes(faults: Faults, source: DataSource, train: list[PairFacts]) ->
     for fact in train:
         values.update(fact.mask.values)
     if any(fact.mask.colours for fact in train):
-        if not source.mask_palette:
+        if not source.merged.palette:
             return InferredClasses(findings=faults.without_palette(train))
-        values.update(dict.fromkeys(range(len(source.mask_palette)), 1))
+        # each colour may be a class: a rare one need not occur in the training masks
+        values.update(dict.fromkeys(range(len(source.merged.palette)), 1))
     if not values:
         return InferredClasses()
-    label_map, lb_ignore = source.label_map, source.config.lb_ignore
+    label_map, lb_ignore = source.merged.label_map, source.merged.lb_ignore
     try:
         count = find_num_classes(values, label_map, lb_ignore)
     except ClassesUnclear as error:
         others = ", or ".join(error.ways[bool(error.fix) :])  # the first is the fix
         finding = Finding("classes", True, error.text, [], others, error.fix)
         return InferredClasses(findings=[finding])
-    nothing = ("ignore", lb_ignore)
-    unused = [value for value in sorted(values) if label_map.get(value, value) in nothing]
-    ignored = "".join(f", {value} ignored" for value in unused)
-    note = Note(f"classes: ids 0..{count - 1} found in the training masks{ignored}")
+    ignored = [v for v in sorted(values) if label_map.get(v, v) in ("ignore", lb_ignore)]
+    text = f"classes: ids 0..{count - 1} found in the training masks"
+    note = Note(text + "".join(f", {value} ignored" for value in ignored))
     return InferredClasses([str(i) for i in range(count)], (note,))

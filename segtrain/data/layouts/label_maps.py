@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from segtrain.config import DataConfig
@@ -15,20 +14,10 @@ from segtrain.errors import SegtrainError, shorten
 LabelMap = Mapping[int, int | str]  # mask value: class id or "ignore"
 
 
-@dataclass(frozen=True)
-class Labels:
-    """The meaning of mask values by config and layout; without classes where neither has any."""
+def merge_labels(config: DataConfig, found: FoundPairs) -> tuple[DataConfig, tuple[Note, ...]]:
+    """Return the config with the layout's classes, palette and label map, and notes on overrides.
 
-    classes: list[str] | None
-    mask_palette: list[tuple[int, int, int]] | None  # RGB of the mask values 0, 1, ...
-    label_map: LabelMap
-    notes: tuple[Note, ...]  # the layout's entries that the config overrides
-
-
-def merge_labels(config: DataConfig, found: FoundPairs) -> Labels:
-    """Merge the layout's classes, colours and label map with the config's, which override them.
-
-    Classes that the config (or a checkpoint) names are matched to the layout's by name, or by
+    The config's own values override the layout's. Classes that the config (or a checkpoint) names are matched to the layout's by name, or by
     position where both have as many. Raises SegtrainError where the layout has other classes than
     the config, UsageError where the result contradicts itself.
     """
@@ -40,7 +29,7 @@ def merge_labels(config: DataConfig, found: FoundPairs) -> Labels:
         known["classes"] = found.classes
     if config.palette is None and found.palette:
         known["palette"] = found.palette
-    merged = revise_section(config, known, f"data.format {found.format}")
+    merged: DataConfig = revise_section(config, known, f"data.format {found.format}")
     overridden = [
         f"{value} is {_describe_label(label)} by data.label_map, "
         f"{_describe_label(labels[value])} by the layout"
@@ -48,7 +37,7 @@ def merge_labels(config: DataConfig, found: FoundPairs) -> Labels:
         if labels.get(value, label) != label
     ]
     notes = (Note(f"label map: {shorten(overridden)}"),) if overridden else ()
-    return Labels(merged.classes, merged.palette, merged.label_map, notes)
+    return merged, notes
 
 
 def match_classes(classes: list[str], label_map: LabelMap, found: FoundPairs) -> LabelMap:
@@ -57,11 +46,11 @@ def match_classes(classes: list[str], label_map: LabelMap, found: FoundPairs) ->
     `label_map` is the config's. Raises SegtrainError where the layout's classes are others.
     """
     if set(found.classes) <= set(classes):
-        place: dict[int | str, int] = {i: classes.index(n) for i, n in enumerate(found.classes)}
+        new_ids: dict[int | str, int] = {i: classes.index(n) for i, n in enumerate(found.classes)}
         by_value = {i: i for i in range(len(found.classes))} | found.label_map
-        if all(i == there for i, there in place.items()):
+        if all(old == new for old, new in new_ids.items()):
             return found.label_map
-        return {value: place.get(label, label) for value, label in by_value.items()}
+        return {value: new_ids.get(label, label) for value, label in by_value.items()}
     if label_map and len(found.classes) != len(classes):
         return {}  # the config's own classes, with its own map
     if found.format != "coco" and len(found.classes) == len(classes):
