@@ -21,7 +21,7 @@ from segtrain.data.decoding import (
 )
 from segtrain.errors import SegtrainError
 
-BAND = 1 << 22  # pixels
+BAND = 1 << 22  # pixels converted at a time
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,18 @@ class ImageReader:
         image = open_upright(path, self.max_pixels)
         if image.mode.startswith("I") or image.mode == "F":
             values = np.asarray(image)
-            deep = values.astype(np.uint16) if fits_16_bits(values) else values
-            return to_uint8(self._as_channels(deep, path), path, self.value_range)
+            # Pillow opens some 16-bit files as int32, whose range says nothing
+            if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535:
+                values = values.astype(np.uint16)
+            return to_uint8(self._as_channels(values, path), path, self.value_range)
         if self.value_range and is_deep(image.info["raw"]):
             raise SegtrainError(
                 f"{path}: 16-bit colour is read as 8-bit, so data.value_range has no meaning; "
                 "save it as TIFF or .npy"
             )
-        image = self._convert(image, path)
-        pixels = pixels_of(image)
+        self._refuse_other_bands(image, path)
+        mode = {1: "L", 3: "RGB"}.get(self.channels, image.mode)
+        pixels = pixels_of(image if image.mode == mode else image.convert(mode))
         return to_uint8(pixels, path, self.value_range) if self.value_range else pixels
 
     def size(self, path: Path) -> tuple[int, int]:
@@ -75,16 +78,12 @@ class ImageReader:
         try:
             with translate_decoding(path), Image.open(path) as image:
                 known = self.channels in (1, 3) or len(image.getbands()) == self.channels
+                # Pillow reads 16-bit colour with 8 bits: enough for photos, not for a value range
                 colour_is_deep = is_deep(raw_modes(image)) and image.mode != "I;16"
                 whole = not (colour_is_deep and (self.value_range or self.channels not in (1, 3)))
                 return known and whole and count_pages(image) == 1
         except SegtrainError:  # tifffile may read it, or says what is wrong
             return False
-
-    def _convert(self, image: Image.Image, path: Path) -> Image.Image:
-        mode = {1: "L", 3: "RGB"}.get(self.channels, image.mode)
-        self._refuse_other_bands(image, path)
-        return image if image.mode == mode else image.convert(mode)
 
     def _refuse_other_bands(self, image: Image.Image, path: Path) -> None:
         if self.channels not in (1, 3) and len(image.getbands()) != self.channels:
@@ -166,7 +165,3 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         band = np.asarray(image.crop((0, top, image.width, bottom)))
         pixels[top:bottom] = band.reshape(bottom - top, image.width, -1)
     return pixels
-
-
-def fits_16_bits(values: np.ndarray) -> bool:
-    return values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535

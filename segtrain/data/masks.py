@@ -39,6 +39,7 @@ def read_raw(
     if source.suffix.lower() == ".npy":
         return _whole_numbers(read_array(source, max_pixels)[0], source), False
     mask = open_upright(source, max_pixels)
+    # Pillow's name for a JPEG with previews, as phones write it, is MPO
     lossy = mask.format in ("JPEG", "MPO") or mask.format == "WEBP" and not is_lossless(source)
     if mask.mode == "P" and palette and is_reordered(mask, palette):
         raise SegtrainError(
@@ -61,9 +62,9 @@ def read_raw(
 
 def is_reordered(mask: Image.Image, palette: Palette) -> bool:
     """Return whether all colours of an indexed mask are in the palette, some at other indices."""
-    own = np.array(mask.getpalette("RGB")).reshape(-1, 3).tolist()
+    stored = np.array(mask.getpalette("RGB")).reshape(-1, 3).tolist()
     used = [index for index, count in enumerate(mask.histogram()) if count]
-    colours = {index: tuple(own[index]) for index in used if index < len(own)}
+    colours = {index: tuple(stored[index]) for index in used if index < len(stored)}
     known = [tuple(colour) for colour in palette]
     moved = any(known[index : index + 1] != [colour] for index, colour in colours.items())
     return moved and len(colours) == len(used) and set(colours.values()) <= set(known)
@@ -75,7 +76,7 @@ def smooth_share(values: np.ndarray) -> float:
     Taken along rows and along columns, the larger of the two. Hard edges have none, anti-aliased
     ones a third and more. values: (H,W), or colours (H,W,3).
     """
-    values = values if values.ndim == 2 else values[..., 1]
+    values = values if values.ndim == 2 else values[..., 1]  # one channel shows an edge as well
     shares = []
     for lines in (values, values.T):
         before, middle, after = lines[:, :-2], lines[:, 1:-1], lines[:, 2:]
@@ -86,12 +87,12 @@ def smooth_share(values: np.ndarray) -> float:
 
 
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
+    flat = values
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         flat = values[0] if values.shape[0] == 1 else values[..., 0]
-    else:
-        flat = values
     if flat.ndim != 2 and not (flat.ndim == 3 and flat.shape[2] == 3 and flat.dtype == np.uint8):
         raise SegtrainError(f"{path}: expected a mask of height x width, got {values.shape}")
+    # GIS tools save class ids as floats
     if flat.dtype.kind == "f" and (flat == np.rint(flat)).all():
         flat = flat.astype(np.int64)
     if flat.dtype.kind not in "iub":
@@ -100,6 +101,7 @@ def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def is_lossless(path: Path) -> bool:
+    """Return whether a WebP file is lossless, by its chunk's name: Pillow doesn't say."""
     with open(path, "rb") as file:
         return b"VP8L" in file.read(64)
 
@@ -111,24 +113,30 @@ def grey_values(raw: np.ndarray, tolerance: int = 0) -> np.ndarray | None:
     """
     if raw.ndim == 2:
         return raw
-    middle = raw[..., 1].astype(np.int16)
+    middle = raw[..., 1].astype(np.int16)  # signed, so that differences don't wrap
     grey = all(np.abs(raw[..., c] - middle).max(initial=0) <= tolerance for c in (0, 2))
     return raw[..., 1] if grey else None
 
 
-def code(rgb: np.ndarray) -> np.ndarray:
+def encode_colours(rgb: np.ndarray) -> np.ndarray:
     """Return colours (...,3) uint8 as one integer each (...)."""
     red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
     return (red << 16) | (green << 8) | blue
 
 
-def colour_of(code: int) -> tuple[int, int, int]:
+def decode_colour(code: int) -> tuple[int, int, int]:
     return code >> 16, code >> 8 & 255, code & 255
 
 
 def colour_counts(codes: Mapping[int, int]) -> list[str]:
     """Return '(r, g, b) (n px)' for each colour code, the most frequent first."""
-    return [f"{colour_of(c)} ({count} px)" for c, count in Counter(codes).most_common()]
+    return [f"{decode_colour(c)} ({count} px)" for c, count in Counter(codes).most_common()]
+
+
+def count_unique(values: np.ndarray) -> dict[int, int]:
+    """Return the pixels of each value, in ascending order of values."""
+    unique, counts = np.unique(values, return_counts=True)
+    return dict(zip(unique.tolist(), counts.tolist(), strict=True))
 
 
 class MaskReader:
@@ -154,10 +162,11 @@ class MaskReader:
         self.palette = palette
         self.label_map = dict(sorted(label_map.items()))
         self.allow_lossy, self.max_pixels = allow_lossy, max_pixels
-        small = 0 <= lb_ignore <= 255 and num_classes <= 256
+        small = 0 <= lb_ignore <= 255 and num_classes <= 256  # half the bytes to load and cache
         self.dtype = np.dtype(np.uint8 if small else np.int16)
         meaning = {i: i for i in (*range(num_classes), lb_ignore)}
-        meaning |= {value: self._label(label) for value, label in label_map.items()}
+        for value, label in label_map.items():
+            meaning[value] = lb_ignore if label == "ignore" else int(label)
         self.known = np.array(sorted(meaning), np.int64)
         self.labels = np.array([meaning[value] for value in sorted(meaning)], np.int16)
         # bytes.translate maps uint8 masks at the speed of memory; unknown values become a byte
@@ -168,9 +177,9 @@ class MaskReader:
         if self.spare:
             table = np.where(grey == UNKNOWN, self.spare[0], grey).astype(np.uint8)
             self.bytes_table = table.tobytes()
-        named = {meaning[value] for value in label_map}
-        own = {i for i in (*range(num_classes), lb_ignore) if i not in named and i not in label_map}
-        self.anchors = np.array(sorted({*label_map, *own}))
+        # an id to which the map has values is not itself a value of the masks
+        mapped = {meaning[value] for value in label_map}
+        self.anchors = np.array(sorted({*label_map, *(meaning.keys() - mapped)}))
 
     def __repr__(self) -> str:
         """Return the arguments: equal for readers that read alike, in any process."""
@@ -179,9 +188,6 @@ class MaskReader:
             f"MaskReader({self.num_classes}, {self.label_map}, {self.lb_ignore}, {colours}, "
             f"{self.allow_lossy}, {self.max_pixels})"
         )
-
-    def _label(self, label: int | str) -> int:
-        return self.lb_ignore if label == "ignore" else int(label)
 
     def __call__(self, source: MaskSource) -> np.ndarray:
         """Return the mask as (H,W) class ids and lb_ignore, in `dtype`. Raises SegtrainError."""
@@ -200,26 +206,24 @@ class MaskReader:
                 return np.frombuffer(pixels, np.uint8).reshape(values.shape)
         ids = self.ids(values)
         if (ids == UNKNOWN).any():
-            found, counts = np.unique(values[ids == UNKNOWN], return_counts=True)
-            unknown = dict(zip(found.tolist(), counts.tolist(), strict=True))
+            unknown = count_unique(values[ids == UNKNOWN])
             raise SegtrainError(f"{source} has {self.explain(unknown)}")
         return ids.astype(self.dtype, copy=False)
 
     def ids(self, values: np.ndarray) -> np.ndarray:
         """Return the class ids of mask values (any shape), UNKNOWN for unknown ones."""
         values = values.astype(np.int64)
-        places = np.searchsorted(self.known, values).clip(max=len(self.known) - 1)
-        return np.where(self.known[places] == values, self.labels[places], np.int16(UNKNOWN))
+        nearest = np.searchsorted(self.known, values).clip(max=len(self.known) - 1)
+        return np.where(self.known[nearest] == values, self.labels[nearest], np.int16(UNKNOWN))
 
     def _colour_indices(self, rgb: np.ndarray, source: MaskSource) -> np.ndarray:
         """Return (H,W) indices of colours in the palette. Raises SegtrainError for others."""
         if not self.palette and (grey := grey_values(rgb)) is not None:
             return grey
-        codes = code(rgb)
+        codes = encode_colours(rgb)
         indices = self.palette_indices(codes)
         if (indices < 0).any():
-            found, counts = np.unique(codes[indices < 0], return_counts=True)
-            unknown = dict(zip(found.tolist(), counts.tolist(), strict=True))
+            unknown = count_unique(codes[indices < 0])
             raise SegtrainError(f"{source}: {self.explain_colours(unknown)}")
         return indices
 
@@ -227,10 +231,10 @@ class MaskReader:
         """Return the palette's indices of colour codes (any shape), -1 where it lacks one."""
         if not self.palette:
             return np.full(codes.shape, -1, np.int16)
-        known = code(np.array(self.palette, dtype=np.uint8))
-        order = known.argsort(kind="stable")
-        place = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
-        return np.where(known[order][place] == codes, order[place], -1).astype(np.int16)
+        known = encode_colours(np.array(self.palette, dtype=np.uint8))
+        order = known.argsort(kind="stable")  # of equal colours, the lowest index counts
+        nearest = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
+        return np.where(known[order][nearest] == codes, order[nearest], -1).astype(np.int16)
 
     def snap(self, raw: np.ndarray) -> np.ndarray:
         """Return the raw mask with each unknown value or colour set to the nearest known one."""
@@ -241,28 +245,28 @@ class MaskReader:
             return self.anchors[np.searchsorted(middles, raw)]
         if not self.palette:
             return raw
-        codes, inverse = np.unique(code(raw), return_inverse=True)
-        found = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 1)
+        codes, inverse = np.unique(encode_colours(raw), return_inverse=True)
+        colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 1)
         # colour by colour: all distances at once could take gigabytes
-        distances = [((found - colour) ** 2).sum(1) for colour in np.array(self.palette)]
+        distances = [((colours - colour) ** 2).sum(1) for colour in np.array(self.palette)]
         nearest = np.array(self.palette, np.uint8)[np.argmin(distances, 0)]
         return nearest[inverse].reshape(raw.shape)
 
     def explain(self, unknown: Mapping[int, int]) -> str:
         """Return the message about values (value: pixels) that are neither a class nor ignored."""
-        found = shorten(f"{value} ({count} px)" for value, count in sorted(unknown.items()))
+        values = shorten(f"{value} ({count} px)" for value, count in sorted(unknown.items()))
         return (
-            f"value {found}, but classes are 0..{self.num_classes - 1} and {self.lb_ignore} is "
+            f"value {values}, but classes are 0..{self.num_classes - 1} and {self.lb_ignore} is "
             f"ignored; fix the mask, or map the value: data.label_map: "
             + yaml_line({value: "ignore" for value in sorted(unknown)})
         )
 
     def explain_colours(self, unknown: Mapping[int, int]) -> str:
         """Return the message about colours (code: pixels) that the palette lacks."""
-        found = shorten(colour_counts(unknown))
-        if not self.palette:
-            return f"an RGB mask needs data.palette, each class's colour in id order; found {found}"
-        return f"colours that data.palette lacks: {found}"
+        colours = shorten(colour_counts(unknown))
+        if self.palette:
+            return f"colours that data.palette lacks: {colours}"
+        return f"an RGB mask needs data.palette, each class's colour in id order; found {colours}"
 
 
 def class_palette(
@@ -276,9 +280,9 @@ def class_palette(
     if not palette:
         hues = (0.58 + 0.618034 * i for i in range(num_classes))  # golden ratio: neighbours differ
         return [_rgb(hue % 1, 0.75, 0.95 - 0.3 * (i % 2)) for i, hue in enumerate(hues)]
-    meaning = [label_map.get(value, value) for value in range(len(palette))]
-    places = (meaning.index(c) if c in meaning else c for c in range(num_classes))
-    return [(red, green, blue) for red, green, blue in (palette[place] for place in places)]
+    labels = [label_map.get(value, value) for value in range(len(palette))]
+    values = (labels.index(c) if c in labels else c for c in range(num_classes))
+    return [palette[value] for value in values]
 
 
 def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:

@@ -18,3 +18,8 @@ class Sample:
     @property
     def name(self) -> str:
         return self.image.stem
+
+    @property
+    def mask_file(self) -> Path:
+        """File that holds the mask: for a COCO mask, the JSON of all images."""
+        return self.mask.file if isinstance(self.mask, CocoMask) else self.mask

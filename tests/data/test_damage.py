@@ -72,7 +72,7 @@ from pycocotools import mask as coco_mask
 
 from segtrain.config import DataConfig
 from segtrain.data import decoding, masks
-from segtrain.data.inspection.checks import Faults
+from segtrain.data.inspection.checks import Checks
 from segtrain.data.inspection.survey import Inspection, Survey, prepare, survey
 from segtrain.errors import SegtrainError
 
@@ -928,8 +928,8 @@ def flip_under_checksum(content: bytes, rng: np.random.Generator) -> bytes:
 BROKEN = {
     "checksums are not compared": ("flip", decoding, "refuse_damaged_png", lambda content: None),
     "unknown values become a class": ("value", masks.MaskReader, "ids", lenient),
-    "no image is found twice": ("leak", Faults, "duplicates", lambda self, facts: []),
-    "what can't be read goes unsaid": ("text", Faults, "unreadable", lambda self, facts: []),
+    "no image is found twice": ("leak", Checks, "duplicates", lambda self, facts: []),
+    "what can't be read goes unsaid": ("text", Checks, "unreadable", lambda self, facts: []),
     "photos stay as they lie": (
         "size",
         decoding,

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from segtrain.data.masks import UNKNOWN, MaskReader, class_palette, code, grey_values, read_raw
+from segtrain.data.masks import (
+    UNKNOWN,
+    MaskReader,
+    class_palette,
+    encode_colours,
+    grey_values,
+    read_raw,
+)
 from segtrain.errors import SegtrainError
 
 IDS = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
@@ -283,7 +290,7 @@ def test_other_kinds_of_images_are_no_masks(tmp_path: Path, mode: str):
         read_raw(path)
 
 
-# bytes in place of int16, and the quick path
+# bytes instead of int16, and the quick path
 
 
 @pytest.mark.parametrize(
@@ -420,7 +427,7 @@ def test_hand_checked_nearest_colours(tmp_path: Path):
     colours = [(5, 5, 5), (130, 0, 5), (126, 0, 4), (200, 200, 200), (10, 0, 249), (0, 0, 0)]
     ids = MaskReader(3, palette=COLOURS, allow_lossy=True)
     nearest = ids.snap(np.array([colours], np.uint8))
-    ids = ids.palette_indices(code(nearest))
+    ids = ids.palette_indices(encode_colours(nearest))
     # squared distances to the three colours: (130, 0, 5): 16925, 14425, 74425; (126, 0, 4): 15892,
     # 15412, 73972; (200, 200, 200): 120000, 78600, 78600: the first of two as near
     assert ids.tolist() == [[0, 1, 1, 1, 2, 0]]

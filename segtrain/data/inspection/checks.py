@@ -15,7 +15,7 @@ from segtrain.data.data_set import DataSet
 from segtrain.data.findings import Finding
 from segtrain.data.inspection.duplicates import groups_by, near_pairs, same_bytes
 from segtrain.data.inspection.scan import PairFacts, UnreadablePair
-from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts, colour_of
+from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts, decode_colour
 from segtrain.data.sample import Sample
 from segtrain.errors import shorten
 
@@ -24,12 +24,13 @@ Scanned = PairFacts | UnreadablePair
 EMPTY_ADVICE = "intended, or name them in data.exclude"
 ABSENT_ADVICE = "split the images differently: data.splits, or another data.split_seed"
 NEAR_ADVICE = "frames of one scene belong in one split"
+SMOOTH_ADVICE = "save masks without anti-aliasing and resize them by nearest neighbour"
 MOST_COLOURS = 64  # more are not classes
 DARK = 64  # 16-bit images whose 8 upper bits stay below this use a quarter of the range
 
 
-class Faults:
-    """Checks that find faults in facts; files are named relative to the data set's folder."""
+class Checks:
+    """Checks that find faults in facts; findings name files relative to the data set's folder."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -47,18 +48,18 @@ class Faults:
         bad = [pair for pair in scanned if isinstance(pair, UnreadablePair)]
         sizes = [f for f in scanned if isinstance(f, PairFacts) and not f.sizes_agree]
         reasons = [reason for pair in bad for reason in pair.reasons]
-        found = []
+        findings = []
         if bad:
             text = f"{_count(reasons, 'file')} cannot be read"
             places = [self.short(reason) for reason in reasons]
             fix = self.exclude_fix(bad, scanned)
-            found.append(Finding("unreadable", True, text, places, "", fix))
+            findings.append(Finding("unreadable", True, text, places, "", fix))
         if sizes:
-            places = [self._sizes(fact) for fact in sizes]
             text = f"sizes differ in {_count(sizes, 'pair')}"
+            places = [self._sizes(fact) for fact in sizes]
             fix = self.exclude_fix(sizes, scanned)
-            found.append(Finding("size", True, text, places, "", fix))
-        return found
+            findings.append(Finding("size", True, text, places, "", fix))
+        return findings
 
     def _sizes(self, fact: PairFacts) -> str:
         (height, width), (mask_height, mask_width) = fact.image.size, fact.mask.size
@@ -69,14 +70,14 @@ class Faults:
             f"{fact.sample.mask} is {mask_width}x{mask_height}{hint}"
         )
 
-    def lossy(self, facts: Facts, given: DataConfig, classes: list[str] | None) -> list[Finding]:
+    def lossy(self, facts: Facts, config: DataConfig, classes: list[str] | None) -> list[Finding]:
         """Find JPEG masks that are not allowed, or whose nearest class is unknown."""
         places = [self.short(f.sample.mask) for f in _all(facts) if f.mask.lossy]
         if not places:
             return []
         text, advice = f"{_count(places, 'JPEG mask')}: {LOSSY}", "save masks as PNG"
         if classes:
-            fix = {"allow_lossy_masks": True} | ({} if given.classes else {"classes": classes})
+            fix = {"allow_lossy_masks": True} | ({} if config.classes else {"classes": classes})
             return [Finding("lossy", True, text, places, advice, fix)]
         advice += ", or name data.classes and set data.allow_lossy_masks: true"
         return [Finding("lossy", True, text, places, advice)]
@@ -99,9 +100,9 @@ class Faults:
             elif coloured:
                 named = shorten(colour_counts(coloured))
                 places.append(self.short(f"{fact.sample.mask}: {named}"))
-        found = []
+        findings = []
         if unknown:
-            found.append(self._unknown_values(unknown, places, masks, smooth))
+            findings.append(self._unknown_values(unknown, places, masks, smooth))
         if colours:
             text = (
                 f"{len(colours)} colours that data.palette lacks in {_count(places, 'mask')}"
@@ -112,8 +113,8 @@ class Faults:
                 f"add them to data.palette ({shorten(colour_counts(colours), 8)}); map those that "
                 "are no class with data.label_map, by index in the palette: {INDEX: ignore}"
             )
-            found.append(Finding("colour", True, text, places, advice))
-        return found
+            findings.append(Finding("colour", True, text, places, advice))
+        return findings
 
     def without_palette(self, facts: list[PairFacts]) -> list[Finding]:
         """Find coloured masks of a data set without a palette: each colour may be a class."""
@@ -129,7 +130,7 @@ class Faults:
         if len(colours) > MOST_COLOURS:
             advice = "so many come from lossy or smooth masks: save PNG without anti-aliasing"
             return [Finding("colour", True, text, places, advice)]
-        palette = [list(colour_of(c)) for c, _ in colours.most_common()]
+        palette = [list(decode_colour(c)) for c, _ in colours.most_common()]
         names = ["colour " + " ".join(map(str, colour)) for colour in palette]
         return [Finding("colour", True, text, places, "", {"palette": palette, "classes": names})]
 
@@ -142,8 +143,8 @@ class Faults:
         )
         if smooth:
             text += "; edges are smooth, as after drawing with anti-aliasing or resizing"
-            advice = "save masks without anti-aliasing and resize them by nearest neighbour"
-            return Finding("smooth", True, text, places, advice, {"allow_lossy_masks": True})
+            fix = {"allow_lossy_masks": True}
+            return Finding("smooth", True, text, places, SMOOTH_ADVICE, fix)
         label_map = {value: "ignore" for value in sorted(unknown)}
         return Finding("value", True, text, places, "fix the mask", {"label_map": label_map})
 
@@ -157,34 +158,26 @@ class Faults:
         void = [self.short(everything[i].sample.mask) for i in np.flatnonzero(valid == 0)]
         only = np.flatnonzero((valid > 0) & (present[:, 1:].sum(1) == 0))
         flat = [self.short(everything[i].sample.mask) for i in only]
-        found = []
+        findings = []
         if void:
-            found.append(
-                Finding(
-                    "empty",
-                    False,
-                    f"{_count(void, 'mask')} without a valid pixel",
-                    void,
-                    EMPTY_ADVICE,
-                )
-            )
+            text = f"{_count(void, 'mask')} without a valid pixel"
+            findings.append(Finding("empty", False, text, void, EMPTY_ADVICE))
         if flat:
             text = f"{_count(flat, 'mask')} with nothing but {names[0]} (class 0)"
-            found.append(Finding("empty", False, text, flat, EMPTY_ADVICE))
+            findings.append(Finding("empty", False, text, flat, EMPTY_ADVICE))
         for split, counts in by_image.items():
             absent = [name for name, pixels in zip(names, counts.sum(0), strict=True) if not pixels]
             if absent:
                 text = f"{split} has no pixel of {_count(absent, 'class', 'classes')}"
-                found.append(Finding("absent", False, text, absent, ABSENT_ADVICE))
+                findings.append(Finding("absent", False, text, absent, ABSENT_ADVICE))
         smooth = [self.short(f.sample.mask) for f in everything if f.mask.smooth > SMOOTH]
         if smooth:
             text = (
                 f"{_count(smooth, 'mask')} whose edges pass through intermediate values, "
                 "as after anti-aliasing or resizing"
             )
-            advice = "save masks without anti-aliasing and resize them by nearest neighbour"
-            found.append(Finding("smooth", False, text, smooth, advice))
-        return found
+            findings.append(Finding("smooth", False, text, smooth, SMOOTH_ADVICE))
+        return findings
 
     def nothing_to_learn(
         self, facts: list[PairFacts], counts: np.ndarray, data: DataSet
@@ -199,12 +192,12 @@ class Faults:
             else "no training pixel has a class: all are ignored"
         )
         values = sorted(set().union(*(fact.mask.values for fact in facts)))
-        held = f"; the masks hold {shorten(values, 8)}" if values else ""
+        contents = f"; the masks hold {shorten(values, 8)}" if values else ""
         if ignored := sum(fact.mask.values.get(data.lb_ignore, 0) for fact in facts):
             share = ignored / (ignored + counts.sum())
-            held += f", and {data.lb_ignore} ({share:.0%} of their pixels) is ignored"
+            contents += f", and {data.lb_ignore} ({share:.0%} of their pixels) is ignored"
         advice = "check that data.classes and data.label_map match the mask values"
-        return [Finding("ignored", True, text + held, [], advice)]
+        return [Finding("ignored", True, text + contents, [], advice)]
 
     def copies(self, splits: dict[str, list[Sample]]) -> list[Finding]:
         """Find images in two splits by their files' bytes: quick, but blind to re-encoding."""
@@ -222,12 +215,12 @@ class Faults:
             return len({split_of[path] for path in group}) > 1
 
         within = [group for group in groups if not crosses(group)]
-        found = self._leaks(images, [group for group in groups if crosses(group)])
+        findings = self._leaks(images, [group for group in groups if crosses(group)])
         if within:
             places = [" = ".join(map(self.short, group)) for group in within]
             text = f"the same image more than once in a split, {_count(within, 'time')}"
             fix = {"exclude": [self.short(path) for group in within for path in group[1:]]}
-            found.append(Finding("duplicate", False, text, places, "", fix))
+            findings.append(Finding("duplicate", False, text, places, "", fix))
         hashes = {f.sample.image: f.image.dhash for f in _all(facts)}
         near = [(a, b) for a, b in near_pairs(hashes) if digests[a] != digests[b]]
         across = [(a, b) for a, b in near if split_of[a] != split_of[b]]
@@ -239,8 +232,8 @@ class Faults:
                 for a, b in pairs:
                     alike[self.short(a)].append(self.short(b))
                 places = [f"{name} ~ {', '.join(others)}" for name, others in alike.items()]
-                found.append(Finding("near", False, text, places, NEAR_ADVICE))
-        return found
+                findings.append(Finding("near", False, text, places, NEAR_ADVICE))
+        return findings
 
     def _leaks(self, images: dict[str, list[Path]], groups: list[list[Path]]) -> list[Finding]:
         if not groups:
@@ -269,11 +262,14 @@ class Faults:
         highest = max((image.highest for image in deep), default=DARK)
         if highest >= DARK or config.value_range:
             return []
-        text = f"{_count(deep, '16-bit image')} with no value above {256 * highest + 255}"
-        text = f"{text}: too dark to keep their detail in 8 bits"
+        text = (
+            f"{_count(deep, '16-bit image')} with no value above {256 * highest + 255}: too dark "
+            "to keep their detail in 8 bits"
+        )
         if len(deep) < len(read):
             advice = "others have 8 bits, and one data.value_range can't fit both: convert one kind"
             return [Finding("range", False, text, [], advice)]
+        # a power of two, as of 10- or 12-bit cameras, rather than the brightest pixel so far
         fix = {"value_range": [0, 256 * (1 << highest.bit_length()) - 1]}
         return [Finding("range", False, text, [], "", fix)]
 
@@ -293,12 +289,10 @@ def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict
 def by_index(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
     """Return pixels by grey value, and by the palette's index of a known colour."""
     counts = Counter(fact.mask.values)
-    codes = list(fact.mask.colours)
-    for place, c in zip(
-        masks.palette_indices(np.array(codes, np.int64)).tolist(), codes, strict=True
-    ):
-        if place >= 0:
-            counts[place] += fact.mask.colours[c]
+    indices = masks.palette_indices(np.array(list(fact.mask.colours), np.int64)).tolist()
+    for index, count in zip(indices, fact.mask.colours.values(), strict=True):
+        if index >= 0:
+            counts[index] += count
     return counts
 
 

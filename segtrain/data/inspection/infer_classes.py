@@ -11,6 +11,7 @@ from segtrain.errors import SegtrainError, shorten
 
 MOST_CLASSES_GUESSED = 32  # beyond, a line that maps all values would be of no use
 PEAK, BLUR = 0.01, 8  # smallest share of a peak's pixels, and how far lossy values lie from it
+COVERED = 0.8  # share of the pixels at few values that marks edges, not classes, between them
 
 
 class ClassesUnclear(SegtrainError):
@@ -53,25 +54,24 @@ def find_num_classes(
             ways,
             fix,
         )
-    renumbered = {value: place for place, value in enumerate(raw) if value != place}
-    kept = [value for value in raw if value != lb_ignore and label_map.get(value) != "ignore"]
-    ignored = {value: place for place, value in enumerate(kept) if value != place}
-    ways = [f"data.label_map: {yaml_line(renumbered)} makes classes of all {len(raw)} values"]
-    fix = number_classes(raw) if len(raw) >= 2 else {}
+    valid = [value for value in raw if value != lb_ignore and label_map.get(value) != "ignore"]
+    fix = number_classes(raw)
+    ways = [f"data.label_map: {yaml_line(fix['label_map'])} makes classes of all {len(raw)} values"]
     if lb_ignore in values:
-        without = (
-            f"data.label_map: {yaml_line(ignored | {lb_ignore: 'ignore'})} ignores {lb_ignore} and "
-            f"leaves {len(kept)} class{'es' if len(kept) != 1 else ''}"
-            + (" (too few to train, which takes two)" if len(kept) < 2 else "")
+        ignoring = number_classes(valid)
+        ignoring["label_map"][lb_ignore] = "ignore"
+        ways.append(
+            f"data.label_map: {yaml_line(ignoring['label_map'])} ignores {lb_ignore} and "
+            f"leaves {len(valid)} class{'es' if len(valid) != 1 else ''}"
+            + (" (too few to train, which takes two)" if len(valid) < 2 else "")
         )
-        if len(kept) >= 2:  # the value ignored by default is hardly a class
-            ways.insert(0, without)
-            fix = number_classes(kept)
-            fix["label_map"][lb_ignore] = "ignore"
-        else:
-            ways.append(without)
+        if len(valid) >= 2:  # the value ignored by default is hardly a class
+            ways.reverse()
+            fix = ignoring
     elif len(ids) >= 2:
-        ways.append(f"data.classes with {max(kept) + 1} names keeps the ids as they are")
+        ways.append(f"data.classes with {max(valid) + 1} names keeps the ids as they are")
+    if len(raw) < 2:  # one class can't be trained
+        fix = {}
     if 0 <= lb_ignore < len(fix.get("classes", ())):
         fix["lb_ignore"] = next(i for i in (255, -1) if not 0 <= i < len(fix["classes"]))
     raise ClassesUnclear(
@@ -84,8 +84,8 @@ def find_num_classes(
 
 def number_classes(values: Sequence[int]) -> dict[str, Any]:
     """Return the data fields that make each value a class, in this order."""
-    label_map = {value: place for place, value in enumerate(values) if value != place}
-    return {"label_map": label_map, "classes": [str(place) for place in range(len(values))]}
+    label_map = {value: class_id for class_id, value in enumerate(values) if value != class_id}
+    return {"label_map": label_map, "classes": [str(class_id) for class_id in range(len(values))]}
 
 
 def find_peaks(values: Mapping[int, int]) -> list[int]:
@@ -99,10 +99,10 @@ def find_peaks(values: Mapping[int, int]) -> list[int]:
         if pixels >= PEAK * total and all(abs(value - peak) > BLUR for peak in peaks):
             peaks.append(value)
     covered = sum(n for v, n in values.items() if any(abs(v - peak) <= BLUR for peak in peaks))
-    return sorted(peaks) if len(peaks) >= 2 and covered >= 0.8 * total else []
+    return sorted(peaks) if len(peaks) >= 2 and covered >= COVERED * total else []
 
 
 def is_blurred(values: Mapping[int, int]) -> bool:
     """Return whether few of many values have nearly all pixels, as in smooth masks."""
     few = Counter(values).most_common(len(values) // 8)
-    return sum(pixels for _, pixels in few) >= 0.8 * sum(values.values())
+    return sum(pixels for _, pixels in few) >= COVERED * sum(values.values())

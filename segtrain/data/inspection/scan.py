@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from segtrain.console import progress
-from segtrain.data.coco import CocoMask
 from segtrain.data.decoding import read_header
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import (
@@ -25,7 +24,8 @@ from segtrain.data.masks import (
     MaskReader,
     MaskSource,
     Palette,
-    code,
+    count_unique,
+    encode_colours,
     grey_values,
     read_raw,
     smooth_share,
@@ -112,6 +112,7 @@ class Scanner:
         """
         self.root, self.images, self.masks = root, images, masks
         self.full, self.palette = full, palette
+        # whatever changes facts is in the name, so that other settings never read wrong ones
         settings = (str(root), repr(images), masks and masks.anchors.tolist(), palette)
         name = hashlib.sha256(repr((FACTS_VERSION, settings)).encode()).hexdigest()[:24]
         self.file = cache_folder() / "scan" / f"{name}.json"
@@ -130,7 +131,7 @@ class Scanner:
         return facts
 
     def _pair(self, sample: Sample) -> PairFacts | UnreadablePair:
-        image, mask = self._image(sample.image), self._mask(sample.mask)
+        image, mask = self._image(sample.image), self._mask(sample)
         if isinstance(image, ImageFacts) and isinstance(mask, MaskFacts):
             return PairFacts(sample, image, mask)
         return UnreadablePair(sample, [part for part in (image, mask) if isinstance(part, str)])
@@ -142,13 +143,13 @@ class Scanner:
         read = image_facts if self.full else header_facts
         return self._read(path, f"image {path}", partial(read, path, self.images))
 
-    def _mask(self, source: MaskSource) -> MaskFacts | str:
-        path = source.file if isinstance(source, CocoMask) else source
-        saved = self._recall(path, f"mask {source}", MaskFacts)
+    def _mask(self, sample: Sample) -> MaskFacts | str:
+        path, key = sample.mask_file, f"mask {sample.mask}"
+        saved = self._recall(path, key, MaskFacts)
         if isinstance(saved, MaskFacts):
             return saved
-        read = partial(mask_facts, source, self.masks, self.images.max_pixels, self.palette)
-        return self._read(path, f"mask {source}", read)
+        read = partial(mask_facts, sample.mask, self.masks, self.images.max_pixels, self.palette)
+        return self._read(path, key, read)
 
     def _recall(self, path: Path, key: str, kind: type) -> ImageFacts | MaskFacts | None:
         try:
@@ -243,7 +244,7 @@ def mask_facts(
         snapped = int((nearest != before).reshape(*raw.shape[:2], -1).any(2).sum())
         raw = nearest
     values = None if palette and raw.ndim == 3 else grey_values(raw)
-    counts, distinct = count_values(code(raw) if values is None else values)
+    counts, distinct = count_values(encode_colours(raw) if values is None else values)
     by_kind = ({}, counts) if values is None else (counts, {})
     return MaskFacts(raw.shape[:2], *by_kind, distinct, lossy, smooth, snapped)
 
@@ -251,15 +252,14 @@ def mask_facts(
 def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:
     """Return pixels by value, of the most frequent ones only, and the number of all values."""
     if values.dtype in (np.uint8, np.uint16, bool):  # far quicker than the sort of np.unique
-        histogram = np.bincount(values.ravel())
-        found = np.flatnonzero(histogram)
-        counts = histogram[found]
+        histogram = np.bincount(values.ravel()).tolist()
+        pixels = {value: count for value, count in enumerate(histogram) if count}
     else:
-        found, counts = np.unique(values, return_counts=True)
-    if len(found) > MOST_VALUES:
-        most = np.sort(np.argsort(-counts, kind="stable")[:MOST_VALUES])
-        return dict(zip(found[most].tolist(), counts[most].tolist(), strict=True)), len(found)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True)), len(found)
+        pixels = count_unique(values)
+    if len(pixels) <= MOST_VALUES:
+        return pixels, len(pixels)
+    most = sorted(pixels, key=pixels.__getitem__, reverse=True)[:MOST_VALUES]
+    return {value: pixels[value] for value in sorted(most)}, len(pixels)
 
 
 def map_on_all_cores(function: Callable, items: list, label: str) -> list:

@@ -1,4 +1,4 @@
-"""The survey of a data set: contents, statistics and faults, from one reading of its files."""
+"""The survey of a data set: contents, statistics and problems, from one reading of its files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from segtrain.config import DataConfig
 from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource, find_data_source
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
-from segtrain.data.inspection.checks import Facts, Faults, class_pixels
+from segtrain.data.inspection.checks import Checks, Facts, class_pixels
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
 from segtrain.data.masks import MaskReader
 from segtrain.errors import SegtrainError
 
-DEEP_READ = 8  # 16-bit images that the quick survey decodes
+DEEP_READ = 8  # 16-bit images that the quick survey decodes: it must stay quick before training
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The contents of a data set, and its faults; its classes may be unclear."""
+    """The contents of a data set and its problems; its classes may be unclear."""
 
     source: DataSource
     facts: Facts  # of the pairs that can be read, by split
@@ -121,7 +121,7 @@ def inspect(source: DataSource, full: bool = False) -> Inspection:
             f"{source.config.path}: no train split; found {others} ({source.layout})"
         )
     named = source.with_classes(source.merged.classes) if source.merged.classes else None
-    faults = Faults(source.root if source.root.is_dir() else source.root.parent)
+    checks = Checks(source.root if source.root.is_dir() else source.root.parent)
     snapping = named.masks if named and source.config.allow_lossy_masks else None
     read = Scanner(source.root, source.images, snapping, full, source.merged.palette)
     scanned = {
@@ -129,30 +129,30 @@ def inspect(source: DataSource, full: bool = False) -> Inspection:
         for split, samples in source.splits.items()
         if full or split in ("train", "val")
     }
-    facts, findings = drop_unreadable(faults, scanned, source.config)
+    facts, findings = drop_unreadable(checks, scanned, source.config)
     findings = source.findings + findings
-    findings += faults.duplicates(facts) if full else faults.copies(source.splits)
-    findings += faults.dark(facts if full else read_some_deep(read, facts), source.config)
+    findings += checks.duplicates(facts) if full else checks.copies(source.splits)
+    findings += checks.dark(facts if full else read_some_deep(read, facts), source.config)
 
-    inferred = InferredClasses() if named else infer_classes(faults, source, facts["train"])
+    inferred = InferredClasses() if named else infer_classes(checks, source, facts["train"])
     findings += inferred.findings
     if inferred.names:
         named = source.with_classes(inferred.names)
     fixes = next((finding.fix for finding in inferred.findings), {})
     if not snapping:
         classes = named.classes if named else fixes.get("classes")
-        findings += faults.lossy(facts, source.config, classes)
+        findings += checks.lossy(facts, source.config, classes)
     notes = (*list_changes(facts, source.images.channels), *inferred.notes)
     if named is None:
         if fixes:  # what else is wrong once that is fixed: both are reported together
             fixed = source.with_fields(fixes)
-            findings += faults.values(facts, fixed.with_classes(fixes["classes"]).masks)
+            findings += checks.values(facts, fixed.with_classes(fixes["classes"]).masks)
         return Inspection(source, facts, findings, notes)
     by_image = {split: class_matrix(of_split, named.masks) for split, of_split in facts.items()}
-    findings += faults.values(facts, named.masks)
-    findings += faults.contents(facts, by_image, named.classes) if full else []
-    if not any(finding.error for finding in findings):
-        findings += faults.nothing_to_learn(facts["train"], by_image["train"], named)
+    findings += checks.values(facts, named.masks)
+    findings += checks.contents(facts, by_image, named.classes) if full else []
+    if not any(finding.error for finding in findings):  # an error may be why nothing is left
+        findings += checks.nothing_to_learn(facts["train"], by_image["train"], named)
     usable = {split: [fact.sample for fact in of_split] for split, of_split in facts.items()}
     data_set = replace(named, splits=source.splits | usable)
     return Survey(source, facts, findings, notes, data_set, by_image)
@@ -164,7 +164,7 @@ def read_some_deep(read: Scanner, facts: Facts) -> Facts:
     if not deep:
         return {}
     fully = Scanner(read.root, read.images, read.masks, True, read.palette)
-    scanned = fully(deep[:: -(-len(deep) // DEEP_READ)])
+    scanned = fully(deep[:: -(-len(deep) // DEEP_READ)])  # spread: neighbours look alike
     return {"train": [fact for fact in scanned if isinstance(fact, PairFacts)]}
 
 
@@ -179,38 +179,37 @@ def list_changes(facts: Facts, channels: int) -> list[Note]:
     everything = [fact for split in facts.values() for fact in split]
     alpha = sum(fact.image.alpha for fact in everything)
     snapped = [fact.mask.snapped for fact in everything if fact.mask.snapped]
-    notes = []
+    texts = []
     if alpha and channels in (1, 3):
-        notes.append(Note(f"images: {alpha} have an alpha channel, which is dropped"))
+        texts.append(f"images: {alpha} have an alpha channel, which is dropped")
     if snapped:
-        notes.append(
-            Note(
-                f"masks: {sum(snapped):,} pixels of {len(snapped)} lossy or smooth masks are taken "
-                "as the nearest class (data.allow_lossy_masks)"
-            )
+        texts.append(
+            f"masks: {sum(snapped):,} pixels of {len(snapped)} lossy or smooth masks are taken as "
+            "the nearest class (data.allow_lossy_masks)"
         )
-    return notes
+    return [Note(text) for text in texts]
 
 
 def drop_unreadable(
-    faults: Faults, scanned: dict[str, list[PairFacts | UnreadablePair]], config: DataConfig
+    checks: Checks, scanned: dict[str, list[PairFacts | UnreadablePair]], config: DataConfig
 ) -> tuple[Facts, list[Finding]]:
     """Return the facts of pairs that can be read, and findings about the others.
 
     With data.on_error skip these are notes, up to MOST_SKIPPED of a split.
     """
-    kept: Facts = {}
+    readable: Facts = {}
     findings = []
     for split, pairs in scanned.items():
-        bad = faults.unreadable(pairs)
-        kept[split] = [fact for fact in pairs if isinstance(fact, PairFacts) and fact.sizes_agree]
+        bad = checks.unreadable(pairs)
+        good = [fact for fact in pairs if isinstance(fact, PairFacts) and fact.sizes_agree]
         if bad and config.on_error == "skip":
-            few = len(pairs) - len(kept[split]) <= MOST_SKIPPED * len(pairs)
+            few = len(pairs) - len(good) <= MOST_SKIPPED * len(pairs)
             why = "skipped" if few else f"more of {split} than data.on_error: skip allows, 1 %"
             kind: dict[str, Any] = {"kind": "skipped", "error": False} if few else {}
             bad = [replace(finding, text=f"{why}: {finding.text}", **kind) for finding in bad]
+        readable[split] = good
         findings += bad
-    return kept, findings
+    return readable, findings
 
 
 @dataclass(frozen=True)
@@ -225,14 +224,14 @@ class InferredClasses:
     findings: list[Finding] = field(default_factory=list)
 
 
-def infer_classes(faults: Faults, source: DataSource, train: list[PairFacts]) -> InferredClasses:
+def infer_classes(checks: Checks, source: DataSource, train: list[PairFacts]) -> InferredClasses:
     """Infer the classes of a source that has none from its training masks."""
     values: Counter = Counter()
     for fact in train:
         values.update(fact.mask.values)
     if any(fact.mask.colours for fact in train):
         if not source.merged.palette:
-            return InferredClasses(findings=faults.without_palette(train))
+            return InferredClasses(findings=checks.without_palette(train))
         # each colour may be a class: a rare one need not occur in the training masks
         values.update(dict.fromkeys(range(len(source.merged.palette)), 1))
     if not values:

@@ -17,9 +17,10 @@ LabelMap = Mapping[int, int | str]  # mask value: class id or "ignore"
 def merge_labels(config: DataConfig, found: FoundPairs) -> tuple[DataConfig, tuple[Note, ...]]:
     """Return the config with the layout's classes, palette and label map, and notes on overrides.
 
-    The config's own values override the layout's. Classes that the config (or a checkpoint) names are matched to the layout's by name, or by
-    position where both have as many. Raises SegtrainError where the layout has other classes than
-    the config, UsageError where the result contradicts itself.
+    The config's own values override the layout's. Classes that the config (or a checkpoint) names
+    are matched to the layout's by name, or by position where both have as many. Raises
+    SegtrainError where the layout has other classes than the config, UsageError where the result
+    contradicts itself.
     """
     labels: LabelMap = found.label_map
     if config.classes and found.classes:

@@ -22,7 +22,6 @@ import numpy as np
 import PIL
 
 from segtrain.console import Note, write
-from segtrain.data.coco import CocoMask
 from segtrain.data.data_set import DataSet
 from segtrain.data.images import ImageReader
 from segtrain.data.loading.workers import FORK
@@ -47,15 +46,10 @@ FORMAT = b"segtrain pair 1\n"
 def stamp_of(sample: Sample) -> Stamp | None:
     """Return the stamp of a pair's files, None where one is missing: reading it says why."""
     try:
-        image, mask = os.stat(sample.image), os.stat(file_of(sample.mask))
+        image, mask = os.stat(sample.image), os.stat(sample.mask_file)
     except OSError:
         return None
     return image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns
-
-
-def file_of(mask: Path | CocoMask) -> Path:
-    """Return the file of a mask: itself, or the JSON of a COCO mask."""
-    return mask.file if isinstance(mask, CocoMask) else mask
 
 
 class RamCache:
@@ -164,7 +158,7 @@ class DiskCache:
 
     def key(self, index: int, stamp: Stamp) -> bytes:
         sample = self.samples[index]
-        files = [os.path.abspath(file) for file in (sample.image, file_of(sample.mask))]
+        files = [os.path.abspath(file) for file in (sample.image, sample.mask_file)]
         key = self.readers.copy()
         key.update("\0".join([*files, str(sample.mask), *map(str, stamp)]).encode())
         return key.digest()

@@ -10,14 +10,14 @@ import pytest
 
 from segtrain.config import DataConfig
 from segtrain.data.findings import Finding, merge_fixes, raise_errors
-from segtrain.data.inspection.checks import DARK, Faults, by_index, class_pixels, unknown_of
+from segtrain.data.inspection.checks import DARK, Checks, by_index, class_pixels, unknown_of
 from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts, UnreadablePair
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 
 ROOT = Path("/data/set")
-faults = Faults(ROOT)
+checks = Checks(ROOT)
 SIZE = (4, 6)
 
 
@@ -45,7 +45,7 @@ def one(findings: list[Finding]) -> Finding:
 
 
 def test_good_pairs_have_no_fault():
-    assert faults.unreadable([fact("a"), fact("b")]) == []
+    assert checks.unreadable([fact("a"), fact("b")]) == []
 
 
 def test_unreadable_files_are_named_with_the_reason():
@@ -55,7 +55,7 @@ def test_unreadable_files_are_named_with_the_reason():
         unreadable("c", "masks/c.png: not an image"),
         unreadable("d", "images/d.png: gone", "masks/d.png: gone"),
     ]
-    finding = one(faults.unreadable(bad))
+    finding = one(checks.unreadable(bad))
     assert (finding.kind, finding.error) == ("unreadable", True)
     assert finding.text.startswith("4 files cannot be read")
     assert finding.places == [
@@ -69,7 +69,7 @@ def test_unreadable_files_are_named_with_the_reason():
 
 
 def test_sizes_say_width_and_height_of_both():
-    finding = one(faults.unreadable([fact("a", mask={"size": (4, 7)}), fact("b")]))
+    finding = one(checks.unreadable([fact("a", mask={"size": (4, 7)}), fact("b")]))
     assert (finding.kind, finding.error) == ("size", True)
     assert "1 pair" in finding.text
     assert finding.places == ["images/a.png is 6x4 (width x height), masks/a.png is 7x4"]
@@ -80,13 +80,13 @@ def test_sizes_say_width_and_height_of_both():
     "turned, size, hint", [(True, (6, 4), True), (True, (5, 4), False), (False, (6, 4), False)]
 )
 def test_a_mask_that_was_not_turned_with_its_image(turned: bool, size: tuple, hint: bool):
-    finding = one(faults.unreadable([fact("a", {"turned": turned}, {"size": size})]))
+    finding = one(checks.unreadable([fact("a", {"turned": turned}, {"size": size})]))
     assert ("EXIF" in finding.places[0]) == hint
 
 
 def test_both_kinds_at_once():
     pairs = [unreadable("a", "a.png: bad"), fact("b", mask={"size": (9, 9)})]
-    assert [finding.kind for finding in faults.unreadable(pairs)] == ["unreadable", "size"]
+    assert [finding.kind for finding in checks.unreadable(pairs)] == ["unreadable", "size"]
 
 
 # values
@@ -95,7 +95,7 @@ def test_both_kinds_at_once():
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_unknown_values_are_errors_in_every_split(split: str):
     facts = {"train": [fact("a")], split: [fact("b", mask={"values": {0: 3, 7: 2, 9: 19}})]}
-    finding = one(faults.values(facts, MaskReader(2)))
+    finding = one(checks.values(facts, MaskReader(2)))
     assert (finding.kind, finding.error) == ("value", True)
     assert "1 mask" in finding.text and "0..1" in finding.text and "255" in finding.text
     assert finding.places == ["masks/b.png has value 7 (2 px), 9 (19 px)"]
@@ -108,18 +108,18 @@ def test_unknown_values_are_errors_in_every_split(split: str):
 )
 def test_values_that_mean_something_are_none(label_map: dict, lb_ignore: int, known: bool):
     facts = {"train": [fact("a", mask={"values": {0: 20, 7: 4}})]}
-    assert (faults.values(facts, MaskReader(2, label_map, lb_ignore)) == []) == known
+    assert (checks.values(facts, MaskReader(2, label_map, lb_ignore)) == []) == known
 
 
 def test_the_fix_of_values_fixes_them():
     facts = {"train": [fact("a", mask={"values": {0: 3, 7: 2, 300: 4, -1: 1}})]}
-    label_map = one(faults.values(facts, MaskReader(2))).fix["label_map"]
-    assert faults.values(facts, MaskReader(2, label_map)) == []
+    label_map = one(checks.values(facts, MaskReader(2))).fix["label_map"]
+    assert checks.values(facts, MaskReader(2, label_map)) == []
 
 
 def test_smooth_masks_are_told_from_wrong_values():
     mask = {"values": {0: 3, 7: 2}, "smooth": 0.4}
-    finding = one(faults.values({"train": [fact("a", mask=mask)]}, MaskReader(2)))
+    finding = one(checks.values({"train": [fact("a", mask=mask)]}, MaskReader(2)))
     assert (finding.kind, finding.error) == ("smooth", True)
     assert finding.fix == {"allow_lossy_masks": True}
     assert "smooth" in finding.text and "nearest neighbour" in finding.remedy
@@ -130,7 +130,7 @@ def test_colours_that_the_palette_lacks():
     palette = [(0, 0, 0), (255, 0, 0)]
     mask = {"values": {}, "colours": {0: 10, 0xFF0000: 5, 0x010203: 2, 0x040506: 7}}
     facts = {"train": [fact("a", mask=mask)], "val": [fact("b", mask=mask)]}
-    finding = one(faults.values(facts, MaskReader(2, palette=palette)))
+    finding = one(checks.values(facts, MaskReader(2, palette=palette)))
     assert (finding.kind, finding.error) == ("colour", True)
     assert "2 colours" in finding.text and "2 masks" in finding.text
     assert finding.places[0] == "masks/a.png: (4, 5, 6) (7 px), (1, 2, 3) (2 px)"
@@ -139,14 +139,14 @@ def test_colours_that_the_palette_lacks():
 
 def test_coloured_masks_with_classes_but_without_palette():
     facts = {"train": [fact("a", mask={"values": {}, "colours": {0xFF0000: 24}})]}
-    finding = one(faults.values(facts, MaskReader(2)))
+    finding = one(checks.values(facts, MaskReader(2)))
     assert finding.error and "data.palette" in finding.text
     assert "(255, 0, 0) (24 px)" in finding.remedy
 
 
 def test_without_palette_every_colour_may_be_a_class():
     mask = {"values": {}, "colours": {0: 20, 0xFF0000: 4}}
-    finding = one(faults.without_palette([fact("a", mask=mask), fact("b")]))
+    finding = one(checks.without_palette([fact("a", mask=mask), fact("b")]))
     assert finding.error and finding.places == [
         "masks/a.png: (0, 0, 0) (20 px), (255, 0, 0) (4 px)"
     ]
@@ -156,16 +156,16 @@ def test_without_palette_every_colour_may_be_a_class():
 
 def test_hundreds_of_colours_are_no_classes():
     mask = {"values": {}, "colours": dict.fromkeys(range(300), 2)}
-    finding = one(faults.without_palette([fact("a", mask=mask)]))
+    finding = one(checks.without_palette([fact("a", mask=mask)]))
     assert finding.error and not finding.fix and "300 colours" in finding.text
 
 
 def test_lossy_masks_are_errors():
     facts = {"train": [fact("a", mask={"lossy": True}), fact("b")], "val": [fact("c")]}
-    finding = one(faults.lossy(facts, DataConfig(classes=["a", "b"]), ["a", "b"]))
+    finding = one(checks.lossy(facts, DataConfig(classes=["a", "b"]), ["a", "b"]))
     assert (finding.kind, finding.error, finding.places) == ("lossy", True, ["masks/a.png"])
     assert "labels" in finding.text and finding.fix == {"allow_lossy_masks": True}
-    assert faults.lossy({"train": [fact("a")]}, DataConfig(), ["a", "b"]) == []
+    assert checks.lossy({"train": [fact("a")]}, DataConfig(), ["a", "b"]) == []
 
 
 # counting
@@ -195,7 +195,7 @@ def findings_of(facts: dict, classes: int = 3) -> dict[str, list[Finding]]:
         split: np.array([class_pixels(f, masks) for f in pairs]).reshape(-1, classes)
         for split, pairs in facts.items()
     }
-    found = faults.contents(facts, by_image, [f"class {i}" for i in range(classes)])
+    found = checks.contents(facts, by_image, [f"class {i}" for i in range(classes)])
     assert not any(finding.error for finding in found)
     return {kind: [f for f in found if f.kind == kind] for kind in {f.kind for f in found}}
 
@@ -245,7 +245,7 @@ def test_a_split_without_pairs():
 def leak(**splits: list[str]) -> Finding:
     """Return the finding where images with the same first letter are the same image."""
     facts = {s: [fact(name, {"digest": name[0]}) for name in names] for s, names in splits.items()}
-    found = faults.duplicates(facts)
+    found = checks.duplicates(facts)
     return one([finding for finding in found if finding.kind == "leak"])
 
 
@@ -273,7 +273,7 @@ def test_what_would_leave_no_val_image_is_no_fix():
 
 def test_the_same_image_twice_in_a_split_is_a_note():
     facts = {"train": [fact(name, {"digest": "x"}) for name in "abc"], "val": [fact("d")]}
-    finding = one(faults.duplicates(facts))
+    finding = one(checks.duplicates(facts))
     assert (finding.kind, finding.error) == ("duplicate", False)
     assert finding.places == ["images/a.png = images/b.png = images/c.png"]
     assert finding.fix == {"exclude": ["images/b.png", "images/c.png"]}
@@ -288,7 +288,7 @@ def test_nearly_the_same_images_are_notes_within_and_across_splits():
             fact("d", {"dhash": ~value & (2**64 - 1)}),
         ],
     }
-    across, within = faults.duplicates(facts)
+    across, within = checks.duplicates(facts)
     assert (across.kind, across.error, within.kind, within.error) == ("near", False, "near", False)
     assert "across splits" in across.text and "1 pair " in across.text
     assert across.places == ["images/a.png ~ images/c.png"]  # b and c are 4 bits apart
@@ -297,14 +297,14 @@ def test_nearly_the_same_images_are_notes_within_and_across_splits():
 
 def test_the_same_image_is_not_nearly_the_same_too():
     facts = {"train": [fact(name, {"digest": "x", "dhash": 77}) for name in "ab"]}
-    assert [finding.kind for finding in faults.duplicates(facts)] == ["duplicate"]
+    assert [finding.kind for finding in checks.duplicates(facts)] == ["duplicate"]
 
 
 def test_a_film_of_near_frames_is_soon_told():
     """250 frames that are all near each other: 31,000 pairs."""
     frames = [fact(f"{i:04d}", {"dhash": 0xFFFF0000FFFF0001}) for i in range(250)]
     start = time.perf_counter()
-    found = faults.duplicates({"train": frames[:150], "val": frames[150:]})
+    found = checks.duplicates({"train": frames[:150], "val": frames[150:]})
     assert time.perf_counter() - start < 30  # it once took minutes
     assert {finding.kind for finding in found} == {"near"}
     assert [finding.text.split()[0] for finding in found] == ["15000", "16125"]
@@ -323,7 +323,7 @@ def deep(highest: int, **more) -> PairFacts:
                              (63, [0, 16383])]
 )  # fmt: skip
 def test_dark_16_bit_images_get_the_range_that_holds_them(highest: int, value_range: list[int]):
-    finding = one(faults.dark({"train": [deep(highest)]}, DataConfig()))
+    finding = one(checks.dark({"train": [deep(highest)]}, DataConfig()))
     assert (finding.kind, finding.error) == ("range", False)
     assert finding.fix == {"value_range": value_range}
     assert str(256 * highest + 255) in finding.text
@@ -333,11 +333,11 @@ def test_dark_16_bit_images_get_the_range_that_holds_them(highest: int, value_ra
     "pair", [deep(DARK), deep(255), deep(3, digest=""), fact("a", {"highest": 3})]
 )
 def test_other_images_are_not_dark(pair: PairFacts):
-    assert faults.dark({"train": [pair]}, DataConfig()) == []
+    assert checks.dark({"train": [pair]}, DataConfig()) == []
 
 
 def test_the_brightest_deep_image_of_all_counts():
-    assert faults.dark({"train": [deep(3)], "val": [deep(200)]}, DataConfig()) == []
+    assert checks.dark({"train": [deep(3)], "val": [deep(200)]}, DataConfig()) == []
 
 
 # findings

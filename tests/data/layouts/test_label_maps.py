@@ -45,7 +45,12 @@ def test_classes_are_matched_by_name():
 
 def test_classes_without_a_label_map_are_matched_too():
     found = FoundPairs({}, "voc", "", ["a", "b", "c"], None, {255: "ignore"})
-    assert merged_map(DataConfig(classes=["c", "b", "a"]), found) == {0: 2, 1: 1, 2: 0, 255: "ignore"}
+    assert merged_map(DataConfig(classes=["c", "b", "a"]), found) == {
+        0: 2,
+        1: 1,
+        2: 0,
+        255: "ignore",
+    }
     assert merged_map(DataConfig(classes=["x", "y", "z"]), found) == {255: "ignore"}  # renamed
 
 
