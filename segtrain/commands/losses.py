@@ -42,5 +42,5 @@ def list_losses() -> None:
 
 def signature(name: str) -> str:
     """Return the loss as an expression with all its arguments and their defaults."""
-    defaults = ARGUMENTS[name].signature()
+    defaults = ARGUMENTS[name].defaults()
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in defaults.items())})"

@@ -2,100 +2,80 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    GetCoreSchemaHandler,
-    Tag,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError, core_schema
 
 from segtrain.errors import UsageError
 
-# ---- types and ranges
-
-
-@plain_dataclass(frozen=True)
-class Allowed:
-    """Wording of what an argument may be; it replaces pydantic's own message."""
-
-    text: str
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.custom_error_schema(
-            handler(source), custom_error_type="argument", custom_error_message=self.text
-        )
+# ---- types and ranges; a description completes "loss: NAME is ..." where a value is refused
 
 
 def _as_int(value: Any) -> Any:
-    """Return a float without a fraction as an int, anything else unchanged."""
     # strict integers would refuse 16.0 and 1e4
     return int(value) if type(value) is float and value.is_integer() else value
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)) or not value:
-        raise PydanticCustomError("argument", "a list of numbers")
-    return tuple(value)
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _as_pair(value: Any) -> Any:
     """Return the weight of class 1 as weights of both classes, anything else unchanged."""
-    if type(value) not in (int, float):
-        return value
-    if not 0 <= value <= 1:
-        raise PydanticCustomError("argument", "a number in [0, 1] or a list of numbers")
-    return 1 - float(value), float(value)
+    return (1 - value, value) if type(value) in (int, float) and 0 <= value <= 1 else value
 
 
 def _require_positive(numbers: tuple[float, ...]) -> tuple[float, ...]:
     if not any(numbers):
-        raise PydanticCustomError("argument", "a list with at least one number above 0")
+        raise ValueError
     return numbers
 
 
 # strict: True is no number; up to 1e30: products of larger numbers leave float32
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-NonNegative = Annotated[Number, Field(ge=0, le=1e30), Allowed("a number from 0 to 1e30")]
-Positive = Annotated[Number, Field(gt=0, le=1e30), Allowed("a number above 0, up to 1e30")]
-Share = Annotated[Number, Field(ge=0, le=1), Allowed("a number in [0, 1]")]
-PositiveShare = Annotated[Number, Field(gt=0, le=1), Allowed("a number in (0, 1]")]
-ShareBelow1 = Annotated[Number, Field(ge=0, lt=1), Allowed("a number in [0, 1)")]
+NonNegative = Annotated[Number, Field(ge=0, le=1e30, description="a number from 0 to 1e30")]
+Positive = Annotated[Number, Field(gt=0, le=1e30, description="a number above 0, up to 1e30")]
+Share = Annotated[Number, Field(ge=0, le=1, description="a number in [0, 1]")]
+PositiveShare = Annotated[Number, Field(gt=0, le=1, description="a number in (0, 1]")]
+ShareBelow1 = Annotated[Number, Field(ge=0, lt=1, description="a number in [0, 1)")]
 Whole = Annotated[int, Field(strict=True), BeforeValidator(_as_int)]
-Count = Annotated[Whole, Field(ge=1, le=2**31 - 1), Allowed("a whole number from 1 to 2147483647")]
-BinCount = Annotated[Whole, Field(ge=1, le=10_000), Allowed("a whole number from 1 to 10000")]
-Layer = Annotated[Whole, Field(ge=0, le=36), Allowed("a whole number from 0 to 36")]
-Layers = Annotated[tuple[Layer, ...], BeforeValidator(_as_tuple)]
-Switch = Annotated[bool, Field(strict=True), Allowed("True or False")]
-Classes = Annotated[Literal["all", "present"], Allowed("all or present")]
-Weights = Annotated[str, Field(strict=True), Allowed("imagenet, none or a file")]
+Count = Annotated[
+    Whole, Field(ge=1, le=2**31 - 1, description="a whole number from 1 to 2147483647")
+]
+BinCount = Annotated[Whole, Field(ge=1, le=10_000, description="a whole number from 1 to 10000")]
+Layers = Annotated[
+    tuple[Annotated[Whole, Field(ge=0, le=36)], ...],
+    BeforeValidator(_as_tuple),
+    Field(strict=True, min_length=1, description="a list of whole numbers from 0 to 36"),
+]
+Switch = Annotated[bool, Field(strict=True, description="True or False")]
+Classes = Annotated[Literal["all", "present"], Field(description="all or present")]
+WeightsFile = Annotated[str, Field(strict=True, description="imagenet, none or a file")]
 PerClass = Annotated[
-    tuple[NonNegative, ...], BeforeValidator(_as_tuple), AfterValidator(_require_positive)
+    tuple[NonNegative, ...],
+    Field(strict=True),
+    BeforeValidator(_as_tuple),
+    AfterValidator(_require_positive),
 ]
 Balancing = Literal["median-frequency", "inverse-sqrt"]
-ClassWeights = Annotated[
-    Annotated[PerClass, Tag("numbers")]
-    | Annotated[
-        Balancing,
-        Allowed("median-frequency, inverse-sqrt or a list of numbers, one for each class"),
-        Tag("word"),
-    ],
-    Discriminator(lambda given: "word" if isinstance(given, str) else "numbers"),
+Weighting = Annotated[
+    PerClass | Balancing | None,
+    Field(
+        description="median-frequency, inverse-sqrt or a list of numbers from 0 to 1e30, one for "
+        "each class, not all 0"
+    ),
 ]
-Alpha = Annotated[PerClass, BeforeValidator(_as_pair)]
+Alpha = Annotated[
+    PerClass | None,
+    BeforeValidator(_as_pair),
+    Field(description="a number in [0, 1] or a list of numbers from 0 to 1e30, not all 0"),
+]
+# no Whole: 1.0 is a share, 1 a count
 Keep = Annotated[
-    Annotated[Count, Tag("count")] | Annotated[PositiveShare, Tag("share")],
-    Discriminator(lambda given: "count" if type(given) is int else "share"),
+    Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | PositiveShare,
+    Field(description="a share in (0, 1] or a whole number from 1 to 2147483647"),
 ]
 
 
@@ -115,11 +95,7 @@ class Arguments:
     per_pixel: ClassVar[bool] = False  # a mean over pixels, which can be mined
 
     @classmethod
-    def names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
-
-    @classmethod
-    def signature(cls) -> dict[str, Any]:
+    def defaults(cls) -> dict[str, Any]:
         """Return the default of each argument, by name."""
         return {field.name: field.default for field in fields(cls)}
 
@@ -155,7 +131,7 @@ class CrossEntropyArguments(Arguments):
     formula = "sum(w m) / sum(w), m = -log p_true"
     source = "as torch.nn.functional.cross_entropy"
     per_pixel = True
-    weight: ClassWeights | None = None
+    weight: Weighting = None
     label_smoothing: Share = 0.0
 
 
@@ -181,7 +157,7 @@ class OhemArguments(Arguments):
     mines = True
     thresh: PositiveShare = 0.7
     n_min_factor: Count = 16
-    weight: ClassWeights | None = None
+    weight: Weighting = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +174,7 @@ class TopKArguments(Arguments):
     source = "Shrivastava et al. 2016, arXiv:1604.03540; Wu et al. 2016, arXiv:1604.04339"
     mines = True
     keep: Keep = 0.2
-    weight: ClassWeights | None = None
+    weight: Weighting = None
 
 
 @dataclass(frozen=True)
@@ -215,7 +191,7 @@ class FocalArguments(Arguments):
     source = "Lin et al. 2017, arXiv:1708.02002, over softmax"
     per_pixel = True
     gamma: NonNegative = 2.0
-    alpha: Alpha | None = None
+    alpha: Alpha = None
 
 
 @dataclass(frozen=True)
@@ -332,7 +308,7 @@ class VGGArguments(Arguments):
     formula = "mean over layers of mean((F(sum_c p_c colour_c) - F(colour_true))^2)"
     source = "Johnson et al. 2016, arXiv:1603.08155; features: Simonyan and Zisserman 2014"
     layers: Layers = (3, 8, 13, 22, 31)  # the second ReLU of each block
-    weights: Weights = "imagenet"
+    weights: WeightsFile = "imagenet"
 
 
 ARGUMENTS: dict[str, type[Arguments]] = {
@@ -353,19 +329,17 @@ MINED = [name for name, family in ARGUMENTS.items() if family.per_pixel]
 Family = TypeVar("Family", bound=Arguments)
 
 
-def make_arguments(family: type[Family], **given: Any) -> Family:
-    """Check the arguments given; the others get their defaults. Raises UsageError."""
+def make_arguments(family: type[Family], *values: Any, **given: Any) -> Family:
+    """Check arguments by position or name; the others get their defaults. Raises UsageError."""
+    given |= dict(zip(family.defaults(), values, strict=False))
     try:
         return family(**given)
     except ValidationError as error:
-        raise UsageError(_explain(error)) from error
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    name, *inside = first["loc"]
-    if inside and isinstance(inside[-1], int):
-        name = f"each of {name}"
-    elif inside and inside[-1] in ("count", "share"):
-        name = f"{name}, as a {inside[-1]},"
-    return f"loss: {name} is {first['msg']}, got {first['input']!r:.40}"
+        name, *inside = error.errors()[0]["loc"]
+        value = given[str(name)]
+        # in a long list, the element that is wrong
+        element = error.errors()[0]["input"]
+        in_list = any(isinstance(step, int) for step in inside)
+        got = f"{element!r:.40} in the list" if in_list else f"{value!r:.40}"
+        allowed = TypeAdapter(family).json_schema()["properties"][name]["description"]
+        raise UsageError(f"loss: {name} is {allowed}, got {got}") from error

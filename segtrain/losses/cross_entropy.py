@@ -22,9 +22,7 @@ class CrossEntropy(PixelLoss):
         label_smoothing: float = CrossEntropyArguments.label_smoothing,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(
-            CrossEntropyArguments, weight=weight, label_smoothing=label_smoothing
-        )
+        given = make_arguments(CrossEntropyArguments, weight, label_smoothing)
         super().__init__(lb_ignore, reads_logits=given.label_smoothing > 0)
         self.weights = ClassWeights(given.weight)
         self.label_smoothing = given.label_smoothing

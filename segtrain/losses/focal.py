@@ -22,7 +22,7 @@ class Focal(PixelLoss):
         alpha: float | Sequence[float] | None = None,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(FocalArguments, gamma=gamma, alpha=alpha)
+        given = make_arguments(FocalArguments, gamma, alpha)
         super().__init__(lb_ignore)
         self.gamma = given.gamma
         self.alpha = ClassWeights(given.alpha, "alpha")

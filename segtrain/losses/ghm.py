@@ -21,7 +21,7 @@ class GHM(PixelLoss):
         momentum: float = GHMArguments.momentum,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(GHMArguments, bins=bins, momentum=momentum)
+        given = make_arguments(GHMArguments, bins, momentum)
         super().__init__(lb_ignore)
         self.bins, self.momentum = given.bins, given.momentum
         self.register_buffer("counts", torch.zeros(self.bins))

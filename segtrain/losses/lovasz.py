@@ -22,7 +22,7 @@ class Lovasz(Term):
         per_image: bool = LovaszArguments.per_image,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(LovaszArguments, classes=classes, per_image=per_image)
+        given = make_arguments(LovaszArguments, classes, per_image)
         super().__init__(lb_ignore, reads_logits=True)
         self.present_only, self.per_image = given.classes == "present", given.per_image
         self.one_device = given.one_device

@@ -90,9 +90,7 @@ class OhemCE(Mining):
         inner: PixelLoss | None = None,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(
-            OhemArguments, thresh=thresh, n_min_factor=n_min_factor, weight=weight
-        )
+        given = make_arguments(OhemArguments, thresh, n_min_factor, weight)
         super().__init__(inner, given.weight, lb_ignore)
         self.floor = -math.log(given.thresh)
         self.n_min_factor = given.n_min_factor
@@ -117,7 +115,7 @@ class TopK(Mining):
         inner: PixelLoss | None = None,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(TopKArguments, keep=keep, weight=weight)
+        given = make_arguments(TopKArguments, keep, weight)
         super().__init__(inner, given.weight, lb_ignore)
         self.k = given.keep
 

@@ -34,7 +34,7 @@ class VGG(Term):
         palette: Sequence[tuple[int, int, int]] | None = None,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(VGGArguments, layers=layers, weights=weights)
+        given = make_arguments(VGGArguments, layers, weights)
         super().__init__(lb_ignore, reads_logits=True)
         self.layers = given.layers
         self.features = deepcopy(load_features(given)).eval().requires_grad_(False)

@@ -28,15 +28,7 @@ class Tversky(Term):
         per_image: bool = TverskyArguments.per_image,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(
-            TverskyArguments,
-            alpha=alpha,
-            beta=beta,
-            smooth=smooth,
-            squared=squared,
-            classes=classes,
-            per_image=per_image,
-        )
+        given = make_arguments(TverskyArguments, alpha, beta, smooth, squared, classes, per_image)
         super().__init__(lb_ignore, powers=(2,) if given.squared else (1,))
         self.alpha, self.beta, self.smooth = given.alpha, given.beta, given.smooth
         self.present_only, self.per_image = given.classes == "present", given.per_image

@@ -80,7 +80,7 @@ class LossSpec:
 
     def takes(self, setting: str) -> bool:
         """Return whether a term has an argument of that name."""
-        return any(setting in term.arguments.names() for term in self.terms)
+        return any(setting in term.arguments.defaults() for term in self.terms)
 
     def check_classes(self, num_classes: int) -> None:
         """Raise UsageError for fewer than two classes, or class weights of another number."""
@@ -186,7 +186,7 @@ def _checked_term(
     defaults: Mapping[str, Any],
 ) -> TermSpec:
     family = find_family(name)
-    takes = family.names()
+    takes = family.defaults()
     for key in given:
         if key not in takes:
             raise UsageError(
@@ -197,5 +197,5 @@ def _checked_term(
         raise UsageError(f"loss: {name} takes no inner loss; {' and '.join(MINING)} do")
     if inner and not inner.arguments.per_pixel:
         raise UsageError(f"loss: {name} can't mine {inner.name}; it mines {', '.join(MINED)}")
-    settings = {key: value for key, value in defaults.items() if key in takes}
-    return TermSpec(weight, name, given, make_arguments(family, **settings | given), inner)
+    given_to_all = {key: value for key, value in defaults.items() if key in takes}
+    return TermSpec(weight, name, given, make_arguments(family, **given_to_all | given), inner)

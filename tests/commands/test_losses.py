@@ -19,7 +19,7 @@ def test_lists_every_loss_with_its_formula(cli):
 def test_explains_one_with_arguments_defaults_and_source(cli, name):
     family, text = ARGUMENTS[name], cli("losses", name).stdout
     assert family.formula in text and family.source in text
-    for key, default in family.signature().items():
+    for key, default in family.defaults().items():
         assert f"{key}={default!r}" in text.splitlines()[0]
         assert f"\n{key}: " in text, f"{name} says nothing of {key}"
 
