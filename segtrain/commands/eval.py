@@ -22,7 +22,12 @@ from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.external import MaskPredictor, PredictedMasks, find_masks
 from segtrain.evaluation.prediction import SplitPredictor
-from segtrain.evaluation.report import group_images, refuse_unwritable, write_evaluation
+from segtrain.evaluation.report import (
+    group_images,
+    read_history,
+    refuse_unwritable,
+    write_evaluation,
+)
 from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
 from segtrain.models.checkpoint import load_model
@@ -62,7 +67,7 @@ def evaluate_network(
         device=fabric.device,
         mining=mining is not None,
         checkpoint=checkpoint,
-        history=run / HISTORY,
+        history=read_history(run / HISTORY),
     )
     return score_split(evaluation, began, as_json)
 

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from segtrain.config.data import SplitConfig
 from segtrain.config.schema import Config
 from segtrain.config.types import Section
-from segtrain.errors import UsageError, did_you_mean
+from segtrain.errors import UsageError, did_you_mean, translate_errors
 from segtrain.files import save_text
 
 UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
@@ -75,12 +75,7 @@ def load_config(
         key, equals, text = entry.partition("=")
         if not equals:
             raise UsageError(f"--set {entry}: write key.path=value, for example train.epochs=20")
-        try:
-            _put(values, key.strip(), yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"--set {entry}: the value is not YAML; put quotes around special characters"
-            ) from error
+        _put(values, key.strip(), _parse_yaml(text, f"--set {entry}"))
     for key, value in flags.items():
         if value is not None:
             _put(values, key, value)
@@ -123,18 +118,27 @@ def _flatten(config: Config) -> dict[str, Any]:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UsageError(f"--config {file}: no such file") from error
+        raise UsageError(f"{file}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {file}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"--config {file}: not YAML ({' '.join(str(error).split())})") from error
+        raise UsageError(f"{file}: cannot be read ({error})") from error
+    values = _parse_yaml(text, str(file))
     if not isinstance(values or {}, dict):
-        raise UsageError(
-            f"--config {file}: expected sections such as 'data:', found {values!r:.40}"
-        )
+        raise UsageError(f"{file}: expected sections such as 'data:', found {values!r:.40}")
     return {section: fields or {} for section, fields in (values or {}).items()}
+
+
+def _parse_yaml(text: str, origin: str) -> Any:
+    # besides YAMLError PyYAML raises ValueError, IndexError and RecursionError, as for 2026-99-99
+    with translate_errors(
+        lambda error: (
+            f"{origin}: not YAML; put quotes around special characters "
+            f"({' '.join(str(error).split())})"
+        ),
+        UsageError,
+    ):
+        return yaml.safe_load(text)
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:

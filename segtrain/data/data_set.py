@@ -40,6 +40,11 @@ class DataSet:
     masks: MaskReader
     notes: tuple[Note, ...]  # for the user: where the data is, and what overrides its layout
 
+    @property
+    def name(self) -> str:
+        """`demo`, or the name of the data set's folder."""
+        return "demo" if self.config.path == "demo" else self.root.name
+
     def split(self, name: str) -> list[Sample]:
         """Return the pairs of a split. Raises UsageError where there is none of that name."""
         if name not in self.splits:

@@ -90,15 +90,15 @@ def build_difference_row(
 
 def build_run_row(name: str, run: ScoredRun) -> dict[str, Any]:
     """Return where the run of a group comes from."""
-    command = run.environment.get("command")
+    start = run.start
     return {
         "name": name,
         "run": str(run.path),
         "seed": run.seed,
-        "command": shlex.join(["segtrain", *command[1:]]) if command else None,
-        "commit": run.environment.get("git_commit"),
-        "segtrain": run.environment.get("segtrain"),
-        "started": run.environment.get("started"),
+        "command": shlex.join(["segtrain", *start.command[1:]]) if start.command else None,
+        "commit": start.git_commit,
+        "segtrain": start.segtrain,
+        "started": start.started,
     }
 
 

@@ -32,7 +32,7 @@ class Evaluation:
     device: torch.device
     mining: bool = False  # the loss mines, so each prediction holds what it keeps
     checkpoint: Path | None = None  # None: masks of another tool are scored
-    history: Path | None = None  # metrics.csv of the training
+    history: list[dict[str, float | None]] | None = None  # rows of the training's metrics.csv
 
     @property
     def title(self) -> str:
@@ -40,7 +40,7 @@ class Evaluation:
         origin = self.folder.resolve().parents[1].name
         if self.checkpoint:
             origin = f"{self.config.model.arch}, {self.config.loss.expression}"
-        return f"{origin}: {self.split} of {Path(str(self.data.config.path)).name}"
+        return f"{origin}: {self.split} of {self.data.name}"
 
     @property
     def image_names(self) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from segtrain.config.loading import to_yaml
-from segtrain.errors import SegtrainError, UsageError, shorten
+from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.pictures import paint_extremes
@@ -58,7 +58,7 @@ def write_evaluation(
             cell: [(images[i], pixels) for i, pixels in ranked]
             for cell, ranked in accumulator.most_confused()
         },
-        "history": read_history(evaluation.history),
+        "history": evaluation.history,
         "data": describe_data(evaluation, accumulator),
         "provenance": describe_provenance(evaluation, seconds),
         "expression": evaluation.config.loss.expression if evaluation.checkpoint else None,
@@ -197,13 +197,25 @@ def build_confusion_rows(matrix: Tensor, names: list[str]) -> list[dict[str, Any
     ]
 
 
-def read_history(table: Path | None) -> list[dict[str, float | None]] | None:
-    """Return the rows of a run's metrics.csv, None where there is none."""
-    if table is None or not table.is_file():
+def read_history(table: Path) -> list[dict[str, float | None]] | None:
+    """Return the rows of a run's metrics.csv, None without the file. Raise where it is damaged."""
+    if not table.is_file():
         return None
-    with open(table, encoding="utf-8", newline="") as file:
+    with (
+        translate_errors(
+            lambda error: (
+                f"{table}: damaged ({first_line(error)}); restore it, or remove it for a report "
+                "without training curves"
+            )
+        ),
+        open(table, encoding="utf-8", newline="") as file,
+    ):
         rows = list(csv.DictReader(file))
-    return [{key: float(v) if v else None for key, v in row.items()} for row in rows]
+        return [
+            {key: float(text) if text else None for key, text in row.items()}
+            | {"epoch": int(row["epoch"])}  # curves are drawn over it
+            for row in rows
+        ]
 
 
 def describe_data(evaluation: Evaluation, accumulator: Accumulator) -> dict[str, Any]:

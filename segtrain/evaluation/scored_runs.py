@@ -7,14 +7,23 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from segtrain.config import Config
 from segtrain.config.loading import load_config
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.runs.folder import CONFIG, ENVIRONMENT
+
+
+class RunStart(BaseModel):
+    """What a comparison repeats of environment.json."""
+
+    command: list[str] = []
+    git_commit: str | None = None
+    segtrain: str | None = None
+    started: str | None = None
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class ScoredRun:
     groups: dict[str, str]  # of each image: the group that it is drawn with
     classes: list[str]
     config: Config | None  # None for a folder that only holds an evaluation
-    environment: dict[str, Any]
+    start: RunStart
 
     @property
     def seed(self) -> int | None:
@@ -46,36 +55,46 @@ def read_scored_run(run: Path, split: str) -> ScoredRun:
     folder = run / "eval" / split
     command = f"segtrain eval {shlex.quote(str(run))}"
     command += f" --split {shlex.quote(split)}" if split != "val" else ""
-    try:
+
+    def explain(error: Exception) -> str:
+        if isinstance(error, FileNotFoundError):
+            return f"{run}: not scored on {split}: {error.filename} is missing; run: {command}"
+        return (
+            f"{folder}: damaged, or of another version of segtrain eval ({type(error).__name__}: "
+            f"{first_line(error)}); run: {command}"
+        )
+
+    with translate_errors(explain, UsageError):
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         classes = [row["name"] for row in metrics["classes"]]
         with open(folder / "per_image.csv", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         counts = {row["image"]: parse_counts(row, classes) for row in rows}
         groups = {row["image"]: row["group"] for row in rows}
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{run}: not scored on {split}: {error.filename} is missing; run: {command}"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:  # our own format, of another version
-        raise UsageError(
-            f"{folder}: not written by this version of segtrain eval ({type(error).__name__}: "
-            f"{error}); run: {command}"
-        ) from error
     if len(counts) < len(rows) or not rows:
         raise SegtrainError(f"{folder / 'per_image.csv'}: no images, or one twice; run: {command}")
     config = load_config(run / CONFIG) if (run / CONFIG).is_file() else None
-    file_of_start = run / ENVIRONMENT
-    environment = {}
-    if file_of_start.is_file():
-        environment = json.loads(file_of_start.read_text(encoding="utf-8"))
-    return ScoredRun(run, counts, groups, classes, config, environment)
+    return ScoredRun(run, counts, groups, classes, config, read_start(run / ENVIRONMENT))
+
+
+def read_start(file: Path) -> RunStart:
+    """Return the run's start as environment.json has it, an empty one without the file."""
+    if not file.is_file():
+        return RunStart()
+    with translate_errors(
+        lambda error: (
+            f"{file}: damaged ({type(error).__name__}); restore it, or remove it for a comparison "
+            "without this training's command and commit"
+        )
+    ):
+        return RunStart.model_validate_json(file.read_bytes())
 
 
 def parse_counts(row: dict[str, str], classes: list[str]) -> np.ndarray:
     """Return int64 (3,C) of a row of per_image.csv."""
     return np.array(
-        [[int(row[f"{kind}/{name}"]) for name in classes] for kind in ("tp", "fp", "fn")]
+        [[int(row[f"{kind}/{name}"]) for name in classes] for kind in ("tp", "fp", "fn")],
+        np.int64,  # larger numbers are refused, not stored as objects
     )
 
 

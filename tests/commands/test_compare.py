@@ -318,6 +318,33 @@ def test_wrong_runs_are_one_line(cli, two: list[Path], tmp_path: Path, args, wor
     assert [word for word in words if word not in answer.error] == []
 
 
+CONTENTS = {
+    "empty": b"",
+    "cut": b'{"a": [1, ',
+    "a list": b"[1, 2]",
+    "bytes": b"\xff\0",
+    "deep": b"[" * 100_000,
+}
+FILES = ["eval/val/metrics.json", "eval/val/per_image.csv", "config.yaml", "environment.json"]
+# an empty config is valid: all defaults
+DAMAGED = [(f, c) for f in FILES for c in CONTENTS if (f, c) != ("config.yaml", "empty")]
+
+
+@pytest.mark.parametrize("file, content", DAMAGED)
+def test_a_damaged_file_is_one_line_that_names_its_folder(cli, two: list[Path], file, content):
+    (two[1] / file).write_bytes(CONTENTS[content])
+    answer = cli("compare", *two)
+    assert answer.code in (1, 2) and str((two[1] / file).parent) in answer.error
+    assert len(answer.stderr.splitlines()) == 1
+    assert not Path("comparison").exists()
+
+
+def test_a_start_of_other_types_is_damaged(cli, two: list[Path]):
+    (two[0] / "environment.json").write_text(json.dumps({"command": [1, 2]}))
+    answer = cli("compare", *two)
+    assert answer.code == 1 and "a/environment.json: damaged" in answer.error
+
+
 # what is printed and written
 
 

@@ -138,6 +138,17 @@ def test_the_runs_own_val_gives_the_best_miou_of_its_history(run: Path, trained:
     assert scores["miou_ci"] is None  # one image has no spread
 
 
+@pytest.mark.parametrize(
+    "text", ["epoch,val_miou\n1,high\n", "val_miou\n0.5\n", "epoch\n1,2\n", "epoch\n\xff\n"]
+)
+def test_a_damaged_history_is_refused_before_scoring(run: Path, tmp_path: Path, text: str):
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    (copy / "metrics.csv").write_text(text, encoding="latin-1")
+    answer = run_cli("eval", copy, "--device", "cpu", "--workers", "0")
+    assert answer.code == 1 and f"{copy / 'metrics.csv'}: damaged" in answer.error
+    assert not (copy / "eval").exists()
+
+
 def test_pictures_of_the_report_open(run: Path, ignoring: Path):
     answer = evaluate(run, "--data", ignoring, "--split", "train", "--set", "eval.worst=3")
     folder = run / "eval/train"

@@ -90,6 +90,8 @@ def test_crop_is_height_by_width_or_one_number(written, crop):
         (["data.palette=[[0, 0, 256]]"], ["data.palette", "255"]),
         (["train.epochs"], ["--set train.epochs", "key.path=value"]),
         (["train.epochs=: :"], ["--set", "not YAML"]),
+        (["train.epochs=2026-99-99"], ["--set train.epochs=2026-99-99", "not YAML"]),
+        (["train.epochs=" + "[" * 2000], ["--set", "not YAML"]),
         (["train.epochs=many", "loss.tresh=1", "optim.lr=-1"],
          ["train.epochs", "unknown key loss.tresh", "optim.lr"]),
     ],
@@ -103,6 +105,7 @@ def test_all_wrong_keys_are_named_at_once(sets, words):
     "text, words",
     [
         ("train: [", "not YAML"),
+        ("train: !!int ''", "not YAML"),
         ("- train", "expected sections"),
         ("just words", "expected sections"),
         ("train: [1]", "train"),
