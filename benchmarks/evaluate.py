@@ -38,7 +38,7 @@ from segtrain.data.demo import scene
 from segtrain.data.inspection.survey import open_data_set
 from segtrain.data.loading.cache import RamCache
 from segtrain.data.loading.dataset import Pairs, worker_count
-from segtrain.distributed.devices import predictor
+from segtrain.distributed.devices import build_predictor
 from segtrain.distributed.fabric import make_fabric
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.prediction import Prediction, SplitPredictor
@@ -78,7 +78,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     decoded = Pairs(samples, *readers, cache=RamCache(sizes, 3, readers[1].dtype, 10**9))
     ready = [decoded[index][0][None] for index in range(len(samples))]
     ready = [image.to(fabric.device, memory_format=torch.channels_last) for image in ready]
-    predict, names = predictor(model, fabric), config.data.classes
+    predict, names = build_predictor(model, fabric), config.data.classes
     workers = worker_count("auto", args.device == "cuda", 1)
     mining = build_mining(parse_loss("ohem"), len(names))
 

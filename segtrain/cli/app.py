@@ -1,4 +1,4 @@
-"""The command line: one verb for each command, whose options become a config."""
+"""Command line: a verb for each command, whose options become a config."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ app = typer.Typer(
     cls=OneLineErrors,
     add_completion=False,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # OneLineErrors prints them
+    rich_markup_mode=None,  # plain help pages start faster
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -23,7 +23,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
 class OneLineErrors(TyperGroup):
-    """A command group that prints a SegtrainError or a wrong option as one line."""
+    """Command group that prints a SegtrainError or a wrong option as one line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer keeps its type private
         if not args:
@@ -81,6 +81,7 @@ def _explain_usage(error: typer.TyperException) -> str:
         return f"{text}; 'segtrain {ctx.info_name} --help' lists them"
     if "unexpected extra argument" in text:
         text += "; put quotes around a value with spaces"
+        # the likely mistake: other tools take the data set as an argument
         return text + ("; name a data set with --data" if ctx.info_name == "fit" else "")
     return text
 

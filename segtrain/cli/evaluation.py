@@ -7,15 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segtrain.cli.options import (
-    Device,
-    Out,
-    RunOrCheckpoint,
-    Sets,
-    Text,
-    Workers,
-    option,
-)
+from segtrain.cli.options import Device, Out, RunOrCheckpoint, Sets, Text, Workers, option
 from segtrain.errors import UsageError
 
 
@@ -28,8 +20,7 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         option(
-            "score the masks in this folder, made by any tool, instead of a run",
-            metavar="FOLDER",
+            "score the masks in this folder, made by any tool, instead of a run", metavar="FOLDER"
         ),
     ] = None,
     config: Annotated[
@@ -47,6 +38,7 @@ def evaluate(
         raise UsageError("--config is for --predictions; a checkpoint has its own config")
     if predictions and run:
         raise UsageError(f"{run} and --predictions: score one of the two")
+    # imported here: torch takes seconds, and help and usage errors need none of it
     from segtrain.commands.eval import evaluate_masks, evaluate_network
     from segtrain.runs.folder import find_checkpoint
 

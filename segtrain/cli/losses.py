@@ -18,6 +18,7 @@ def losses(
     ] = None,
 ) -> None:
     """List the losses with their formulas, or explain one."""
+    # here, so that other commands don't import it
     from segtrain.commands.losses import show_losses
 
     show_losses(name)

@@ -7,11 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segtrain.cli.options import (
-    Device,
-    Sets,
-    option,
-)
+from segtrain.cli.options import Device, Sets, option
 
 
 def predict(
@@ -38,6 +34,7 @@ def predict(
     set_: Sets = [],
 ) -> None:
     """Predict masks and overlays of images at their original size."""
+    # imported here: torch takes seconds, and help and usage errors need none of it
     from segtrain.commands.predict import find_images
     from segtrain.commands.predict import predict as run_predict
     from segtrain.runs.folder import find_checkpoint

@@ -31,7 +31,7 @@ class BareResume(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer keeps its type private
         complete = []
-        for arg, following in pairwise([*args, "-"]):
+        for arg, following in pairwise([*args, "-"]):  # "-": the last one has no value, either
             complete.append(arg)
             if arg == "--resume" and following.startswith("-"):
                 complete.append("latest")
@@ -81,7 +81,7 @@ def fit(
 ) -> None:
     """Train a network, or fine-tune one, on pairs of images and masks."""
     end_with_launcher()  # first, as importing torch takes seconds
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # not for users
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it as it is imported
     flags = {
         "data.path": data,
         "data.lb_ignore": lb_ignore,
@@ -124,8 +124,7 @@ def sweep(
         "sweep"
     ),
     dry_run: Annotated[
-        bool,
-        option("print the commands left to run, one per line; don't run them", "--dry-run"),
+        bool, option("print the commands left to run, one per line; don't run them", "--dry-run")
     ] = False,
     set_: Sets = [],
 ) -> None:

@@ -31,7 +31,7 @@ from segtrain.evaluation.report import (
 from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
 from segtrain.models.checkpoint import load_model
-from segtrain.runs.folder import HISTORY, find_run
+from segtrain.runs.folder import HISTORY, find_run_of
 
 
 def evaluate_network(
@@ -54,7 +54,7 @@ def evaluate_network(
     mining = build_mining(spec, len(meta.classes), config.data.lb_ignore)
     workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
     predictor = SplitPredictor(model, fabric, workers, config.eval, mining)
-    run = find_run(checkpoint)
+    run = find_run_of(checkpoint)
     evaluation = Evaluation(
         folder=run / "eval" / split,
         config=config,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -33,13 +33,13 @@ from segtrain.runs.folder import (
 )
 from segtrain.training.loop import train
 from segtrain.training.plan import make_model, make_plan, read_loss
-from segtrain.training.resume import check_changes, find_run, find_state
+from segtrain.training.resume import check_changes, find_resumed_run, find_state
 from segtrain.training.session import RunStart
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """The options of the command line."""
+    """Options of the command line."""
 
     file: Path | None  # --config
     sets: list[str]  # --set
@@ -56,23 +56,24 @@ def fit(options: FitOptions) -> Path:
         options = replace(options, resume=str(earlier.resolve()), name=None)
     config, loss, old_run = resolve_config(options)
     fabric = make_fabric(config.train)
-    start: RunStart | None = None
+    # rank 0 alone resolves the start and loads weights: other hosts may not see the run's folder
+    starts: list[RunStart] = []
     model: SegmentationModel | None = None
-    with ExitStack() as until_the_end:
+    with ExitStack() as locks:
         if fabric.is_global_zero:
             if old_run:
-                until_the_end.enter_context(lock_run(old_run))
-            elif options.name:
+                locks.enter_context(lock_run(old_run))
+            elif options.name:  # before the data set is read
                 refuse_name(options.out, options.name)
             start, model = prepare_start(config, loss, options, old_run)
             if not old_run:
-                until_the_end.enter_context(lock_run(start.run))
-        config_file = start.run / CONFIG if start else None
+                locks.enter_context(lock_run(start.run))
+            starts = [start]
+        config_file = starts[0].run / CONFIG if starts else None
         with launch_ranks(fabric, config.train, config_file) as rank_monitor:
-            # rank 0's; other hosts may not see the run's folder
-            start = fabric.broadcast(cast(RunStart, start))
+            (start,) = fabric.broadcast(starts)
             with explain_limits(start.plan.memory_advice(fabric.strategy.precision.precision)):
-                # wrapping gives all ranks rank 0's weights
+                # random weights will do: DDP replaces them by rank 0's
                 model = model or make_model(start.plan.config, len(start.plan.data.classes))
                 train(fabric, start, model, rank_monitor)
     return start.run
@@ -85,7 +86,7 @@ def resolve_config(options: FitOptions) -> tuple[Config, LossSpec, Path | None]:
     """
     if options.resume and options.name:
         raise UsageError("--name is for a new run, --resume continues one; leave one out")
-    old_run = find_run(options.resume, options.out) if options.resume else None
+    old_run = find_resumed_run(options.resume, options.out) if options.resume else None
     base = load_config(old_run / CONFIG) if old_run else None
     config = load_config(options.file, options.sets, options.flags, base)
     check_names(config.model.arch, config.model.encoder)
@@ -99,13 +100,14 @@ def prepare_start(
     plan = make_plan(config, loss)
     write_notes(plan.notes)
     saved = find_state(old_run, plan) if old_run else None
+    # initial weights are a function of the seed, whatever was drawn before
     torch.manual_seed(config.train.seed)
     model = make_model(plan.config, len(plan.data.classes))
     notes = [] if saved else [load_weights(model, plan.config.model)]
     name = options.name or default_name(config.model.arch, config.loss.expression)
     if old_run:
         notes += check_changes(old_run, plan.config)
-        for folder in (old_run, old_run / LAST.parent):
+        for folder in (old_run, old_run / LAST.parent):  # of a killed process
             remove_leftovers(folder)
         save_config(plan.config, old_run / CONFIG)
     run = old_run or create_run(options.out, name, plan.config)

@@ -19,7 +19,7 @@ from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import image_files
 from segtrain.data.layouts.locate import demo_folder
 from segtrain.data.loading.dataset import as_tensor
-from segtrain.distributed.devices import predictor, to_device
+from segtrain.distributed.devices import build_predictor, to_device
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.limits import explain_limits
 from segtrain.errors import SegtrainError, UsageError, shorten
@@ -56,7 +56,7 @@ def predict(
     config = meta.config_here(checkpoint, sets, flags)
     fabric = make_fabric(config.train)
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
-    network = predictor(model, fabric)
+    network = build_predictor(model, fabric)
     read_image = ImageReader(
         config.model.in_channels, config.data.value_range, config.data.max_pixels
     )
@@ -113,7 +113,7 @@ def predict_image(
 def find_images(paths: list[str]) -> list[Path]:
     """Return the images that files, folders, globs and `demo` name, each once, in their order.
 
-    Raises UsageError and SegtrainError for one that names no image.
+    Raise UsageError or SegtrainError for one that names no image.
     """
     return list(dict.fromkeys(image for path in paths for image in _expand(path)))
 
@@ -129,7 +129,7 @@ def _expand(text: str) -> Iterator[Path]:
         yield from images
     elif path.is_file():
         yield path
-    elif text == "demo":
+    elif text == "demo":  # a file or folder of that name comes first
         yield from image_files(demo_folder() / "images" / "val")[:DEMO_IMAGES]
     else:
         files = [f for f in map(Path, sorted(glob.glob(str(path), recursive=True))) if f.is_file()]

@@ -32,7 +32,7 @@ POLL_SECONDS = 0.5  # between two looks at a process and at signals
 
 @dataclass(frozen=True)
 class SharedOptions:
-    """The options that all runs of a sweep share."""
+    """Options that all runs of a sweep share."""
 
     file: Path | None  # --config
     sets: list[str]  # --set
@@ -41,13 +41,13 @@ class SharedOptions:
 
     @property
     def config(self) -> Config:
-        """The config that the options give."""
+        """Config that the options give."""
         flags = {"data.path": self.data, "train.device": self.device}
         return load_config(self.file, self.sets, flags)
 
     @property
     def fit_arguments(self) -> list[str]:
-        """The options as arguments of segtrain fit."""
+        """Arguments of segtrain fit."""
         file = [] if self.file is None else ["--config", str(self.file)]
         data = [] if self.data is None else ["--data", self.data]
         sets = [argument for entry in self.sets for argument in ("--set", entry)]
@@ -55,7 +55,7 @@ class SharedOptions:
 
     @property
     def eval_arguments(self) -> list[str]:
-        """The options as arguments of segtrain eval, which reads a run's config."""
+        """Arguments of segtrain eval, which reads a run's config."""
         return [] if self.device is None else ["--device", self.device]
 
 
@@ -82,9 +82,8 @@ class Job:
         if (self.run / CONFIG).is_file():
             fit = ["fit", "--resume", str(self.run)]
         else:
-            own = ["--loss", self.loss, "--seed", str(self.seed)]
-            folder = ["--out", str(self.run.parent), "--name", self.run.name]
-            fit = ["fit", *options.fit_arguments, *own, *folder]
+            fit = ["fit", *options.fit_arguments, "--loss", self.loss, "--seed", str(self.seed)]
+            fit += ["--out", str(self.run.parent), "--name", self.run.name]
         return [fit, ["eval", str(self.run), *options.eval_arguments]]
 
 
@@ -94,7 +93,7 @@ def sweep(losses: str, seeds: int, options: SharedOptions, out: Path, dry_run: b
     With dry_run, print the commands instead, and write no file.
     """
     base = options.config
-    check_names(base.model.arch, base.model.encoder)
+    check_names(base.model.arch, base.model.encoder)  # else the first training would find it
     jobs = make_jobs(split_losses(losses), seeds, base, out)
     refuse_other_base(out, base)
     if dry_run:
@@ -173,7 +172,7 @@ def run_command(arguments: list[str], run: Path) -> None:
     """Run one segtrain command. Raise SegtrainError where it fails, Stopped on a signal."""
     code, signum = run_process(arguments)
     hint = "the same sweep command continues from there"
-    if not signum and code - 128 in SIGNALS:
+    if not signum and code - 128 in SIGNALS:  # sent to the command alone
         signum = code - 128
     if signum:
         raise Stopped(f"stopped at {run}; {hint}", signum)
@@ -186,6 +185,7 @@ def run_process(arguments: list[str]) -> tuple[int, int]:
 
     A terminal sends Ctrl-C to both processes; SIGTERM and SIGUSR1 go to this one and are forwarded.
     """
+    # a process for each: a crash or a lack of memory ends one command, not the sweep
     command = [sys.executable, "-m", "segtrain", *arguments]
     with StopRequest(announce=False) as stop_request:
         process = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})
@@ -205,7 +205,7 @@ def compare_all(jobs: list[Job], out: Path) -> None:
     runs += [
         scores.parents[2]
         for scores in sorted(out.glob(f"*/{SCORES}"))
-        if scores.parents[2] not in runs and not scores.parents[2].is_symlink()
+        if scores.parents[2] not in runs and not scores.parents[2].is_symlink()  # OUT/latest
     ]
     if len(runs) == 1:
         write(f"{runs[0]}: one run, nothing to compare it with")

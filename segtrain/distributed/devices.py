@@ -35,9 +35,10 @@ def resolve_precision(requested: str, device: str) -> str:
 
 def set_deterministic(deterministic: bool) -> None:
     """Select deterministic or fast GPU kernels for this process. A CPU is always deterministic."""
-    if deterministic:  # cuBLAS reads it as it starts
+    if deterministic:  # torch demands it of cuBLAS, which reads it as it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
+    # it times cuDNN's kernels and takes the fastest, not always the same one
     torch.backends.cudnn.benchmark = not deterministic
 
 
@@ -53,18 +54,18 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: keep the end of the heap
 
 
-def to_device(pixels: Tensor, fabric: Fabric, most: float = math.inf) -> Tensor:
-    """Return maps (...,H,W) on the fabric's device, or unchanged if H * W is more than `most`.
+def to_device(maps: Tensor, fabric: Fabric, max_pixels: float = math.inf) -> Tensor:
+    """Return maps (...,H,W) on the fabric's device; larger ones than `max_pixels` unchanged.
 
     A copy from pinned memory does not wait.
     """
-    if pixels.shape[-2] * pixels.shape[-1] > most:
-        return pixels
-    return pixels.to(fabric.device, non_blocking=True)
+    if maps.shape[-2] * maps.shape[-1] > max_pixels:
+        return maps
+    return maps.to(fabric.device, non_blocking=True)
 
 
-def predictor(model: nn.Module, fabric: Fabric) -> Callable[[Tensor], Tensor]:
-    """Build a predictor: images (N,K,H,W) on any device -> float32 logits (N,C,H,W) on fabric's."""
+def build_predictor(model: nn.Module, fabric: Fabric) -> Callable[[Tensor], Tensor]:
+    """Return a function: images (N,K,H,W) on any device -> float32 logits (N,C,H,W) on fabric's."""
 
     def predict(images: Tensor) -> Tensor:
         images = images.to(fabric.device, non_blocking=True, memory_format=torch.channels_last)

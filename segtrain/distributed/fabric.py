@@ -1,4 +1,4 @@
-"""The Fabric of a run: its devices, processes and precision."""
+"""Fabric of a run: its devices, processes and precision."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def make_fabric(train: TrainConfig) -> Fabric:
             num_nodes=train.nodes,
             strategy=make_ddp(train) if train.devices * train.nodes > 1 else "auto",
             precision=PRECISIONS[resolve_precision(train.precision, device)],
+            # else Fabric takes any job of SLURM's for its launcher, one with a single task, too
             plugins=None if launcher else LightningEnvironment(),
         )
     except (RuntimeError, ValueError) as error:  # Fabric's check of SLURM's variables

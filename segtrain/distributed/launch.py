@@ -1,4 +1,4 @@
-"""The ranks of a run: start them, monitor them, name one that dies, leave none behind."""
+"""Ranks of a run: start them, monitor them, name one that dies, leave none behind."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class RankMonitor:
         environment = ddp.cluster_environment
         if environment is not None and environment.creates_processes_externally:
             return
-        with socket.socket() as free:
+        with socket.socket() as free:  # port 0: the system chooses one that is free
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         # as torchrun sets them: then Fabric takes the processes as started
@@ -150,7 +150,7 @@ class RankMonitor:
     def _find_ended(self, include_stops: bool = True) -> str:
         """Return a child that failed, and how, or ''; `include_stops`: also one that a signal
         stopped in good order."""
-        for rank, child in enumerate(self.children, 1):
+        for rank, child in enumerate(self.children, 1):  # rank 0 is this process
             code = child.poll()
             if code and (include_stops or code < 128):
                 return f"{self._name_rank(rank, child.pid)} {describe_exit(code)}"
@@ -186,6 +186,7 @@ class RankMonitor:
             lost_since = lost_since or (now if self.lost else 0.0)
             # while ranks gather there is nothing to save, and no way to wake the main thread
             if lost_since and now - lost_since > (GRACE_SECONDS if running else POLL_SECONDS):
+                # sys.exit would end this thread only
                 os.write(2, f"error: {self._add_advice(self.lost)}\n".encode())
                 self.end()
                 os._exit(1)
@@ -263,6 +264,7 @@ def rejoin_ranks(fabric: Fabric) -> None:
 
 def identify_launcher() -> str:
     """Return the parent process as its PID and its start in ticks since the system's start."""
+    # both: PIDs are used again
     return " ".join([str(os.getppid()), *read_stat(os.getppid())[19:20]])
 
 

@@ -28,7 +28,7 @@ class StopRequest:
             signal.signal(signum, handler)
 
     def _record(self, signum: int, frame: object) -> None:
-        if self.signum:
+        if self.signum:  # the second one: as if there were no handler
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         self.signum = signum

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Batch, Pairs, checked, one_by_one
-from segtrain.distributed.devices import predictor, to_device
+from segtrain.distributed.devices import build_predictor, to_device
 from segtrain.distributed.limits import explain_limits
 from segtrain.losses.ohem import Mining
 from segtrain.metrics.calibration import Calibration
@@ -50,7 +50,7 @@ class SplitPredictor:
         Consecutive images of one size are forwarded together, up to eval.batch_size.
         """
         fabric, settings, lb_ignore = self.fabric, self.settings, pairs.masks.lb_ignore
-        network = predictor(self.model.eval(), fabric)
+        network = build_predictor(self.model.eval(), fabric)
         loader = one_by_one(pairs, indices, self.workers, fabric.device.type == "cuda")
         for group in group_by_size(checked(loader), settings.batch_size):
             images = torch.cat([to_device(b.images, fabric, settings.max_pixels) for b in group])

@@ -63,10 +63,10 @@ class Meta:
         if trained["train"]["precision"] == "fp16" and not torch.cuda.is_available():
             trained["train"]["precision"] = "32"
         config = load_config(sets=sets, flags=flags, base=Config.model_validate(trained))
-        asked = config.data.classes or []
-        if len(asked) != len(self.classes):
+        names = config.data.classes or []
+        if len(names) != len(self.classes):
             raise SegtrainError(
-                f"data.classes names {len(asked)} classes, but {path} has {len(self.classes)}: "
+                f"data.classes names {len(names)} classes, but {path} has {len(self.classes)}: "
                 f"{', '.join(self.classes)}"
             )
         return config
@@ -75,6 +75,7 @@ class Meta:
 def save_model(path: Path, model: SegmentationModel, meta: Meta) -> None:
     """Write weights and metadata to a .safetensors file, whole or not at all."""
     text = json.dumps(asdict(meta) | {"config": meta.config.model_dump(mode="json")})
+    # safetensors refuses channels_last, and its save_file raises no OSError on a full disk
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_bytes(path, save(weights, {KEY: text}))
 

@@ -60,6 +60,7 @@ def _blend_windows(
             weights = torch.outer(down, across).to(logits.device)
             open_rows[..., left : left + wide].addcmul_(logits, weights)
         closed = next_top - top
+        # copied: its memory is used again for the rows below
         for row in range(0, closed, band_rows):
             yield top + row, open_rows[:, :, row : min(row + band_rows, closed)].clone()
         open_rows[:, :, : high - closed] = open_rows[:, :, closed:].clone()
@@ -90,6 +91,7 @@ def make_blend_weights(window: int, starts: list[int]) -> list[Tensor]:
     total = torch.zeros(starts[-1] + window, dtype=torch.float64)
     for start in starts:
         total[start : start + window] += taper
+    # neighbours may share any part of a window: the tapers alone don't sum to 1
     return [(taper / total[start : start + window]).float() for start in starts]
 
 
@@ -108,9 +110,10 @@ def average_views(predictor: Predictor, images: Tensor, views: list[View]) -> Te
     size, total = images.shape[2:], torch.zeros(())  # 0-d: adds to tensors of any device
     for scale, axes in views:
         logits = predictor(scale_images(images, scale).flip(axes)).float().flip(axes)
-        if logits.shape[2:] != size:
+        if logits.shape[2:] != size:  # of a scaled view
             logits = F.interpolate(logits, size=size, mode="bilinear")
         total = total + logits.softmax(1)
+    # above 0: the log of a probability that underflowed would be -inf
     return (total / len(views)).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 

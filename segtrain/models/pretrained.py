@@ -22,7 +22,7 @@ from segtrain.errors import SegtrainError, UsageError, first_line, shorten, tran
 from segtrain.models.checkpoint import is_checkpoint, read_checkpoint
 from segtrain.models.segmentation import SegmentationModel
 
-HUB_SECONDS = 3.0
+HUB_SECONDS = 3.0  # a hub behind a firewall never answers
 HEAD = "network.segmentation_head."
 CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.")  # of image classifiers; left out
 
@@ -78,14 +78,14 @@ def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
             in_channels=config.in_channels,  # the library adapts the first filters
             **config.options,
         )
-        read = smp.encoders.get_preprocessing_params(encoder)
+        reading = smp.encoders.get_preprocessing_params(encoder)
         model.network.encoder.load_state_dict(donor.encoder.state_dict())
-    if read["input_space"] != "RGB":
-        raise SegtrainError(f"model.weights: {encoder} was trained on {read['input_space']} images")
-    scale = 255 / read["input_range"][1]
-    for name, own in (("mean", config.mean), ("std", config.std)):
-        if own is None and config.in_channels == 3:
-            values = torch.tensor(read[name]).view(1, -1, 1, 1) * scale
+    if (space := reading["input_space"]) != "RGB":
+        raise SegtrainError(f"model.weights: {encoder} was trained on {space} images")
+    scale = 255 / reading["input_range"][1]  # most are for values of 0..1
+    for name, given in (("mean", config.mean), ("std", config.std)):
+        if given is None and config.in_channels == 3:
+            values = torch.tensor(reading[name]).view(1, -1, 1, 1) * scale
             getattr(model, name).copy_(values)
 
 
@@ -105,7 +105,11 @@ def load_file_weights(model: SegmentationModel, path: Path) -> Note:
 def _load_whole(model: SegmentationModel, path: Path) -> Note:
     _, weights = read_checkpoint(path)
     own = model.state_dict()
-    other_head = {k for k in weights if k.startswith(HEAD) and _shape(own, k) != weights[k].shape}
+    other_head = {
+        key
+        for key, weight in weights.items()
+        if key.startswith(HEAD) and (key not in own or own[key].shape != weight.shape)
+    }
     loaded = {key: w for key, w in weights.items() if key not in other_head}
     _check_fit(path, own, loaded, may_miss=other_head)
     with _naming(path):
@@ -152,25 +156,18 @@ def _naming(path: Path) -> AbstractContextManager[None]:
 
 
 def _check_fit(
-    path: Path,
-    own: dict[str, Tensor],
-    given: dict[str, Tensor],
-    may_miss: Set[str] = frozenset(),
+    path: Path, own: dict[str, Tensor], given: dict[str, Tensor], may_miss: Set[str] = frozenset()
 ) -> None:
     missing = sorted(own.keys() - given.keys() - may_miss)
     unknown = sorted(given.keys() - own.keys())
     shapes = [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
-    found = ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
-    problems = [f"{len(keys)} {what} ({shorten(keys)})" for keys, what in found if keys]
+    faults = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    problems = [f"{len(keys)} {fault} ({shorten(keys)})" for fault, keys in faults.items() if keys]
     if problems:
         raise SegtrainError(
             f"{path}: its tensors don't fit the model: {'; '.join(problems)}; "
             "--arch and --encoder must be those it was made with"
         )
-
-
-def _shape(weights: dict[str, Tensor], key: str) -> torch.Size | None:
-    return weights[key].shape if key in weights else None
 
 
 def _is_cached(encoder: str) -> bool:
@@ -182,10 +179,10 @@ def _is_cached(encoder: str) -> bool:
         repository, revision = settings["repo_id"], settings["revision"]
     if not repository:
         return False
-    found = huggingface_hub.try_to_load_from_cache(
+    file = huggingface_hub.try_to_load_from_cache(
         repository, "model.safetensors", revision=revision
     )
-    return isinstance(found, str)
+    return isinstance(file, str)  # else None, or a mark that the hub has no such file
 
 
 def _hub_answers() -> bool:

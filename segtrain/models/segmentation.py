@@ -15,21 +15,15 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig
-from segtrain.errors import (
-    SegtrainError,
-    UsageError,
-    did_you_mean,
-    first_line,
-    translate_errors,
-)
+from segtrain.errors import SegtrainError, UsageError, did_you_mean, first_line, translate_errors
 
 ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
 # without it a ViT accepts a single image size
-OWN_OPTIONS = {"dpt": {"dynamic_img_size": True}}
-LEAST_STRIDE = 32  # decoders such as DPT's need it where their encoder needs less
+DEFAULT_OPTIONS = {"dpt": {"dynamic_img_size": True}}
+MIN_STRIDE = 32  # decoders such as DPT's need it where their encoder needs less
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of uint8 RGB
 IMAGENET_STD = (58.395, 57.12, 57.375)
-ANY_MEAN, ANY_STD = 127.5, 63.75  # of other channels than RGB
+ANY_MEAN, ANY_STD = 127.5, 63.75  # of other channels than RGB: 0..255 becomes -2..2
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -67,7 +61,7 @@ class SegmentationModel(nn.Module):
                 mode="bilinear",
                 align_corners=self.align_corners,
             )
-        return logits[..., :height, :width]
+        return logits[..., :height, :width]  # without the padding
 
     def low_resolution(self, images: Tensor) -> Tensor:
         """Return logits (N,C,h,w) of the padded images before the head upsamples them."""
@@ -76,7 +70,7 @@ class SegmentationModel(nn.Module):
     def pad(self, maps: Tensor, value: float = 0) -> Tensor:
         """Pad images (N,K,H,W) or targets (N,H,W), right and bottom, to the network's stride."""
         height, width = maps.shape[-2:]
-        stride = max(LEAST_STRIDE, self.network.encoder.output_stride)
+        stride = max(MIN_STRIDE, self.network.encoder.output_stride)
         return F.pad(maps, (0, -width % stride, 0, -height % stride), value=value)
 
     def train(self, mode: bool = True) -> SegmentationModel:
@@ -97,8 +91,8 @@ class SegmentationModel(nn.Module):
         # timm's conversion keeps the activation inside timm's norms; torch's own drops it
         self.network = convert_sync_batchnorm(self.network)
 
-    def refusal_of_size(self, size: tuple[int, int]) -> str | None:
-        """Return why the network fails on images of (height, width), None where it doesn't."""
+    def find_size_error(self, size: tuple[int, int]) -> str | None:
+        """Return the network's error on images of (height, width), None where it has none."""
         try:
             with translate_errors(first_line), torch.no_grad():
                 copy.deepcopy(self).eval()(self._blank(size))
@@ -106,7 +100,7 @@ class SegmentationModel(nn.Module):
             return str(error)
         return None
 
-    def trains_on_one(self, size: tuple[int, int]) -> bool:
+    def can_train_on_one(self, size: tuple[int, int]) -> bool:
         """Return whether a batch of one image of (height, width) can train the model.
 
         Batch norm after a global pooling (DeepLab, PSPNet) gets one value per channel and refuses.
@@ -181,7 +175,7 @@ def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
     """Return the model with random weights. Raise UsageError if its parts don't fit."""
     arch, encoder = config.arch, config.encoder
     check_names(arch, encoder)
-    options = OWN_OPTIONS.get(arch, {}) | config.options
+    options = DEFAULT_OPTIONS.get(arch, {}) | config.options
     refuse_unknown_options(arch, config.options)
 
     def explain(error: Exception) -> str:

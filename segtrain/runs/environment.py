@@ -1,4 +1,4 @@
-"""The environment of a run: versions, device, commit and command."""
+"""Environment of a run: versions, device, commit and command."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ def _git_commit() -> str | None:
     folder = Path(__file__).parent
     command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     try:
+        # a virtual environment may lie inside another project's checkout, hence the second command
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
         tracked = subprocess.run(
             [*command[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10

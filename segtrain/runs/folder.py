@@ -1,4 +1,4 @@
-"""The folder of a run: the files in it, creation, lock and lookup."""
+"""Folder of a run: the files in it, creation, lock and lookup."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def lock_run(run: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends. File systems without locks are tolerated.
     """
-    folder = os.open(run, os.O_RDONLY)
+    folder = os.open(run, os.O_RDONLY)  # the folder itself: no lock file stays behind
     try:
         with suppress(OSError):
             try:
@@ -80,7 +80,7 @@ def point_latest(run: Path) -> None:
     """Make OUT/latest a link to the run. File systems without links are tolerated."""
     link = run.parent / LATEST
     temporary = run.parent / f".{LATEST}-{os.getpid()}"
-    try:
+    try:  # replaced at once: a link is never missing while a run starts
         temporary.symlink_to(run.name)
         os.replace(temporary, link)
     except OSError:
@@ -115,7 +115,7 @@ def find_checkpoint(target: Path | None, out: Path) -> Path:
     return run
 
 
-def find_run(checkpoint: Path) -> Path:
-    """Return the run's folder that a checkpoint is in; its own folder where that is not a run's."""
+def find_run_of(checkpoint: Path) -> Path:
+    """Return the folder of a checkpoint's run; for one outside a run, the folder that it is in."""
     in_run = checkpoint.parent.name == BEST.parent.name
     return checkpoint.parent.parent if in_run else checkpoint.parent

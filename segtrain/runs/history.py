@@ -1,4 +1,4 @@
-"""A run's history: metrics.csv and TensorBoard events."""
+"""History of a run: metrics.csv and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class History:
             yield
         except OSError as error:
             failed.wait(THREAD_SECONDS)
-            place = self.run / "events.out.tfevents.*"
-            raise SegtrainError(f"cannot write {place}: {error.strerror or error}") from error
+            files = self.run / "events.out.tfevents.*"
+            raise SegtrainError(f"cannot write {files}: {error.strerror or error}") from error
         finally:
             threading.excepthook = print_traceback

@@ -37,7 +37,7 @@ def save_checkpoint(session: Session, miou: float | None = None, best: bool = Fa
         step=state.step,
         miou=miou,
     )
-    if plan.config.train.keep and (run / LAST).exists():
+    if plan.config.train.keep and (run / LAST).exists():  # before it is replaced
         keep_last(run / LAST.parent, plan.config.train.keep, state.step)
     save_model(run / LAST, model, meta)
     if best:
@@ -77,8 +77,8 @@ def restore_training(fabric: Fabric, training: Training, saved: dict[str, Any]) 
     training.state = TrainState(**saved["state"])
 
 
-def keep_last(checkpoints: Path, most: int, step: int) -> None:
-    """Keep last.safetensors under a second name, by its step; remove all but the newest `most`.
+def keep_last(checkpoints: Path, keep: int, step: int) -> None:
+    """Give last.safetensors a second name, by its step; keep the newest `keep` of these names.
 
     A damaged one, or one of the step that is about to be saved, is not kept.
     """
@@ -88,14 +88,14 @@ def keep_last(checkpoints: Path, most: int, step: int) -> None:
     except SegtrainError:
         last_step = None
     if last_step is not None and last_step != step:
-        kept = checkpoints / f"step-{last_step:09d}.safetensors"
+        by_step = checkpoints / f"step-{last_step:09d}.safetensors"  # padded: sorted by name below
         try:
-            os.link(last, kept)
+            os.link(last, by_step)
         except FileExistsError:
             pass  # a resumed run repeats this step, with the same weights
         except OSError:  # a file system without links
-            save_bytes(kept, last.read_bytes())
-    for old in sorted(checkpoints.glob("step-*.safetensors"))[:-most]:
+            save_bytes(by_step, last.read_bytes())
+    for old in sorted(checkpoints.glob("step-*.safetensors"))[:-keep]:
         with suppress(OSError):
             old.unlink()
 
@@ -106,6 +106,6 @@ def describe_setting(fabric: Fabric) -> dict[str, Any]:
         "segtrain": __version__,
         "device": device_name(fabric.device),
         "precision": fabric.strategy.precision.precision,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads(),  # they decide in which order sums are added up
         **package_versions(),
     }

@@ -1,4 +1,4 @@
-"""Loaders of one process: the training batches, and the held-out pairs."""
+"""Loaders of one process: the training batches, and the validation pairs."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def open_loaders(plan: TrainingPlan, fabric: Fabric) -> Loaders:
     config, train = plan.config, plan.config.train
     on_gpu = fabric.device.type == "cuda"
     workers = worker_count(config.data.workers, on_gpu, train.devices)
+    # each rank of this host has its own caches, and they share data.cache_gb
     caches = open_caches(plan.data, plan.image_sizes, train.devices)
     augmentations = {"train": make_augmentation(config, plan.crop), "val": None}
     pairs = {

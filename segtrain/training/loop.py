@@ -89,6 +89,7 @@ def train(
             row = state.end_epoch(plan, lr, scores, terms, time.perf_counter() - clock)
             if history:
                 history.add(state.rows)
+                # eval and predict need a best one even before the first validation
                 best = better or not (run / BEST).exists()
                 save_checkpoint(session, scores.miou if scores else None, best)
                 session.reporter.end_epoch(row, state.best)
@@ -110,10 +111,11 @@ def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) ->
     if fabric.is_global_zero:
         write_start(fabric, start, model, loss, compilation)
     if fabric.world_size > 1 and fabric.device.type == "cuda" and config.train.sync_bn:
-        model.synchronise_bn()
+        model.synchronise_bn()  # torch has it for GPUs only
     module = TrainingModule(model, loss, compilation.enabled).to(fabric.device)
     if config.train.channels_last:
         module = module.to(memory_format=torch.channels_last)
+    # only now: its state is laid out like the parameters, on their device
     optimizer = build_optimizer(model, loss, config.optim)
     module, optimizer = fabric.setup(module, optimizer)
     average = copy_model(model) if config.train.ema else None
@@ -131,11 +133,7 @@ def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) ->
 
 
 def write_start(
-    fabric: Fabric,
-    start: RunStart,
-    model: SegmentationModel,
-    loss: Loss,
-    compilation: Compilation,
+    fabric: Fabric, start: RunStart, model: SegmentationModel, loss: Loss, compilation: Compilation
 ) -> None:
     """Print how the run is computed, and record it in environment.json."""
     plan, config = start.plan, start.plan.config
@@ -157,9 +155,10 @@ def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.prof
     batches = copy_to_device(fabric, checked(loaders.train), config.train.channels_last)
     outcomes = OutcomeReader(fabric.device)
     timer, clock = StepTimer(fabric.device, state.seconds), SaveClock(config.train.checkpoint_every)
+    # on the device: adding up there doesn't make the host wait for each step
     loss_sum = torch.tensor(state.loss_sum, device=fabric.device)
     recent: dict[int, list[MicroBatch]] = {}  # a bad step may be known a step later
-    training.module.train()
+    training.module.train()  # validation left it in evaluation mode
     while state.step < end:
         session.rank_monitor.check()
         step = state.step
@@ -171,7 +170,7 @@ def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.prof
         state.step += 1
         # the host waits for the device after these steps only; they are the same on all ranks
         reads_loss = state.step % config.train.log_every == 0 or state.step == end
-        waits = reads_loss or clock.counts(state.step)
+        waits = reads_loss or clock.is_due_by_steps(state.step)
         loss, outcome = train_step(session, micro_batches, reads_loss, timer.mark)
         if training.average:
             update_average(training.average, training.model, config.train.ema, step)
@@ -199,13 +198,13 @@ def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.prof
             stop_training(session, signum)
         if waits and clock.is_due(state.step) and session.is_rank_zero:
             save_checkpoint(session)
-            timer.mark("other")
+            timer.mark("other")  # else it would count as waiting for data
         if profile:
             profile.step()
 
 
 def validate_epoch(session: Session, loaders: Loaders) -> Scores:
-    """Score the held-out pairs. Raise Stopped on a stop request; a resumed run repeats it."""
+    """Score the validation split. Raise Stopped on a stop request; a resumed run repeats it."""
     fabric, plan, model = session.fabric, session.plan, session.training.scored
 
     def should_stop() -> bool:
@@ -224,6 +223,7 @@ def validate_epoch(session: Session, loaders: Loaders) -> Scores:
 def stop_training(session: Session, signum: int) -> NoReturn:
     """Save, and raise Stopped; all ranks call it after the same step."""
     fabric, step = session.fabric, session.training.state.step
+    # in validation a rank may not have got the signal yet; the exit codes must be equal
     agreed = int(max_over_ranks(torch.tensor(signum, device=fabric.device)))
     message = ""
     if session.is_rank_zero:

@@ -53,6 +53,7 @@ class BufferSnapshot:
 
     def take(self) -> None:
         """Copy the buffers."""
+        # as one tensor: dozens of small copies would each launch a kernel
         self.copy = torch.cat([b.flatten() for b in self.buffers])
 
     def restore_if(self, bad: Tensor) -> None:

@@ -41,7 +41,7 @@ class OutcomeReader:
         """Add the outcome (2,) of a step as train_step returns it: [bad, signal]."""
         event = None
         if self.on_gpu:
-            on_host = torch.empty(2, pin_memory=True)
+            on_host = torch.empty(2, pin_memory=True)  # a copy to other memory would wait
             outcome = on_host.copy_(outcome, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
@@ -64,7 +64,7 @@ def report_bad_step(
     """Record the files of a skipped step; raise SegtrainError after too many in a row."""
     state = session.training.state
     if observed:
-        session.training.loss.forget(len(micro_batches))
+        session.training.loss.forget(len(micro_batches))  # NaN would stay in the epoch's mean
     files = session.plan.batch_files(step - 1)
     state.bad_steps.append({"step": step, "files": " ".join(files)})
     if session.is_rank_zero:
@@ -84,6 +84,7 @@ def raise_nonfinite(
 ) -> NoReturn:
     """Save the batch of a bad step, and raise SegtrainError that names what broke first."""
     fabric, training = session.fabric, session.training
+    # the step's own seed: dropout repeats
     torch.manual_seed(seed_at(session.plan.config.train.seed, step - 1, fabric.global_rank))
     broken = [find_nonfinite(fabric, training.module.module, part) for part in micro_batches]
     images, targets = (
@@ -112,14 +113,15 @@ def find_nonfinite(fabric: Fabric, module: TrainingModule, micro_batch: MicroBat
         "the network's output": _not_finite(logits),
     }
     for name, weight, term in zip(loss.names, loss.weights, loss.terms, strict=True):
+        # a gradient for each term: one whose value is finite may still have a gradient with NaN
         alone = Loss([name], [weight], [term], loss.lb_ignore, loss.sync)
         leaf = logits.detach().float().requires_grad_()
         value = alone(leaf, target, model.upsampling, model.align_corners)
         (gradient,) = torch.autograd.grad(value, leaf)
         broken[f"the loss term {name}"] = _not_finite(value, gradient)
     # all ranks take part in the sums of the losses, so none may return before this line
-    found = max_over_ranks(torch.stack(list(broken.values())).float())
-    names = [name for name, one in zip(broken, found.tolist(), strict=True) if one]
+    flags = max_over_ranks(torch.stack(list(broken.values())).float()).tolist()
+    names = [name for name, flag in zip(broken, flags, strict=True) if flag]
     return names[0] if names else "the gradient inside the network"
 
 

@@ -68,7 +68,7 @@ def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
         return one_cycle(step, total_steps, config.lr)
     warmup = round(config.warmup * total_steps)
     if step < warmup:
-        return config.lr * (step + 1) / (warmup + 1)
+        return config.lr * (step + 1) / (warmup + 1)  # above 0 from the first step on
     progress = (step - warmup) / max(1, total_steps - warmup)
     if config.schedule == "cosine":
         return half_cosine(config.lr, 0, progress)
@@ -80,6 +80,7 @@ def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
 def one_cycle(step: int, total_steps: int, lr: float) -> float:
     """Return the rate of torch's OneCycleLR: lr/25 to lr in 30 % of the steps, then lr/250,000."""
     peak = 0.3 * total_steps - 1  # in steps, not always a whole number
+    # torch's defaults: pct_start 0.3, div_factor 25, final_div_factor 1e4
     if step <= peak:
         return half_cosine(lr / 25, lr, step / peak)
     return half_cosine(lr, lr / 250_000, (step - peak) / (total_steps - 1 - peak))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from segtrain.losses.spec import LossSpec, parse_loss
 from segtrain.models.pretrained import can_load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
-CROPS_COUNTED = 256  # to show how often a sampler draws each class
+CROPS_COUNTED = 256  # to estimate how often a sampler draws each class
 TRACED_STEPS = 8  # train.profile traces steps 5 to 8
 
 
@@ -65,12 +65,12 @@ class TrainingPlan:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Identity of the data that a resumed run must find: images by name and size, in order."""
-        found: dict[str, Any] = {"steps an epoch": self.steps_per_epoch}
+        identity: dict[str, Any] = {"steps an epoch": self.steps_per_epoch}
         for split, sizes in self.image_sizes.items():
             names = [sample.image.name for sample in self.data.splits[split]]
             digest = hashlib.sha256(json.dumps([names, sizes]).encode()).hexdigest()
-            found[split] = f"{len(names)} images ({digest[:12]})"
-        return found
+            identity[split] = f"{len(names)} images ({digest[:12]})"
+        return identity
 
     def memory_advice(self, precision: str) -> str:
         """Return options that need less memory than this run's; `precision` is Fabric's name."""
@@ -124,7 +124,9 @@ def make_plan(config: Config, loss: LossSpec) -> TrainingPlan:
     notes += check_steps(config, steps, images)
     by_class = class_draws(data, survey.by_image["train"])
     augmentation = make_augmentation(config, crop)  # refuses wrong transforms
-    plan = TrainingPlan(
+    if by_class.images:
+        notes.append(describe_sampler(config, data, by_class, augmentation))
+    return TrainingPlan(
         config=config,
         data=data,
         loss=loss,
@@ -134,30 +136,28 @@ def make_plan(config: Config, loss: LossSpec) -> TrainingPlan:
         by_class=by_class,
         notes=tuple(notes),
     )
-    if not by_class.images:
-        return plan
-    return replace(plan, notes=(*plan.notes, describe_sampler(plan, augmentation)))
 
 
-def describe_sampler(plan: TrainingPlan, augmentation: Augmentation) -> Note:
+def describe_sampler(
+    config: Config, data: DataSet, by_class: ClassDraws, augmentation: Augmentation
+) -> Note:
     """Count the pixels of each class in the crops of the first steps under data.sampler."""
-    samples, train = plan.data.splits["train"], plan.config.train
+    samples, train = data.splits["train"], config.train
     draws = [
         draw
         for step in range(math.ceil(CROPS_COUNTED / train.batch_size))
-        for draw in batch_at(step, len(samples), train.batch_size, train.seed, plan.by_class)
+        for draw in batch_at(step, len(samples), train.batch_size, train.seed, by_class)
     ]
     shares = shares_seen(
-        lambda index: plan.data.masks(samples[index].mask),
+        lambda index: data.masks(samples[index].mask),
         draws,
         augmentation.crop_mask,
-        len(plan.data.classes),
+        len(data.classes),
     )
     listed = ", ".join(
-        f"{name} {share:.2%}" for name, share in zip(plan.data.classes, shares, strict=True)
+        f"{name} {share:.2%}" for name, share in zip(data.classes, shares, strict=True)
     )
-    sampler = plan.config.data.sampler
-    return Note(f"pixels under {sampler} ({len(draws)} crops counted): {listed}")
+    return Note(f"pixels under {config.data.sampler} ({len(draws)} crops counted): {listed}")
 
 
 def make_augmentation(config: Config, crop: tuple[int, int]) -> Augmentation:
@@ -208,8 +208,9 @@ def resolve_weights(config: Config) -> tuple[str, list[Note]]:
     """Return model.weights with `auto` resolved and a file's path made absolute, and notes."""
     weights, encoder = config.model.weights, config.model.encoder
     if weights != "auto":
-        known = weights in ("imagenet", "none")
-        return weights if known else str(Path(weights).resolve()), []
+        is_file = weights not in ("imagenet", "none")
+        # absolute: a run may be resumed from another folder
+        return str(Path(weights).resolve()) if is_file else weights, []
     if can_load_imagenet(encoder):
         return "imagenet", []
     warning = (
@@ -258,10 +259,11 @@ def refuse_batch_size(config: Config, images: int) -> None:
         )
     if batch_size % parts:
         fits = batch_size + -batch_size % parts
-        by = [f"{world} devices"] if world > 1 else []
-        by += [f"{config.train.accumulate} micro-batches (train.accumulate)"] * (parts > world)
+        divisors = [f"{world} devices"] if world > 1 else []
+        if config.train.accumulate > 1:
+            divisors.append(f"{config.train.accumulate} micro-batches (train.accumulate)")
         raise UsageError(
-            f"train.batch_size: {batch_size} can't be divided by {' x '.join(by)}; "
+            f"train.batch_size: {batch_size} can't be divided by {' x '.join(divisors)}; "
             f"the next that can is {fits}"
         )
 
@@ -279,14 +281,15 @@ def refuse_monitor(config: Config, classes: list[str]) -> None:
 
 def refuse_crop(config: Config, crop: tuple[int, int], num_classes: int) -> None:
     """Raise UsageError for a crop, or one image a device, that the architecture can't train on."""
+    # the network itself is tried: each architecture has its own limits
     model, arch = make_model(config, num_classes), config.model.arch
-    if reason := model.refusal_of_size(crop):
+    if reason := model.find_size_error(crop):
         raise UsageError(
             f"augment.crop: {arch} can't train on {crop[0]}x{crop[1]} ({reason}); "
             "use a larger --crop"
         )
     parts = config.train.devices * config.train.nodes * config.train.accumulate
-    if config.train.batch_size == parts and not model.trains_on_one(crop):
+    if config.train.batch_size == parts and not model.can_train_on_one(crop):
         raise UsageError(
             f"train.batch_size: {arch} can't train on one image at a time (its batch norm needs "
             f"two values a channel); use --batch-size {2 * parts} or more, or model.freeze_bn"

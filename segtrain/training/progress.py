@@ -81,10 +81,7 @@ class Reporter:
         """Show the loss and speed after a step; `seconds` are the epoch's so far."""
         speed = ((step - 1) % self.steps_per_epoch + 1) * self.batch_size / seconds
         self.bar.update(
-            self.task,
-            loss=f"{loss:.3f}",
-            lr=f"{lr:.1e}",
-            speed=f"{speed:.1f} images/s",
+            self.task, loss=f"{loss:.3f}", lr=f"{lr:.1e}", speed=f"{speed:.1f} images/s"
         )
         if self.first is None:
             self.first = step, time.monotonic()  # the first steps are slower than the rest

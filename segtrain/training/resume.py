@@ -47,8 +47,8 @@ MAY_CHANGE = {
 }
 
 
-def find_run(name: str, out: Path) -> Path:
-    """Return the folder of a run given by path, by its name in `out`, or as `latest`."""
+def find_resumed_run(name: str, out: Path) -> Path:
+    """Return the folder of a run to resume: a path, a name in `out`, or `latest`."""
     if name == LATEST:
         return find_latest_run(out)
     for run in (Path(name), out / name):

@@ -22,14 +22,12 @@ def copy_to_device(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     for batch in batches:
         images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
+        # class ids become int64 on the device: the copy is smaller
         yield images, batch.targets.to(fabric.device, non_blocking=True).long()
 
 
 def train_step(
-    session: Session,
-    micro_batches: list[MicroBatch],
-    observe: bool,
-    mark: Callable[[str], None],
+    session: Session, micro_batches: list[MicroBatch], observe: bool, mark: Callable[[str], None]
 ) -> tuple[Tensor, Tensor]:
     """Step on the mean loss of the micro-batches; return it (0-d) and the outcome (2,).
 
@@ -43,6 +41,7 @@ def train_step(
     training.buffers.take()
     loss = torch.zeros((), device=fabric.device)
     for number, (images, target) in enumerate(micro_batches, 1):
+        # DDP adds up gradients over the ranks once a step, with the last micro-batch
         more_follow = fabric.world_size > 1 and number < len(micro_batches)
         with fabric.no_backward_sync(module, enabled=more_follow):
             share = module(images, target, observe=observe) / len(micro_batches)
@@ -56,6 +55,7 @@ def train_step(
         scaler.unscale_(optimizer.optimizer)  # Fabric's clipping refuses fused optimizers here
     norm = clip_gradient(module, session.plan.config.optim.clip_norm)
     bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
+    # one collective for both: it also makes all ranks stop after the same step
     signum = torch.full_like(loss, session.stop_request.signum)
     outcome = max_over_ranks(torch.stack([bad.float(), signum]))
     bad = outcome[0] > 0
@@ -74,7 +74,7 @@ def spoil_gradient(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     """
     bad = max_over_ranks((~torch.isfinite(loss)).float())
     parameters = (p for group in optimizer.param_groups for p in group["params"])
-    first = next(p for p in parameters if p.grad is not None)
+    first = next(p for p in parameters if p.grad is not None)  # one NaN is enough
     first.grad += torch.where(bad > 0, torch.nan, 0.0)
 
 

@@ -43,7 +43,7 @@ class StepTimer:
         for (_, start), (phase, end) in pairwise(self.marks):
             elapsed = start.elapsed_time(end) / 1000 if self.on_gpu else end - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
-        self.marks = self.marks[-1:]
+        self.marks = self.marks[-1:]  # the next phase starts there
 
 
 def trace_steps(run: Path, device: torch.device) -> torch.profiler.profile:
@@ -66,7 +66,7 @@ def measure_peak_memory(device: torch.device) -> int:
     """Return the peak memory so far in bytes: of this process on the GPU, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 class SaveClock:
@@ -77,14 +77,14 @@ class SaveClock:
         self.seconds = math.inf if isinstance(every, int) else parse_duration(every)
         self.start = time.monotonic()
 
-    def counts(self, step: int) -> bool:
-        """Return whether the number of steps makes a checkpoint due after that step."""
+    def is_due_by_steps(self, step: int) -> bool:
+        """Return whether to save after that step by the number of steps, the same on all ranks."""
         return self.steps is not None and step % self.steps == 0
 
     def is_due(self, step: int) -> bool:
         """Return whether to save after that step; if so, a time starts again."""
         if self.steps is not None:
-            return self.counts(step)
+            return self.is_due_by_steps(step)
         due = time.monotonic() - self.start >= self.seconds
         if due:
             self.start = time.monotonic()

@@ -154,8 +154,7 @@ subprocess.run([sys.executable, "-c", {child!r}])
 
 
 @pytest.mark.parametrize(
-    "variable, value",
-    [("SEGTRAIN_PARENT", "str(os.getpid())"), ("TORCHELASTIC_RUN_ID", "'none'")],
+    "variable, value", [("SEGTRAIN_PARENT", "str(os.getpid())"), ("TORCHELASTIC_RUN_ID", "'none'")]
 )
 def test_a_rank_ends_with_its_launcher(variable: str, value: str):
     code = PARENT.format(variable=variable, value=value, child=CHILD)

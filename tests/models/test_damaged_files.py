@@ -18,20 +18,13 @@ from safetensors.torch import save
 
 from segtrain.config import ModelConfig
 from segtrain.errors import SegtrainError
-from segtrain.models.checkpoint import (
-    is_checkpoint,
-    load_model,
-    load_state,
-    parse_meta,
-    read_meta,
-)
+from segtrain.models.checkpoint import is_checkpoint, load_model, load_state, parse_meta, read_meta
 from segtrain.models.pretrained import load_file_weights
 from segtrain.models.segmentation import build_model
 
 MODEL = build_model(
     ModelConfig(
-        encoder="tu-test_byobnet",
-        options={"encoder_depth": 3, "decoder_channels": [8, 8, 4]},
+        encoder="tu-test_byobnet", options={"encoder_depth": 3, "decoder_channels": [8, 8, 4]}
     ),
     3,
 )

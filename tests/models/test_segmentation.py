@@ -58,21 +58,21 @@ def test_the_model_normalises_and_pads_by_itself(built):
         ("deeplabv3plus", (64, 64), False),
     ],
 )
-def test_trains_on_one_says_so_and_changes_nothing(built, arch, size, expected):
+def test_can_train_on_one_says_so_and_changes_nothing(built, arch, size, expected):
     model = built[arch]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert any("running_mean" in name for name in before)
-    assert model.trains_on_one(size) is expected
+    assert model.can_train_on_one(size) is expected
     assert not model.training
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("arch", ["unet", "deeplabv3plus"])
-def test_trains_on_one_is_true_of_training(built, arch):
+def test_can_train_on_one_is_true_of_training(built, arch):
     """A training step of one image does what the probe predicts."""
     model = build_model(ModelConfig(arch=arch, options=SMALL[arch]), 3).train()
-    if model.trains_on_one((64, 64)):
+    if model.can_train_on_one((64, 64)):
         assert model(pixels(1, 3, 64, 64)).shape == (1, 3, 64, 64)
     else:
         with pytest.raises(ValueError):
@@ -111,7 +111,7 @@ def test_frozen_batch_norm_trains_its_weights_and_keeps_its_statistics():
 def test_frozen_batch_norm_uses_its_statistics_so_that_one_image_trains(arch, size):
     """Without freeze_bn the probe says no here; only batch norm leaves training mode."""
     model = build_model(ModelConfig(arch=arch, freeze_bn=True, options=SMALL[arch]), 3)
-    assert model.trains_on_one(size)
+    assert model.can_train_on_one(size)
     assert model.train().training and model.network.training
     assert [m.training for m in model.modules() if isinstance(m, nn.Dropout)] in ([], [True])
     for module in model.modules():
@@ -160,9 +160,9 @@ def test_a_frozen_encoder_is_left_alone_and_all_else_is_trained(fields):
 def test_a_frozen_encoders_batch_norm_lets_one_image_train(built):
     """At 32x32 the encoder's deepest map has one value per channel, the decoder's has four."""
     model = copy.deepcopy(built["unet"])
-    assert not model.trains_on_one((32, 32))
+    assert not model.can_train_on_one((32, 32))
     model.freeze_encoder()
-    assert model.trains_on_one((32, 32))
+    assert model.can_train_on_one((32, 32))
 
 
 def test_parameters_are_counted(built):

@@ -41,7 +41,7 @@ def test_steps_and_time_between_checkpoints(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("segtrain.training.timing.time.monotonic", lambda: now[0])
     clock, due = SaveClock("1min"), []
-    assert not clock.counts(3)
+    assert not clock.is_due_by_steps(3)
     for now[0] in range(120, 300, 20):
         due.append(clock.is_due(1))
     assert due == [False, False, True] * 3
