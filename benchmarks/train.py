@@ -336,7 +336,7 @@ class TurnsOfBatches:
 
 
 def serve_trainer(case: Case, connection: Connection) -> None:
-    """Do as `serve`, driven by the Trainer's loop."""
+    """Answer as `serve` does, from within the Trainer's loop."""
     import lightning.pytorch as pl
 
     warnings.filterwarnings("ignore", module="lightning")
@@ -483,14 +483,14 @@ def phase_times(answers: list[dict]) -> dict[str, float]:
 def measure_speed(case: Case, rounds: int) -> dict:
     names = ["plain", "bare", "segtrain"] + ["lightning"] * has_lightning()
     answers = take_turns(case, names, rounds)
-    first = {name: found[0]["loss"] for name, found in answers.items()}
+    first = {name: turns[0]["loss"] for name, turns in answers.items()}
     if any(abs(loss / first["plain"] - 1) > SAME for loss in first.values()):
         raise SystemExit(
             f"the loops do not compute the same: mean losses of the first turn are {first}"
         )
-    seconds = {name: [a["seconds"] for a in found[1:]] for name, found in answers.items()}
+    seconds = {name: [a["seconds"] for a in turns[1:]] for name, turns in answers.items()}
     images = case.batch_size * case.steps
-    found = {
+    loops = {
         name: {
             "images_per_second": summary([images / s for s in taken], 2),
             "ms_a_step": summary([1e3 * s / case.steps for s in taken], 2),
@@ -500,9 +500,9 @@ def measure_speed(case: Case, rounds: int) -> dict:
         }
         for name, taken in seconds.items()
     }
-    found["segtrain"]["laps_ms"] = phase_times(answers["segtrain"][1:])
-    found["segtrain"]["seconds_over_bare"] = ratios(seconds["segtrain"], seconds["bare"])
-    return found
+    loops["segtrain"]["laps_ms"] = phase_times(answers["segtrain"][1:])
+    loops["segtrain"]["seconds_over_bare"] = ratios(seconds["segtrain"], seconds["bare"])
+    return loops
 
 
 def measure_loading(case: Case, data: Path, rounds: int) -> dict:
@@ -534,13 +534,13 @@ def plan_without_files(case: Case) -> TrainingPlan:
 def plan_of(data: Path, case: Case) -> TrainingPlan:
     """Return the plan of a run of that case on a data set."""
     config = case.config
-    given = config.data.model_copy(update={"path": str(data), "classes": None})
-    config = config.model_copy(update={"data": given})
+    data_config = config.data.model_copy(update={"path": str(data), "classes": None})
+    config = config.model_copy(update={"data": data_config})
     return make_plan(config, read_loss(config))
 
 
-def against_goals(case: Case, found: dict, loading: dict | None) -> list[dict]:
-    over = found["segtrain"]["seconds_over_bare"]["median"] - 1
+def against_goals(case: Case, loops: dict, loading: dict | None) -> list[dict]:
+    over = loops["segtrain"]["seconds_over_bare"]["median"] - 1
     goals = [
         {
             "what": "the loop's share on top of the bare step",
@@ -551,7 +551,7 @@ def against_goals(case: Case, found: dict, loading: dict | None) -> list[dict]:
     ]
     least = FASTER.get((case.device, None if case.on_gpu else case.threads))
     if least:
-        speed = found["segtrain"]["against_plain"]["median"]
+        speed = loops["segtrain"]["against_plain"]["median"]
         goals.append(
             {"what": "speed against plain", "goal": least, "found": speed, "met": speed >= least}
         )
@@ -569,12 +569,12 @@ def against_goals(case: Case, found: dict, loading: dict | None) -> list[dict]:
 
 
 def measure(case: Case, options: argparse.Namespace) -> dict:
-    found, loading = measure_speed(case, options.rounds), None
+    loops, loading = measure_speed(case, options.rounds), None
     if options.data:
         longer = replace(case, steps=options.loading_steps)
         loading = measure_loading(longer, options.data, options.loading_rounds)
-    result = asdict(case) | {"contenders": found, "loading": loading}
-    result["goals"] = against_goals(case, found, loading)
+    result = asdict(case) | {"contenders": loops, "loading": loading}
+    result["goals"] = against_goals(case, loops, loading)
     print_result(result)
     return result
 
@@ -586,13 +586,13 @@ def print_result(result: dict) -> None:
         f"{result['precision']}, compile {result['compile']}, {result['device']}, "
         f"{result['threads']} threads"
     )
-    for name, found in result["contenders"].items():
-        low, high = found["against_plain"]["spread"]
+    for name, loop in result["contenders"].items():
+        low, high = loop["against_plain"]["spread"]
         print(
-            f"  {name:10} {found['images_per_second']['median']:8.2f} images/s "
-            f"{found['ms_a_step']['median']:9.2f} ms a step "
-            f"{found['against_plain']['median']:6.3f}x plain ({low:.3f}-{high:.3f}) "
-            f"{found['peak_mib']:8.0f} MiB"
+            f"  {name:10} {loop['images_per_second']['median']:8.2f} images/s "
+            f"{loop['ms_a_step']['median']:9.2f} ms a step "
+            f"{loop['against_plain']['median']:6.3f}x plain ({low:.3f}-{high:.3f}) "
+            f"{loop['peak_mib']:8.0f} MiB"
         )
     ours = result["contenders"]["segtrain"]
     low, high = ours["seconds_over_bare"]["spread"]
@@ -663,13 +663,13 @@ def main() -> None:
                 classes = plan_of(options.data, case).data.classes
                 case = replace(case, classes=len(classes))
             results.append(measure(case, options))
-    found = machine(options.device)
-    found["packages"]["lightning"] = version("lightning") if has_lightning() else None
+    environment = machine(options.device)
+    environment["packages"]["lightning"] = version("lightning") if has_lightning() else None
     content = {
         "command": command(sys.argv[1:], options),
         "seed": SEED,
         "rounds": options.rounds,
-        "environment": found,
+        "environment": environment,
         "cases": results,
     }
     options.out.write_text(json.dumps(content, indent=1) + "\n")

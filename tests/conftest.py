@@ -121,7 +121,7 @@ def made_up_data(samples: list[Sample], masks: MaskReader | None = None, **field
     from segtrain.data.masks import MaskReader, class_palette
 
     masks = masks or MaskReader(3)
-    own = {
+    defaults = {
         "config": DataConfig(),
         "root": Path(),
         "format": "pairs",
@@ -134,7 +134,7 @@ def made_up_data(samples: list[Sample], masks: MaskReader | None = None, **field
         "masks": masks,
         "notes": (),
     }
-    return DataSet(**own | fields)
+    return DataSet(**defaults | fields)
 
 
 @pytest.fixture

@@ -15,26 +15,26 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TM
 
 def children(pid: int) -> list[int]:
     """Return the child processes of a process that have not been waited for."""
-    found = []
+    pids = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
+            pids += [int(child) for child in (task / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         pass  # it ended meanwhile
-    return found
+    return pids
 
 
 def ranks(pid: int) -> dict[int, int]:
     """Return {local rank: PID} of the ranks among its children."""
-    found = {}
+    pids = {}
     for child in children(pid):
         try:
             variables = Path(f"/proc/{child}/environ").read_text().split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
         values = [v.partition("=")[2] for v in variables if v.startswith("LOCAL_RANK=")]
-        found |= {int(rank): child for rank in values}
-    return found
+        pids |= {int(rank): child for rank in values}
+    return pids
 
 
 def alive(pid: int) -> bool:
@@ -48,8 +48,8 @@ def wait_for(condition: Callable, seconds: float = 120):
     """Return the condition's value once it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.02)
     raise AssertionError(f"not within {seconds} s")
 

@@ -19,11 +19,11 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 
 def weights_of(run: Path) -> dict[str, np.ndarray]:
     """Return the tensors of the last and the best checkpoint."""
-    found = {}
+    tensors = {}
     for which in ("last", "best"):
         with safe_open(run / f"checkpoints/{which}.safetensors", "np") as file:
-            found |= {f"{which} {name}": file.get_tensor(name) for name in file.keys()}
-    return found
+            tensors |= {f"{which} {name}": file.get_tensor(name) for name in file.keys()}
+    return tensors
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -81,7 +81,7 @@ def _explain_usage(error: typer.TyperException) -> str:
         return f"{text}; 'segtrain {ctx.info_name} --help' lists them"
     if "unexpected extra argument" in text:
         text += "; put quotes around a value with spaces"
-        # the likely mistake: other tools take the data set as an argument
+        # the likely mistake: check takes the data set as an argument
         return text + ("; name a data set with --data" if ctx.info_name == "fit" else "")
     return text
 

@@ -107,7 +107,7 @@ def prepare_start(
     name = options.name or default_name(config.model.arch, config.loss.expression)
     if old_run:
         notes += check_changes(old_run, plan.config)
-        for folder in (old_run, old_run / LAST.parent):  # of a killed process
+        for folder in (old_run, old_run / LAST.parent):  # temporary files of a killed process
             remove_leftovers(folder)
         save_config(plan.config, old_run / CONFIG)
     run = old_run or create_run(options.out, name, plan.config)

@@ -185,7 +185,6 @@ def run_process(arguments: list[str]) -> tuple[int, int]:
 
     A terminal sends Ctrl-C to both processes; SIGTERM and SIGUSR1 go to this one and are forwarded.
     """
-    # a process for each: a crash or a lack of memory ends one command, not the sweep
     command = [sys.executable, "-m", "segtrain", *arguments]
     with StopRequest(announce=False) as stop_request:
         process = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})
@@ -202,11 +201,8 @@ def run_process(arguments: list[str]) -> tuple[int, int]:
 def compare_all(jobs: list[Job], out: Path) -> None:
     """Compare the runs of this sweep, its first loss first, and all others in the folder."""
     runs = [job.run for job in jobs]
-    runs += [
-        scores.parents[2]
-        for scores in sorted(out.glob(f"*/{SCORES}"))
-        if scores.parents[2] not in runs and not scores.parents[2].is_symlink()  # OUT/latest
-    ]
+    evaluated = [scores.parents[2] for scores in sorted(out.glob(f"*/{SCORES}"))]
+    runs += [run for run in evaluated if run not in runs and not run.is_symlink()]  # OUT/latest
     if len(runs) == 1:
         write(f"{runs[0]}: one run, nothing to compare it with")
         return

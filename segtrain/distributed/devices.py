@@ -35,10 +35,10 @@ def resolve_precision(requested: str, device: str) -> str:
 
 def set_deterministic(deterministic: bool) -> None:
     """Select deterministic or fast GPU kernels for this process. A CPU is always deterministic."""
-    if deterministic:  # torch demands it of cuBLAS, which reads it as it starts
+    if deterministic:  # for cuBLAS, which reads it as it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    # it times cuDNN's kernels and takes the fastest, not always the same one
+    # a benchmark times cuDNN's kernels and takes the fastest: not the same one in each run
     torch.backends.cudnn.benchmark = not deterministic
 
 

@@ -104,20 +104,20 @@ def load_file_weights(model: SegmentationModel, path: Path) -> Note:
 
 def _load_whole(model: SegmentationModel, path: Path) -> Note:
     _, weights = read_checkpoint(path)
-    own = model.state_dict()
+    expected = model.state_dict()
     other_head = {
         key
         for key, weight in weights.items()
-        if key.startswith(HEAD) and (key not in own or own[key].shape != weight.shape)
+        if key.startswith(HEAD) and (key not in expected or expected[key].shape != weight.shape)
     }
     loaded = {key: w for key, w in weights.items() if key not in other_head}
-    _check_fit(path, own, loaded, may_miss=other_head)
+    _check_fit(path, expected, loaded, may_miss=other_head)
     with _naming(path):
         model.load_state_dict(loaded, strict=False)
     head = "head included"
     if other_head:
         head = "the head starts from random weights (another number of classes)"
-    return Note(f"weights: {len(loaded)} of {len(own)} tensors from {path}; {head}")
+    return Note(f"weights: {len(loaded)} of {len(expected)} tensors from {path}; {head}")
 
 
 def _load_encoder(model: SegmentationModel, path: Path) -> Note:
@@ -156,11 +156,14 @@ def _naming(path: Path) -> AbstractContextManager[None]:
 
 
 def _check_fit(
-    path: Path, own: dict[str, Tensor], given: dict[str, Tensor], may_miss: Set[str] = frozenset()
+    path: Path,
+    expected: dict[str, Tensor],
+    loaded: dict[str, Tensor],
+    may_miss: Set[str] = frozenset(),
 ) -> None:
-    missing = sorted(own.keys() - given.keys() - may_miss)
-    unknown = sorted(given.keys() - own.keys())
-    shapes = [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
+    missing = sorted(expected.keys() - loaded.keys() - may_miss)
+    unknown = sorted(loaded.keys() - expected.keys())
+    shapes = [k for k in expected.keys() & loaded.keys() if expected[k].shape != loaded[k].shape]
     faults = {"missing": missing, "unknown": unknown, "of another shape": shapes}
     problems = [f"{len(keys)} {fault} ({shorten(keys)})" for fault, keys in faults.items() if keys]
     if problems:

@@ -180,8 +180,8 @@ def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
 
     def explain(error: Exception) -> str:
         reason = " ".join(str(error).split()) or type(error).__name__
-        given = f" with {config.options}" if config.options else ""
-        return f"model: {arch} cannot be built on {encoder}{given}: {reason}"
+        with_options = f" with {config.options}" if config.options else ""
+        return f"model: {arch} cannot be built on {encoder}{with_options}: {reason}"
 
     with translate_errors(explain, UsageError):
         network = smp.create_model(

@@ -140,8 +140,9 @@ def write_start(
     path = describe_loss_path(model, loss, fabric.device)
     write(f"loss: {path}")
     write(f"torch.compile: {'on' if compilation.enabled else 'off'} ({compilation.reason})")
-    more = {"loss_path": path, "launcher": identify_launcher()}
-    record_start(start.run / ENVIRONMENT, collect_environment(fabric.device) | more)
+    environment = collect_environment(fabric.device)
+    environment |= {"loss_path": path, "launcher": identify_launcher()}
+    record_start(start.run / ENVIRONMENT, environment)
     write(f"{plan.summary}, {model.parameter_count:,} parameters")
     write_notes(check_batch_norm(fabric, config.train, config.model.freeze_bn))
 

@@ -73,19 +73,17 @@ class SaveClock:
     """Clock of train.checkpoint_every: a number of steps, or a time."""
 
     def __init__(self, every: int | str):
-        self.steps = every if isinstance(every, int) else None
+        self.steps = every if isinstance(every, int) else 0
         self.seconds = math.inf if isinstance(every, int) else parse_duration(every)
         self.start = time.monotonic()
 
     def is_due_by_steps(self, step: int) -> bool:
         """Return whether to save after that step by the number of steps, the same on all ranks."""
-        return self.steps is not None and step % self.steps == 0
+        return self.steps > 0 and step % self.steps == 0
 
     def is_due(self, step: int) -> bool:
         """Return whether to save after that step; if so, a time starts again."""
-        if self.steps is not None:
+        if time.monotonic() - self.start < self.seconds:
             return self.is_due_by_steps(step)
-        due = time.monotonic() - self.start >= self.seconds
-        if due:
-            self.start = time.monotonic()
-        return due
+        self.start = time.monotonic()
+        return True

@@ -43,8 +43,8 @@ def options_of(command: str) -> dict[str, str]:
 def dry_config(answer: Answer) -> dict:
     """Return the config that --dry-run printed."""
     assert answer.code == 0, answer.stderr
-    found = re.search(r"^(data:\n.*?)^train: \d+ images$", answer.stdout, re.S | re.M)
-    return yaml.safe_load(found[1])
+    match = re.search(r"^(data:\n.*?)^train: \d+ images$", answer.stdout, re.S | re.M)
+    return yaml.safe_load(match[1])
 
 
 def test_fit_has_exactly_these_options():
@@ -164,15 +164,15 @@ def test_an_internal_error_names_its_traceback_and_where_to_report_it(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answer = cli("predict", "a.png")
     assert answer.code == 1
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"error: internal error \(RuntimeError\); the traceback is in (\S+); "
         rf"please report it at {re.escape(tracker)}",
         answer.error,
     )
-    log = Path(found[1])
+    log = Path(match[1])
     assert log.parent == tmp_path
-    kept = log.read_text()
-    assert "Traceback" in kept and "the inside of a fault" in kept and segtrain.__version__ in kept
+    text = log.read_text()
+    assert "Traceback" in text and "the inside of a fault" in text and segtrain.__version__ in text
 
 
 def test_interrupt_is_one_line_and_130(cli, monkeypatch):

@@ -142,7 +142,7 @@ def test_a_signal_ends_the_step_and_resuming_equals_the_straight_run(
     assert len(starts["resumed"]) == 1 and starts["resumed"][0]["packages"] == starts["packages"]
 
 
-def test_a_time_between_checkpoints_is_looked_at_where_the_loss_is_read(
+def test_a_time_between_checkpoints_is_checked_where_the_loss_is_read(
     cli, straight: Path, monkeypatch
 ):
 
@@ -186,15 +186,15 @@ def test_resume_explains_an_allowed_change_and_refuses_others(cli, straight: Pat
 def test_a_data_set_that_has_changed_is_refused(cli, straight: Path, tmp_path: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     elsewhere = shutil.copytree(straight.parents[1] / "set", tmp_path / "moved")
-    more = ["--resume", copy, "--epochs", "3", "--data", elsewhere]
+    options = ["--resume", copy, "--epochs", "3", "--data", elsewhere]
     write_pairs(elsewhere, 1, first=8)
-    refused = cli("fit", *more)
+    refused = cli("fit", *options)
     assert refused.code == 2
     assert "its data set has changed: train was 5 images (" in refused.error
     assert_same_run(straight, copy)
     for folder in ("images", "masks"):
         (elsewhere / folder / "008.png").unlink()
-    resumed = cli("fit", *more)
+    resumed = cli("fit", *options)
     assert resumed.code == 0, resumed.stderr
     assert "moved: it must hold the same images" in resumed.stdout
 
@@ -215,8 +215,8 @@ def test_a_damaged_last_checkpoint_is_replaced_not_kept(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     last = copy / "checkpoints/last.safetensors"
     last.write_bytes(last.read_bytes()[:500])
-    more = ["--epochs", "3", "--set", "train.keep=1"]
-    resumed = cli("fit", "--resume", copy, *more)
+    options = ["--epochs", "3", "--set", "train.keep=1"]
+    resumed = cli("fit", "--resume", copy, *options)
     assert resumed.code == 0, resumed.stderr
     assert not list(copy.glob("checkpoints/step-*"))
 
@@ -241,7 +241,7 @@ def test_a_run_is_resumed_by_any_name(cli, straight: Path, how: list[str]):
     assert Path("runs/latest").resolve() == copy.resolve()
 
 
-def test_a_run_without_a_checkpoint_is_begun_again(cli, straight: Path):
+def test_a_run_without_a_checkpoint_starts_again(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     for file in (copy / "checkpoints").iterdir():
         file.unlink()
@@ -312,14 +312,14 @@ def test_the_history_has_each_term_of_the_loss(cli, pairs: Path):
     fitted = cli("fit", "--data", pairs, *QUICK, "--loss", loss, "--name", "terms")
     assert fitted.code == 0, fitted.stderr
     (row,) = rows_of(Path("runs/terms"))
-    found = {k.removeprefix("loss/"): v for k, v in row.items() if k.startswith("loss/")}
+    columns = {k.removeprefix("loss/"): v for k, v in row.items() if k.startswith("loss/")}
     terms = ["ohem", "dice", "ghm", "ohem2"]
     per_class = ["kept/0", "kept/1", "kept/2"]
     mined = ["value", "share", "kept", "threshold", *per_class]
-    expected = [f"ohem/{what}" for what in mined] + ["dice/value", "dice/share"]
-    expected += [f"ghm/{what}" for what in ("value", "share", *(f"bin/{b}" for b in range(4)))]
-    assert list(found) == expected + [f"ohem2/{what}" for what in mined]
-    number = {key: float(value) for key, value in found.items() if value}
+    expected = [f"ohem/{name}" for name in mined] + ["dice/value", "dice/share"]
+    expected += [f"ghm/{name}" for name in ("value", "share", *(f"bin/{b}" for b in range(4)))]
+    assert list(columns) == expected + [f"ohem2/{name}" for name in mined]
+    number = {key: float(value) for key, value in columns.items() if value}
     assert sum(number[f"{term}/share"] for term in terms) == pytest.approx(1)
     assert number["ohem/threshold"] == pytest.approx(0.6) and number["ohem/kept"] > 0.5
     # few are as hard as 0.01: the floor rules, one in 16 is kept, the threshold is that pixel's
@@ -461,30 +461,15 @@ def test_shipped_configs_train(cli, tmp_path: Path, config: Path):
     data = yaml.safe_load(config.read_text())["data"]
     source = data["path"] if "path" in data else write_toy(tmp_path / "toy", data)
     done = cli(
-        "fit",
-        "--config",
-        config,
-        "--data",
-        source,
-        "--weights",
-        "none",
-        "--crop",
-        "32x32",
-        "--epochs",
-        "1",
-        "--workers",
-        "0",
-        "--set",
-        "train.steps_per_epoch=2",
-        "--name",
-        "r",
+        *("fit", "--config", config, "--data", source, "--weights", "none", "--crop", "32x32"),
+        *("--epochs", 1, "--workers", 0, "--set", "train.steps_per_epoch=2", "--name", "r"),
     )
     assert done.code == 0, done.stderr
     assert len(rows_of(Path("runs/r"))) == 1
 
 
 def write_toy(root: Path, data: dict) -> Path:
-    """Random pairs in the folders that a config names, of its classes and mapped values."""
+    """Write random pairs into the folders that a config names, of its classes and mapped values."""
     values = [*range(len(data["classes"])), *data["label_map"]]
     rng = np.random.default_rng(0)
     for folders in data["splits"].values():

@@ -82,16 +82,16 @@ def copied(swept: Path, tmp_path: Path, started: list) -> Path:
 
 def kinds(started: list[list[str]]) -> list[tuple[str, str]]:
     """Return (command, name of the run) of each; the command of a resumed fit is "resume"."""
-    found = []
+    listed = []
     for words in started:
         if words[0] == "fit":
             kind = "resume" if "--resume" in words else "fit"
-            found.append((kind, Path(words[-1]).name))
+            listed.append((kind, Path(words[-1]).name))
         elif words[0] == "eval":
-            found.append(("eval", Path(words[1]).name))
+            listed.append(("eval", Path(words[1]).name))
         else:
-            found.append((words[0], ""))
-    return found
+            listed.append((words[0], ""))
+    return listed
 
 
 def both(*names: str) -> list[tuple[str, str]]:
@@ -110,13 +110,13 @@ def test_two_losses_with_two_seeds(swept: Path):
     assert configs[NAMES[0]] == configs[NAMES[1]] == configs[NAMES[2]] == configs[NAMES[3]]
     assert configs[NAMES[0]]["train"]["device"] == "cpu"
     assert configs[NAMES[0]]["train"]["steps_per_epoch"] == 2
-    found = json.loads((out / "comparison.json").read_text())
-    assert [(c["name"], c["seeds"]) for c in found["contenders"]] == [("ce", [0, 1]),
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert [(c["name"], c["seeds"]) for c in comparison["contenders"]] == [("ce", [0, 1]),
                                                                      ("ohem", [0, 1])]  # fmt: skip
-    for contender in found["contenders"]:
+    for group in comparison["contenders"]:
         scores = [json.loads((swept / run / "eval/val/metrics.json").read_text())["miou"]
-                  for run in contender["runs"]]  # fmt: skip
-        assert contender["miou"] == pytest.approx(sum(scores) / 2)
+                  for run in group["runs"]]  # fmt: skip
+        assert group["miou"] == pytest.approx(sum(scores) / 2)
     assert (out / "comparison.html").is_file()
 
 
@@ -150,8 +150,8 @@ def test_further_losses_join_those_that_are_there(copied: Path, started: list):
     answer = run_cli(*command)
     assert answer.code == 0, answer.stderr
     assert kinds(started) == [*both("ohem_thresh_0.6_+0.5_dice-seed0"), ("compare", "")]
-    found = json.loads((copied / "comparison.json").read_text())
-    assert [(c["name"], c["seeds"]) for c in found["contenders"]] == [
+    comparison = json.loads((copied / "comparison.json").read_text())
+    assert [(c["name"], c["seeds"]) for c in comparison["contenders"]] == [
         ("ce", [0, 1]), ("ohem( thresh=0.6 )+0.5*dice", [0]), ("ohem", [0, 1]),
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The Fabric that a config asks for, and what a launcher started."""
+"""Fabric as a config requests it, and the processes that a launcher started."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SRUN = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "0",
         (SRUN, 2, 1, ["srun started 4", "--devices 2 --nodes 2"]),
         (SRUN | {"SLURM_NTASKS_PER_NODE": ""}, 2, 2, ["SLURM", "--ntasks-per-node"]),
     ],
-    ids=["nobody", "torchrun, one", "torchrun, one host", "srun", "srun without a number"],
+    ids=["no launcher", "torchrun, one", "torchrun, one host", "srun", "srun without a number"],
 )
-def test_other_processes_than_asked_for_are_refused(variables, devices, nodes, parts, monkeypatch):
+def test_other_processes_than_requested_are_refused(variables, devices, nodes, parts, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError) as refused:
@@ -36,7 +36,7 @@ def test_other_processes_than_asked_for_are_refused(variables, devices, nodes, p
 
 
 @pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
-def test_the_processes_asked_for_are_taken(variables, monkeypatch):
+def test_the_requested_processes_are_accepted(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     fabric = make_fabric(TrainConfig(device="cpu", devices=2, nodes=2, batch_size=4))

@@ -1,4 +1,4 @@
-"""The ranks of a run: their start, the detection of one that is lost, and their end."""
+"""Ranks of a run: their start, the detection of one that is lost, and their end."""
 
 from __future__ import annotations
 

@@ -21,9 +21,8 @@ SAME = (
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    return write_pairs(
-        tmp_path / "set", 14
-    ).parent  # 7 to train, 7 to score: no number of devices divides them
+    # 7 to train, 7 to score: no number of devices divides them
+    return write_pairs(tmp_path / "set", 14).parent
 
 
 def fit(zygote: Zygote, *options: object, devices: int, code: str = "") -> Child:
@@ -46,10 +45,10 @@ def test_scores_are_the_same_to_the_last_bit(cli, zygote: Zygote, home: Path):
     assert 0 < float(scores[0]["val_pixel_accuracy"]) < 1
     assert sorted(path.name for path in Path("runs").iterdir()) == ["latest", "on1", "on2", "on3"]
     assert cli("eval", "runs/on3", "--workers", "0").code == 0  # one process, all seven images
-    found = json.loads(Path("runs/on3/eval/val/metrics.json").read_text())
-    assert found["images"] == 7
+    metrics = json.loads(Path("runs/on3/eval/val/metrics.json").read_text())
+    assert metrics["images"] == 7
     for name in ("miou", "pixel_accuracy", "fw_iou"):
-        assert found[name] == pytest.approx(float(scores[2][f"val_{name}"]), abs=1e-12)
+        assert metrics[name] == pytest.approx(float(scores[2][f"val_{name}"]), abs=1e-12)
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -69,11 +69,11 @@ def test_a_run_survives_any_write_that_fails(
     counts = written(straight.events)
     assert {"mkdir", "open", "write", "fsync", "replace"} <= {e.split()[0] for e in counts}
     wrong = []
-    for place, event in enumerate(e for e in counts if e.split()[0] == operation):
-        number = ERRORS[place % len(ERRORS)]
+    for index, event in enumerate(e for e in counts if e.split()[0] == operation):
+        number = ERRORS[index % len(ERRORS)]
         nth = 1 if operation == "mkdir" else rng.randint(1, counts[event])
         aim = Aim(event, nth, HALF, errno=number, lasting=not unneeded(event))
-        cwd = tmp_path / f"{place}"
+        cwd = tmp_path / f"{index}"
         cwd.mkdir()
         child = straight.fit(zygote, cwd, aims=[aim])
         child.wait(SECONDS)
@@ -106,14 +106,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("share", [0, 0.05, 0.5, 0.95])
 def test_a_full_disk(share: float, zygote: Zygote, straight: Straight, small_disk: Path):
-    """The free space is that share of the most that the run can write."""
-    most = sum(f.stat().st_size for f in straight.run.rglob("*") if f.is_file())
-    assert most < DISK
+    """The free space is that share of what the run writes at most."""
+    run_bytes = sum(f.stat().st_size for f in straight.run.rglob("*") if f.is_file())
+    assert run_bytes < DISK
     child = straight.fit(zygote, small_disk, aims=[Aim("forward", 1, signal=signal.SIGSTOP)])
     child.wait_stopped()
     with open(small_disk / "filler", "wb") as filler:
         free = shutil.disk_usage(small_disk).free
-        filler.write(bytes(max(0, free - int(share * most))))
+        filler.write(bytes(max(0, free - int(share * run_bytes))))
     child.send(signal.SIGCONT)
     child.wait(SECONDS)
     assert child.code == 1, child.stderr
@@ -194,10 +194,10 @@ def test_a_command_survives_any_write_that_fails(
     counts = written(plain.events())
     assert any(event.startswith("write ") for event in counts)
     wrong = []
-    for place, event in enumerate(e for e in counts if e.startswith(("write ", "replace "))):
+    for index, event in enumerate(e for e in counts if e.startswith(("write ", "replace "))):
         if unneeded(event):
             continue
-        number = ERRORS[place % len(ERRORS)]
+        number = ERRORS[index % len(ERRORS)]
         aim = Aim(event, 1, HALF, errno=number)
         child = zygote.run(*argv, cwd=tmp_path, env=caches(tmp_path), aims=[aim])
         try:

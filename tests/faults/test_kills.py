@@ -99,10 +99,10 @@ def test_a_killed_run_ends_as_the_straight_one(
         assert child.wait(SECONDS) == -signal.SIGKILL, "the aim was missed"
         fell.append(child.phase())
     else:
-        most = straight.seconds  # the machine may have been busier then
-        while not (phase := killed_at(rng.uniform(0, most), straight.fit(zygote, tmp_path))):
+        longest = straight.seconds  # the machine may have been busier then
+        while not (phase := killed_at(rng.uniform(0, longest), straight.fit(zygote, tmp_path))):
             shutil.rmtree(run_in(tmp_path))
-            most /= 2
+            longest /= 2
         fell.append(phase)
     assert_loads(tmp_path)
     for _ in range(rng.randint(0, MORE_KILLS)):

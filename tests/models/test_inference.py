@@ -65,9 +65,9 @@ def twin(images: np.ndarray, height: int, width: int, overlap: float, predict) -
     """Windows placed and blended pixel by pixel, by the definition."""
 
     def places(side: int, window: int) -> list[int]:
-        most = max(1, math.floor(window * (1 - overlap)))
+        step = max(1, math.floor(window * (1 - overlap)))
         count = 1
-        while (side - window) > most * (count - 1):
+        while (side - window) > step * (count - 1):
             count += 1
         return [((side - window) * i) // max(1, count - 1) for i in range(count)]
 
@@ -108,11 +108,11 @@ def test_a_small_image_is_predicted_as_it_is(predict, monkeypatch):
 @pytest.mark.parametrize("size", [(33, 47), (5, 40), (61, 3), (1, 29)])
 def test_windows_against_the_twin(size, window, overlap: float):
     images = picture(*size)
-    if all(side <= most for side, most in zip(size, window, strict=True)):
+    if all(side <= limit for side, limit in zip(size, window, strict=True)):
         return
-    found = whole(placed, images, config(window, overlap))
+    actual = whole(placed, images, config(window, overlap))
     expected = twin(images.numpy(), *window, overlap, in_numpy(placed))
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,17 +153,17 @@ def test_windows_along_a_side(side: int, window: int, overlap: float):
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.9])
 def test_memory_is_that_of_one_row_of_windows(monkeypatch, overlap: float):
-    """Every window has the size of the config, and no more than its rows are kept."""
-    seen, kept, zeros = [], [], torch.zeros
+    """Every window has the size of the config, and no more than its rows are allocated."""
+    seen, allocated, zeros = [], [], torch.zeros
 
     def spy(images: Tensor) -> Tensor:
         seen.append(tuple(images.shape))
         return placed(images)
 
     def spied_zeros(*args, **kwargs):
-        found = zeros(*args, **kwargs)
-        kept.append(tuple(found.shape))
-        return found
+        tensor = zeros(*args, **kwargs)
+        allocated.append(tuple(tensor.shape))
+        return tensor
 
     monkeypatch.setattr(inference, "BAND", 5 * 50)
     images = picture(60, 50)
@@ -178,8 +178,8 @@ def test_memory_is_that_of_one_row_of_windows(monkeypatch, overlap: float):
         rows += logits.shape[2]
     assert rows == 60
     assert set(seen) == {(1, 3, 16, 24)}
-    assert [shape for shape in kept if len(shape) == 4] == [(1, 3, 16, 50)]
-    assert max(math.prod(shape) for shape in kept) == 3 * 16 * 50
+    assert [shape for shape in allocated if len(shape) == 4] == [(1, 3, 16, 50)]
+    assert max(math.prod(shape) for shape in allocated) == 3 * 16 * 50
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -196,8 +196,8 @@ def test_no_augmentation_calls_once_and_changes_nothing():
 
     images = picture(20, 30)
     for tta in ([], [1.0], [1, 1.0]):
-        found = whole(spy, images, config(max_pixels=1000, tta=tta))
-        assert torch.equal(found, placed(images))
+        actual = whole(spy, images, config(max_pixels=1000, tta=tta))
+        assert torch.equal(actual, placed(images))
     assert len(calls) == 3 and all(call.dtype == torch.uint8 for call in calls)
 
 
@@ -215,9 +215,9 @@ def test_flips_against_the_twin(tta, flips):
     for axes in flips:
         logits = in_numpy(placed)(np.flip(pixels, axes).copy())
         views.append(softmax(np.flip(logits, axes)))
-    found = whole(placed, torch.from_numpy(pixels), config(max_pixels=1000, tta=tta))
-    np.testing.assert_allclose(found.exp(), np.mean(views, 0), atol=1e-6)
-    np.testing.assert_allclose(softmax(found.numpy()), np.mean(views, 0), atol=1e-6)
+    actual = whole(placed, torch.from_numpy(pixels), config(max_pixels=1000, tta=tta))
+    np.testing.assert_allclose(actual.exp(), np.mean(views, 0), atol=1e-6)
+    np.testing.assert_allclose(softmax(actual.numpy()), np.mean(views, 0), atol=1e-6)
 
 
 def test_scales_against_the_twin():
@@ -238,8 +238,8 @@ def test_scales_against_the_twin():
             logits = placed(resized.flip(axes)).flip(axes)
             views.append(F.interpolate(logits, size=(23, 36), mode="bilinear").softmax(1))
     eval = config(max_pixels=1000, tta=[0.5, "hflip", 1.25, 0.5, 1, 0.1])
-    found = whole(spy, images, eval)
-    torch.testing.assert_close(found.exp(), torch.stack(views).mean(0), rtol=0, atol=1e-6)
+    actual = whole(spy, images, eval)
+    torch.testing.assert_close(actual.exp(), torch.stack(views).mean(0), rtol=0, atol=1e-6)
     assert sorted(sizes) == sorted(2 * [(23, 36), (12, 18), (29, 45), (2, 4)])
     whole(spy, picture(3, 2), config(tta=[0.01], window=(8, 8)))
     assert sizes[-1] == (1, 1)
@@ -262,23 +262,23 @@ def test_windows_are_augmented_each_by_itself():
         return np.log(np.mean([softmax(logits) for logits in both], 0))
 
     images = picture(20, 45)
-    found = whole(placed, images, config((16, 16), tta=["hflip"]))
+    actual = whole(placed, images, config((16, 16), tta=["hflip"]))
     expected = twin(images.numpy(), 16, 16, 0.25, with_flips)
-    np.testing.assert_allclose(found, expected, atol=5e-6)
+    np.testing.assert_allclose(actual, expected, atol=5e-6)
 
 
 def test_a_class_without_any_probability_stays_finite():
     def sure(images: Tensor) -> Tensor:
         return torch.stack([images[:, 0] * 0.0, images[:, 0] * 0.0 - 1e4], 1)
 
-    found = whole(sure, picture(8, 8), config(max_pixels=64, tta=["hflip"]))
-    assert found.isfinite().all() and (found[:, 1] < -80).all()
+    actual = whole(sure, picture(8, 8), config(max_pixels=64, tta=["hflip"]))
+    assert actual.isfinite().all() and (actual[:, 1] < -80).all()
 
 
 @pytest.mark.parametrize("eval", [config(), config(max_pixels=400), config(tta=["vflip"])])
 def test_half_precision_comes_out_as_float32(eval: EvalConfig):
-    found = whole(lambda images: placed(images).bfloat16(), picture(20, 20), eval)
-    torch.testing.assert_close(found, whole(placed, picture(20, 20), eval), rtol=0, atol=0.02)
+    actual = whole(lambda images: placed(images).bfloat16(), picture(20, 20), eval)
+    torch.testing.assert_close(actual, whole(placed, picture(20, 20), eval), rtol=0, atol=0.02)
 
 
 def test_advice_where_memory_is_short_names_what_to_set():

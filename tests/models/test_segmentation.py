@@ -58,7 +58,7 @@ def test_the_model_normalises_and_pads_by_itself(built):
         ("deeplabv3plus", (64, 64), False),
     ],
 )
-def test_can_train_on_one_says_so_and_changes_nothing(built, arch, size, expected):
+def test_the_probe_for_one_image_changes_nothing(built, arch, size, expected):
     model = built[arch]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert any("running_mean" in name for name in before)
@@ -69,7 +69,7 @@ def test_can_train_on_one_says_so_and_changes_nothing(built, arch, size, expecte
 
 
 @pytest.mark.parametrize("arch", ["unet", "deeplabv3plus"])
-def test_can_train_on_one_is_true_of_training(built, arch):
+def test_the_probe_for_one_image_agrees_with_training(built, arch):
     """A training step of one image does what the probe predicts."""
     model = build_model(ModelConfig(arch=arch, options=SMALL[arch]), 3).train()
     if model.can_train_on_one((64, 64)):

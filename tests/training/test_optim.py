@@ -165,9 +165,9 @@ def test_lr_rises_to_its_peak_once_and_falls_towards_0(steps, warmup, power, sch
     st.floats(0, 1, exclude_max=True),
     st.floats(1e-6, 10),
 )
-def test_lr_is_above_0_and_at_most_the_configs(schedule, steps, place, warmup, lr):
+def test_lr_is_above_0_and_at_most_the_configs(schedule, steps, share, warmup, lr):
     config = OptimConfig(lr=lr, warmup=warmup, schedule=schedule)
-    for step in (round(place * (steps - 1)), 0, steps - 1):
+    for step in (round(share * (steps - 1)), 0, steps - 1):
         assert 0 < lr_at(step, steps, config) <= lr
 
 
@@ -296,10 +296,10 @@ def test_the_average_equals_plain_loops(decay: float):
     expected = [p.detach().double() for p in model.parameters()]
     for step in range(15):
         with torch.no_grad():
-            for place, parameter in enumerate(model.parameters()):
+            for index, parameter in enumerate(model.parameters()):
                 parameter += torch.randn_like(parameter)
                 keep = min(decay, (1 + step) / (10 + step))
-                expected[place] = keep * expected[place] + (1 - keep) * parameter
+                expected[index] = keep * expected[index] + (1 - keep) * parameter
         model.network.encoder(torch.randn(2, 3, 5, 5))  # batch norm counts and averages
         update_average(average, model, decay, step)
     for ours, theirs in zip(average.parameters(), expected, strict=True):

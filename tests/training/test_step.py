@@ -249,8 +249,8 @@ def test_what_broke_first_has_a_name(monkeypatch, broken: str):
 
 def test_a_step_that_is_finite_when_repeated_blames_the_network():
     session = start(expression="ohem+0.5*dice")
-    found = find_nonfinite(session.fabric, session.training.module.module, batch(32, 32))
-    assert found == "the gradient inside the network"
+    cause = find_nonfinite(session.fabric, session.training.module.module, batch(32, 32))
+    assert cause == "the gradient inside the network"
 
 
 @pytest.mark.parametrize(
