@@ -67,12 +67,16 @@ def read_scored_run(run: Path, split: str) -> ScoredRun:
     with translate_errors(explain, UsageError):
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         classes = [row["name"] for row in metrics["classes"]]
+        if not classes or not all(isinstance(name, str) for name in classes):
+            raise ValueError("metrics.json names no classes")
         with open(folder / "per_image.csv", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         counts = {row["image"]: parse_counts(row, classes) for row in rows}
         groups = {row["image"]: row["group"] for row in rows}
-    if len(counts) < len(rows) or not rows:
-        raise SegtrainError(f"{folder / 'per_image.csv'}: no images, or one twice; run: {command}")
+    if len(counts) < len(rows) or not any(each.any() for each in counts.values()):
+        raise SegtrainError(
+            f"{folder / 'per_image.csv'}: no pixels, or an image twice; run: {command}"
+        )
     config = load_config(run / CONFIG) if (run / CONFIG).is_file() else None
     return ScoredRun(run, counts, groups, classes, config, read_start(run / ENVIRONMENT))
 
@@ -91,11 +95,12 @@ def read_start(file: Path) -> RunStart:
 
 
 def parse_counts(row: dict[str, str], classes: list[str]) -> np.ndarray:
-    """Return int64 (3,C) of a row of per_image.csv."""
-    return np.array(
-        [[int(row[f"{kind}/{name}"]) for name in classes] for kind in ("tp", "fp", "fn")],
-        np.int64,  # larger numbers are refused, not stored as objects
-    )
+    """Return int64 (3,C) of a row of per_image.csv. Raise where it holds no counts."""
+    numbers = [[int(row[f"{kind}/{name}"]) for name in classes] for kind in ("tp", "fp", "fn")]
+    counts = np.array(numbers, np.int64)
+    if counts.min() < 0:
+        raise ValueError("per_image.csv has a negative count")
+    return counts
 
 
 def refuse_other_data(run: ScoredRun, reference: ScoredRun) -> None:

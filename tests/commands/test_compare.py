@@ -298,7 +298,7 @@ def test_a_false_positive_more_is_no_other_truth(cli, tmp_path: Path):
         (["a", "b", "--split", "test"], ["a: not scored on test", "segtrain eval a --split test"]),
         (["a", "old"], ["old/eval/val", "tp/road", "segtrain eval old"]),
         (["a", "damaged"], ["damaged/eval/val", "segtrain eval damaged"]),
-        (["a", "twice"], ["twice/eval/val/per_image.csv", "one twice"]),
+        (["a", "twice"], ["twice/eval/val/per_image.csv", "image twice"]),
         ([], ["RUN"]),
     ],
     ids=" ".join,
@@ -322,12 +322,23 @@ CONTENTS = {
     "empty": b"",
     "cut": b'{"a": [1, ',
     "a list": b"[1, 2]",
+    "other types": b'{"command": [1], "classes": [{"name": 1}], "data": 1}',
     "bytes": b"\xff\0",
     "deep": b"[" * 100_000,
 }
 FILES = ["eval/val/metrics.json", "eval/val/per_image.csv", "config.yaml", "environment.json"]
 # an empty config is valid: all defaults
 DAMAGED = [(f, c) for f in FILES for c in CONTENTS if (f, c) != ("config.yaml", "empty")]
+
+
+@pytest.mark.parametrize("count", ["-1", "9" * 30, "0"])
+def test_impossible_counts_are_refused(cli, two: list[Path], count):
+    columns = "image,group,tp/road,tp/sign,fp/road,fp/sign,fn/road,fn/sign"
+    for run in two:
+        row = ",".join(["0.png", "0.png", *[count] * 6])
+        (run / "eval/val/per_image.csv").write_text(f"{columns}\n{row}\n")
+    answer = cli("compare", *two)
+    assert answer.code in (1, 2) and str(two[0] / "eval/val") in answer.error
 
 
 @pytest.mark.parametrize("file, content", DAMAGED)
@@ -337,12 +348,6 @@ def test_a_damaged_file_is_one_line_that_names_its_folder(cli, two: list[Path], 
     assert answer.code in (1, 2) and str((two[1] / file).parent) in answer.error
     assert len(answer.stderr.splitlines()) == 1
     assert not Path("comparison").exists()
-
-
-def test_a_start_of_other_types_is_damaged(cli, two: list[Path]):
-    (two[0] / "environment.json").write_text(json.dumps({"command": [1, 2]}))
-    answer = cli("compare", *two)
-    assert answer.code == 1 and "a/environment.json: damaged" in answer.error
 
 
 # what is printed and written
