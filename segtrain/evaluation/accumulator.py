@@ -107,6 +107,7 @@ class Accumulator:
         if len(cells[0]):
             pixels = np.column_stack([self._top_pixels[cells], confused[cells]])
             images = np.column_stack([self._top_images[cells], np.full(len(pixels), counts.index)])
+            # stable: of images that confuse as many pixels the earlier stays first
             order = np.argsort(-pixels, axis=1, kind="stable")[:, :TOP_CONFUSED]
             self._top_pixels[cells] = np.take_along_axis(pixels, order, 1)
             self._top_images[cells] = np.take_along_axis(images, order, 1)

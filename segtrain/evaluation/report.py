@@ -148,11 +148,7 @@ def build_recalls(regions: np.ndarray) -> dict[str, dict[str, Any]]:
 
 
 def compose_headline(
-    scores: Scores,
-    interval: list[float] | None,
-    evaluation: Evaluation,
-    images: int,
-    groups: int,
+    scores: Scores, interval: list[float] | None, evaluation: Evaluation, images: int, groups: int
 ) -> str:
     """Return the mIoU and its protocol in one line."""
     absent, spread, without = scores.absent, "", ""

@@ -40,19 +40,12 @@ def build_run_groups(runs: list[ScoredRun]) -> list[RunGroup]:
     images = list(runs[0].counts)
     drawn_with = [runs[0].groups[image] for image in images]
     partition = partition_runs(runs)
-    return [
-        RunGroup(
-            name,
-            members,
-            score_group(
-                [
-                    sum_by_group(np.stack([run.counts[i] for i in images]), drawn_with)
-                    for run in members
-                ]
-            ),
-        )
-        for name, members in zip(name_groups(partition), partition, strict=True)
-    ]
+    groups = []
+    for name, members in zip(name_groups(partition), partition, strict=True):
+        counts = (np.stack([run.counts[image] for image in images]) for run in members)
+        sums = [sum_by_group(each, drawn_with) for each in counts]
+        groups.append(RunGroup(name, members, score_group(sums)))
+    return groups
 
 
 def partition_runs(runs: list[ScoredRun]) -> list[list[ScoredRun]]:

@@ -49,7 +49,9 @@ class Loss(nn.Module):
         self.lb_ignore, self.sync = lb_ignore, sync
         powers = tuple(sorted({power for term in terms for power in term.powers}))
         self.reader = PixelReader(lb_ignore, powers, bool(self.reads_logits), sync)
-        self.observed: list[dict[str, Tensor]] = []  # of each observed call, a record for each term
+        # of each observed call a record for each term; read by `report` only, as reading waits for
+        # the device
+        self.observed: list[dict[str, Tensor]] = []
 
     @property
     def reads_logits(self) -> list[str]:
@@ -101,19 +103,21 @@ class Loss(nn.Module):
             if not records:  # each of the steps was skipped
                 continue
             value = sum(record["value"] for record in records)
-            found: dict[str, Tensor | float] = {"value": value / len(records)}
-            found["share"] = value / total
+            quantities: dict[str, Tensor | float] = {"value": value / len(records)}
+            quantities["share"] = value / total
             if "kept" in records[0]:
                 kept, valid = (
                     reduce(torch.add, (r[k] for r in records)) for k in ("kept", "valid")
                 )
-                found["kept"] = kept.sum() / valid.sum()
-                found["threshold"] = torch.stack([r["threshold"] for r in records]).nanmean()
+                quantities["kept"] = kept.sum() / valid.sum()
+                quantities["threshold"] = torch.stack([r["threshold"] for r in records]).nanmean()
                 shares = zip(class_names, (kept / valid).tolist(), strict=True)
-                found |= {f"kept/{c}": s for c, s in shares}
+                quantities |= {f"kept/{c}": s for c, s in shares}
             if "bin" in records[0]:
-                found |= {f"bin/{b}": n for b, n in enumerate(records[-1]["bin"].tolist())}
-            numbers = {f"{name}/{quantity}": float(number) for quantity, number in found.items()}
+                quantities |= {f"bin/{b}": n for b, n in enumerate(records[-1]["bin"].tolist())}
+            numbers = {
+                f"{name}/{quantity}": float(number) for quantity, number in quantities.items()
+            }
             report |= {key: None if isnan(number) else number for key, number in numbers.items()}
         self.observed = []
         return report

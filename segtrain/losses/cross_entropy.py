@@ -22,14 +22,15 @@ class CrossEntropy(PixelLoss):
         label_smoothing: float = CrossEntropyArguments.label_smoothing,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(CrossEntropyArguments, weight, label_smoothing)
-        super().__init__(lb_ignore, reads_logits=given.label_smoothing > 0)
-        self.weights = ClassWeights(given.weight)
-        self.label_smoothing = given.label_smoothing
+        checked = make_arguments(CrossEntropyArguments, weight, label_smoothing)
+        super().__init__(lb_ignore, reads_logits=checked.label_smoothing > 0)
+        self.weights = ClassWeights(checked.weight)
+        self.label_smoothing = checked.label_smoothing
 
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         cost = self.weights.times(pixels.nll, pixels)
         if self.label_smoothing:
+            # as in F.cross_entropy, each class's part of the spread truth has that class's weight
             share = self.weights.vector(pixels) / pixels.num_classes
             spread = (share.view(-1, 1, 1) * -pixels.full_logits.log_softmax(1)).sum(1)
             cost = torch.lerp(cost, spread.where(pixels.valid, 0), self.label_smoothing)

@@ -22,10 +22,10 @@ class Focal(PixelLoss):
         alpha: float | Sequence[float] | None = None,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(FocalArguments, gamma, alpha)
+        checked = make_arguments(FocalArguments, gamma, alpha)
         super().__init__(lb_ignore)
-        self.gamma = given.gamma
-        self.alpha = ClassWeights(given.alpha, "alpha")
+        self.gamma = checked.gamma
+        self.alpha = ClassWeights(checked.alpha, "alpha")
 
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         cost = pixels.nll

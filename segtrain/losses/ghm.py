@@ -21,9 +21,9 @@ class GHM(PixelLoss):
         momentum: float = GHMArguments.momentum,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(GHMArguments, bins, momentum)
+        checked = make_arguments(GHMArguments, bins, momentum)
         super().__init__(lb_ignore)
-        self.bins, self.momentum = given.bins, given.momentum
+        self.bins, self.momentum = checked.bins, checked.momentum
         self.register_buffer("counts", torch.zeros(self.bins))
 
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
@@ -34,9 +34,10 @@ class GHM(PixelLoss):
     def weights(self, pixels: Pixels) -> Tensor:
         """Return (N,H,W), without gradient; in training the counts are updated."""
         gradient = -torch.expm1(-pixels.nll)
-        places = (gradient * self.bins).long().clamp(0, self.bins - 1)
+        bin_ids = (gradient * self.bins).long().clamp(0, self.bins - 1)
         ones = pixels.valid.to(pixels.nll.dtype)
-        per_image = pixels.sum_by(places, ones, self.bins).long()
+        # as integers, whose sum over devices is exact
+        per_image = pixels.sum_by(bin_ids, ones, self.bins).long()
         batch = pixels.total(per_image.sum(0))
         stored = self.counts.to(pixels.nll.dtype)
         if self.training:
@@ -46,7 +47,7 @@ class GHM(PixelLoss):
             self.counts.copy_(stored)
         counts = stored.where(stored > 0, batch)
         per_bin = counts.sum() / (counts * (batch > 0).sum()).clamp(min=1e-30)
-        return per_bin.where(batch > 0, 0)[places].where(pixels.valid, 0)
+        return per_bin.where(batch > 0, 0)[bin_ids].where(pixels.valid, 0)
 
     def observe(self) -> dict[str, Tensor]:
         return {"bin": self.counts.clone()}

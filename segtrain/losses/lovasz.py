@@ -22,10 +22,10 @@ class Lovasz(Term):
         per_image: bool = LovaszArguments.per_image,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(LovaszArguments, classes, per_image)
+        checked = make_arguments(LovaszArguments, classes, per_image)
         super().__init__(lb_ignore, reads_logits=True)
-        self.present_only, self.per_image = given.classes == "present", given.per_image
-        self.one_device = given.one_device
+        self.present_only, self.per_image = checked.classes == "present", checked.per_image
+        self.one_device = checked.one_device
 
     def value(self, pixels: Pixels) -> Tensor:
         if self.one_device and pixels.sync and world_size() > 1:
@@ -37,6 +37,7 @@ class Lovasz(Term):
         errors, truth = errors.flatten(2), truth.flatten(2)
         if not self.per_image:
             errors, truth = (x.transpose(0, 1).flatten(1).unsqueeze(0) for x in (errors, truth))
+        # stable: the gradient depends on the order of tied errors
         errors, order = errors.sort(stable=True, dim=2, descending=True)
         truth = truth.gather(2, order).long()
         true = truth.sum(2)

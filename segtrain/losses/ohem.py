@@ -49,6 +49,7 @@ class Mining(Term):
     def select(self, pixels: Pixels) -> Selection:
         """Select the pixels to keep over all devices, without gradient."""
         with torch.no_grad():
+            # at least one: with few valid pixels, none of them hard, the count is 0
             return Selection(*select_largest(pixels, self.count(pixels).clamp(min=1)))
 
     def kept(self, nll: Tensor, target: Tensor) -> Tensor:
@@ -90,10 +91,10 @@ class OhemCE(Mining):
         inner: PixelLoss | None = None,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(OhemArguments, thresh, n_min_factor, weight)
-        super().__init__(inner, given.weight, lb_ignore)
-        self.floor = -math.log(given.thresh)
-        self.n_min_factor = given.n_min_factor
+        checked = make_arguments(OhemArguments, thresh, n_min_factor, weight)
+        super().__init__(inner, checked.weight, lb_ignore)
+        self.floor = -math.log(checked.thresh)
+        self.n_min_factor = checked.n_min_factor
 
     def count(self, pixels: Pixels) -> Tensor:
         hard = pixels.total(((pixels.nll > self.floor) & pixels.valid).sum())
@@ -115,12 +116,13 @@ class TopK(Mining):
         inner: PixelLoss | None = None,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(TopKArguments, keep, weight)
-        super().__init__(inner, given.weight, lb_ignore)
-        self.k = given.keep
+        checked = make_arguments(TopKArguments, keep, weight)
+        super().__init__(inner, checked.weight, lb_ignore)
+        self.k = checked.keep
 
     def count(self, pixels: Pixels) -> Tensor:
         n_valid = pixels.total(pixels.valid.sum())
         if isinstance(self.k, int):
             return n_valid.clamp(max=self.k)
+        # float32 has no exact counts above 2**24
         return (n_valid.double() * self.k).round().long()

@@ -34,10 +34,11 @@ class VGG(Term):
         palette: Sequence[tuple[int, int, int]] | None = None,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(VGGArguments, layers, weights)
+        checked = make_arguments(VGGArguments, layers, weights)
         super().__init__(lb_ignore, reads_logits=True)
-        self.layers = given.layers
-        self.features = deepcopy(load_features(given)).eval().requires_grad_(False)
+        self.layers = checked.layers
+        # a copy: the cached network must not move to the device of one loss
+        self.features = deepcopy(load_features(checked)).eval().requires_grad_(False)
         self.palette = palette
         self.painted: Tensor | None = None
         mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))

@@ -107,12 +107,12 @@ class PixelReader:
             seen = seen_cells(valid, logits.shape[2], logits.shape[3], align_corners)
             if path != "tiles" or not seen.all():  # on the CPU, where the check costs nothing
                 logits = logits.where(seen, 0)
-        if self.keep_logits:
+        if not torch.compiler.is_compiling():
+            PATHS_TAKEN[path, 1 if self.keep_logits else upsample] += 1
+        if self.keep_logits or path == "plain":
             if upsample > 1:
                 logits = upsample_logits(full_precision(logits), upsample, align_corners)
             logits, upsample = masked_logits(logits, valid), 1
-        if not torch.compiler.is_compiling():
-            PATHS_TAKEN[path, upsample] += 1
         if path == "triton":
             from segtrain.losses.kernels.triton_nll import TritonPixels
 
@@ -124,10 +124,7 @@ class PixelReader:
                 logits, target, valid, upsample, align_corners, self.powers
             )
         else:
-            if upsample > 1:
-                logits = upsample_logits(full_precision(logits), upsample, align_corners)
-            full = logits if self.keep_logits else masked_logits(logits, valid)
-            nll, mass = plain_pixels(full, target.masked_fill(~valid, 0), valid, self.powers)
+            nll, mass = plain_pixels(logits, target.masked_fill(~valid, 0), valid, self.powers)
         sums, kept = dict(zip(self.powers, mass, strict=True)), logits if self.keep_logits else None
         return Pixels(nll, target, valid, logits.shape[1], path, sums, kept, self.sync)
 
@@ -143,22 +140,6 @@ def require_shapes(logits: Tensor, target: Tensor, upsample: int) -> None:
     images, _, height, width = logits.shape
     if target.shape != (images, height * upsample, width * upsample):
         raise UsageError(f"loss: sizes don't fit: {given}; target is upsample times the logits")
-
-
-def pixel_nll(
-    logits: Tensor,
-    target: Tensor,
-    lb_ignore: int = 255,
-    upsample: int = 1,
-    align_corners: bool = False,
-) -> Tensor:
-    """Return the negative log-likelihood of each pixel's true class: (N,H,W), differentiable.
-
-    -log softmax(logits)[true class] in float32 (float64 stays), of logits (N,C,h,w) with C >= 2
-    that are upsampled on the way, and targets (N,H,W) int64 in 0..C-1 or `lb_ignore`, where
-    H = h * upsample. Ignored pixels have 0 and a gradient of exactly 0, whatever their logits hold.
-    """
-    return PixelReader(lb_ignore).read(logits, target, upsample, align_corners).nll
 
 
 def upsample_logits(logits: Tensor, factor: int, align_corners: bool) -> Tensor:

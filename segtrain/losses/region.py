@@ -28,10 +28,10 @@ class Tversky(Term):
         per_image: bool = TverskyArguments.per_image,
         lb_ignore: int = 255,
     ):
-        given = make_arguments(TverskyArguments, alpha, beta, smooth, squared, classes, per_image)
-        super().__init__(lb_ignore, powers=(2,) if given.squared else (1,))
-        self.alpha, self.beta, self.smooth = given.alpha, given.beta, given.smooth
-        self.present_only, self.per_image = given.classes == "present", given.per_image
+        checked = make_arguments(TverskyArguments, alpha, beta, smooth, squared, classes, per_image)
+        super().__init__(lb_ignore, powers=(2,) if checked.squared else (1,))
+        self.alpha, self.beta, self.smooth = checked.alpha, checked.beta, checked.smooth
+        self.present_only, self.per_image = checked.classes == "present", checked.per_image
 
     def value(self, pixels: Pixels) -> Tensor:
         true = pixels.by_class(pixels.valid.to(pixels.nll.dtype))  # (N,C), as all these sums

@@ -122,6 +122,7 @@ def parse_loss(expression: str, thresh: float = 0.7, n_min_factor: int = 16) -> 
     UsageError for what is no expression, and for a name or an argument that no family has.
     """
     defaults = {"thresh": thresh, "n_min_factor": n_min_factor}
+    # ast and literal_eval also raise TypeError, as for {[]: 1}, and RecursionError for deep nesting
     try:
         terms = _terms(ast.parse(expression.strip(), mode="eval").body, defaults)
     except (SyntaxError, ValueError, TypeError, RecursionError) as error:

@@ -36,8 +36,10 @@ def resample_sums(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0)
     for first in range(0, resamples, step):
         rows = sums[first : first + step]
         drawn = rng.integers(groups, size=(len(rows), groups))
+        # one bincount counts all rows, each in a range of its own
         drawn += groups * np.arange(len(rows))[:, None]
         times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        # as float64: numpy has no fast product of integer matrices
         np.matmul(times.astype(np.float64), flat, out=rows)
     return sums.reshape(resamples, *counts.shape[1:])
 

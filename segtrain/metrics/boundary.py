@@ -13,7 +13,7 @@ def count_boundaries(
     target: np.ndarray,
     num_classes: int,
     lb_ignore: int,
-    ratio: float = 0.02,
+    ratio: float = 0.02,  # of the paper
 ) -> np.ndarray:
     """Return int64 (2,C): pixels in the intersection and in the union of the boundary regions.
 
@@ -43,11 +43,12 @@ def _keep_boundaries(
     Contour pixels have a neighbour of another class; a pixel within d of another class is within
     d - 1 of a contour pixel of any class. Beyond the image is no_class, the highest id.
     """
+    # types that cv2's morphology takes
     labels = labels.astype(np.uint8 if no_class <= 255 else np.int16)
     labels[ignored] = no_class
     higher = cv2.dilate(labels, SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=no_class)
     contour = (higher != cv2.erode(labels, SQUARE)).view(np.uint8)
-    size = 2 * distance - 1
+    size = 2 * distance - 1  # one dilation for distance - 1 of them by SQUARE
     near = cv2.dilate(contour, np.ones((size, size), np.uint8))
     labels[near == 0] = no_class
     return labels

@@ -34,6 +34,7 @@ class Calibration:
         confidence = (logits - top).exp_().sum(1).reciprocal().nan_to_num(0)
         units = (confidence * UNITS).long()
         correct = (prediction.squeeze(1) == target).long()
+        # - 1: a bin's upper bound belongs to it, as in the paper
         bins = ((units * self.bins - 1) // UNITS).clamp(0, self.bins - 1)
         bins = bins.where(target != lb_ignore, self.bins).flatten()
         for column, values in enumerate((torch.ones_like(units), correct, units)):

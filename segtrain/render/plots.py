@@ -52,18 +52,12 @@ def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> 
         axes.set_yticks(range(len(names)), labels, fontsize=fontsize)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if few:
+        style = {"ha": "center", "va": "center", "fontsize": 8}
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
                 colour = "white" if share > 0.6 else "black"
-                axes.text(
-                    column,
-                    row,
-                    f"{share:.2f}".lstrip("0"),
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color=colour,
-                )
+                text = f"{share:.2f}".lstrip("0")
+                axes.text(column, row, text, style, color=colour)
     figure.colorbar(picture, shrink=0.8, label="share of the true class")
     with whole_file(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)
@@ -187,6 +181,7 @@ def to_svg(figure: Figure, axes: Axes | list[Axes], salt: str) -> str:
         figure.patch.set_alpha(0)
         for each in figure.axes:
             each.patch.set_alpha(0)
+        # without a date, so that equal charts are equal bytes
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace("#000000", "currentColor")

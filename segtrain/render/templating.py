@@ -12,7 +12,7 @@ def render_page(template: str, **context: object) -> str:
     environment = Environment(
         loader=PackageLoader("segtrain.render"),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a name that is missing is an error, no empty cell
         trim_blocks=True,
         lstrip_blocks=True,
     )

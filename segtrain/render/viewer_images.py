@@ -102,7 +102,7 @@ def paint_ids(ids: np.ndarray, colours: Palette) -> bytes:
     """Return a PNG of ids (H,W) in exactly their colours; ids without one are transparent."""
     table = np.array([(*colour, 255) for colour in colours] + [(0, 0, 0, 0)], np.uint8)
     ids = np.minimum(ids.astype(np.int64), len(colours))
-    if len(table) > 256:
+    if len(table) > 256:  # a PNG's palette has no more entries
         return encode_png(Image.fromarray(table[ids]))
     image = Image.fromarray(ids.astype(np.uint8))
     image.putpalette(table[:, :3].tobytes())

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scenes import pixel_nll
 from twins import valid_pixels
 
 from segtrain.errors import UsageError
-from segtrain.losses.pixel_pass import pixel_nll
 
 
 def nll_twin(logits: np.ndarray, target: np.ndarray, ignore: int) -> np.ndarray:

@@ -41,8 +41,8 @@ class TiledPixels(torch.autograd.Function):
                 at_true = torch.exp(-top)
                 exps.scatter_(1, index, at_true.expand_as(others).unsqueeze(1))
                 scale = others.add_(at_true).reciprocal_().masked_fill_(ignored, 0)  # to p
-                for place, k in enumerate(powers):
-                    mass[place, n] += _sum_of_powers(exps, scale, k)
+                for slot, k in enumerate(powers):
+                    mass[slot, n] += _sum_of_powers(exps, scale, k)
         ctx.save_for_backward(logits, target, valid, nll)
         ctx.tiling, ctx.powers, ctx.finite = (upsample, align_corners), powers, finite
         return nll, mass
@@ -189,12 +189,12 @@ def interpolation(
     device: torch.device | None = None,
 ) -> Tensor:
     """Return (pixels, cells): bilinear weights along one side, those of torch's interpolate."""
-    place = torch.arange(pixels, dtype=torch.float64, device=device)
+    position = torch.arange(pixels, dtype=torch.float64, device=device)
     if align_corners:
-        place = place * ((cells - 1) / max(1, pixels - 1))
+        position = position * ((cells - 1) / max(1, pixels - 1))
     else:
-        place = ((place + 0.5) * (cells / pixels) - 0.5).clamp(0, cells - 1)
-    distance = place.unsqueeze(1) - torch.arange(cells, device=device)
+        position = ((position + 0.5) * (cells / pixels) - 0.5).clamp(0, cells - 1)
+    distance = position.unsqueeze(1) - torch.arange(cells, device=device)
     return (1 - distance.abs()).clamp(min=0).to(dtype)  # a hat around each cell
 
 

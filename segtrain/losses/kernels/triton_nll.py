@@ -86,7 +86,7 @@ def lerp(a, b, share):
 def segment(
     target, lb_ignore, h, w, H, W, sh, sw, S: tl.constexpr, ALIGN: tl.constexpr, BX: tl.constexpr
 ):
-    """Return the image, offsets in maps (N,H,W), which are inside, labels, and low-res place."""
+    """Return the image, offsets in maps (N,H,W), which are inside, labels, low-res positions."""
     n = tl.program_id(2).to(tl.int64)
     y = tl.program_id(1)
     x = tl.program_id(0) * BX + tl.arange(0, BX)
@@ -214,8 +214,8 @@ def grad_kernel(
             g1, g2 = mass_slope(grad_mass, n, c, C, P1, P2)
             value = logit_grad(p, c == label, loss, weight, g1, g2, pull, MASS)
             value = tl.where(mask, value, 0.0).to(grad.dtype.element_ty)
-            place = grad + n * gn + c.to(tl.int64) * gc + y.to(tl.int64) * gh + x * gw
-            tl.store(place, value, inside & (c < C))
+            address = grad + n * gn + c.to(tl.int64) * gc + y.to(tl.int64) * gh + x * gw
+            tl.store(address, value, inside & (c < C))
 
 
 # Not specialized: a class stride known to be 1, as in channels_last, would spread the classes over
@@ -245,7 +245,7 @@ def grad_upsampled_kernel(
     x0 = tl.minimum(tl.maximum(cell_x, 0), w - 1)
     x1 = tl.minimum(cell_x + 1, w - 1)
     previous = tl.maximum(column - 1, 0) + tl.zeros((BC, BW), tl.int32)
-    held = (c < C) & (cell_x < w)
+    inside = (c < C) & (cell_x < w)
     image = logits + n * sn
     g1, g2 = mass_slope(grad_mass, n, c, C, P1, P2)
     first_row = tl.program_id(1) * BH
@@ -255,10 +255,10 @@ def grad_upsampled_kernel(
         y1 = tl.minimum(cell_y + 1, h - 1)
         upper = image + c * sc + y0 * sh
         lower = image + c * sc + y1 * sh
-        upper_left = tl.load(upper + x0 * sw, held, 0.0).to(tl.float32)
-        lower_left = tl.load(lower + x0 * sw, held, 0.0).to(tl.float32)
-        upper_right = tl.load(upper + x1 * sw, held, 0.0).to(tl.float32)
-        lower_right = tl.load(lower + x1 * sw, held, 0.0).to(tl.float32)
+        upper_left = tl.load(upper + x0 * sw, inside, 0.0).to(tl.float32)
+        lower_left = tl.load(lower + x0 * sw, inside, 0.0).to(tl.float32)
+        upper_right = tl.load(upper + x1 * sw, inside, 0.0).to(tl.float32)
+        lower_right = tl.load(lower + x1 * sw, inside, 0.0).to(tl.float32)
         total = below
         below = tl.zeros((BC, BW), tl.float32)
         y_end = cell_start(cell_y + 1, h, H, S, ALIGN)
@@ -291,8 +291,8 @@ def grad_upsampled_kernel(
             total += (1 - ty) * row
             below += ty * row
         if cell_y >= first_row:
-            place = grad + n * gn + c * gc + cell_y * gh + cell_x * gw
-            tl.store(place, total.to(grad.dtype.element_ty), held & (column > 0))
+            address = grad + n * gn + c * gc + cell_y * gh + cell_x * gw
+            tl.store(address, total.to(grad.dtype.element_ty), inside & (column > 0))
 
 
 def _slots(powers: tuple[int, ...]) -> dict[str, int]:

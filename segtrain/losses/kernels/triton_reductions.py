@@ -20,8 +20,8 @@ def class_sums_kernel(
         label = tl.load(target + n * pixels + pixel, pixel < pixels, lb_ignore)
         value = tl.load(values + n * pixels + pixel, label != lb_ignore, 0.0)
         sums += tl.where(k[:, None] == label, value, 0.0)
-    place = partial + (n * tl.num_programs(1) + tl.program_id(1)) * C + k
-    tl.store(place, tl.sum(sums, 1), k < C)
+    address = partial + (n * tl.num_programs(1) + tl.program_id(1)) * C + k
+    tl.store(address, tl.sum(sums, 1), k < C)
 
 
 def class_sums(values: Tensor, target: Tensor, num_classes: int, lb_ignore: int) -> Tensor:
@@ -32,6 +32,7 @@ def class_sums(values: Tensor, target: Tensor, num_classes: int, lb_ignore: int)
     N, H, W = target.shape
     BC, BX = 32, 128
     programs = min(triton.cdiv(H * W, BX), 128)
+    # partial sums, added in a fixed order: atomics would add floats in any order
     partial = values.new_empty((N, programs, num_classes))
     with torch.cuda.device_of(values):
         class_sums_kernel[triton.cdiv(num_classes, BC), programs, N](
@@ -47,7 +48,7 @@ def digit_counts_kernel(
     SHIFT: tl.constexpr, WIDTH: tl.constexpr, BX: tl.constexpr,
 ):  # fmt: skip
     """Add a program's counts of the digits of some values."""
-    found = tl.zeros((1 << WIDTH,), tl.int32)
+    histogram = tl.zeros((1 << WIDTH,), tl.int32)
     wanted = tl.load(prefix).to(tl.int32)
     stride = tl.num_programs(0).to(tl.int64) * BX
     for start in range(tl.program_id(0).to(tl.int64) * BX, pixels, stride):
@@ -56,9 +57,9 @@ def digit_counts_kernel(
         counted = tl.load(valid + pixel, pixel < pixels, 0) != 0
         if SHIFT + WIDTH < 32:  # the first round has no digits before its own
             counted = counted & ((bits >> (SHIFT + WIDTH)) == wanted)
-        found += tl.histogram((bits >> SHIFT) & ((1 << WIDTH) - 1), 1 << WIDTH, counted)
+        histogram += tl.histogram((bits >> SHIFT) & ((1 << WIDTH) - 1), 1 << WIDTH, counted)
     # integers: the order of the additions does not matter
-    tl.atomic_add(counts + tl.arange(0, 1 << WIDTH), found.to(tl.int64), found > 0)
+    tl.atomic_add(counts + tl.arange(0, 1 << WIDTH), histogram.to(tl.int64), histogram > 0)
 
 
 def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, width: int) -> Tensor:

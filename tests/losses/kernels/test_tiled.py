@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from scenes import pixel_nll
 
 from segtrain.losses import build_loss
 from segtrain.losses.kernels import tiled
 from segtrain.losses.kernels.paths import PATHS_TAKEN
-from segtrain.losses.pixel_pass import pixel_nll
 
 FUSED = [
     "ce", "ohem", "topk(keep=7)", "focal", "ghm", "dice", "dice(squared=True)",
