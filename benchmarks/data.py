@@ -170,7 +170,7 @@ def open_pairs(case: Case, cache: str) -> Pairs:
     caches = open_caches(data, {"train": [case.size] * len(case.samples)})
     config = AugmentConfig(scale=SCALE, hflip=HFLIP, vflip=0, jitter=JITTER)
     augmentation = Augmentation(config, case.crop, IGNORED, SEED)
-    pairs = Pairs.of(data, "train", augmentation, caches.get("train"))
+    pairs = Pairs.of(data, "train", augmentation, caches.by_split.get("train"))
     for index in range(len(pairs)):
         pairs.read(index)
     return pairs

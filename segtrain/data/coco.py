@@ -46,7 +46,7 @@ class CocoMask:
 
         Raises SegtrainError for run lengths that don't fit the image.
         """
-        drawn = [(category, self._runs(shape)) for category, shape in self.regions]
+        drawn = [(category, self._run_lengths(shape)) for category, shape in self.regions]
         drawn.sort(key=lambda region: -sum(region[1][1::2]))
         columns = np.full(self.height * self.width, self.background, np.int32)
         for category, runs in drawn:
@@ -55,7 +55,7 @@ class CocoMask:
                 columns[start:end] = category
         return np.ascontiguousarray(columns.reshape(self.width, self.height).T)
 
-    def _runs(self, shape: Polygons | array | bytes) -> Sequence[int]:
+    def _run_lengths(self, shape: Polygons | array | bytes) -> Sequence[int]:
         """Return run lengths down the columns, the first of them outside the region."""
         if isinstance(shape, tuple):
             from pycocotools import mask as rle
@@ -107,10 +107,10 @@ class Coco:
 
 def read_coco(file: Path) -> Coco:
     """Read a COCO JSON. Raises SegtrainError for another JSON or one that contradicts itself."""
-    content = _parts(file)
-    categories = _categories(file, content["categories"])
-    background = max(categories) + 1 if 0 in categories else 0
-    images = {_id(file, entry): entry for entry in content["images"]}
+    content = _read_lists(file)
+    categories = _read_categories(file, content["categories"])
+    background = background_value(categories)
+    images = {_check_image(file, entry): entry for entry in content["images"]}
     if len(images) < len(content["images"]):
         raise SegtrainError(f"{file}: two images have one id")
     regions: dict[int | str, list[Region]] = {key: [] for key in images}
@@ -124,7 +124,7 @@ def read_coco(file: Path) -> Coco:
                 f"{file}: an annotation of category {category!r}, which categories lacks"
             )
         segmentation = annotation.get("segmentation")
-        shape = _shape(file, segmentation, images[image]) if segmentation else ()
+        shape = _pack_shape(file, segmentation, images[image]) if segmentation else ()
         if shape:
             regions[image].append((category, shape))
         elif segmentation:
@@ -138,7 +138,12 @@ def read_coco(file: Path) -> Coco:
     return Coco(file, categories, masks, sorted(boxes), slivers)
 
 
-def _parts(file: Path) -> dict[str, list[dict]]:
+def background_value(categories: Mapping[int, str]) -> int:
+    """Return the mask value of pixels without a region: 0, unless a category has that id."""
+    return max(categories) + 1 if 0 in categories else 0
+
+
+def _read_lists(file: Path) -> dict[str, list[dict]]:
     """Return the lists images, annotations and categories."""
     with translate_errors(lambda error: f"{file}: not a JSON that can be read ({error})"):
         content = json.loads(file.read_bytes())
@@ -153,7 +158,7 @@ def _parts(file: Path) -> dict[str, list[dict]]:
     return content
 
 
-def _categories(file: Path, entries: list[dict]) -> dict[int, str]:
+def _read_categories(file: Path, entries: list[dict]) -> dict[int, str]:
     categories = {}
     for entry in entries:
         key, name = entry.get("id"), entry.get("name")
@@ -170,11 +175,13 @@ def _categories(file: Path, entries: list[dict]) -> dict[int, str]:
     return dict(sorted(categories.items()))
 
 
-def _id(file: Path, image: Mapping[str, Any]) -> int | str:
+def _check_image(file: Path, image: Mapping[str, Any]) -> int | str:
+    """Return the id of an entry of images."""
     key, name = image.get("id"), image.get("file_name")
     if not isinstance(key, (int, str)) or not isinstance(name, str) or not name:
         raise SegtrainError(f"{file}: an image has id {key!r} and file_name {name!r}")
     height, width = _size(image)
+    # not isinstance, which takes true for an int
     if type(height) is not int or type(width) is not int or min(height, width) < 1:
         raise SegtrainError(
             f"{file}: image {name} needs its height and width, got {height!r} and {width!r}"
@@ -189,7 +196,9 @@ def _size(image: Mapping[str, Any]) -> tuple[Any, Any]:
     return image.get("height"), image.get("width")
 
 
-def _shape(file: Path, segmentation: Any, image: Mapping[str, Any]) -> Polygons | array | bytes:
+def _pack_shape(
+    file: Path, segmentation: Any, image: Mapping[str, Any]
+) -> Polygons | array | bytes:
     """Return a segmentation in a compact form; empty where no polygon has three points."""
 
     def explain(error: Exception) -> str:
@@ -205,6 +214,7 @@ def _shape(file: Path, segmentation: Any, image: Mapping[str, Any]) -> Polygons 
                 raise ValueError(f"of size {segmentation['size']}")
             if not counts:
                 raise ValueError("no counts")
+            # arrays and bytes: a list of Python numbers would take several times the memory
             return counts.encode("ascii") if isinstance(counts, str) else array("q", counts)
         polygons = [array("d", polygon) for polygon in segmentation]
     # drawing a point far outside would take gigabytes; comparisons with NaN are false

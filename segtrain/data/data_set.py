@@ -8,6 +8,7 @@ from typing import Any
 
 from segtrain.config import DataConfig
 from segtrain.config.loading import revise_section
+from segtrain.config.types import Colour
 from segtrain.console import Note
 from segtrain.data.findings import Finding
 from segtrain.data.images import ImageReader
@@ -17,8 +18,6 @@ from segtrain.data.layouts.locate import locate
 from segtrain.data.masks import MaskReader, class_palette
 from segtrain.data.sample import Sample
 from segtrain.errors import UsageError
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from segtrain.config.loading import dump_yaml, revise_section
 from segtrain.errors import SegtrainError, shorten
 
 MOST_SKIPPED = 0.01  # largest share of a split's pairs that data.on_error: skip leaves out
-MOST_LABELS = 32  # entries that a line of a label map shows
+MAX_LABELS = 32  # entries of a label map that one line shows: enough to copy most maps whole
+MAX_ITEMS = 4  # items of a list that one line shows
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,14 @@ def raise_errors(findings: list[Finding]) -> None:
         raise SegtrainError("; ".join(errors) + (f" ({'; '.join(ways)})" if ways else ""))
 
 
-def yaml_line(value: Any, most: int = 4) -> str:
+def yaml_line(value: Any) -> str:
     """Return a config value as one line of YAML; long lists and maps are cut off."""
-    shown, rest = value, 0
+    shown = value
     if isinstance(value, dict):
-        shown = dict(list(value.items())[:MOST_LABELS])
+        shown = dict(list(value.items())[:MAX_LABELS])
     elif isinstance(value, list):
-        shown = value[:most]
-    if isinstance(value, (dict, list)):
-        rest = len(value) - len(shown)
+        shown = value[:MAX_ITEMS]
+    rest = len(value) - len(shown) if isinstance(value, (dict, list)) else 0
     text = dump_yaml(shown, default_flow_style=True, width=math.inf)
     text = text.strip().removesuffix("\n...")  # which YAML puts after a bare scalar
     return text + (f" and {rest} more ('segtrain check --write-config' writes all)" if rest else "")

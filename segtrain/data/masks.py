@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from segtrain.config.types import Colour
 from segtrain.data.coco import CocoMask
 from segtrain.data.decoding import MAX_PIXELS, open_upright, read_array
 from segtrain.data.findings import yaml_line
 from segtrain.errors import SegtrainError, shorten
 
-Palette = Sequence[tuple[int, int, int]]
+Palette = Sequence[Colour]
 MaskSource = Path | CocoMask
 UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
 SMOOTH = 0.1  # lowest smooth_share of anti-aliased masks; hard edges have next to none
@@ -124,7 +125,7 @@ def encode_colours(rgb: np.ndarray) -> np.ndarray:
     return (red << 16) | (green << 8) | blue
 
 
-def decode_colour(code: int) -> tuple[int, int, int]:
+def decode_colour(code: int) -> Colour:
     return code >> 16, code >> 8 & 255, code & 255
 
 
@@ -271,7 +272,7 @@ class MaskReader:
 
 def class_palette(
     num_classes: int, palette: Palette | None, label_map: Mapping[int, int | str]
-) -> list[tuple[int, int, int]]:
+) -> list[Colour]:
     """Return one RGB colour for each class.
 
     It is that of the first mask value which maps to the class; without a palette, hues are spread
@@ -285,6 +286,6 @@ def class_palette(
     return [palette[value] for value in values]
 
 
-def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+def _rgb(hue: float, saturation: float, value: float) -> Colour:
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
     return red, green, blue

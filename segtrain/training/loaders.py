@@ -34,7 +34,7 @@ def open_loaders(plan: TrainingPlan, fabric: Fabric) -> Loaders:
     caches = open_caches(plan.data, plan.image_sizes, train.devices)
     augmentations = {"train": make_augmentation(config, plan.crop), "val": None}
     pairs = {
-        split: Pairs.of(plan.data, split, augmentation, caches.get(split))
+        split: Pairs.of(plan.data, split, augmentation, caches.by_split.get(split))
         for split, augmentation in augmentations.items()
     }
     shards = Shards(fabric.global_rank, fabric.world_size, train.accumulate)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from segtrain.data.coco import Coco
+from segtrain.data.coco import Coco, background_value
 from segtrain.errors import SegtrainError, shorten
 
 SPLIT_IN_NAME = re.compile(
@@ -15,15 +15,15 @@ SPLIT_IN_NAME = re.compile(
 )
 
 
-def class_table(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int | str]]:
+def number_categories(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int | str]]:
     """Return (class names, label map): the background, then the categories in id order."""
     names = list(categories.values())
     unique = [
         f"{name} ({key})" if names.count(name) > 1 or name == "background" else name
         for key, name in categories.items()
     ]
-    background = max(categories) + 1 if 0 in categories else 0
-    return ["background", *unique], {background: 0, **{c: i + 1 for i, c in enumerate(categories)}}
+    ids = {category: class_id for class_id, category in enumerate(categories, 1)}
+    return ["background", *unique], {background_value(categories): 0, **ids}
 
 
 def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
@@ -40,6 +40,7 @@ def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
     if beside or not (root / "annotations").is_dir():
         return beside
     files = sorted((root / "annotations").glob("*.json"))
+    # COCO keeps captions_*.json and person_keypoints_*.json in the same folder
     files = [f for f in files if f.name.startswith("instances")] or files
     found: dict[str, tuple[Path, list[Path]]] = {}
     for file in files:

@@ -76,8 +76,8 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
     if found is None:
         rows = [row for row in LAYOUTS if config.format in ("auto", row.name)]
         tried = "; ".join(f"{row.name}: {row.looks_for}" for row in rows)
-        part = root.name.lower() in (*IMAGES, *MASKS, *sum(SPLITS.values(), ()))
-        above = f"did you mean {root.parent}? " if part else ""
+        is_part = root.name.lower() in (*IMAGES, *MASKS, *sum(SPLITS.values(), ()))
+        above = f"did you mean {root.parent}? " if is_part else ""
         raise SegtrainError(f"{root}: no data set found; {above}looked for {tried}")
     name, listing = found
     excluded = find_excluded(listing, config.exclude, root) if config.exclude else set()
@@ -131,7 +131,7 @@ def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:
         raise UsageError(f"data.format {config.format}: data.path {file} is not of that format")
     if suffix == ".json":
         return {"train": SplitConfig(coco=file.name)}
-    beside = _list_files(file.parent) if file.stem in SPLITS["train"] else {}
+    beside = _find_list_files(file.parent) if file.stem in SPLITS["train"] else {}
     return {
         split: SplitConfig(list=other.name) for split, other in (beside | {"train": file}).items()
     }
@@ -147,7 +147,7 @@ def image_files(folder: Path) -> list[Path]:
 def find_split_folders(config: DataConfig, root: Path) -> Listing | None:
     """Find the first of FOLDERS that has a train split."""
     for folders in FOLDERS:
-        splits = {name: _folders(root, folders, name) for name in SPLITS}
+        splits = {name: _find_folders(root, folders, name) for name in SPLITS}
         if splits["train"]:
             named = {name: split for name, split in splits.items() if split}
             return find_splits(config.model_copy(update={"splits": named}), root)
@@ -156,16 +156,16 @@ def find_split_folders(config: DataConfig, root: Path) -> Listing | None:
 
 def find_unsplit_folders(config: DataConfig, root: Path) -> Listing | None:
     """Find a folder of images and one of masks, without splits."""
-    unsplit = _folders(root, UNSPLIT, "train")
+    unsplit = _find_folders(root, UNSPLIT, "train")
     if unsplit is None:
         return None
     listing = find_splits(config.model_copy(update={"splits": {"train": unsplit}}), root)
-    if unread := [file.name for file in _list_files(root).values()]:
+    if unread := [file.name for file in _find_list_files(root).values()]:
         listing.layout += f" ({', '.join(unread)} not read: no 'image mask' lines)"
     return listing
 
 
-def _folders(root: Path, folders: tuple[str, str], split: str) -> SplitConfig | None:
+def _find_folders(root: Path, folders: tuple[str, str], split: str) -> SplitConfig | None:
     for alias in SPLITS[split]:
         for i in IMAGES:
             for m in MASKS:
@@ -180,14 +180,14 @@ def find_lists(config: DataConfig, root: Path) -> Listing | None:
 
     They come before folders without splits, which they divide, and after folders with splits.
     """
-    files = _list_files(root)
+    files = _find_list_files(root)
     if "train" not in files or not (config.format == "lists" or names_pairs(files["train"])):
         return None
     named = {name: SplitConfig(list=file.name) for name, file in files.items()}
     return find_splits(config.model_copy(update={"splits": named}), root)
 
 
-def _list_files(root: Path) -> dict[str, Path]:
+def _find_list_files(root: Path) -> dict[str, Path]:
     names = {
         split: [root / f"{alias}{suffix}" for alias in SPLITS[split] for suffix in LIST_SUFFIXES]
         for split in SPLITS
@@ -210,7 +210,7 @@ class Layout(NamedTuple):
     looks_for: str
 
 
-# the most specific first
+# the most specific first: folders named train and images occur in most layouts
 LAYOUTS = (
     Layout("voc", find_voc, "JPEGImages + SegmentationClass + ImageSets/Segmentation/train.txt"),
     Layout("cityscapes", find_cityscapes, "leftImg8bit/train + gtFine/train"),

@@ -8,8 +8,12 @@ from pathlib import Path
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.coco import read_coco
 from segtrain.data.findings import Finding
-from segtrain.data.layouts.coco_layout import check_same_categories, class_table, image_folder
-from segtrain.data.layouts.lists import choose, read_pairs
+from segtrain.data.layouts.coco_layout import (
+    check_same_categories,
+    image_folder,
+    number_categories,
+)
+from segtrain.data.layouts.lists import read_pairs, select_listed
 from segtrain.data.layouts.pairing import (
     Fault,
     Group,
@@ -52,10 +56,8 @@ def named_format(config: DataConfig) -> str:
 def find_splits(config: DataConfig, root: Path) -> Listing:
     """List the files that data.splits names. Raises UsageError, SegtrainError."""
     for name, split in config.splits.items():
-        if (
-            tuple(key for key in SplitConfig.model_fields if getattr(split, key))
-            not in COMBINATIONS
-        ):
+        keys = tuple(key for key in SplitConfig.model_fields if getattr(split, key))
+        if keys not in COMBINATIONS:
             raise UsageError(
                 f"data.splits.{name}: give images and masks, or a list, or all three, or coco"
             )
@@ -75,7 +77,7 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
                     raise UsageError(f"data.splits.{name}: {root / folder}: no such folder")
             sides = files_by_stem(root, split.images), files_by_stem(root, split.masks)
             if split.list:
-                groups[name], wrong = choose(root / split.list, *sides, root)
+                groups[name], wrong = select_listed(root / split.list, *sides, root)
             else:
                 groups[name], wrong = group(*sides), {}
         elif split.list:  # as all have that lack images
@@ -96,7 +98,7 @@ def list_coco(config: DataConfig, root: Path, files: dict[str, tuple[Path, list[
     cocos = {split: read_coco(file) for split, (file, _) in files.items()}
     check_same_categories(list(cocos.values()))
     prefixes = root_prefixes(root)
-    classes, label_map = class_table(next(iter(cocos.values())).categories)
+    classes, label_map = number_categories(next(iter(cocos.values())).categories)
     listing = Listing({}, "", classes, None, label_map)
     named = []
     for split, coco in cocos.items():
@@ -105,11 +107,12 @@ def list_coco(config: DataConfig, root: Path, files: dict[str, tuple[Path, list[
         boxes = set(coco.boxes)
         listing.groups[split] = groups = []
         for name, mask in coco.images:
-            whole = os.path.join(folder, name)
-            path = relative_to_root(whole, prefixes)
+            file = os.path.join(folder, name)
+            path = relative_to_root(file, prefixes)
+            # a downloaded JSON must not make training read any file of the disk
             if os.path.isabs(path) and not config.allow_outside:
                 listing.faults[path] = ("outside", source)
-            elif not os.path.isfile(whole):
+            elif not os.path.isfile(file):
                 listing.faults[path] = ("missing", source, "file")
             elif name in boxes:
                 listing.faults[path] = ("box", source)

@@ -24,7 +24,7 @@ def read_lines(file: Path) -> list[str]:
     Raises UsageError for a missing file, SegtrainError for an unreadable one.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # spreadsheets write a BOM
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UsageError(f"data.splits: {file}: no such list file") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -32,7 +32,7 @@ def read_lines(file: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip(" ,\t") and line.lstrip()[0] != "#"]
 
 
-def choose(
+def select_listed(
     file: Path, images: dict[str, list[str]], masks: dict[str, list[str]], root: Path
 ) -> tuple[list[Group], dict[str, Fault]]:
     """Return the files of the stems that a list names, and a fault for each unknown name.

@@ -142,7 +142,7 @@ def resolve_pairs(listing: Listing, excluded: set[str]) -> PairingResult:
                 masks = [path for path in masks if path not in excluded]
                 if not images or not masks:
                     continue
-            problems = list(_problems(images, masks, listing.faults))
+            problems = list(_find_problems(images, masks, listing.faults))
             if not problems and images[0] in seen:
                 other, mask = seen[images[0]]
                 if other != split:
@@ -152,16 +152,16 @@ def resolve_pairs(listing: Listing, excluded: set[str]) -> PairingResult:
                     problems = [(("twice",), f"{images[0]} ({mask} and {masks[0]})", spare)]
                 else:
                     continue  # the same pair twice
-            for fault, place, files in problems:
+            for fault, place, files in problems:  # by fault: one finding each, with all places
                 wrong.setdefault(fault, []).append((place, files))
             if not problems:
                 seen[images[0]] = split, masks[0]
                 pairs[split].append((images[0], masks[0]))
-    findings = [_finding(fault, places) for fault, places in wrong.items()]
+    findings = [_build_finding(fault, places) for fault, places in wrong.items()]
     return PairingResult(pairs, findings, count_excluded)
 
 
-def _problems(
+def _find_problems(
     images: Sequence[str], masks: Sequence[str | CocoMask], faults: dict[str, Fault]
 ) -> Iterator[tuple[Fault, str, list[str]]]:
     """Yield (fault, place, files to exclude) for each reason why files are not one pair."""
@@ -181,7 +181,7 @@ def _problems(
             yield ("stem",), " and ".join(names), names[1:]
 
 
-def _finding(fault: Fault, places: list[tuple[str, list[str]]]) -> Finding:
+def _build_finding(fault: Fault, places: list[tuple[str, list[str]]]) -> Finding:
     text, advice = TEXTS[fault[0]]
     excluded = dict.fromkeys(file for _, files in places for file in files)
     fix = {"allow_outside": True} if fault[0] == "outside" else {"exclude": list(excluded)}

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from segtrain.config import DataConfig
-from segtrain.data.layouts.lists import choose
+from segtrain.config.types import Colour
+from segtrain.data.layouts.lists import select_listed
 from segtrain.data.layouts.pairing import Fault, Group, Listing, files_by_stem, group
 from segtrain.data.masks import class_palette
 
@@ -22,10 +23,8 @@ CAMVID_RGB_FOLDERS = (
     ("images", "labels"),
 )
 
-Palette = list[tuple[int, int, int]]
 
-
-def load_table(name: str) -> tuple[list[str], Palette, dict[int, int | str]]:
+def load_table(name: str) -> tuple[list[str], list[Colour], dict[int, int | str]]:
     """Return (class names in id order, colours of mask values 0, 1, ..., label map) of a data set.
 
     Ids number the classes in the order of their first row; a value without a class is ignored. The
@@ -39,8 +38,8 @@ def load_table(name: str) -> tuple[list[str], Palette, dict[int, int | str]]:
     }
     palette = [
         (int(row["red"]), int(row["green"]), int(row["blue"]))
-        for place, row in enumerate(rows)
-        if int(row["value"]) == place
+        for value, row in enumerate(rows)
+        if int(row["value"]) == value
     ]
     return classes, palette, {value: label for value, label in meaning.items() if value != label}
 
@@ -69,7 +68,8 @@ def find_voc(config: DataConfig, root: Path) -> Listing | None:
     """
     years = [p for at in (root, root / "VOCdevkit") for p in sorted(at.glob("VOC20*"))]
     parts = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation/train.txt")
-    home = next((p for p in (root, *years[::-1]) if all((p / x).exists() for x in parts)), None)
+    folders = (root, *years[::-1])  # the newest year first: it has the most masks
+    home = next((p for p in folders if all((p / part).exists() for part in parts)), None)
     if home is None:
         return None
     base = "" if home == root else os.path.relpath(home, root)
@@ -79,7 +79,7 @@ def find_voc(config: DataConfig, root: Path) -> Listing | None:
     for split in ("train", "val", "test"):
         names = home / "ImageSets" / "Segmentation" / f"{split}.txt"
         if names.is_file():
-            groups[split], wrong = choose(names, images, masks, root)
+            groups[split], wrong = select_listed(names, images, masks, root)
             faults |= wrong
     empty = [f"; {split}.txt is empty" for split, files in groups.items() if not files]
     groups, note = drop_unlabelled(groups, faults)
@@ -100,6 +100,7 @@ def find_cityscapes(config: DataConfig, root: Path) -> Listing | None:
         {split: _city_files(root, f"gtFine/{split}", f"_gtFine_{kind}") for split in images}
         for kind in ("labelIds", "labelTrainIds")
     )
+    # the download has no train ids: cityscapesScripts writes them, and may have been cut short
     whole = any(train_ids.values()) and all(
         (files.keys() & ids[split].keys()) <= train_ids[split].keys()
         for split, files in images.items()
@@ -186,10 +187,9 @@ def find_camvid_rgb(config: DataConfig, root: Path) -> Listing | None:
     layout = ", ".join(f"{split} + {split}_labels" for split in groups)
     if "train" not in groups:
         existing = (f for f in CAMVID_RGB_FOLDERS if all((root / x).is_dir() for x in f))
-        found = next(existing, None)
-        if found is None:
+        images, masks = next(existing, ("", ""))
+        if not images:
             return None
-        images, masks = found
         groups = {"train": group(files_by_stem(root, images), files_by_stem(root, masks, "_L"))}
         layout = f"{images} + {masks}"
         if _camvid_share(groups) == 1:

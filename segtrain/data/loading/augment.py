@@ -35,8 +35,8 @@ STRONG = {  # geometric transforms come last, so that their corners and holes st
 }
 RGB_ONLY = {"HueSaturationValue", "ImageCompression"}
 
-OWN = ("scale", "hflip", "vflip", "jitter")
-PRESETS: dict[str, tuple] = {  # values of OWN
+PRESET_FIELDS = ("scale", "hflip", "vflip", "jitter")
+PRESETS: dict[str, tuple] = {  # values of PRESET_FIELDS
     "none": ((1.0, 1.0), 0.0, 0.0, 0.0),
     "light": ((0.8, 1.25), 0.5, 0.0, 0.1),
     "standard": ((0.5, 2.0), 0.5, 0.0, 0.3),
@@ -71,9 +71,9 @@ class Augmentation:
         channels: int = 3,
     ):
         """`crop` is (height, width), instead of the config's, which may be open."""
-        own, entries = _settings(config, channels)
-        self.scale, self.jitter = own["scale"], own["jitter"]
-        self.flips = own["vflip"], own["hflip"]  # by axis
+        settings, entries = _resolve_settings(config, channels)
+        self.scale, self.jitter = settings["scale"], settings["jitter"]
+        self.flips = settings["vflip"], settings["hflip"]  # by axis
         self.crop, self.lb_ignore, self.seed = crop, lb_ignore, seed
         self.colour = MEAN_COLOUR if channels == 3 else (MEAN_VALUE,) * channels
         fill = {"fill": MEAN_COLOUR if channels == 3 else MEAN_VALUE, "fill_mask": lb_ignore}
@@ -87,21 +87,22 @@ class Augmentation:
         The mask holds class ids and lb_ignore. The arguments are not changed in place.
         """
         rows, columns, rng = self._window(mask, draw)
-        image = _resized(image, rows, columns, cv2.INTER_LINEAR)
-        mask = _resized(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
+        image = _resize(image, rows, columns, cv2.INTER_LINEAR)
+        # not INTER_NEAREST, which shifts labels by up to half a pixel
+        mask = _resize(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
         for axis, probability in enumerate(self.flips):
             if rng.random() < probability:
                 image, mask = cv2.flip(image, axis), cv2.flip(mask, axis)
         image = image.reshape(*mask.shape, -1)  # cv2 drops the axis of a single channel
         if self.jitter:
-            image = _jittered(image, self.jitter, rng)  # before padding, which stays unchanged
-        image = self._padded(image, rows, columns, self.colour)
-        padded = self._padded(mask, rows, columns, self.lb_ignore)
+            image = _jitter(image, self.jitter, rng)  # before padding, which stays unchanged
+        image = self._pad(image, rows, columns, self.colour)
+        padded = self._pad(mask, rows, columns, self.lb_ignore)
         if not self.transform:
             return image, padded
         self.transform.set_random_seed(int(rng.integers(2**32)))
         content = np.full_like(mask, int(self.lb_ignore == 0))
-        padding = self._padded(content, rows, columns, self.lb_ignore)
+        padding = self._pad(content, rows, columns, self.lb_ignore)
         changed = self.transform(image=image, mask=padded, padding=padding)
         image = changed["image"]
         image[changed["padding"] == self.lb_ignore] = self.colour  # noise may have changed it
@@ -110,8 +111,8 @@ class Augmentation:
     def crop_mask(self, mask: np.ndarray, draw: Draw) -> np.ndarray:
         """Return the mask's crop of a draw as in a call, before flips and transforms."""
         rows, columns, _ = self._window(mask, draw)
-        resized = _resized(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
-        return self._padded(resized, rows, columns, self.lb_ignore)
+        resized = _resize(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
+        return self._pad(resized, rows, columns, self.lb_ignore)
 
     def _window(self, mask: np.ndarray, draw: Draw) -> tuple[Span, Span, np.random.Generator]:
         """Return rows, columns, and the generator for all later draws."""
@@ -125,7 +126,7 @@ class Augmentation:
         )
         return rows, columns, rng
 
-    def _padded(self, content: np.ndarray, rows: Span, columns: Span, value) -> np.ndarray:
+    def _pad(self, content: np.ndarray, rows: Span, columns: Span, value) -> np.ndarray:
         if content.shape[:2] == self.crop:
             return content
         padded = np.empty((*self.crop, *content.shape[2:]), content.dtype)
@@ -134,19 +135,19 @@ class Augmentation:
         return padded
 
 
-def _settings(config: AugmentConfig, channels: int) -> tuple[dict[str, Any], list]:
-    """Return the values of OWN, and the list of transforms in the config's form."""
-    given = {name: value for name in OWN if (value := getattr(config, name)) is not None}
-    own = dict(zip(OWN, PRESETS[config.preset], strict=True)) | given
+def _resolve_settings(config: AugmentConfig, channels: int) -> tuple[dict[str, Any], list]:
+    """Return the values of PRESET_FIELDS, and the list of transforms in the config's form."""
+    given = {name: value for name in PRESET_FIELDS if (value := getattr(config, name)) is not None}
+    values = dict(zip(PRESET_FIELDS, PRESETS[config.preset], strict=True)) | given
     if config.transforms is None:
         names = STRONG if config.preset == "strong" else ()
-        return own, [{n: STRONG[n]} for n in names if channels == 3 or n not in RGB_ONLY]
-    if replaced := [name for name in OWN if name in given and name != "scale"]:
+        return values, [{n: STRONG[n]} for n in names if channels == 3 or n not in RGB_ONLY]
+    if replaced := [name for name in PRESET_FIELDS if name in given and name != "scale"]:
         raise UsageError(
             f"augment.transforms replaces augment.{replaced[0]}; leave one of them out "
             "(HorizontalFlip, VerticalFlip and ColorJitter are transforms, too)"
         )
-    return own | {"hflip": 0, "vflip": 0, "jitter": 0}, config.transforms
+    return values | {"hflip": 0, "vflip": 0, "jitter": 0}, config.transforms
 
 
 def _span(
@@ -167,7 +168,7 @@ def _span(
     return Span(slice(start, start + taken), slice(0, crop))
 
 
-def _resized(array: np.ndarray, rows: Span, columns: Span, interpolation: int) -> np.ndarray:
+def _resize(array: np.ndarray, rows: Span, columns: Span, interpolation: int) -> np.ndarray:
     """Return a copy of the window of an array, resized to its size in the crop."""
     window = array[rows.source, columns.source]
     if window.shape[:2] == (rows.size, columns.size):
@@ -175,7 +176,7 @@ def _resized(array: np.ndarray, rows: Span, columns: Span, interpolation: int) -
     return cv2.resize(window, (columns.size, rows.size), interpolation=interpolation)
 
 
-def _jittered(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Change brightness, contrast about the mean and, of RGB, saturation, in one linear map."""
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     values = image if image.shape[2] == 3 else image.reshape(len(image), -1, 1)

@@ -12,7 +12,7 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
@@ -36,9 +36,9 @@ Stamp = tuple[int, int, int, int]  # bytes and time of change in ns, of image an
 Size = tuple[int, int]  # height, width
 
 GB = 1e9
-SHARE_OF_FREE_MEMORY = 0.75
+SHARE_OF_FREE_MEMORY = 0.75  # the network, the workers and their batches need the rest
 EMPTY, FILLING, FILLED = range(3)
-ALIGNED = 64  # bytes
+ALIGNED = 64  # bytes of a cache line
 HEADER = struct.Struct("<16s32s4I")  # FORMAT, key, height, width, channels, bytes of a mask's pixel
 FORMAT = b"segtrain pair 1\n"
 
@@ -94,7 +94,7 @@ class RamCache:
                 return
             self.state[index] = FILLING
         slot_image[...], slot_mask[...], self.stamps[index] = image, mask, stamp
-        self.state[index] = FILLED
+        self.state[index] = FILLED  # last: readers take no lock
 
     def _slot(self, index: int) -> Pair:
         start, end = self.starts[index : index + 2]
@@ -131,10 +131,10 @@ class DiskCache:
             return None
         if content.size < HEADER.size:
             return None
-        *given, height, width, channels, itemsize = HEADER.unpack(content[: HEADER.size].data)
-        mine = [FORMAT, key, self.channels, self.mask_dtype.itemsize]
+        *stored, height, width, channels, itemsize = HEADER.unpack(content[: HEADER.size].data)
+        expected = [FORMAT, key, self.channels, self.mask_dtype.itemsize]
         size = pair_bytes((height, width), self.channels, self.mask_dtype) + HEADER.size
-        if [*given, channels, itemsize] != mine or content.size != size:
+        if [*stored, channels, itemsize] != expected or content.size != size:
             return None
         return _split(content[HEADER.size :], (height, width), self.channels, self.mask_dtype)
 
@@ -152,6 +152,7 @@ class DiskCache:
             write_whole(self.folder / key.hex(), header, content.data)
         except OSError as error:
             with self.quota.get_lock():
+                # negative for all workers, so that only the first to fail reports it
                 first, self.quota.value = self.quota.value >= 0, -1
             if first:
                 write(f"data.cache: nothing more is stored, {first_line(error)}", stderr=True)
@@ -171,9 +172,6 @@ class Caches:
     by_split: Mapping[str, RamCache | DiskCache]
     notes: tuple[Note, ...]
 
-    def get(self, split: str) -> RamCache | DiskCache | None:
-        return self.by_split.get(split)
-
 
 def open_caches(data: DataSet, sizes: dict[str, list[Size]], processes: int = 1) -> Caches:
     """Open the caches of the splits of `sizes` as data.cache names them.
@@ -183,22 +181,23 @@ def open_caches(data: DataSet, sizes: dict[str, list[Size]], processes: int = 1)
     """
     try:
         if data.config.cache == "ram":
-            return _in_memory(data, sizes, processes)
+            return _open_in_memory(data, sizes, processes)
         if data.config.cache == "disk":
-            return _on_disk(data, sizes, processes)
+            return _open_on_disk(data, sizes, processes)
     except OSError as error:
         return Caches({}, (Note(f"cache: nothing is stored, {first_line(error)}"),))
     return Caches({}, ())
 
 
-def _in_memory(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Caches:
+def _open_in_memory(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Caches:
     limit, free = data.config.cache_gb * GB, SHARE_OF_FREE_MEMORY * free_memory()
     quota, caches = min(limit, free) / processes, {}
     for split, of_split in sizes.items():
         caches[split] = RamCache(of_split, data.images.channels, data.masks.dtype, quota)
         quota -= caches[split].nbytes
     slots, pairs = sum(c.slots for c in caches.values()), sum(map(len, sizes.values()))
-    line = f"cache: {slots} of {pairs} pairs in memory, {_gb(c.nbytes for c in caches.values())}"
+    line = f"cache: {slots} of {pairs} pairs in memory, "
+    line += _format_gb(c.nbytes for c in caches.values())
     if slots < pairs:
         why = f"data.cache_gb is {data.config.cache_gb:g}"
         if free < limit:
@@ -207,7 +206,7 @@ def _in_memory(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> C
     return Caches(caches, (Note(line),))
 
 
-def _on_disk(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Caches:
+def _open_on_disk(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Caches:
     folder = cache_folder() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()  # raises where nothing can be written
@@ -221,10 +220,11 @@ def _on_disk(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Cac
                 wanted[cache.key(index, stamp).hex()] = nbytes
     stored = evict(folder, wanted, int(data.config.cache_gb * GB))
     quota.value = int(data.config.cache_gb * GB - sum(stored.values())) // processes
-    found = stored.keys() & wanted.keys()
-    line = f"cache: {len(found)} of {sum(map(len, sizes.values()))} pairs in {folder}"
-    note = Note(f"{line}, {_gb(stored.values())} of {data.config.cache_gb:g} GB")
-    return Caches(caches, (note,))
+    line = (
+        f"cache: {len(stored.keys() & wanted.keys())} of {sum(map(len, sizes.values()))} pairs in "
+        f"{folder}, {_format_gb(stored.values())} of {data.config.cache_gb:g} GB"
+    )
+    return Caches(caches, (Note(line),))
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
@@ -263,7 +263,7 @@ def _shared(count: int, dtype: type) -> np.ndarray:
     return np.frombuffer(memory, dtype, count)
 
 
-def _gb(sizes) -> str:
+def _format_gb(sizes: Iterable[int]) -> str:
     return f"{sum(sizes) / GB:.2f} GB"
 
 
@@ -277,6 +277,7 @@ def free_memory() -> float:
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())
         taken = dict(s.split() for s in (group / "memory.stat").read_text().splitlines())
+        # without the page cache, which the kernel gives back
         free = min(free, limit - int(taken["anon"]) - int(taken["shmem"]))
     return free
 
@@ -287,20 +288,20 @@ def evict(folder: Path, wanted: dict[str, int], limit: int) -> dict[str, int]:
     `wanted` has the names and bytes of the run's files: those found are marked as used now, and as
     far as `limit` bytes allow, there will be space for those it has yet to write.
     """
-    found = {}
+    files = {}
     for entry in os.scandir(folder):
         with suppress(OSError):  # another run removes files too
-            state = entry.stat()
-            found[entry.name] = state.st_size, state.st_mtime
+            status = entry.stat()
+            files[entry.name] = status.st_size, status.st_mtime
             if entry.name in wanted:
-                os.utime(entry)
-    total = sum(size for size, _ in found.values())
-    missing = sum(size for name, size in wanted.items() if name not in found)
-    oldest_first = sorted(found, key=lambda name: (name in wanted, found[name][1]))
+                os.utime(entry)  # many file systems are mounted without times of access
+    total = sum(size for size, _ in files.values())
+    missing = sum(size for name, size in wanted.items() if name not in files)
+    oldest_first = sorted(files, key=lambda name: (name in wanted, files[name][1]))
     for name in oldest_first:
         if total <= (limit if name in wanted else limit - missing):
             continue
         with suppress(OSError):
             (folder / name).unlink(missing_ok=True)
-            total -= found.pop(name)[0]
-    return {name: size for name, (size, _) in found.items()}
+            total -= files.pop(name)[0]
+    return {name: size for name, (size, _) in files.items()}

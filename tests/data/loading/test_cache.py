@@ -49,7 +49,7 @@ def opened(
     data = made_up_data(samples, masks, config=config, images=ImageReader(**more))
     caches = open_caches(data, {"train": [(HEIGHT, WIDTH)] * len(samples)})
     notes = "".join(map(str, caches.notes))
-    return Pairs.of(data, "train", cache=caches.get("train")), notes
+    return Pairs.of(data, "train", cache=caches.by_split.get("train")), notes
 
 
 def count_decodes(pairs: Pairs) -> list[Sample]:
@@ -127,7 +127,7 @@ def test_pixel_counts_that_are_no_multiple_of_a_cache_line(tmp_path: Path):
         caches = open_caches(
             replace(data, config=DataConfig(cache=kind)), {"train": [(40, 37)] * 3}
         )
-        kept = Pairs.of(data, "train", cache=caches.get("train"))
+        kept = Pairs.of(data, "train", cache=caches.by_split.get("train"))
         read_all(kept)
         decoded = count_decodes(kept)
         assert equal(read_all(kept), plain) and decoded == []
