@@ -46,6 +46,7 @@ class _Terminal(Console):
 
 def terminal(stderr: bool = False) -> Console:
     """Return a console on the current stdout or stderr that prints text as it is, no markup."""
+    # names may hold [brackets] and :colons:, which are styles and emoji to rich
     return _Terminal(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
@@ -80,6 +81,7 @@ def write_notes(notes: Iterable[Note], *, stderr: bool = False) -> None:
 
 def write_json(content: Any) -> None:
     """Print a JSON document. Raise ValueError for NaN and infinities."""
+    # the escapes of accept_any_text, such as \xe4, are not JSON: write JSON's own instead
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     only_ascii = not encoding.lower().startswith("utf")
     text = json.dumps(content, indent=2, ensure_ascii=only_ascii, allow_nan=False)
@@ -114,7 +116,7 @@ def write_above(bar: Progress, line: object) -> None:
 
 
 def _print(text: str, stderr: bool) -> None:
-    with _named_failure(stderr):
+    with _named_failure(stderr):  # flush: a full disk fails here, not at exit
         print(text, file=sys.stderr if stderr else sys.stdout, flush=True)
 
 
@@ -135,20 +137,20 @@ def safe(text: object) -> str:
     return UNSAFE.sub(_escape, str(text))
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def _json_escape(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+def _json_escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 def progress(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
     """Yield the items under a progress bar, which a terminal shows until the last of them."""
-    console = terminal(stderr=True)
+    console = terminal(stderr=True)  # stdout may be JSON
     if not console.is_terminal:
         yield from items
         return

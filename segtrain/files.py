@@ -19,11 +19,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, by which writers choose a format. Raise SegtrainError
     where the file can't be written (full disk, read-only folder), with `path` unchanged.
     """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # ranks may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb+") as file:
+        with open(temporary, "rb+") as file:  # after a power failure the name must not be empty
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -42,8 +42,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def save_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    save_bytes(path, text.encode("utf-8"))
 
 
 def save_bytes(path: Path, content: bytes) -> None:

@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segtrain.cli.options import (
-    ConfigFile,
-    Sets,
-    Text,
-    option,
-)
+from segtrain.cli.options import ConfigFile, Sets, Text, option
 
 
 def check(

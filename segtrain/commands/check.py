@@ -38,18 +38,18 @@ def check(
     for option, file in (("--preview", preview), ("--augment", augment)):
         if file and file.suffix.lower() not in SHEET_SUFFIXES:
             raise UsageError(f"{option} {file}: expected a name ending in .png, .jpg or .webp")
-    found = survey(config.data, config.model.in_channels, full=True)
-    report = build_check_report(found)
+    inspection = survey(config.data, config.model.in_channels, full=True)
+    report = build_check_report(inspection)
     if as_json:
         write_json(report)
     else:
-        print_check_report(report, found.findings)
+        print_check_report(report, inspection.findings)
     if write_config:
-        save_text(write_config, build_dataset_yaml(found, config, report))
-    if preview or augment:
+        save_text(write_config, build_dataset_yaml(inspection, config, report))
+    if preview or augment:  # imported for these alone: torch takes seconds
         from segtrain.commands.contact_sheets import write_sheets
 
-        write_sheets(found, config, preview, augment)
+        write_sheets(inspection, config, preview, augment)
     if not as_json:
         for file in filter(None, (preview, augment)):
             write(f"wrote {file}")
@@ -58,26 +58,26 @@ def check(
     return not report["errors"]
 
 
-def build_check_report(found: Inspection) -> dict[str, Any]:
+def build_check_report(inspection: Inspection) -> dict[str, Any]:
     """Return the content of the report, as --json prints it."""
-    sizes = Counter(f.image.size for split in found.facts.values() for f in split)
-    mean, std = channel_moments([fact.image for fact in found.facts["train"]])
+    sizes = Counter(f.image.size for split in inspection.facts.values() for f in split)
+    mean, std = channel_moments([fact.image for fact in inspection.facts["train"]])
     return {
-        "data": str(found.source.root),
-        "format": found.source.format,
-        "layout": found.source.layout,
-        "said": [str(note) for note in (*found.source.notes, *found.notes)],
-        "pairs": {split: len(samples) for split, samples in found.source.splits.items()},
-        "readable": {split: len(facts) for split, facts in found.facts.items()},
+        "data": str(inspection.source.root),
+        "format": inspection.source.format,
+        "layout": inspection.source.layout,
+        "said": [str(note) for note in (*inspection.source.notes, *inspection.notes)],
+        "pairs": {split: len(samples) for split, samples in inspection.source.splits.items()},
+        "readable": {split: len(facts) for split, facts in inspection.facts.items()},
         "sizes": [
             {"width": width, "height": height, "images": count}
             for (height, width), count in sizes.most_common()
         ],
         "mean": mean,
         "std": std,
-        "classes": class_rows(found) if isinstance(found, Survey) else [],
-        "errors": sum(finding.error for finding in found.findings),
-        "notes": sum(not finding.error for finding in found.findings),
+        "classes": build_class_rows(inspection) if isinstance(inspection, Survey) else [],
+        "errors": sum(finding.error for finding in inspection.findings),
+        "notes": sum(not finding.error for finding in inspection.findings),
         "findings": [
             {
                 "kind": finding.kind,
@@ -88,7 +88,7 @@ def build_check_report(found: Inspection) -> dict[str, Any]:
                 "remedy": finding.remedy,
                 "mend": {f"data.{key}": value for key, value in finding.fix.items()},
             }
-            for finding in found.findings
+            for finding in inspection.findings
         ],
     }
 
@@ -101,16 +101,16 @@ def channel_moments(images: list[ImageFacts]) -> tuple[list[float], list[float]]
     pixels = sum(image.pixels for image in images)
     mean = np.sum([image.sums for image in images], axis=0) / pixels
     squares = np.sum([image.squares for image in images], axis=0) / pixels
-    std = np.sqrt(np.maximum(squares - mean**2, 0))
+    std = np.sqrt(np.maximum(squares - mean**2, 0))  # rounding may make a constant's negative
     return mean.round(2).tolist(), std.round(2).tolist()
 
 
-def class_rows(found: Survey) -> list[dict[str, Any]]:
+def build_class_rows(inspection: Survey) -> list[dict[str, Any]]:
     """Return a row for each class: its pixels, their share and its images, by split."""
     rows = []
-    for class_id, name in enumerate(found.data_set.classes):
+    for class_id, name in enumerate(inspection.data_set.classes):
         row: dict[str, Any] = {"id": class_id, "name": name}
-        for split, counts in found.by_image.items():
+        for split, counts in inspection.by_image.items():
             row[split] = {
                 "pixels": int(counts[:, class_id].sum()),
                 "share": float(counts[:, class_id].sum() / max(1, counts.sum())),
@@ -137,18 +137,18 @@ def print_check_report(report: dict[str, Any], findings: list[Finding]) -> None:
     for note in report["said"]:
         write(note)
     if report["classes"]:
-        write_table(class_table(report["classes"], list(report["readable"])), PAGE_WIDTH)
+        write_table(build_class_table(report["classes"], list(report["readable"])), PAGE_WIDTH)
     for finding in sorted(findings, key=lambda finding: not finding.error):
         print_finding(finding)
     errors, notes = report["errors"], report["notes"]
     counted = f"; {notes} note{'s' * (notes != 1)}"
     if errors:
-        how = " (--write-config FILE writes these lines)" if merge_fixes(findings) else ""
         count = f"{errors} error{'s' * (errors != 1)}"
-        write_styled((count, "bold red"), f": fix before training{how}{counted}")
+        hint = " (--write-config FILE writes these lines)" if merge_fixes(findings) else ""
+        write_styled((count, "bold red"), f": fix before training{hint}{counted}")
     else:
-        can = ": 'segtrain fit' can train on this data set"
-        write_styled(("no error", "bold green"), can + counted)
+        hint = ": 'segtrain fit' can train on this data set"
+        write_styled(("no error", "bold green"), hint + counted)
 
 
 def format_sizes(sizes: list[dict[str, int]]) -> str:
@@ -161,7 +161,7 @@ def format_sizes(sizes: list[dict[str, int]]) -> str:
     return f"{shown} and {len(sizes) - 4} more; {extent}"
 
 
-def class_table(rows: list[dict[str, Any]], splits: list[str]) -> Table:
+def build_class_table(rows: list[dict[str, Any]], splits: list[str]) -> Table:
     table = Table("id", "class", box=None, header_style="bold")
     for split in splits:
         for column in (f"{split} pixels", "share", "images"):
@@ -189,16 +189,16 @@ def print_finding(finding: Finding) -> None:
         write_styled("         ", ("->", "bold"), f" {finding.remedy}")
 
 
-def build_dataset_yaml(found: Inspection, config: Config, report: dict[str, Any]) -> str:
+def build_dataset_yaml(inspection: Inspection, config: Config, report: dict[str, Any]) -> str:
     """Return a YAML for --config: the data section with all fixes, other errors as comments."""
-    source = found.source
-    data = apply_fixes(found.config, found.findings)
+    source = inspection.source
+    data = apply_fixes(inspection.config, inspection.findings)
     # YAML allows no control characters in comments
     text = f"# {safe(source.root)}: {safe(source.layout)}\n"
-    for finding in found.findings:
+    for finding in inspection.findings:
         if finding.error:
-            done = "fixed below" if finding.fix else "fix by hand"
-            text += f"# {done}: {safe(finding)}\n"
+            action = "fixed below" if finding.fix else "fix by hand"
+            text += f"# {action}: {safe(finding)}\n"
     changed = data.model_dump(mode="json", exclude_defaults=True) | {"path": str(source.root)}
     if not data.splits:
         changed["format"] = source.format
@@ -206,6 +206,7 @@ def build_dataset_yaml(found: Inspection, config: Config, report: dict[str, Any]
         changed["label_map"] = data.label_map  # JSON made its keys text
     sections: dict[str, Any] = {"data": changed}
     channels, moments = config.model.in_channels, {"mean": report["mean"], "std": report["std"]}
+    # RGB keeps ImageNet's statistics, which pretrained weights expect
     if channels != 3 and report["mean"]:
         sections["model"] = {"in_channels": channels, **moments}
     text += dump_yaml(sections, default_flow_style=None)

@@ -29,27 +29,27 @@ PASSES = 3  # pictures of each augmented pair
 
 
 def write_sheets(
-    found: Inspection, config: Config, preview: Path | None, augment: Path | None
+    inspection: Inspection, config: Config, preview: Path | None, augment: Path | None
 ) -> None:
     """Write a sheet to each file that is given.
 
     Raises SegtrainError where classes are unclear or no training pair can be read.
     """
-    if not isinstance(found, Survey) or not found.facts["train"]:
+    if not isinstance(inspection, Survey) or not inspection.facts["train"]:
         raise SegtrainError(
             "--preview and --augment need readable training pairs and known classes; fix the "
             "errors above first"
         )
     for sheet, file in ((preview_sheet, preview), (augment_sheet, augment)):
         if file:
-            save_image(file, sheet(found, config))
+            save_image(file, sheet(inspection, config))
 
 
-def preview_sheet(found: Survey, config: Config) -> Image.Image:
+def preview_sheet(survey: Survey, config: Config) -> Image.Image:
     """Paint pairs of all splits with their masks in colour, with every class that occurs."""
-    data = found.data_set
+    data = survey.data_set
     colours, pictures = build_colour_table(data.palette), []
-    for split, sample in choose_pairs(found):
+    for split, sample in choose_pairs(survey):
         image = to_rgb(as_tensor(data.images(sample.image)).permute(2, 0, 1))
         class_ids = as_tensor(data.masks(sample.mask))
         pictures.append(
@@ -58,10 +58,10 @@ def preview_sheet(found: Survey, config: Config) -> Image.Image:
     return add_legend(draw_contact_sheet(pictures), data.classes, data.palette)
 
 
-def augment_sheet(found: Survey, config: Config) -> Image.Image:
+def augment_sheet(survey: Survey, config: Config) -> Image.Image:
     """Paint training pairs as the network would see them, PASSES times each."""
-    data = found.data_set
-    augmentation = make_augmentation(config, resolve_crop(config, found.median_size))
+    data = survey.data_set
+    augmentation = make_augmentation(config, resolve_crop(config, survey.median_size))
     colours, pictures = build_colour_table(data.palette), []
     train = data.splits["train"]
     for index in spread_evenly(len(train), PICTURES // PASSES):
@@ -76,23 +76,23 @@ def augment_sheet(found: Survey, config: Config) -> Image.Image:
     return add_legend(sheet, data.classes, data.palette)
 
 
-def choose_pairs(found: Survey) -> list[tuple[str, Sample]]:
+def choose_pairs(survey: Survey) -> list[tuple[str, Sample]]:
     """Return at most PICTURES (split, pair), so that every class that occurs is shown.
 
     First come the pairs with most pixels of a class, rarest class first, then evenly spread ones.
     """
-    places = [(s, i) for s, facts in found.facts.items() for i in range(len(facts))]
-    matrix = np.concatenate([found.by_image[split] for split in found.facts])
+    pairs = [(split, f.sample) for split, facts in survey.facts.items() for f in facts]
+    matrix = np.concatenate([survey.by_image[split] for split in survey.facts])
     picked: list[int] = []
     for class_id in np.argsort(matrix.sum(0)):
         best = int(matrix[:, class_id].argmax())
         if matrix[best, class_id] and not (matrix[picked, class_id] > 0).any():
             picked.append(best)
-    spread = spread_evenly(len(places), PICTURES)
+    spread = spread_evenly(len(pairs), PICTURES)
     order = list(dict.fromkeys(picked[:PICTURES] + spread))[:PICTURES]
-    return [(split, found.facts[split][i].sample) for split, i in map(places.__getitem__, order)]
+    return [pairs[i] for i in order]
 
 
-def spread_evenly(count: int, most: int) -> list[int]:
-    """Return at most `most` indices of 0..count-1, evenly spread."""
-    return list(dict.fromkeys(np.linspace(0, count - 1, min(count, most)).round().astype(int)))
+def spread_evenly(count: int, limit: int) -> list[int]:
+    """Return at most `limit` indices of 0..count-1, evenly spread."""
+    return list(dict.fromkeys(np.linspace(0, count - 1, min(count, limit)).round().astype(int)))

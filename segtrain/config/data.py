@@ -74,6 +74,7 @@ class DataConfig(Section):
         description="mask value: class id or ignore; other values keep the layout's meaning, else "
         "they are class ids",
     )
+    # masks are int16 at most, and -32768 marks unknown values in them
     lb_ignore: int = Field(
         255, gt=-32768, le=32767, description="class id of pixels ignored by loss and scores"
     )
@@ -87,6 +88,7 @@ class DataConfig(Section):
         description="image values that become 0 and 255, such as [0, 4095]; default: the whole "
         "range of an integer type, 0 to 1 for floats",
     )
+    # the limit at which Pillow itself raises
     max_pixels: int = Field(
         178_956_970, ge=1, description="larger images are refused unread (decompression bombs)"
     )
@@ -126,13 +128,13 @@ class DataConfig(Section):
 
     @field_validator("value_range")
     @classmethod
-    def _range_rises(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _check_range(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
         if values and not values[0] < values[1]:
             raise ValueError("expected two values, the lower one first")
         return values
 
     @model_validator(mode="after")
-    def _classes_agree(self) -> DataConfig:
+    def _check_classes(self) -> DataConfig:
         if self.classes is None:
             return self
         count = len(self.classes)

@@ -46,18 +46,19 @@ ALLOWED = {
 
 def make_config(values: dict[str, Any], origin: str = "config") -> Config:
     """Return a Config from nested dicts. Raise UsageError that names every wrong key at once."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise _refusal(origin, error) from error
+    return _validate(Config, values, origin)
 
 
 def revise_section(section: Section, fields: dict[str, Any], origin: str) -> Any:
     """Return a copy of a section with some fields changed and all validated. Raise UsageError."""
+    return _validate(type(section), section.model_dump() | fields, origin)  # model_copy checks none
+
+
+def _validate(kind: type[Section], values: dict[str, Any], origin: str) -> Any:
     try:
-        return type(section).model_validate(section.model_dump() | fields)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise _refusal(origin, error) from error
+        raise _usage_error(origin, error) from error
 
 
 def load_config(
@@ -126,6 +127,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     values = _parse_yaml(text, str(file))
     if not isinstance(values or {}, dict):
         raise UsageError(f"{file}: expected sections such as 'data:', found {values!r:.40}")
+    # a section whose keys are all commented out is null in YAML
     return {section: fields or {} for section, fields in (values or {}).items()}
 
 
@@ -168,9 +170,10 @@ def list_keys() -> list[str]:
     ]
 
 
-def _refusal(origin: str, error: ValidationError) -> UsageError:
+def _usage_error(origin: str, error: ValidationError) -> UsageError:
     """Return one error for all wrong fields: what is allowed in each, and the value given."""
     problems: list[str] = []
+    # pydantic reports a union once per member; users want one line with all that is allowed
     allowed: dict[tuple[str, str], list[str]] = {}  # of a field and value: a text per union member
     for details in error.errors():
         location = [str(part) for part in details["loc"]]

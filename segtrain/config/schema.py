@@ -246,7 +246,7 @@ class EvalConfig(Section):
         "depend on it and on the number of devices",
     )
     max_pixels: int = Field(
-        4_194_304,
+        4_194_304,  # 2048 x 2048
         ge=1,
         description="sliding-window inference for images with more pixels, in eval and predict",
     )

@@ -13,6 +13,7 @@ SECONDS = {"s": 1, "min": 60, "h": 3600}
 class Section(BaseModel):
     """Base of all sections: unknown keys, NaN and infinities are refused."""
 
+    # not strict: PyYAML reads 1e-3 as text, which pydantic turns into a number
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -35,10 +36,10 @@ def _on_off(value: Any) -> Any:
 
 def parse_duration(duration: str) -> float:
     """Return the seconds of '90s', '10min' or '2h'. Raise ValueError for anything else."""
-    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?) ?(s|min|h)", duration)
-    if not found or not float(found[1]):
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?) ?(s|min|h)", duration)
+    if not match or not float(match[1]):
         raise ValueError(f"expected a time such as 90s, 10min or 2h, got {duration!r}")
-    return float(found[1]) * SECONDS[found[2]]
+    return float(match[1]) * SECONDS[match[2]]
 
 
 def _duration(value: Any) -> str:

@@ -47,7 +47,7 @@ class CocoMask:
         Raises SegtrainError for run lengths that don't fit the image.
         """
         drawn = [(category, self._run_lengths(shape)) for category, shape in self.regions]
-        drawn.sort(key=lambda region: -sum(region[1][1::2]))
+        drawn.sort(key=lambda region: -sum(region[1][1::2]))  # area: each second run is inside
         columns = np.full(self.height * self.width, self.background, np.int32)
         for category, runs in drawn:
             ends = list(accumulate(runs))

@@ -139,8 +139,10 @@ def read_array(
     """
     with translate_decoding(path):
         if path.suffix.lower() == ".npy":
+            # mapped, so that its shape is known before any value is read
             values = np.load(path, mmap_mode="r", allow_pickle=False)
             refuse_bomb(path, values.shape, max_pixels, channels)
+            # torch and OpenCV refuse a foreign byte order
             return values.astype(values.dtype.newbyteorder("="), copy=False), 1
         with tifffile.TiffFile(path) as file:
             first, orientation = file.series[0], file.pages.first.tags.get(EXIF_ORIENTATION)
@@ -183,18 +185,18 @@ def refuse_damaged_png(content: bytes) -> None:
     """Raise ValueError where a PNG is cut off or a chunk's checksum is wrong."""
     if not content.startswith(PNG_SIGNATURE):
         return
-    place = len(PNG_SIGNATURE)
-    while place < len(content):
-        length = int.from_bytes(content[place : place + 4])
-        end = place + 8 + length
+    start = len(PNG_SIGNATURE)  # of a chunk: length, kind, data, checksum of kind and data
+    while start < len(content):
+        length = int.from_bytes(content[start : start + 4])
+        end = start + 8 + length
         if end + 4 > len(content):
             raise ValueError("truncated PNG")
-        checksum = zlib.crc32(memoryview(content)[place + 4 : end])
+        checksum = zlib.crc32(memoryview(content)[start + 4 : end])
         if checksum != int.from_bytes(content[end : end + 4]):
             raise ValueError("broken PNG: a checksum differs")
-        if content[place + 4 : place + 8] == b"IEND":
+        if content[start + 4 : start + 8] == b"IEND":
             return
-        place = end + 4
+        start = end + 4
     raise ValueError("truncated PNG: it has no end")
 
 

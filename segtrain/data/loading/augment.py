@@ -23,6 +23,7 @@ MEAN_VALUE = 128  # of channels other than RGB
 GREY = (0.299, 0.587, 0.114)  # luma of RGB
 
 STRONG = {  # geometric transforms come last, so that their corners and holes stay plain
+    # hue alone: the jitter has changed saturation and brightness
     "HueSaturationValue": dict(hue_shift_limit=12, sat_shift_limit=0, val_shift_limit=0, p=0.5),
     "RandomGamma": dict(gamma_limit=(80, 120), p=0.3),
     "GaussianBlur": dict(blur_limit=(3, 7), p=0.2),
@@ -88,7 +89,7 @@ class Augmentation:
         """
         rows, columns, rng = self._window(mask, draw)
         image = _resize(image, rows, columns, cv2.INTER_LINEAR)
-        # not INTER_NEAREST, which shifts labels by up to half a pixel
+        # INTER_NEAREST would shift labels, by a pixel and more where it shrinks
         mask = _resize(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
         for axis, probability in enumerate(self.flips):
             if rng.random() < probability:
@@ -101,7 +102,7 @@ class Augmentation:
         if not self.transform:
             return image, padded
         self.transform.set_random_seed(int(rng.integers(2**32)))
-        content = np.full_like(mask, int(self.lb_ignore == 0))
+        content = np.full_like(mask, int(self.lb_ignore == 0))  # any value but lb_ignore
         padding = self._pad(content, rows, columns, self.lb_ignore)
         changed = self.transform(image=image, mask=padded, padding=padding)
         image = changed["image"]
@@ -181,6 +182,7 @@ def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     values = image if image.shape[2] == 3 else image.reshape(len(image), -1, 1)
     mean = brightness * cv2.mean(image.reshape(len(image), -1))[0]
+    # one map and one rounding: colour by colour it would be three passes that each clip
     colours = np.eye(values.shape[2])
     if len(colours) == 3:
         colours = saturation * colours + (1 - saturation) * np.array(GREY)

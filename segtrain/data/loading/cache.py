@@ -119,7 +119,8 @@ class DiskCache:
     ):
         self.samples, self.folder, self.quota = samples, folder, quota
         self.channels, self.mask_dtype = images.channels, np.dtype(masks.dtype)
-        # by value: a pickle of equal readers differs once one of them was broadcast
+        # versions: another one may decode to other pixels; readers by value: pickles of equal ones
+        # differ once one was broadcast
         readers = repr((__version__, PIL.__version__, images, masks))
         self.readers = hashlib.sha256(FORMAT + readers.encode())
 

@@ -17,11 +17,11 @@ from segtrain.errors import UsageError, did_you_mean, first_line, translate_erro
 
 CHOICES = {"OneOf": A.OneOf, "SomeOf": A.SomeOf, "Sequential": A.Sequential}  # take a list
 TRANSFORMS = CHOICES | {
-    name: found
-    for name, found in vars(A).items()
-    if inspect.isclass(found)
-    and issubclass(found, A.BasicTransform)
-    and found not in (A.BasicTransform, A.DualTransform, A.ImageOnlyTransform, A.Transform3D)
+    name: member
+    for name, member in vars(A).items()
+    if inspect.isclass(member)
+    and issubclass(member, A.BasicTransform)
+    and member not in (A.BasicTransform, A.DualTransform, A.ImageOnlyTransform, A.Transform3D)
 }
 PROBES = 3  # trial runs of each transform before training
 
@@ -126,6 +126,7 @@ def _refuse_misfit(
             with translate_errors(
                 lambda error: f"{where} fails on a {shape} image: {_reason(error)}", UsageError
             ):
+                # forced, or p would decide whether it is tried at all
                 changed = transform(image=image.copy(), mask=mask, force_apply=True)
             for key, given in (("image", image), ("mask", mask)):
                 result = changed[key]

@@ -110,7 +110,7 @@ def _start(loader: DataLoader) -> Iterator[Any]:
     except OSError as error:  # no process could be forked
         raise _worker_error(loader, f"loader workers cannot start ({first_line(error)})") from error
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():  # others can't set a handler
             signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
@@ -121,8 +121,10 @@ def _translate_deaths(loader: DataLoader) -> Iterator[None]:
         yield
     except WORKER_ERRORS as error:
         workers = WORKERS.get(loader, [])
+        # torch raises RuntimeError only after it has found the worker dead
         code = exit_code(workers, 0 if isinstance(error, RuntimeError) else SECONDS_TO_DIE)
         text = str(error)
+        # writing to a full /dev/shm is a bus error
         shared = code == -signal.SIGBUS or any(sign in text for sign in NO_SHARED_MEMORY)
         if code is not None and code < 0:
             event = f"a loader worker was killed ({signal.Signals(-code).name})"
@@ -148,9 +150,9 @@ def exit_code(workers: Sequence[BaseProcess], patience: float) -> int | None:
 def _worker_error(loader: DataLoader, event: str, shared: bool = False) -> SegtrainError:
     """Return the error: what happened to a worker, the likely cause, and how to need less."""
     why = f"shared memory ({_shared_memory()}) is too small" if shared else "memory ran out"
-    more = "raise it with docker's --shm-size, or " if shared else ""
+    docker = "raise it with docker's --shm-size, or " if shared else ""
     return SegtrainError(
-        f"{event}, most likely because {why}; {more}reduce the need with fewer --workers "
+        f"{event}, most likely because {why}; {docker}reduce the need with fewer --workers "
         f"(now {loader.num_workers}; 0 loads in the training process), or a smaller --batch-size "
         "or --crop"
     )
