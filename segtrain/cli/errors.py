@@ -53,7 +53,8 @@ def _one_line(debug: bool) -> Iterator[None]:
             write(stopped, stderr=True)
         raise typer.Exit(stopped.exit_code) from None
     except BrokenPipeError:  # the reader of our output, such as head, has ended
-        _discard_stdout()
+        # what stdout still buffers goes nowhere, else Python fails on it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except (SegtrainError, typer.TyperException) as error:
         if debug:
@@ -90,11 +91,6 @@ def _print_error(message: object) -> None:
     accept_any_text()  # a wrong option is found before the group's callback runs
     one_line = re.sub(r"[ \t\r\n]+", " ", str(message)).strip()
     write(f"error: {one_line}", stderr=True)
-
-
-def _discard_stdout() -> None:
-    """Send what stdout still buffers to nowhere, else Python fails on it once more at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _save_traceback() -> str:

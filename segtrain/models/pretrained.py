@@ -149,7 +149,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _naming(path: Path) -> AbstractContextManager[None]:
-    """Raise a SegtrainError that names the file for any error in reading or loading its tensors."""
+    """Return a context that names the file in any error of reading or loading its tensors."""
     return translate_errors(
         lambda error: f"{path}: not a checkpoint that can be read ({first_line(error)})"
     )

@@ -192,12 +192,7 @@ def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
             classes=num_classes,
             **options,
         )
-    return SegmentationModel(network, *normalisation(config), config.freeze_bn)
-
-
-def normalisation(config: ModelConfig) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and standard deviation of each channel of 0..255 values."""
     rgb = config.in_channels == 3
     mean = config.mean or (IMAGENET_MEAN if rgb else [ANY_MEAN] * config.in_channels)
     std = config.std or (IMAGENET_STD if rgb else [ANY_STD] * config.in_channels)
-    return mean, std
+    return SegmentationModel(network, mean, std, config.freeze_bn)

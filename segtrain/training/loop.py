@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shlex
 import signal
@@ -43,7 +44,7 @@ from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_avera
 from segtrain.training.progress import Reporter
 from segtrain.training.resume import compare_settings
 from segtrain.training.session import RunStart, Session
-from segtrain.training.state import Training, TrainState, copy_model, select_score
+from segtrain.training.state import Training, TrainState, select_score
 from segtrain.training.step import MicroBatch, copy_to_device, train_step
 from segtrain.training.timing import SaveClock, StepTimer, measure_peak_memory, trace_steps
 
@@ -118,7 +119,7 @@ def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) ->
     # only now: its state is laid out like the parameters, on their device
     optimizer = build_optimizer(model, loss, config.optim)
     module, optimizer = fabric.setup(module, optimizer)
-    average = copy_model(model) if config.train.ema else None
+    average = copy.deepcopy(model).requires_grad_(False).eval() if config.train.ema else None
     training = Training(
         module, model, loss, optimizer, average, BufferSnapshot(module), TrainState()
     )

@@ -63,14 +63,10 @@ def check_changes(run: Path, config: Config) -> list[Note]:
     Raise UsageError for fields that may not change within a run.
     """
     changed = compare_configs(load_config(run / CONFIG), config)
-    refused = {key: pair for key, pair in changed.items() if key not in MAY_CHANGE}
-    if refused:
-        listed = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
-        raise UsageError(f"--resume {run}: {listed}; start a new run to change that")
-    return [
-        Note(f"{key} was {old}, now {new}" + (f": {MAY_CHANGE[key]}" if MAY_CHANGE[key] else ""))
-        for key, (old, new) in changed.items()
-    ]
+    texts = {key: f"{key} was {old}, now {new}" for key, (old, new) in changed.items()}
+    if refused := [text for key, text in texts.items() if key not in MAY_CHANGE]:
+        raise UsageError(f"--resume {run}: {'; '.join(refused)}; start a new run to change that")
+    return [Note(": ".join(filter(None, (text, MAY_CHANGE[key])))) for key, text in texts.items()]
 
 
 def find_state(run: Path, plan: TrainingPlan) -> dict[str, Any] | None:

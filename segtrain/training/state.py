@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,8 +103,3 @@ def select_score(scores: Scores, monitor: str) -> float | None:
         return scores.miou
     name = monitor.removeprefix("iou:")
     return next(c.iou for c in scores.classes if c.name == name)
-
-
-def copy_model(model: SegmentationModel) -> SegmentationModel:
-    """Return a copy that no gradient reaches, as the start of a moving average."""
-    return copy.deepcopy(model).requires_grad_(False).eval()

@@ -98,7 +98,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def signal_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int, signum: int) -> None:
     """Send this process a signal in the n-th call of a function of the training loop."""
-
     from segtrain.training import loop
 
     plain, calls = getattr(loop, function), iter(range(1, 1000))
@@ -145,7 +144,6 @@ def test_a_signal_ends_the_step_and_resuming_equals_the_straight_run(
 def test_a_time_between_checkpoints_is_checked_where_the_loss_is_read(
     cli, straight: Path, monkeypatch
 ):
-
     from segtrain.training import loop
 
     steps, plain = [], loop.save_checkpoint
@@ -416,7 +414,6 @@ def test_bad_steps_are_skipped_and_too_many_end_the_run(cli, pairs: Path):
 
 
 def test_images_too_large_to_score_get_their_own_advice(cli, straight: Path, monkeypatch):
-
     def predict(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
@@ -430,7 +427,6 @@ def test_images_too_large_to_score_get_their_own_advice(cli, straight: Path, mon
 
 
 def test_out_of_memory_comes_with_advice(cli, pairs: Path, monkeypatch):
-
     def step(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 

@@ -285,14 +285,10 @@ def test_a_compiled_network_keeps_its_names(monkeypatch):
     assert not [name for name in module.state_dict() if "_orig_mod" in name]
 
 
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).train()
-
-
 @pytest.mark.parametrize("bad", [True, False])
 def test_batch_norm_forgets_a_bad_step_alone(bad: bool):
-    module = network()
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).train()
     buffers = BufferSnapshot(module)
     module(torch.randn(2, 3, 8, 8))
     before = {k: v.clone() for k, v in module.state_dict().items()}
