@@ -104,22 +104,25 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     }
     seconds = {name: [] for name in variants}
     for turn in range(args.rounds + 1):
+        # alternately forwards and backwards: none always runs on a warm or a cold cache
         for name in list(variants)[:: 1 if turn % 2 else -1]:
             took = timed(variants[name])
             if turn:  # the first one warms up
                 seconds[name].append(took)
-    found = {
+    per_image, over_bare = {}, {}
+    for name, times in seconds.items():
+        per_image[name] = spread([1000 * t / len(samples) for t in times])
+        if name != "bare":
+            ratios = [t / b - 1 for t, b in zip(times, seconds["bare"], strict=True)]
+            over_bare[name] = spread(ratios)
+    return {
         "images": len(samples),
         "workers": workers,
         "precision": str(fabric.strategy.precision.precision),
+        "ms_per_image": per_image,
+        "over_bare": over_bare,
+        "goal": GOAL[args.device],
     }
-    found |= {"ms_per_image": {}, "over_bare": {}}
-    for name, times in seconds.items():
-        found["ms_per_image"][name] = spread([1000 * t / len(samples) for t in times])
-        if name != "bare":
-            ratios = [t / b - 1 for t, b in zip(times, seconds["bare"], strict=True)]
-            found["over_bare"][name] = spread(ratios)
-    return found | {"goal": GOAL[args.device]}
 
 
 def timed(function: Callable[[], None]) -> float:
@@ -182,13 +185,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if args.data is None:
             paint(Path(folder), args.images)
-        found = measure(args.data or Path(folder), args)
+        scoring = measure(args.data or Path(folder), args)
     data = " --data FOLDER_OF_CAMVID" if args.data else ""
     command = f"python benchmarks/evaluate.py --device {args.device} --threads {args.threads}{data}"
     content = {
         "command": command,
         "environment": machine(args.device),
-        "scoring": found,
+        "scoring": scoring,
         "bootstrap": bootstrap_seconds(args.rounds),
         "memory": memory,
     }

@@ -213,9 +213,8 @@ def against_float64(case: Case, expression: str, device: str) -> dict[str, Any]:
         value_and_gradient(case.loss(expression, device), case, logits, target) for _ in range(2)
     )
     paths = [f"{path} x{factor}" for path, factor in PATHS_TAKEN]
-    os.environ["SEGTRAIN_KERNELS"] = (
-        "0"  # else it would be the CPU's tiles, which are under test, too
-    )
+    # the reference must not come from the CPU's tiles, which are under test, too
+    os.environ["SEGTRAIN_KERNELS"] = "0"
     exact = value_and_gradient(
         case.loss(expression, "cpu").double(), case, logits.cpu().double(), target.cpu()
     )
@@ -241,8 +240,9 @@ def large(visit: Visit) -> Results:
         _, gradient = value_and_gradient(loss, case, logits, target)
         _, alone = value_and_gradient(loss, case, logits[-1:], target[-1:])
         share = valid[-1].sum() / valid.sum()  # each is a mean over its own pixels
-        found = off(gradient[-1:], share * alone.float())
-        yield str(case), {"gradient_off": found, "right": found < GRADIENT_OFF[dtype]}
+        deviation = off(gradient[-1:], share * alone.float())
+        right = deviation < GRADIENT_OFF[dtype]
+        yield str(case), {"gradient_off": deviation, "right": right}
 
 
 def tests(visit: Visit) -> Results:
@@ -262,26 +262,25 @@ def tests(visit: Visit) -> Results:
             code = None
         output.seek(0)
         lines = [line.rstrip()[:300] for line in output]
-    found = {
+    result = {
         "exit_code": code,
         "passed": sum("PASSED" in line for line in lines),
         "failed": [line for line in lines if re.search(r"\b(FAILED|ERROR)\b", line)],
         "last_lines": lines[-3:],
         "right": code == 0,
     }
-    yield "pytest", found
+    yield "pytest", result
 
 
 # ---- how fast?
 
 
 def timings(visit: Visit) -> Results:
-    bandwidth = (
-        copy_bandwidth("cuda") if visit.on_gpu else 1e10
-    )  # arbitrary: a dry run measures nothing
+    # a dry run measures nothing: any number will do
+    bandwidth = copy_bandwidth("cuda") if visit.on_gpu else 1e10
     for case in TIMED:
-        found = time_case(case.fitting(visit), visit.device, bandwidth, plain=case == HEADLINE)
-        yield str(case), found
+        plain = case == HEADLINE
+        yield str(case), time_case(case.fitting(visit), visit.device, bandwidth, plain)
 
 
 def time_case(case: Case, device: str, bandwidth: float, plain: bool) -> dict[str, Any]:
@@ -322,16 +321,16 @@ def time_case(case: Case, device: str, bandwidth: float, plain: bool) -> dict[st
         except RuntimeError as error:  # most likely out of memory
             failed[name] = f"{type(error).__name__}: {error}"[:300]
     for _ in range(REPEATS):
-        for name, found in seconds.items():
-            found.append(step(functions[name], logits, target))
+        for name, times in seconds.items():
+            times.append(step(functions[name], logits, target))
     moved = 3 * logits.nbytes + 2 * target.nbytes + 2 * 4 * target.numel()  # as in losses.py
     methods = {
         name: {
-            "ms": 1e3 * statistics.median(found),
-            "ms_spread": [1e3 * min(found), 1e3 * max(found)],
+            "ms": 1e3 * statistics.median(times),
+            "ms_spread": [1e3 * min(times), 1e3 * max(times)],
             "peak_mib": peaks[name],
         }
-        for name, found in seconds.items()
+        for name, times in seconds.items()
     }
     result = {"floor_ms": 1e3 * moved / bandwidth, "methods": methods}
     return result | ({"failed": failed, "right": False} if failed else {})
@@ -354,7 +353,7 @@ def profiles(visit: Visit) -> Results:
             if event.device_type == kind:
                 launches[event.name[:70]] += 1
                 microseconds[event.name[:70]] += event.time_range.elapsed_us()
-        found = {
+        result = {
             "launches": launches.total(),
             "device_ms": microseconds.total() / 1e3,
             "kernels": {
@@ -362,7 +361,7 @@ def profiles(visit: Visit) -> Results:
                 for name, us in microseconds.most_common(15)
             },
         }
-        yield f"{expression}, {whole}", found
+        yield f"{expression}, {whole}", result
 
 
 def selection(visit: Visit) -> Results:
@@ -438,8 +437,8 @@ def serve(section: Callable[[Visit], Results], visit: Visit, connection: Connect
     if not visit.on_gpu:
         torch.set_num_threads(1)
     try:
-        for found in section(visit):
-            connection.send(found)
+        for result in section(visit):
+            connection.send(result)
         connection.send(None)
     except Exception:
         connection.send(traceback.format_exc()[-1500:])
@@ -454,10 +453,10 @@ def run(section: Callable[[Visit], Results], visit: Visit, note: Callable) -> st
     theirs.close()  # else the end of the process would not end the wait
     try:
         while ours.poll(max(0.0, ends - time.monotonic())):
-            found = ours.recv()
-            if not isinstance(found, tuple):
-                return found
-            note(*found)
+            message = ours.recv()
+            if not isinstance(message, tuple):
+                return message
+            note(*message)
         return f"not done within {visit.seconds:.0f} s"
     except EOFError:
         process.join()
@@ -487,11 +486,11 @@ class Report:
         self.write()
         mark = "" if right else "WRONG "
         print(f"[{self.seconds:4.0f} s] {section}: {mark}{name}", flush=True)
-        for method, found in result.get("methods", {}).items():
-            base = result["methods"].get("reference", found)
+        for method, times in result.get("methods", {}).items():
+            base = result["methods"].get("reference", times)
             print(
-                f"  {method:16} {found['ms']:9.2f} ms {base['ms'] / found['ms']:6.2f}x reference "
-                f"{found['ms'] / result['floor_ms']:7.1f} floors {found['peak_mib']:9.1f} MiB",
+                f"  {method:16} {times['ms']:9.2f} ms {base['ms'] / times['ms']:6.2f}x reference "
+                f"{times['ms'] / result['floor_ms']:7.1f} floors {times['peak_mib']:9.1f} MiB",
                 flush=True,
             )
 
@@ -520,13 +519,13 @@ def main() -> None:
     with FORK.Pool(1) as pool:
         if not options.dry and not pool.apply(torch.cuda.is_available):
             parser.error("torch sees no GPU here; --dry runs the sections on the CPU")
-        found = pool.apply(machine, (device,))
+        environment = pool.apply(machine, (device,))
     folder = Path(tempfile.gettempdir()) if options.dry else RESULTS
     command = "python benchmarks/gpu_check.py" + (" --dry" if options.dry else "")
     command += f" --seconds {options.seconds:g}"
-    found["git_commit"] = options.commit or found["git_commit"]
-    found["packages"]["triton"] = triton_version()
-    content = {"command": command, "seed": 0, "environment": found, "sections": {}}
+    environment["git_commit"] = options.commit or environment["git_commit"]
+    environment["packages"]["triton"] = triton_version()
+    content = {"command": command, "seed": 0, "environment": environment, "sections": {}}
     report = Report(options.out or folder / "gpu_check.json", content)
     for section, limit in SECTIONS.items():
         name, began = section.__name__, report.seconds

@@ -217,18 +217,16 @@ def main() -> None:
     sizes = GPU_SIZES if device == "cuda" else CPU_SIZES
     dtypes = [torch.float32, torch.bfloat16] if device == "cuda" else [torch.float32]
     cases = [Case(*choice) for choice in product(sizes, (1, 4), dtypes, ("untrained", "trained"))]
+    # the CUDA allocator has its own peak; on the CPU the process has one
+    measure = measure_memory if device == "cuda" else partial(in_fresh_process, measure_memory)
     results = [measure_times(case, device, options.repeats) for case in cases]
     for case, result in zip(cases, results, strict=True):
-        for name, found in result["methods"].items():
-            measure = (
-                measure_memory if device == "cuda" else partial(in_fresh_process, measure_memory)
-            )
-            found["peak_mib"] = measure(case, device, name, options.threads)
+        for name, row in result["methods"].items():
+            row["peak_mib"] = measure(case, device, name, options.threads)
         show(result)
-    found = machine(device)
     command = f"python benchmarks/losses.py --threads {options.threads} --repeats {options.repeats}"
     command += f" --out benchmarks/results/{options.out.name}"
-    content = {"command": command, "seed": 0, "environment": found, "cases": results}
+    content = {"command": command, "seed": 0, "environment": machine(device), "cases": results}
     options.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -237,11 +235,11 @@ def show(case: dict) -> None:
     print(f"{size} {case['dtype']}, upsample {case['upsample']}, {case['logits']} logits; ", end="")
     print(f"floor {case['floor_ms']:.2f} ms; {', '.join(case['paths'])}")
     base = case["methods"]["reference"]
-    for name, found in case["methods"].items():
+    for name, row in case["methods"].items():
         print(
-            f"  {name:17} {found['ms']:9.2f} ms {base['ms'] / found['ms']:6.2f}x "
-            f"{found['peak_mib']:9.1f} MiB {base['peak_mib'] / max(found['peak_mib'], 0.1):6.2f}x "
-            f"less {found['ms'] / case['floor_ms']:6.1f} floors"
+            f"  {name:17} {row['ms']:9.2f} ms {base['ms'] / row['ms']:6.2f}x "
+            f"{row['peak_mib']:9.1f} MiB {base['peak_mib'] / max(row['peak_mib'], 0.1):6.2f}x "
+            f"less {row['ms'] / case['floor_ms']:6.1f} floors"
         )
 
 

@@ -47,7 +47,7 @@ def evaluate_network(
     fabric = make_fabric(config.train)
     data = open_data_set(config.data, config.model.in_channels)
     pairs = Pairs.of(data, split)
-    write_notes(data.notes, stderr=as_json)
+    write_notes(data.notes, stderr=as_json)  # stdout is for the JSON alone
     # as `predict` has it: another memory format rounds differently
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     spec = parse_loss(config.loss.expression, config.loss.thresh, config.loss.n_min_factor)
@@ -122,6 +122,7 @@ def score_split(evaluation: Evaluation, began: float, as_json: bool) -> Path:
     """
     refuse_unwritable(evaluation.folder)
     groups = group_images(evaluation.image_names, evaluation.config.eval.group_by)
+    # masks of another tool have no probabilities
     indices, calibrated = range(len(evaluation.pairs)), evaluation.checkpoint is not None
     accumulator = Accumulator(
         len(evaluation.classes), evaluation.data.lb_ignore, evaluation.device, calibrated
@@ -130,7 +131,7 @@ def score_split(evaluation: Evaluation, began: float, as_json: bool) -> Path:
         predictions = evaluation.predict(indices, accumulator.calibration)
         for prediction in progress(predictions, "evaluating", len(indices)):
             accumulator.add(prediction)
-    if not accumulator.confusion.matrix.any():  # before files of nothing are written
+    if not accumulator.confusion.matrix.any():  # before empty tables are written
         raise SegtrainError(
             f"{evaluation.data.config.path}: every pixel of {evaluation.split} is ignored; "
             "check data.classes and data.label_map against its mask values"
@@ -179,8 +180,8 @@ def print_scores(metrics: dict[str, Any], evaluation: Evaluation) -> None:
     write("  ".join(parts[:3]))
     write("  ".join(parts[3:]))
     regions = metrics["regions"].items()
-    found = (f"{size} {format_cell(row['recall'])} of {row['count']}" for size, row in regions)
-    write(f"regions found: {', '.join(found)}")
+    recalls = (f"{size} {format_cell(row['recall'])} of {row['count']}" for size, row in regions)
+    write(f"regions found: {', '.join(recalls)}")
     write(metrics["headline"])
     write(f"report: {evaluation.folder / 'report.html'}")
 

@@ -68,7 +68,7 @@ class Accumulator:
         self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
     ) -> None:
         try:
-            while self._waiting and kind is None:
+            while self._waiting and kind is None:  # after an error nobody reads the sums
                 self._add_next()
         finally:
             self._threads.shutdown(cancel_futures=True)

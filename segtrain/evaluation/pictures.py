@@ -39,6 +39,7 @@ def paint_extremes(
         shutil.rmtree(folder / pictures, ignore_errors=True)  # those of an earlier evaluation
     scored = sorted((i for i in rows if rows[i]["miou"] is not None), key=lambda i: rows[i]["miou"])
     worst = scored[: config.eval.worst]
+    # of few images some would be among the worst and the best
     best = [i for i in reversed(scored) if i not in worst][: config.eval.best]
     for rank, index in enumerate([*worst, *best], 1):
         sample = evaluation.pairs.samples[index]

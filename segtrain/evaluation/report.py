@@ -217,13 +217,13 @@ def read_history(table: Path) -> list[dict[str, float | None]] | None:
 def describe_data(evaluation: Evaluation, accumulator: Accumulator) -> dict[str, Any]:
     """Return the page's facts about the data."""
     sizes = [f"{width}x{height}" for (height, width), _ in accumulator.sizes.most_common(3)]
-    more = len(accumulator.sizes) - len(sizes)
+    others = len(accumulator.sizes) - len(sizes)
     return {
         "path": evaluation.data.config.path,
         "split": evaluation.split,
         "layout": evaluation.data.layout,
         "images": sum(accumulator.sizes.values()),
-        "sizes": ", ".join(sizes) + (f" and {more} more" if more else ""),
+        "sizes": ", ".join(sizes) + (f" and {others} more" if others else ""),
         "ignored": accumulator.ignored_share,
     }
 

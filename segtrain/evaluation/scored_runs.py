@@ -18,7 +18,7 @@ from segtrain.runs.folder import CONFIG, ENVIRONMENT
 
 
 class RunStart(BaseModel):
-    """What a comparison repeats of environment.json."""
+    """Facts of environment.json that a comparison repeats."""
 
     command: list[str] = []
     git_commit: str | None = None

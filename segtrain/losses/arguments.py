@@ -335,11 +335,10 @@ def make_arguments(family: type[Family], *values: Any, **given: Any) -> Family:
     try:
         return family(**given)
     except ValidationError as error:
-        name, *inside = error.errors()[0]["loc"]
-        value = given[str(name)]
-        # in a long list, the element that is wrong
-        element = error.errors()[0]["input"]
-        in_list = any(isinstance(step, int) for step in inside)
-        got = f"{element!r:.40} in the list" if in_list else f"{value!r:.40}"
+        first = error.errors()[0]
+        name, *inside = first["loc"]
+        got = f"{given[str(name)]!r:.40}"
+        if any(isinstance(step, int) for step in inside):  # the list may be too long to show
+            got = f"{first['input']!r:.40} in the list"
         allowed = TypeAdapter(family).json_schema()["properties"][name]["description"]
         raise UsageError(f"loss: {name} is {allowed}, got {got}") from error

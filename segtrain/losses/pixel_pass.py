@@ -131,15 +131,15 @@ class PixelReader:
 
 def require_shapes(logits: Tensor, target: Tensor, upsample: int) -> None:
     """Raise UsageError unless logits (N,C,h,w) and target (N,H,W) fit together."""
-    given = f"logits {tuple(logits.shape)}, target {tuple(target.shape)}, upsample {upsample}"
+    shapes = f"logits {tuple(logits.shape)}, target {tuple(target.shape)}, upsample {upsample}"
     if logits.ndim != 4 or target.ndim != 3 or target.dtype != torch.int64:
         raise UsageError(
-            f"loss: expected logits (N,C,h,w) and an int64 target (N,H,W), got {given}, "
+            f"loss: expected logits (N,C,h,w) and an int64 target (N,H,W), got {shapes}, "
             f"{target.dtype}"
         )
     images, _, height, width = logits.shape
     if target.shape != (images, height * upsample, width * upsample):
-        raise UsageError(f"loss: sizes don't fit: {given}; target is upsample times the logits")
+        raise UsageError(f"loss: sizes don't fit: {shapes}; target is upsample times the logits")
 
 
 def upsample_logits(logits: Tensor, factor: int, align_corners: bool) -> Tensor:

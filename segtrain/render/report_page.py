@@ -55,7 +55,7 @@ def write_report(
     context = build_context(report) | {"colours": colours}
     layered = [add_layers(picture, colours) for picture in pictures]
     order = sorted(range(len(layered)), key=lambda i: (pictures[i].kind == "best", i))
-    while True:
+    while True:  # the size is known only of a whole page
         chosen = [layered[i] for i in sorted(order)]
         text = render_page(
             "report.html",

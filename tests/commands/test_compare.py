@@ -28,7 +28,7 @@ def write_run(
     config: dict | None = None,
     order: int = 1,
 ) -> Path:
-    """As much of a run as compare reads; config: fields by dotted key, None for no config.yaml."""
+    """Write the files that compare reads; config: fields by dotted key, None for no config.yaml."""
     folder = run / "eval" / split
     folder.mkdir(parents=True)
     metrics = {"miou": 0.5, "classes": [{"name": name, "iou": 0.5} for name in classes]}
@@ -213,7 +213,7 @@ def test_where_only_seeds_differ_they_are_compared(cli, tmp_path: Path):
 
 
 def test_a_repeated_seed_is_another_run_group(cli, tmp_path: Path):
-    """It may be of a later commit, or evaluated in another way: the config does not tell."""
+    """A run may be of a later commit, or evaluated in another way, which no config records."""
     again = write_run(tmp_path / "again", BETTER,
                       config={"loss.expression": "ce", "train.seed": 1})  # fmt: skip
     runs = [*seeded(tmp_path, "ce", EVERY, EVERY), again]

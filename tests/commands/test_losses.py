@@ -1,4 +1,4 @@
-"""segtrain losses: all of them, each whole, and no other."""
+"""segtrain losses: the list of all, the page of one, and an unknown name."""
 
 import pytest
 

@@ -44,7 +44,7 @@ def log_probability(z: list[float], c: int) -> float:
 
 
 def gradient_by_logits(shape: tuple, slopes: list[tuple[Pixel, np.ndarray]]) -> np.ndarray:
-    """From the slopes by the log-probabilities: d log_p[c] / d z[o] = (c == o) - p[o]."""
+    """Return it from the slopes by the log-probabilities: d log_p[c] / d z[o] = (c == o) - p[o]."""
     gradient = np.zeros(shape)
     for pixel, slope in slopes:
         n, y, x = pixel.place
@@ -119,7 +119,7 @@ def topk_keep(pixels: list, keep=0.2) -> list[float]:
 
 
 def k_largest(pixels: list, k: int) -> list[float]:
-    """1 for the k largest, 0 for the rest; those tied at the k-th place share what is left."""
+    """Return 1 for the k largest, 0 for the rest; those tied at the k-th share what is left."""
     keep, left = [0.0] * len(pixels), k
     order = sorted(range(len(pixels)), key=lambda i: -pixels[i].nll)
     for _, ties in itertools.groupby(order, key=lambda i: pixels[i].nll):

@@ -1,4 +1,4 @@
-"""Bootstrap intervals against a pencil, scipy's bootstrap and what must hold for any counts."""
+"""Bootstrap intervals against numbers by hand, scipy, and properties of any counts."""
 
 import numpy as np
 import pytest
@@ -25,14 +25,14 @@ def random_counts(seed: int, images: int = 20, classes: int = 4) -> np.ndarray:
     return counts
 
 
-def test_groups_by_pencil():
+def test_groups_worked_out_by_hand():
     counts = np.arange(4 * 3).reshape(4, 3, 1)
     sums = sum_by_group(counts, ["b", "a", "b", "a"])
     assert sums.dtype == np.int64
     assert sums[..., 0].tolist() == [[0 + 6, 1 + 7, 2 + 8], [3 + 9, 4 + 10, 5 + 11]]
 
 
-def test_ious_and_their_means_by_pencil():
+def test_ious_and_their_means_worked_out_by_hand():
     assert compute_ious(TWO[1]).tolist() == [1 / 4, 3 / 6]
     first = compute_ious(TWO[0])
     assert first[0] == 6 / 10 and np.isnan(first[1])
@@ -46,7 +46,7 @@ def test_one_group_has_no_spread():
     assert percentile_interval(compute_mious(by_class)) == [0.375, 0.375]
 
 
-def test_two_groups_by_pencil():
+def test_two_groups_worked_out_by_hand():
     """Twice the first, one of each or twice the second, in one, two and one of four resamples."""
     by_class = compute_ious(resample_sums(TWO, 4000))
     values, times = np.unique(by_class[:, 0], return_counts=True)
@@ -59,7 +59,7 @@ def test_two_groups_by_pencil():
     assert percentile_interval(by_class[:, 1]) == [0.5, 0.5]
 
 
-def test_interval_by_pencil():
+def test_interval_worked_out_by_hand():
     values = np.concatenate([np.arange(201), np.full(50, np.nan)]) / 200
     assert percentile_interval(np.random.default_rng(0).permutation(values)) == [0.025, 0.975]
     assert percentile_interval(np.full(9, np.nan)) is None
@@ -99,7 +99,7 @@ def test_groups_of_one_image_and_another_order(seed, images):
 
 
 def pixels_miou(prediction: np.ndarray, target: np.ndarray) -> float:
-    """From the pixels themselves; classes in neither are left out."""
+    """Return the mIoU from the pixels themselves; classes in neither map are left out."""
     classes = set(prediction.flat) | set(target.flat)
     shares = [
         ((prediction == c) & (target == c)).sum() / ((prediction == c) | (target == c)).sum()

@@ -1,4 +1,4 @@
-"""Boundary IoU against binary erosion class by class, and a pencil."""
+"""Boundary IoU against binary erosion class by class, and by hand."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from segtrain.metrics.boundary import count_boundaries
 
 
 def twin(prediction, target, num_classes: int, ignore: int, ratio: float) -> np.ndarray:
-    """As Cheng et al. 2021 define it, a mask at a time."""
+    """Return the counts as Cheng et al. 2021 define them, one mask at a time."""
     height, width = target.shape
     times = max(1, round(ratio * (height**2 + width**2) ** 0.5))
 
@@ -57,7 +57,7 @@ def square(left: int) -> np.ndarray:
     return image
 
 
-def test_by_pencil():
+def test_counts_worked_out_by_hand():
     """A square of 3 x 3, predicted a column too far right; regions are one pixel wide.
 
     Class 1: two rings of 8 that share 4. Class 0: of the truth all 40, as each touches the square

@@ -1,4 +1,4 @@
-"""Calibration against torchmetrics, a loop in float64 and a pencil."""
+"""Calibration against torchmetrics, a loop in float64 and numbers by hand."""
 
 import math
 
@@ -28,7 +28,7 @@ def counted(logits, target, ignore: int = 255, bins: int = 15) -> torch.Tensor:
 
 
 def certain(classes: list[int], logit: float = 100) -> torch.Tensor:
-    """(1,4,1,W): all confidence on these classes."""
+    """Return logits (1,4,1,W) with all confidence on these classes."""
     return logit * torch.eye(4)[classes].T[None, :, None]
 
 
@@ -91,7 +91,7 @@ def test_is_right_as_often_as_the_confusion_matrix_says():
     assert matrix[:, 0].sum() == confusion.matrix.sum()
 
 
-def test_by_pencil():
+def test_bins_worked_out_by_hand():
     target = torch.tensor([[[0, 1, 2, 3]]])
     assert compute_ece(counted(certain([0, 1, 2, 3]), target)) == 0
     assert compute_ece(counted(certain([1, 2, 3, 0]), target)) == 1

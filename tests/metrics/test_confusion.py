@@ -1,4 +1,4 @@
-"""The confusion matrix and its scores against scikit-learn, torchmetrics and a pencil."""
+"""The confusion matrix and its scores against scikit-learn, torchmetrics and numbers by hand."""
 
 from dataclasses import astuple
 
@@ -64,7 +64,7 @@ def test_equals_scikit_learn(seed, ignore):
     assert scores.fw_iou == pytest.approx(sk.jaccard_score(truth, claimed, average="weighted"))
 
 
-def test_by_pencil():
+def test_scores_worked_out_by_hand():
     prediction = [[0, 0, 1], [1, 1, 2], [1, 0, 2]]
     target = [[0, 0, 0], [1, 1, 255], [1, 1, 2]]
     matrix = confusion(prediction, target, classes=3).matrix

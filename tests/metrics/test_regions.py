@@ -1,4 +1,4 @@
-"""Regions by size against scipy's labels, and a pencil."""
+"""Regions by size against scipy's labels, and by hand."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -41,8 +41,8 @@ def test_equals_scipys_labels(seed, ignore, cell, dtype):
     assert (target == before).all()
 
 
-def test_by_pencil():
-    """Corners join, ignored pixels part; half of the pixels is enough, less is not."""
+def test_counts_worked_out_by_hand():
+    """Corners connect, ignored pixels separate; half of the pixels is enough, fewer are not."""
     target = np.array([
         [1, 0, 0, 0, 0, 2],
         [0, 1, 0, 0, 9, 9],

@@ -74,7 +74,9 @@ class TiledPixels(torch.autograd.Function):
                 slope_at_true = slope.expand_as(probs).gather(1, index)
                 from_mass = torch.exp(-loss) * (slope_at_true - inner).squeeze(1)
                 at_true += from_mass.masked_fill_(ignored, 0)
-                probs *= torch.add(slope, weight.unsqueeze(1) - inner, out=tiles.spare(rows))
+                probs *= torch.add(
+                    slope, weight.unsqueeze(1) - inner, out=tiles.buffers[1, : len(probs)]
+                )
             else:
                 probs *= weight.unsqueeze(1)
             tiles.add(gradient, n, rows, probs.scatter_(1, index, at_true.unsqueeze(1)))
@@ -152,10 +154,6 @@ class Tiles:
         else:
             tile.copy_(self.logits[n, rows])
         return tile.masked_fill_(~self.valid[n, rows].unsqueeze(1), 0) if masked else tile
-
-    def spare(self, rows: slice) -> Tensor:
-        """Return the second buffer."""
-        return self.buffers[1, : rows.stop - rows.start]
 
     def true_classes(self, n: int, rows: slice) -> Tensor:
         """Return (rows,1,W) class ids, 0 at ignored pixels."""
