@@ -5,7 +5,7 @@
 `plain` is what most projects write: Pillow, albumentations (RandomScale, PadIfNeeded, RandomCrop,
 HorizontalFlip, ColorJitter, Normalize, ToTensorV2), torch's own collate, batches of float32 and
 int64. `files`, `ram` and `disk` are segtrain's loader with the same crop, scales, flip and jitter,
-batches of uint8. Both run with one thread a process: in the training process (workers 0, which is
+batches of uint8. Both run with one thread per process: in the training process (workers 0, which is
 the work of one core), in one worker, and in a worker for each core. Interleaved repeats; a ratio
 is of the two runs of one repeat.
 
@@ -105,13 +105,13 @@ class Case:
     batch_size: int
 
     def batches(self, count: int) -> list[list[int]]:
-        """Image indices; the images come in turn."""
+        """Return image indices of `count` batches, all images in turn."""
         places = np.arange(count * self.batch_size) % len(self.samples)
         return places.reshape(count, self.batch_size).tolist()
 
 
 def paint(index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A scene with the detail and grain of a photo; mask of class ids and 255."""
+    """Paint a scene with the detail and grain of a photo, and its mask of class ids and 255."""
     image, mask = (
         Image.fromarray(part) for part in scene(SEED, index, (size[0] // 2, size[1] // 2))
     )
@@ -150,10 +150,12 @@ def write_case(
 
 
 def open_pairs(case: Case, cache: str) -> Pairs:
-    """segtrain's pairs; a cache is full."""
+    """Return segtrain's pairs of a case, with the cache filled."""
     images, masks = ImageReader(), MaskReader(len(CLASSES), lb_ignore=IGNORED)
     if case.name != "painted":
-        masks = MaskReader(IGNORED - 1, lb_ignore=IGNORED)  # whatever the values mean
+        masks = MaskReader(
+            IGNORED - 1, lb_ignore=IGNORED
+        )  # any value is a class: only the time counts
     data = DataSet(
         config=DataConfig(cache=cache),
         root=Path(),
@@ -177,7 +179,7 @@ def open_pairs(case: Case, cache: str) -> Pairs:
 
 
 def loaders(case: Case, count: int, workers: int) -> dict[str, Callable[[], Iterable]]:
-    """Method -> function that gives an iterable over `count` batches."""
+    """Return, by method, a function that returns an iterable over `count` batches."""
     batches = case.batches(count)
     draws = [[Draw(n, i) for i in batch] for n, batch in enumerate(batches)]
     plain = DataLoader(
@@ -197,7 +199,7 @@ def pairs_per_second(batches: Iterable, batch_size: int) -> float:
 
 
 def measure_loading(case: Case, workers: int, seconds: float, repeats: int) -> dict:
-    """Pairs a second of each method; a run takes the plain one about `seconds`."""
+    """Measure pairs per second of each method; the plain one's runs take about `seconds`."""
     plain = PlainDataset(case.samples, case.crop)
     one = statistics.mean(timed(lambda i=i: plain[i]) for i in range(6)) * case.batch_size
     count = max(4 * workers, round(seconds / one), 3)
@@ -216,7 +218,7 @@ def measure_loading(case: Case, workers: int, seconds: float, repeats: int) -> d
 
 
 def measure_parts(case: Case, seconds: float, repeats: int) -> dict:
-    """Milliseconds a pair of reading, augmenting and collating a batch, each alone."""
+    """Measure milliseconds per pair of reading, augmenting and collating, each alone."""
     plain = PlainDataset(case.samples, case.crop)
     ours = {name: open_pairs(case, kind) for name, kind in OURS.items()}
     passes, places = itertools.count(), range(case.batch_size)
@@ -248,7 +250,7 @@ def measure_parts(case: Case, seconds: float, repeats: int) -> dict:
 
 
 def shares_of_reading(parts: dict) -> dict[str, float]:
-    """For each method, the share of a pair's time that goes before augmentation."""
+    """Return each method's share of a pair's time that is spent on reading."""
     ms = {name: found["median"] for name, found in parts.items()}
     shares = {}
     for method in ("plain", *OURS):
@@ -293,14 +295,14 @@ def measure(case: Case, seconds: float, repeats: int) -> dict:
     }
 
 
-def show(result: dict) -> None:
+def print_result(result: dict) -> None:
     height, width = result["size"]
     print(
         f"{result['images']} {width}x{height} {result['format']} "
         f"({result['image_kB']:.0f} kB + {result['mask_kB']:.0f} kB), crop {result['crop']}"
     )
     parts = [f"{name} {found['median']:.2f}" for name, found in result["ms_a_pair"].items()]
-    print("  ms a pair:", ", ".join(parts))
+    print("  ms per pair:", ", ".join(parts))
     print("  share of reading:", result["share_of_reading"])
     for found in result["pairs_per_second"]:
         print(f"  {found['workers']} workers:", end="")
@@ -316,8 +318,7 @@ def show(result: dict) -> None:
 
 
 def against_goals(results: list[dict]) -> list[dict]:
-    """The ratios at CamVid's size beside what they should be: in the training process, and in one
-    worker, whose transport counts for both."""
+    """Return ratios and goals at CamVid's size, in the training process and in one worker."""
     return [
         {
             "images": result["images"],
@@ -348,7 +349,7 @@ def main() -> None:
         os.environ["SEGTRAIN_CACHE"] = folder
         for case in write_cases(Path(folder), options.images):
             results.append(measure(case, options.seconds, options.repeats))
-            show(results[-1])
+            print_result(results[-1])
     goals = against_goals(results)
     for goal in goals:
         print(

@@ -361,7 +361,7 @@ def test_no_checkpoint(cli, trained: Path, name: str):
 
 
 @pytest.mark.parametrize("name", NO_CHECKPOINTS)
-def test_weights_that_are_none(cli, pairs: Path, trained: Path, name: str):
+def test_files_that_are_no_weights(cli, pairs: Path, trained: Path, name: str):
     NO_CHECKPOINTS[name](Path(name), trained)
     refused(fit(cli, "--weights", name), 1, name)
     assert not Path("payload-ran").exists()
@@ -391,7 +391,7 @@ def test_imagenet_of_an_encoder_that_has_none(cli, pairs: Path, no_hub):
     assert answer.code == 2 and "tu-resnet18d.nothing" in answer.error
 
 
-def test_auto_without_the_hub_warns_and_goes_on(cli, pairs: Path, no_hub):
+def test_auto_without_the_hub_warns_and_continues(cli, pairs: Path, no_hub):
     answer = fit(cli, "--weights", "auto", "--dry-run", *RESNET18[-2:], "--encoder", "resnet18")
     assert answer.code == 0
     assert "warning: no ImageNet weights for resnet18" in answer.stdout

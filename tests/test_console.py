@@ -119,7 +119,7 @@ def test_stdout_that_is_not_utf_8(tmp_path: Path):
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams_end_nothing(closed: str):
+def test_closed_streams_stop_no_command(closed: str):
     done = run(SCRIPT, closed)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -137,7 +137,7 @@ def test_a_name_in_an_error_is_inert(cli):
     assert "\x1b" not in answer.stderr and "\x85" not in answer.stderr
 
 
-def test_a_failure_to_print_is_ours(monkeypatch):
+def test_a_failure_to_print_is_a_segtrain_error(monkeypatch):
     class Full(io.StringIO):
         def write(self, _: str) -> int:
             raise OSError(28, "No space left on device")

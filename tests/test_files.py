@@ -41,7 +41,7 @@ def test_the_temporary_keeps_the_suffix_and_the_folder(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
 
 
-def test_an_unwritable_place_is_one_line(tmp_path: Path):
+def test_an_unwritable_folder_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     path = tmp_path / "file" / "note.txt"
     with pytest.raises(SegtrainError, match="cannot write .*note.txt"):
@@ -49,7 +49,7 @@ def test_an_unwritable_place_is_one_line(tmp_path: Path):
     assert (tmp_path / "file").read_text() == "no folder"
 
 
-def test_a_folder_in_the_place_is_an_error_and_stays(tmp_path: Path):
+def test_a_folder_of_the_files_name_is_an_error_and_stays(tmp_path: Path):
     (tmp_path / "note.txt").mkdir()
     with pytest.raises(SegtrainError, match="cannot write .*note.txt"):
         save_text(tmp_path / "note.txt", "text")

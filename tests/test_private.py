@@ -85,7 +85,7 @@ def test_collectives_get_another_timeout(public: bool, tmp_path: Path, monkeypat
         dist.destroy_process_group()
 
 
-def test_errors_of_torch_compile_are_known_as_such():
+def test_errors_of_torch_compile_are_recognised():
     from torch._inductor.exc import InductorError
 
     def broken(*_: object) -> None:

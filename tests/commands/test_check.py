@@ -177,7 +177,7 @@ def test_the_config_may_name_the_path(cli, good: Path):
     holds(answer.stdout, "sky", "road", "car")
 
 
-def test_check_writes_nothing_but_what_it_is_asked_for(cli, spoilt: Path):
+def test_check_writes_only_the_files_asked_for(cli, spoilt: Path):
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     cli("check", SET)
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
@@ -274,7 +274,7 @@ def test_a_second_check_reads_nothing(cli, good: Path, monkeypatch):
     assert cli("check", SET).stdout == first.stdout
 
 
-def test_what_was_fixed_is_seen(cli, good: Path):
+def test_a_fixed_file_is_read_again(cli, good: Path):
     content = (good / "images/train/001.png").read_bytes()
     cut(good / "images/train/001.png")
     assert cli("check", SET).code == 1
@@ -312,7 +312,7 @@ def test_the_config_of_a_good_data_set_trains_too(cli, good: Path):
     assert cli("fit", "--config", "sub/my.yaml", *QUICK).code == 0
 
 
-def test_the_config_keeps_what_was_given(cli, good: Path):
+def test_the_written_config_keeps_the_given_fields(cli, good: Path):
     write_pairs(good, 1, "images/train", "masks/train", first=20)
     repaint(good / "masks/train/001.png", lambda mask: np.where(mask == 2, 9, mask).astype("u1"))
     (good / "masks/train/003.png").unlink()
@@ -367,7 +367,7 @@ def test_the_config_of_seven_channels(cli, tmp_path: Path):
     assert cli("fit", "--config", "my.yaml", *QUICK).code == 0
 
 
-def test_what_no_line_can_fix_is_said_in_the_config(cli, good: Path):
+def test_errors_without_a_fix_are_comments_in_the_config(cli, good: Path):
     for folder in ("images", "masks"):
         shutil.rmtree(good / folder / "val")
         shutil.copytree(good / folder / "train", good / folder / "val")
@@ -377,7 +377,7 @@ def test_what_no_line_can_fix_is_said_in_the_config(cli, good: Path):
     assert yaml.safe_load(text)["data"]["path"] == str(good)
 
 
-def test_a_config_is_written_for_unclear_masks_though_no_picture_can_be(cli, spoilt: Path):
+def test_a_config_is_written_for_unclear_masks_without_a_picture(cli, spoilt: Path):
     answer = cli("check", SET, "--preview", "a.png", "--write-config", "my.yaml")
     assert answer.code == 1 and Path("my.yaml").exists()
 
@@ -496,7 +496,7 @@ def test_no_picture_where_nothing_can_be_read(cli, good: Path, option: str):
 
 
 @pytest.mark.parametrize("option", ["--preview", "--augment"])
-def test_a_picture_of_what_can_be_painted_beside_faults(cli, good: Path, option: str):
+def test_readable_pairs_are_painted_beside_faults(cli, good: Path, option: str):
     """An unknown value in one mask does not keep the others from being painted."""
     repaint(good / "masks/train/001.png", lambda mask: np.where(mask == mask[0, 0], 7, mask))
     answer = cli("check", SET, option, "a.png", *PAINTED[:2], "--write-config", "my.yaml")
@@ -520,7 +520,7 @@ def camvid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(answer.stdout) | {"preview": preview, "config": folder / "c.yaml"}
 
 
-def test_camvid_as_given_has_no_error(camvid: dict[str, Any]):
+def test_published_camvid_has_no_error(camvid: dict[str, Any]):
     assert camvid["errors"] == 0 and camvid["format"] == "camvid"
     assert camvid["pairs"] == {"train": 367, "val": 101}
     assert camvid["sizes"] == [{"width": 480, "height": 360, "images": 468}]

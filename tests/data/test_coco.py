@@ -105,7 +105,7 @@ def test_layouts(tmp_path: Path, case: str):
     assert "smaller objects over larger ones" in found.layout
 
 
-def test_a_mask_says_what_it_is(tmp_path: Path):
+def test_a_mask_names_its_json_and_image(tmp_path: Path):
     write(tmp_path / "a.json", tmp_path)
     pair = find_pairs(DataConfig(), tmp_path / "a.json").splits["train"][0]
     mask = pickle.loads(pickle.dumps(pair.mask))
@@ -150,7 +150,7 @@ def test_a_category_with_id_0_leaves_the_background_another_value(tmp_path: Path
     assert ids[14] == [[0, 2, 2, 0, 0, 0], [0, 2, 2, 0, 0, 0], [0] * 6, [0] * 6]
 
 
-def test_what_is_missing_outside_or_a_box_is_found_and_left_out(tmp_path: Path):
+def test_missing_outside_and_box_only_images_are_reported_and_left_out(tmp_path: Path):
     root = tmp_path / "set"
     content = write(root / "a.json", root)
     Image.new("RGB", (6, 4)).save(tmp_path / "secret.png")
@@ -220,7 +220,7 @@ def test_wrong_content_is_refused(tmp_path: Path, case: str):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"images"', "[" * 100_000, "\xff\xfe"])
-def test_what_is_no_coco_json_is_refused(tmp_path: Path, text: str):
+def test_other_json_files_are_refused(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(SegtrainError, match="a.json: not a (COCO )?JSON"):
         find_pairs(DataConfig(), tmp_path / "a.json")

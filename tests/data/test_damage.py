@@ -753,9 +753,9 @@ def judge(case: Case, root: Path) -> str:
         return "error"
     errors = [finding for finding in found.findings if finding.error]
     for finding in errors:
-        said = says(finding)
+        line = says(finding)
         unclear = finding.kind == "classes" and any(p.rules["mask"] != "right" for p in damaged)
-        assert loose or unclear or is_just(said), f"false alarm: {said}"
+        assert loose or unclear or is_just(line), f"false alarm: {line}"
     if loose:
         OUTCOMES["index: taken"] += 1
         return "finding" if errors else "right"
@@ -786,12 +786,12 @@ def taken(found: Inspection) -> dict[str, list]:
 def follow(case: Case, found: Inspection, pair: Pair, errors: list) -> str:
     """Return the outcome of a pair; raise AssertionError if its rules are broken silently."""
     named = any(pair.is_named(says(finding)) for finding in errors)
-    said = f"{pair.name} ({pair.damage or 'good'}; {pair.rules})"
+    label = f"{pair.name} ({pair.damage or 'good'}; {pair.rules})"
     splits = {s: [sample.image for sample in samples] for s, samples in taken(found).items()}
     split = next((s for s, paths in splits.items() if pair.image in paths), None)
     if split is None:
-        assert pair.damage, f"{said} is not taken: {errors}"
-        assert named or f"{pair.split} left out: no masks" in found.source.layout, said
+        assert pair.damage, f"{label} is not taken: {errors}"
+        assert named or f"{pair.split} left out: no masks" in found.source.layout, label
         return "finding"
     sample = taken(found)[split][splits[split].index(pair.image)]
     read = attempt(found.source.images, sample.image)
@@ -799,31 +799,31 @@ def follow(case: Case, found: Inspection, pair: Pair, errors: list) -> str:
     labels = attempt(found.data_set.masks, sample.mask) if known else None
     if pair.damage and named:
         return "finding"
-    assert not named, f"{said} is named: {errors}"
+    assert not named, f"{label} is named: {errors}"
     if not known:
-        assert errors, said
+        assert errors, label
         return "finding"
     rules = pair.rules | ({} if sample.mask == pair.mask or not pair.mask else {"mask": "right"})
-    assert "bad" not in rules.values(), f"{said} is not reported: {errors}"
-    assert read is not None and labels is not None, f"{said} can't be read, and no error says so"
-    assert read.dtype == np.uint8 and read.shape == pair.pixels.shape, said
-    assert labels.shape == pair.ids.shape, said
+    assert "bad" not in rules.values(), f"{label} is not reported: {errors}"
+    assert read is not None and labels is not None, f"{label} can't be read, and no error says so"
+    assert read.dtype == np.uint8 and read.shape == pair.pixels.shape, label
+    assert labels.shape == pair.ids.shape, label
     if rules["image"] == "right" and pair.exact:
-        assert (read == pair.pixels).all(), f"{said}: wrong pixels"
+        assert (read == pair.pixels).all(), f"{label}: wrong pixels"
     elif rules["image"] == "right":
         difference = np.abs(read.astype(int) - pair.pixels).mean()
-        assert difference < LOSSY_ERROR, f"{said}: wrong pixels, by {difference}"
+        assert difference < LOSSY_ERROR, f"{label}: wrong pixels, by {difference}"
     if rules["mask"] == "right":
-        assert (labels == pair.ids).all(), f"{said}: wrong labels"
+        assert (labels == pair.ids).all(), f"{label}: wrong labels"
         place = splits[split].index(pair.image)
         counts = np.bincount(pair.ids[pair.ids != VOID], minlength=len(found.data_set.classes))
-        assert (found.by_image[split][place] == counts).all(), f"{said}: wrong counts"
+        assert (found.by_image[split][place] == counts).all(), f"{label}: wrong counts"
     if not case.layout.endswith("no splits") and not pair.damage:
         held_out = "held out" in found.source.layout
-        assert split == pair.split or held_out and pair.split == "train", said
+        assert split == pair.split or held_out and pair.split == "train", label
     if pair.twin:
         twin = next(s for s, paths in splits.items() if pair.twin.image in paths)
-        assert twin == split, f"{said} is in {split} and {twin}"
+        assert twin == split, f"{label} is in {split} and {twin}"
     same = all(rule == "right" for rule in rules.values())
     return "right" if same else "shape"
 
@@ -940,7 +940,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_product_is_found_out(fault: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_deliberate_fault_in_the_product_is_detected(fault: str, monkeypatch: pytest.MonkeyPatch):
     damage, *broken = BROKEN[fault]
     monkeypatch.setattr(sys.modules[__name__], "DAMAGES", (damage,))
     monkeypatch.setattr(sys.modules[__name__], "flip", flip_under_checksum)

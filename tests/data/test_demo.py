@@ -33,7 +33,7 @@ def test_a_scene_is_a_function_of_seed_and_index():
         assert (other[0] != image).any() and (other[1] != mask).any()
 
 
-def test_other_sizes_can_be_had():
+def test_scenes_of_other_sizes():
     image, mask = scene(0, 0, (96, 70))
     assert image.shape == (96, 70, 3) and mask.shape == (96, 70)
 
@@ -58,7 +58,7 @@ def test_masks_are_indexed_with_the_classes_colours(demo: Path):
     assert len(set(PALETTE)) == len(CLASSES) >= 5
 
 
-def test_classes_are_all_there_and_unbalanced(demo: Path):
+def test_all_classes_occur_and_are_unbalanced(demo: Path):
     for split in ("train", "val"):
         counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks_of(demo, split))
         assert set(np.flatnonzero(counts)) == {*range(len(CLASSES)), IGNORE}
@@ -67,6 +67,6 @@ def test_classes_are_all_there_and_unbalanced(demo: Path):
             assert counts[: len(CLASSES)].max() >= 50 * counts[: len(CLASSES)].min()
 
 
-def test_no_scene_comes_twice(demo: Path):
+def test_all_scenes_differ(demo: Path):
     images = {path.read_bytes() for path in (demo / "images").rglob("*.png")}
     assert len(images) == 200

@@ -208,7 +208,7 @@ def test_palette_indices_are_not_taken_for_brightness(tmp_path: Path):
         assert read(tmp_path / "p.png").tolist() == [expected]
 
 
-def test_a_transparent_colour_of_rgb_stays_what_it_is(tmp_path: Path):
+def test_a_transparent_colour_of_rgb_is_unchanged(tmp_path: Path):
     Image.fromarray(RGB).save(tmp_path / "t.png", transparency=tuple(RGB[0, 0].tolist()))
     np.testing.assert_array_equal(read(tmp_path / "t.png"), RGB)
 
@@ -371,7 +371,7 @@ def test_npy_that_is_no_image_is_refused(tmp_path: Path, values: np.ndarray, wor
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_not_blamed_on_the_value_range(tmp_path: Path, bad: float):
+def test_values_that_are_not_numbers_are_not_blamed_on_the_value_range(tmp_path: Path, bad: float):
     np.save(tmp_path / "a.npy", np.array([[0, bad]], np.float32))
     with pytest.raises(SegtrainError, match="a.npy: .*finite") as raised:
         ImageReader(1, (0, 1))(tmp_path / "a.npy")
@@ -660,7 +660,7 @@ def test_every_chunk_of_a_png_is_checked(tmp_path: Path, place: bytes):
         read(tmp_path / "flipped.png")
 
 
-def test_what_comes_after_a_png_does_no_harm(tmp_path: Path):
+def test_data_after_the_end_of_a_png_is_ignored(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(PNG + b"appended by some tool")
     np.testing.assert_array_equal(read(tmp_path / "a.png"), RGB)
 
@@ -670,7 +670,7 @@ NO_IMAGES = {"empty": b"", "text": b"no image", "start": b"\x89PNG\r\n\x1a\n", "
 
 @pytest.mark.parametrize("content", NO_IMAGES.values(), ids=NO_IMAGES)
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_what_is_no_image_is_named(tmp_path: Path, content: bytes, suffix: str):
+def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes, suffix: str):
     path = tmp_path / f"note{suffix}"
     path.write_bytes(content)
     for method in (read, read.size, ImageReader(5), ImageReader(5).size, read_header):

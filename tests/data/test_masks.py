@@ -318,7 +318,7 @@ LABELS = st.dictionaries(
     st.sampled_from([255, 254, 7, -1, 300]),
     st.lists(st.integers(0, 5) | st.integers(0, 255), min_size=1, max_size=12),
 )
-def test_the_quick_path_of_bytes_does_what_the_words_say(label_map, lb_ignore, values):
+def test_the_quick_path_of_bytes_agrees_with_the_table(label_map, lb_ignore, values):
     """Grey bytes against a plain loop over the pixels, and against the same values in 16 bits."""
     meaning = {i: i for i in (0, 1, 2, 3, lb_ignore)} | label_map
     expected = [meaning.get(value) for value in values]

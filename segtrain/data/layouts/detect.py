@@ -105,8 +105,8 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
     if "train" in splits and "val" not in splits and (len(splits["train"]) > 1 or not faulty):
         # drawn among the excluded, too: an exclusion must not move others from train to val
         drawn = resolve_pairs(listing, set()) if result.excluded else result
-        everyone = [Path(root, image) for image, _ in drawn.pairs["train"]]
-        splits = hold_out(splits, everyone, config.val_fraction, config.split_seed)
+        candidates = [Path(root, image) for image, _ in drawn.pairs["train"]]
+        splits = hold_out(splits, candidates, config.val_fraction, config.split_seed)
         layout += f" ({len(splits['val'])} held out for val by seed {config.split_seed})"
     if result.excluded:
         layout += f", {result.excluded} excluded"
@@ -247,14 +247,14 @@ def find_layout(root: Path, config: DataConfig | None = None) -> tuple[str, List
 
 
 def hold_out(
-    splits: dict[str, list[Sample]], everyone: list[Path], fraction: float, seed: int
+    splits: dict[str, list[Sample]], candidates: list[Path], fraction: float, seed: int
 ) -> dict[str, list[Sample]]:
-    """Return the splits with `fraction` of the images `everyone`, at least one, moved to val.
+    """Return the splits with `fraction` of the images `candidates`, at least one, moved to val.
 
-    The draw depends on `everyone` and `seed` only; of the images drawn, val gets those in train.
+    The draw depends on `candidates` and `seed` only; of the images drawn, val gets those in train.
     """
     pairs = splits["train"]
-    for drawn in (everyone, [pair.image for pair in pairs]):  # all images drawn may be excluded
+    for drawn in (candidates, [pair.image for pair in pairs]):  # all images drawn may be excluded
         count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
         held = {drawn[i] for i in random.Random(seed).sample(range(len(drawn)), count)}
         train = [pair for pair in pairs if pair.image not in held]
@@ -263,4 +263,5 @@ def hold_out(
             break
     else:
         raise SegtrainError(f"{pairs[0].image}: one pair is too few to hold one out for val")
-    return {"train": train, "val": val} | {s: of for s, of in splits.items() if s != "train"}
+    others = {split: samples for split, samples in splits.items() if split != "train"}
+    return {"train": train, "val": val} | others

@@ -105,8 +105,8 @@ class DiskCache:
     """Pairs in a folder that runs share, one file each, which appears whole or not at all.
 
     `quota` is the number of bytes that all workers together may still add. A file that is cut short
-    or has another format counts as missing. A folder that can't be written ends the adding with one
-    line, not the run.
+    or has another format counts as missing. After a failed write nothing more is stored; that is
+    reported once, and the run goes on.
     """
 
     def __init__(

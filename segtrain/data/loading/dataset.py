@@ -103,8 +103,8 @@ class Pairs(Dataset):
         """
         yield key
         if isinstance(key, Draw) and self.on_error == "skip":
-            for further in range(1, self.most_unread + 1):
-                yield Draw(key.pass_, (key.index + further) % len(self))
+            for offset in range(1, self.most_unread + 1):
+                yield Draw(key.pass_, (key.index + offset) % len(self))
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image (H,W,C) uint8 and mask (H,W), maybe read-only. Raises SegtrainError."""

@@ -110,11 +110,10 @@ def batch_at(
     step: int, images: int, batch_size: int, seed: int, by_class: ClassDraws = UNIFORM
 ) -> list[Draw]:
     """Return the draws of a step. In the uniform order, each pass is another permutation."""
-    pass_, place = divmod(step, steps_per_pass(images, batch_size))
-    order = pass_order(images, seed, pass_)[place * batch_size : (place + 1) * batch_size]
+    pass_, batch = divmod(step, steps_per_pass(images, batch_size))
+    order = pass_order(images, seed, pass_)[batch * batch_size : (batch + 1) * batch_size]
     draws = [Draw(pass_, int(i)) for i in order]
-    first = step * batch_size
-    return [by_class.draw(seed, first + place) or draw for place, draw in enumerate(draws)]
+    return [by_class.draw(seed, n) or draw for n, draw in enumerate(draws, step * batch_size)]
 
 
 def shares_seen(

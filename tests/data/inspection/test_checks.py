@@ -106,7 +106,7 @@ def test_unknown_values_are_errors_in_every_split(split: str):
     "label_map, lb_ignore, known",
     [({7: 1}, 255, True), ({7: "ignore"}, 255, True), ({}, 7, True), ({}, 255, False)],
 )
-def test_values_that_mean_something_are_none(label_map: dict, lb_ignore: int, known: bool):
+def test_known_values_are_not_reported(label_map: dict, lb_ignore: int, known: bool):
     facts = {"train": [fact("a", mask={"values": {0: 20, 7: 4}})]}
     assert (checks.values(facts, MaskReader(2, label_map, lb_ignore)) == []) == known
 
@@ -117,7 +117,7 @@ def test_the_fix_of_values_fixes_them():
     assert checks.values(facts, MaskReader(2, label_map)) == []
 
 
-def test_smooth_masks_are_told_from_wrong_values():
+def test_smooth_masks_are_distinguished_from_wrong_values():
     mask = {"values": {0: 3, 7: 2}, "smooth": 0.4}
     finding = one(checks.values({"train": [fact("a", mask=mask)]}, MaskReader(2)))
     assert (finding.kind, finding.error) == ("smooth", True)
@@ -256,17 +256,17 @@ def test_the_same_content_in_two_splits_is_an_error_and_train_gives_way():
     assert finding.fix == {"exclude": ["images/a1.png", "images/b1.png"]}
 
 
-def test_of_val_and_test_one_alone_stays():
+def test_an_image_in_val_and_test_stays_in_one_of_them():
     excluded = leak(train=["x1", "a1"], val=["a2", "y1"], test=["a3", "z1"]).fix["exclude"]
     assert len(excluded) == 2 and "images/a1.png" in excluded
 
 
-def test_what_would_leave_no_training_image_is_no_fix():
+def test_no_fix_excludes_all_training_images():
     finding = leak(train=["a1", "b1"], val=["a2", "b2", "c2"])
     assert finding.error and not finding.fix and "train" in finding.remedy
 
 
-def test_what_would_leave_no_val_image_is_no_fix():
+def test_no_fix_excludes_all_val_images():
     finding = leak(train=["x1"], val=["a2", "b2"], test=["a3", "b3"])
     assert "images/a2.png" not in finding.fix.get("exclude", []) or len(finding.fix["exclude"]) < 2
 
@@ -300,7 +300,7 @@ def test_the_same_image_is_not_nearly_the_same_too():
     assert [finding.kind for finding in checks.duplicates(facts)] == ["duplicate"]
 
 
-def test_a_film_of_near_frames_is_soon_told():
+def test_a_film_of_near_frames_is_compared_quickly():
     """250 frames that are all near each other: 31,000 pairs."""
     frames = [fact(f"{i:04d}", {"dhash": 0xFFFF0000FFFF0001}) for i in range(250)]
     start = time.perf_counter()

@@ -82,7 +82,7 @@ def test_very_many_alike_images_take_no_quadratic_memory():
     assert len(pairs) < 10 * MOST_IN_A_BAND
 
 
-def test_many_different_images_are_soon_compared():
+def test_many_different_images_are_compared_quickly():
     values = np.random.default_rng(0).integers(1, 2**63, 20_000).tolist()
     near = flip(values[77], [0, 20, 40])
     assert near_pairs(named([*values, near])) == [(Path("00077"), Path("20000"))]
@@ -112,7 +112,7 @@ def test_the_same_bytes_in_two_splits(tmp_path: Path):
 
 
 @pytest.mark.parametrize("place", [0, PROBE_BYTES - 1, PROBE_BYTES, 50_000, 99_999])
-def test_one_byte_anywhere_tells_files_apart(tmp_path: Path, place: int):
+def test_one_differing_byte_anywhere_separates_files(tmp_path: Path, place: int):
     content = bytearray(np.random.default_rng(0).bytes(100_000))
     write(tmp_path, {"a": content})
     content[place] ^= 1
@@ -143,7 +143,7 @@ def test_missing_files_are_another_finding(tmp_path: Path):
     assert same_bytes({"train": [a, *gone], "val": [b, *gone]}) == [[a, b]]
 
 
-def test_only_files_that_look_alike_are_read_wholly(tmp_path: Path, monkeypatch):
+def test_only_files_that_look_alike_are_read_whole(tmp_path: Path, monkeypatch):
     write(tmp_path, {"a": b"x" * 9000, "b": b"y" * 9000, "c": b"z" * 9001, "d": b"x" * 9000})
     a, b, c, d = (tmp_path / name for name in "abcd")
     whole, original = [], Path.read_bytes

@@ -71,7 +71,7 @@ def test_one_value_alone_cannot_be_fixed():
     assert unclear({0}).fix == unclear({255}).fix == {}
 
 
-def test_smooth_black_and_white_is_told_from_many_classes():
+def test_smooth_black_and_white_is_distinguished_from_many_classes():
     """A third of the pixels may be edges between peaks; 200 equally frequent values may not."""
     values = dict.fromkeys(range(256), 4) | {0: 5000, 255: 3000}
     with pytest.raises(ClassesUnclear) as raised:

@@ -265,7 +265,7 @@ def anti_aliased(size: int = 48) -> np.ndarray:
         (np.asarray(Image.fromarray(disc() * 255).resize((91, 77), Image.NEAREST)), False),
     ],
 )
-def test_smooth_edges_are_told_from_hard_ones(mask: np.ndarray, smooth: bool):
+def test_smooth_edges_are_distinguished_from_hard_ones(mask: np.ndarray, smooth: bool):
     from segtrain.data.masks import SMOOTH
 
     assert (smooth_share(mask) > SMOOTH) == smooth
@@ -313,7 +313,7 @@ def test_the_hash_by_hand():
 # saved facts
 
 
-def test_kept_facts_are_the_same_and_no_file_is_read_again(tmp_path: Path, calls: Counter):
+def test_saved_facts_are_the_same_and_no_file_is_read_again(tmp_path: Path, calls: Counter):
     root = write_pairs(tmp_path / "set")
     samples = samples_of(root)
     first = scanner(root, full=True)(samples)
@@ -324,7 +324,7 @@ def test_kept_facts_are_the_same_and_no_file_is_read_again(tmp_path: Path, calls
     assert type(again[0].image.size) is tuple and type(next(iter(again[0].mask.values))) is int
 
 
-def test_kept_facts_serve_the_quick_scan_but_not_the_other_way_round(
+def test_facts_of_a_full_scan_serve_the_quick_scan_but_not_vice_versa(
     tmp_path: Path, calls: Counter
 ):
     root = write_pairs(tmp_path / "set")
@@ -345,7 +345,7 @@ def touch_later(path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["image", "mask"])
 @pytest.mark.parametrize("how", ["time", "size", "content", "replaced"])
-def test_a_changed_file_is_read_anew(tmp_path: Path, calls: Counter, side: str, how: str):
+def test_a_changed_file_is_read_again(tmp_path: Path, calls: Counter, side: str, how: str):
     root = write_pairs(tmp_path / "set")
     samples = samples_of(root)
     before = scanner(root, full=True)(samples)
@@ -481,7 +481,7 @@ def test_a_damaged_cache_is_ignored(tmp_path: Path, cache: Path, damage: str):
     assert scanner(root)(samples_of(root)) == first  # and is fixed
 
 
-def test_names_that_are_no_text_are_kept_too(tmp_path: Path, calls: Counter):
+def test_facts_of_names_that_are_not_utf_8_are_saved_too(tmp_path: Path, calls: Counter):
     root = write_pairs(tmp_path / "set", 2)
     for folder in ("images", "masks"):
         os.rename(root / folder / "001.png", os.fsencode(root / folder) + b"/\xfc.png")

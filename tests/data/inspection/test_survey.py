@@ -146,7 +146,7 @@ def test_a_class_has_its_mask_values_colour(tmp_path: Path):
         ({"splits": {"test": {"images": "images", "masks": "masks"}}}, "no train split.* test"),
     ],
 )  # fmt: skip
-def test_what_cannot_train_is_refused(tmp_path: Path, fields: dict, words: str):
+def test_data_that_cannot_train_is_refused(tmp_path: Path, fields: dict, words: str):
     root = write_pairs(tmp_path / "set")
     with pytest.raises(SegtrainError, match=words):
         prepare(DataConfig.model_validate({"path": str(root), **fields}))

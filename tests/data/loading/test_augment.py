@@ -197,7 +197,7 @@ def test_jitter_stays_within_its_share():
 
 def test_saturation_keeps_luma_and_spreads_colours():
     image, mask = scene(32, 40)
-    image = image // 2 + 60  # room on both sides, so that nothing is clipped
+    image = image // 2 + 60  # a margin on both sides, so that nothing is clipped
     change = augmentation(**STILL, jitter=0.2)
     spreads = set()
     for index in range(20):

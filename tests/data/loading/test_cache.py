@@ -144,7 +144,7 @@ def test_workers_fill_what_others_read(pairs: Path, kind: str):
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 @pytest.mark.parametrize("changed", ["images", "masks"])
-def test_a_changed_file_is_decoded_anew(pairs: Path, kind: str, changed: str):
+def test_a_changed_file_is_decoded_again(pairs: Path, kind: str, changed: str):
     kept, _ = opened(pairs, kind)
     before = read_all(kept)
     path = pairs / changed / "002.png"
@@ -159,7 +159,7 @@ def test_a_changed_file_is_decoded_anew(pairs: Path, kind: str, changed: str):
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
-def test_what_was_read_stays_when_the_file_changes(pairs: Path, kind: str):
+def test_a_pair_that_was_read_stays_when_the_file_changes(pairs: Path, kind: str):
     kept, _ = opened(pairs, kind)
     kept.read(0)
     image, _ = kept.read(0)
@@ -171,7 +171,7 @@ def test_what_was_read_stays_when_the_file_changes(pairs: Path, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
-def test_a_file_that_changes_while_it_is_read_is_not_kept(pairs: Path, kind: str):
+def test_a_file_that_changes_while_it_is_read_is_not_cached(pairs: Path, kind: str):
     kept, _ = opened(pairs, kind)
     path, decode = pairs / "images/000.png", kept.decode
     content, then = path.read_bytes(), path.stat().st_mtime_ns
@@ -191,7 +191,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(pairs: Path, kind: str
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
-def test_an_error_is_not_kept(pairs: Path, kind: str):
+def test_an_error_is_not_cached(pairs: Path, kind: str):
     good = (pairs / "images/001.png").read_bytes()
     (pairs / "images/001.png").write_bytes(good[:200])
     kept, _ = opened(pairs, kind)
@@ -201,7 +201,7 @@ def test_an_error_is_not_kept(pairs: Path, kind: str):
     assert np.array_equal(kept.read(1)[0], np.asarray(Image.open(pairs / "images/001.png")))
 
 
-def test_a_missing_file_says_so(pairs: Path):
+def test_a_missing_file_is_reported(pairs: Path):
     kept, _ = opened(pairs, "ram")
     kept.read(3)
     (pairs / "images/003.png").unlink()
@@ -235,19 +235,21 @@ def test_splits_and_processes_share_the_bound(pairs: Path):
     assert len(list((Path(os.environ["SEGTRAIN_CACHE"]) / "decoded").iterdir())) == 5
 
 
-def test_memory_leaves_what_others_need(pairs: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_memory_cache_leaves_a_share_of_free_memory(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(caching, "free_memory", lambda: 4 * PAIR)
     kept, line = opened(pairs, "ram")
     assert kept.cache.slots == 3  # 75 % of 4
     assert "3 of 6 pairs" in line and "75% of the free memory" in line
 
 
-def test_free_memory_is_what_the_kernel_says():
+def test_free_memory_is_the_kernels_estimate():
     kernel = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     assert 0 < caching.free_memory() <= int(kernel["MemTotal"].split()[0]) * 1024
 
 
-def test_a_pair_of_another_size_than_said_is_not_kept(pairs: Path):
+def test_a_pair_of_an_unexpected_size_is_not_cached(pairs: Path):
     kept, _ = opened(pairs, "ram")
     for folder in ("images", "masks"):
         path = pairs / folder / "000.png"
@@ -257,7 +259,7 @@ def test_a_pair_of_another_size_than_said_is_not_kept(pairs: Path):
         assert equal(read_all(kept), plain)
 
 
-def test_what_memory_gives_cannot_be_changed_by_mistake(pairs: Path):
+def test_arrays_from_the_memory_cache_are_read_only(pairs: Path):
     kept, _ = opened(pairs, "ram")
     kept.read(0)
     for array in kept.read(0):
@@ -332,7 +334,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_entry_is_a_miss_and_mended(pairs: Path, folder: Path, damage: str):
+def test_a_damaged_entry_is_a_miss_and_rewritten(pairs: Path, folder: Path, damage: str):
     kept, _ = opened(pairs, "disk")
     plain = read_all(kept)
     DAMAGE[damage](sorted(folder.iterdir())[:2])
@@ -360,7 +362,7 @@ def test_the_bound_holds_for_all_workers_together(pairs: Path, folder: Path):
     assert len(list(folder.iterdir())) == 3
 
 
-def test_what_was_not_used_for_longest_is_evicted(tmp_path: Path, folder: Path):
+def test_the_least_recently_used_files_are_evicted(tmp_path: Path, folder: Path):
     names = {}
     for place, name in enumerate(["old", "older", "mine"]):
         root = write_pairs(tmp_path / name, 2, first=2 * place)
@@ -429,7 +431,7 @@ def test_a_read_only_folder(pairs: Path, folder: Path):
     assert kept.cache is None and "ermission" in line
 
 
-def test_a_disk_that_fills_up_ends_the_keeping_with_one_line(
+def test_a_disk_that_fills_up_ends_the_caching_with_one_line(
     pairs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ):
     kept, _ = opened(pairs, "disk")
@@ -450,7 +452,7 @@ def test_a_disk_that_fills_up_ends_the_keeping_with_one_line(
     assert len(lines) == 1 and "data.cache" in lines[0] and "No space left" in lines[0]
 
 
-def test_workers_on_a_full_disk_say_it_once(
+def test_workers_on_a_full_disk_report_it_once(
     pairs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ):
     def full(source: Path, target: Path) -> None:
@@ -462,7 +464,7 @@ def test_workers_on_a_full_disk_say_it_once(
     assert capfd.readouterr().err.count("No space left") == 1
 
 
-def test_none_keeps_nothing(pairs: Path, folder: Path):
+def test_cache_none_stores_nothing(pairs: Path, folder: Path):
     kept, line = opened(pairs, "none")
     read_all(kept)
     assert kept.cache is None and line == "" and not folder.exists()

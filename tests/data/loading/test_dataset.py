@@ -225,7 +225,7 @@ def test_skipped_in_evaluation_it_is_left_out(tmp_path: Path, workers: int):
 
 
 @pytest.mark.parametrize("augmentation", [None, top_left])
-def test_more_than_one_percent_stops_all_the_same(tmp_path: Path, augmentation):
+def test_more_than_one_percent_skipped_stops_the_run(tmp_path: Path, augmentation):
     samples = many(tmp_path, 299, [3, 4, 5])
     found = make_pairs(samples, augmentation, on_error="skip")
     loader = (
@@ -240,19 +240,19 @@ def test_more_than_one_percent_stops_all_the_same(tmp_path: Path, augmentation):
     assert len(list(checked(one_by_one(found, range(300), 0)))) == 297
 
 
-def test_nothing_readable_stops_as_well(tmp_path: Path):
+def test_no_readable_pair_stops_the_run(tmp_path: Path):
     found = make_pairs(many(tmp_path, 2, [0, 1]), top_left, on_error="skip")
     with pytest.raises(SegtrainError, match="2 of 2 pairs"):
         list(checked(train_loader(found, Listed([Draw(0, 0), Draw(0, 1)]), 0)))
 
 
-def test_nothing_skipped_says_nothing(pairs: Path):
+def test_nothing_skipped_gives_no_note(pairs: Path):
     found = make_pairs(samples_in(pairs), on_error="skip")
     list(checked(one_by_one(found, range(6), 0)))
     assert found.skipped_notes() == []
 
 
-def test_what_workers_import_stays_light():
+def test_workers_import_no_slow_library():
     """Workers that are not forked would import everything again."""
     tree = ast.parse(Path(dataset.__file__).read_text())
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}

@@ -74,7 +74,7 @@ def drawn(sampler: str, number: int = 8000, seed: int = 0) -> list[Draw]:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), SEEDS, st.permutations(range(12)), st.sampled_from(list(SAMPLERS)))
-def test_a_batch_does_not_depend_on_what_was_asked_before(batch_size, seed, order, sampler):
+def test_a_batch_does_not_depend_on_earlier_requests(batch_size, seed, order, sampler):
     settings = 40, batch_size, seed, SAMPLERS[sampler]
     in_order = [batch_at(step, *settings) for step in range(12)]
     shuffled = {step: batch_at(step, *settings) for step in order}
@@ -109,7 +109,7 @@ def test_ranks_and_micro_batches_share_out_each_batch(batch_size, world, accumul
         assert micro_batches(*settings, rank, world, accumulate) == dealt[rank]
 
 
-def test_the_uniform_order_is_what_it_was():
+def test_the_uniform_order_is_that_of_earlier_versions():
     """Runs of earlier versions are resumed: seed 3, steps 0, 1 and 2 of 6 images by 2."""
     order = np.random.default_rng([3, 0]).permutation(6).tolist()
     batches = [batch_at(step, 6, 2, 3) for step in range(3)]

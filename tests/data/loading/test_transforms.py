@@ -53,7 +53,7 @@ def test_the_library_keeps_the_arguments_of_the_presets(name):
     {"CropAndPad": {"px": [-4, 4]}},
 ])  # fmt: skip
 @pytest.mark.parametrize("lb_ignore", [255, -1, 300])
-def test_what_moves_pixels_pads_with_mean_and_ignore(entry, lb_ignore):
+def test_geometric_transforms_pad_with_mean_and_ignore(entry, lb_ignore):
     (name, args), = entry.items()  # fmt: skip
     image, mask = pair(dtype=np.uint8 if lb_ignore == 255 else np.int16)
     change = augmentation({name: args | {"p": 1}}, lb_ignore=lb_ignore)
@@ -85,7 +85,7 @@ def test_ignored_pixels_of_the_mask_keep_their_image():
     assert np.array_equal(got, image[::-1]) and np.array_equal(labels, mask[::-1])
 
 
-def test_holes_count_nowhere_unless_told_otherwise():
+def test_holes_are_ignored_unless_configured_otherwise():
     image, mask = pair()
     holes = {"num_holes_range": [1, 1], "hole_height_range": [8, 8], "hole_width_range": [6, 6]}
     got, labels = augmentation({"CoarseDropout": holes | {"p": 1}})(image, mask, Draw(0, 0))
@@ -137,7 +137,7 @@ def test_lists_choose_among_transforms():
     ({"OneOf": {"transforms": [3]}}, "expected a name or .*got 3"),
     ({"OneOf": {"transform": ["Blur"]}}, "OneOf has no argument 'transform'; did you mean trans"),
 ])  # fmt: skip
-def test_what_cannot_be_used_is_named(entry, words):
+def test_unusable_transforms_are_named(entry, words):
     with pytest.raises(UsageError, match=words) as caught:
         augmentation("HorizontalFlip", entry)
     assert str(caught.value).startswith("augment.transforms: ") and "\n" not in str(caught.value)
@@ -146,11 +146,11 @@ def test_what_cannot_be_used_is_named(entry, words):
 @pytest.mark.parametrize("args", [
     {"border_mode": 0}, {"fill": list(MEAN_COLOUR), "fill_mask": 255}, {"mask_interpolation": 0},
 ])  # fmt: skip
-def test_the_values_that_are_always_so_may_be_said(args):
+def test_fixed_arguments_may_be_given_explicitly(args):
     augmentation({"Affine": args})
 
 
-def test_what_is_random_beyond_its_seed_is_refused(monkeypatch):
+def test_a_transform_that_is_random_beyond_its_seed_is_refused(monkeypatch):
     class Restless(TRANSFORMS["NoOp"]):
         def apply(self, img, **params):
             return img + np.random.default_rng().integers(256, size=img.shape, dtype=np.uint8)

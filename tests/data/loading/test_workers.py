@@ -105,7 +105,7 @@ os.register_at_fork(after_in_child=lambda: [act() for act in AT_BIRTH])
 
 
 @pytest.mark.parametrize("sent", TO_A_RUN)
-def test_signals_to_a_run_pass_its_workers_by(pairs: Path, sent: signal.Signals):
+def test_workers_ignore_signals_to_the_run(pairs: Path, sent: signal.Signals):
     """Whoever else sends them, and whenever; the handlers of the run never run in a worker."""
     image = pairs / "images/000.png"
     found = Pairs(
@@ -192,7 +192,7 @@ sys.exit(128 + stop[0])
 
 
 @pytest.mark.parametrize("how", [(), ("stuck",)], ids=["busy", "stuck"])
-def test_a_stop_in_the_midst_of_an_epoch(pairs: Path, tmp_path: Path, how):
+def test_a_stop_in_the_middle_of_an_epoch(pairs: Path, tmp_path: Path, how):
     """A signal to all processes, as SLURM sends it: the run goes on to its end."""
     with Running(tmp_path, "-c", RUN, pairs, 2, "train", *how) as run:
         wait_for(lambda: run.has_printed("going"))
@@ -231,7 +231,7 @@ def no_shared_memory(size: str, *command: str) -> subprocess.CompletedProcess | 
 
 
 @pytest.mark.parametrize("size", ["size=512k", "ro"])
-def test_too_little_shared_memory_says_so(tmp_path: Path, size: str):
+def test_too_little_shared_memory_is_named(tmp_path: Path, size: str):
     folder = write_pairs(tmp_path, 6, height=480, width=400)  # a batch takes 1.5 MB
     done = no_shared_memory(size, sys.executable, "-c", LOOP, str(folder), "2", "train")
     if done is None:
@@ -242,7 +242,7 @@ def test_too_little_shared_memory_says_so(tmp_path: Path, size: str):
     assert "shared memory (/dev/shm, " in error and "--shm-size" in error and "--workers" in error
 
 
-def test_an_error_of_ours_in_a_worker_passes_as_it_is(pairs: Path, tmp_path: Path):
+def test_a_segtrain_error_in_a_worker_passes_unchanged(pairs: Path, tmp_path: Path):
     """Only deaths are translated: a bug keeps its traceback."""
     script = LOOP.replace("(image, mask))", "(image, mask.nonsense))")
     with Running(tmp_path, "-c", script, pairs, 2, "train") as run:
@@ -251,7 +251,7 @@ def test_an_error_of_ours_in_a_worker_passes_as_it_is(pairs: Path, tmp_path: Pat
         assert "error:" not in run.out.read_text()
 
 
-def test_fit_says_that_a_worker_was_killed(tmp_path: Path):
+def test_fit_reports_a_killed_worker(tmp_path: Path):
     write_pairs(tmp_path / "set", 12)
     options = [
         *QUICK, "--workers", 2, "--epochs", 100_000,
