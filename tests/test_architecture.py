@@ -199,6 +199,50 @@ def test_every_file_says_what_it_holds():
     assert silent == set()
 
 
+def test_docstrings_say_what_is_done_or_what_a_thing_is():
+    """They begin with a verb or a noun: a question word leaves the reader to find the subject."""
+    nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
+    documented = [n for n in nodes if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    lines = [(ast.get_docstring(node) or "").split("\n")[0] for node in documented]
+    riddles = r"(What|Whether|How|Of|Where|Which|Returns|Raises|Reads|Writes|Yields)\b"
+    assert [line for line in lines if re.match(riddles, line)] == []
+
+
+def test_a_name_stands_for_one_thing():
+    """Classes, types and functions of two files share no name.
+
+    A verb is one in cli/, its options, and one in commands/; the two kernels of a pass are twins.
+    """
+    files: dict[str, set[str]] = {}
+    for module, tree in TREES.items():
+        if room_of(module) == "cli" or module.startswith("segtrain.losses.kernels"):
+            continue
+        for node in tree.body:
+            names = [node.name] if isinstance(node, ast.ClassDef | ast.FunctionDef) else []
+            if isinstance(node, ast.Assign):
+                named = [target.id for target in node.targets if isinstance(target, ast.Name)]
+                names = [name for name in named if name[0].isupper() and not name.isupper()]
+            for name in names:
+                if not name.startswith("_"):
+                    files.setdefault(name, set()).add(module)
+    assert {name: modules for name, modules in files.items() if len(modules) > 1} == {}
+
+
+def test_a_function_takes_few_arguments():
+    """What travels together is one thing; public signatures and Triton kernels are as they are."""
+    allowed = {"segtrain.losses.build.build_loss", "segtrain.losses.region.__init__"}
+    many = set()
+    for module, tree in TREES.items():
+        if room_of(module) == "cli" or module.startswith("segtrain.losses.kernels.triton"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                names = [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
+                if len([name for name in names if name not in ("self", "cls", "ctx")]) > 6:
+                    many.add(f"{module}.{node.name}")
+    assert many == allowed
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_files_and_functions_stay_short(module):
     """Signatures aside: a verb's is the list of its options. A Triton kernel is one program."""

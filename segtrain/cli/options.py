@@ -25,8 +25,8 @@ def field(key: str, **more: Any) -> Any:
 
 
 Text = str | None
-Number = float | None
-Whole = int | None
+FloatOption = float | None
+IntOption = int | None
 ConfigFile = Annotated[
     Path | None, option("YAML file of config sections", "--config", metavar="FILE")
 ]

@@ -14,7 +14,7 @@ from segtrain.config.loading import dump_yaml
 from segtrain.console import safe, write, write_json, write_styled, write_table
 from segtrain.data.findings import Finding, apply_fixes, merge_fixes
 from segtrain.data.inspection.scan import ImageFacts
-from segtrain.data.inspection.survey import Inspection, Survey, survey
+from segtrain.data.inspection.survey import Inspection, Survey, inspect_data_set
 from segtrain.errors import UsageError
 from segtrain.files import save_text
 
@@ -38,7 +38,7 @@ def check(
     for option, file in (("--preview", preview), ("--augment", augment)):
         if file and file.suffix.lower() not in SHEET_SUFFIXES:
             raise UsageError(f"{option} {file}: expected a name ending in .png, .jpg or .webp")
-    inspection = survey(config.data, config.model.in_channels, full=True)
+    inspection = inspect_data_set(config.data, config.model.in_channels, full=True)
     report = build_check_report(inspection)
     if as_json:
         write_json(report)

@@ -56,8 +56,8 @@ def _steps_or_duration(value: Any) -> int | str:
     return int(value)
 
 
-Pixels = Annotated[int, Field(ge=1)]
-Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_height_width)]
+PixelCount = Annotated[int, Field(ge=1)]
+Size = Annotated[tuple[PixelCount, PixelCount], BeforeValidator(_height_width)]
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
 OnOffAuto = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]

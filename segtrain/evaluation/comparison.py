@@ -32,7 +32,7 @@ def build_comparison(runs: list[ScoredRun], split: str) -> dict[str, Any]:
         "classes": classes,
     }
     return {
-        "headline": compose_headline(rows),
+        "headline": compose_comparison_headline(rows),
         **facts,
         "contenders": [build_group_row(group, classes) for group in groups],
         "differences": rows,
@@ -138,7 +138,7 @@ def describe_classes(name: str, reference: str, classes: list[dict[str, Any]]) -
     return f"{name} minus {reference}, classes beyond noise: {listed}."
 
 
-def compose_headline(rows: list[dict[str, Any]]) -> str:
+def compose_comparison_headline(rows: list[dict[str, Any]]) -> str:
     """Return the result in one or two sentences, from the rows of the differences."""
     if len(rows) == 1:
         return rows[0]["sentence"]

@@ -14,7 +14,7 @@ from segtrain.data.data_set import DataSet
 from segtrain.data.loading.dataset import Pairs
 from segtrain.evaluation.prediction import Prediction
 from segtrain.metrics.calibration import Calibration
-from segtrain.render.overlay import Palette
+from segtrain.render.overlay import ClassColours
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Evaluation:
     data: DataSet
     split: str
     classes: list[str]  # of the network, or of the data where masks are scored
-    palette: Palette
+    palette: ClassColours
     pairs: Pairs
     predict: Callable[[range, Calibration | None], Iterator[Prediction]]  # pairs by index
     device: torch.device

@@ -132,7 +132,9 @@ def build_metrics(
         "ece": None if bins is None else calibration.compute_ece(bins),
         "images": len(counts),
         "groups": len(sums),
-        "headline": compose_headline(scores, miou_interval, evaluation, len(counts), len(sums)),
+        "headline": compose_score_headline(
+            scores, miou_interval, evaluation, len(counts), len(sums)
+        ),
         "classes": classes,
         "regions": build_recalls(accumulator.regions.sum(0)),
         "calibration": None if bins is None else calibration.tabulate_bins(bins),
@@ -147,7 +149,7 @@ def build_recalls(regions: np.ndarray) -> dict[str, dict[str, Any]]:
     }
 
 
-def compose_headline(
+def compose_score_headline(
     scores: Scores, interval: list[float] | None, evaluation: Evaluation, images: int, groups: int
 ) -> str:
     """Return the mIoU and its protocol in one line."""

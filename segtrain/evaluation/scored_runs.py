@@ -17,7 +17,7 @@ from segtrain.errors import SegtrainError, UsageError, first_line, translate_err
 from segtrain.runs.folder import CONFIG, ENVIRONMENT
 
 
-class RunStart(BaseModel):
+class Provenance(BaseModel):
     """Facts of environment.json that a comparison repeats."""
 
     command: list[str] = []
@@ -35,7 +35,7 @@ class ScoredRun:
     groups: dict[str, str]  # of each image: the group that it is drawn with
     classes: list[str]
     config: Config | None  # None for a folder that only holds an evaluation
-    start: RunStart
+    start: Provenance
 
     @property
     def seed(self) -> int | None:
@@ -81,17 +81,17 @@ def read_scored_run(run: Path, split: str) -> ScoredRun:
     return ScoredRun(run, counts, groups, classes, config, read_start(run / ENVIRONMENT))
 
 
-def read_start(file: Path) -> RunStart:
+def read_start(file: Path) -> Provenance:
     """Return the run's start as environment.json has it, an empty one without the file."""
     if not file.is_file():
-        return RunStart()
+        return Provenance()
     with translate_errors(
         lambda error: (
             f"{file}: damaged ({type(error).__name__}); restore it, or remove it for a comparison "
             "without this training's command and commit"
         )
     ):
-        return RunStart.model_validate_json(file.read_bytes())
+        return Provenance.model_validate_json(file.read_bytes())
 
 
 def parse_counts(row: dict[str, str], classes: list[str]) -> np.ndarray:

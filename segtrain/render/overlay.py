@@ -13,14 +13,14 @@ from torch import Tensor
 from segtrain.files import whole_file
 
 NEAREST = Image.Resampling.NEAREST
-Palette = Sequence[tuple[int, int, int]]
+ClassColours = Sequence[tuple[int, int, int]]
 IGNORED_COLOUR = (255, 255, 255)
 # of different lightness, too: some eyes don't tell red from green
 RIGHT, WRONG = (205, 211, 219), (190, 24, 60)
 KEPT, EASY = (230, 30, 30), (40, 80, 200)
 
 
-def build_colour_table(palette: Palette, device: torch.device | str = "cpu") -> Tensor:
+def build_colour_table(palette: ClassColours, device: torch.device | str = "cpu") -> Tensor:
     """Return (C+1,3) uint8: a colour for each class, and last that of ignored pixels."""
     return torch.tensor([*palette, IGNORED_COLOUR], dtype=torch.uint8, device=device)
 
@@ -74,7 +74,7 @@ def save_image(path: Path, image: Image.Image) -> None:
         image.save(temporary)
 
 
-def save_mask(path: Path, class_ids: np.ndarray, palette: Palette) -> None:
+def save_mask(path: Path, class_ids: np.ndarray, palette: ClassColours) -> None:
     """Write class ids (H,W) as an indexed PNG with the palette; over 256 classes as 16-bit grey."""
     if len(palette) > 256:  # a palette has no more entries
         return save_image(path, Image.fromarray(class_ids.astype(np.uint16, copy=False)))
@@ -83,7 +83,7 @@ def save_mask(path: Path, class_ids: np.ndarray, palette: Palette) -> None:
     save_image(path, image)
 
 
-def add_legend(image: Image.Image, names: Sequence[str], palette: Palette) -> Image.Image:
+def add_legend(image: Image.Image, names: Sequence[str], palette: ClassColours) -> Image.Image:
     """Return the image above a strip of the classes' names and colours."""
     size = max(11, min(22, image.width // 40))
     font, line = ImageFont.load_default(size), round(size * 1.5)

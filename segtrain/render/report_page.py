@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from segtrain.files import save_text
-from segtrain.render.overlay import Palette
+from segtrain.render.overlay import ClassColours
 from segtrain.render.plots import draw_reliability, draw_training_charts
 from segtrain.render.templating import render_page
 from segtrain.render.viewer_images import MAX_SIDE, ViewerImage, make_distinct, repaint_png
@@ -45,7 +45,7 @@ MEANS = {
 
 
 def write_report(
-    path: Path, report: dict[str, Any], pictures: list[ViewerImage], palette: Palette
+    path: Path, report: dict[str, Any], pictures: list[ViewerImage], palette: ClassColours
 ) -> None:
     """Write report.html. Where it would exceed MAX_BYTES, pictures are left out, the best first.
 
@@ -99,7 +99,7 @@ def build_context(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def add_layers(picture: ViewerImage, colours: Palette) -> dict[str, Any]:
+def add_layers(picture: ViewerImage, colours: ClassColours) -> dict[str, Any]:
     """Return a picture for the template; its layers are (key, name, data URL, alt text)."""
     truth, prediction = (repaint_png(ids, colours) for ids in (picture.truth, picture.prediction))
     layers = [
@@ -174,7 +174,7 @@ def rank_confused_pairs(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def build_script_data(
-    report: dict[str, Any], colours: Palette, grid: dict[str, Any]
+    report: dict[str, Any], colours: ClassColours, grid: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the data of report.js: classes, their colours, and the images of each table cell.
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from segtrain.render.overlay import RIGHT, WRONG, Palette, paint_kept, to_image
+from segtrain.render.overlay import RIGHT, WRONG, ClassColours, paint_kept, to_image
 
 MAX_SIDE = 640  # pixels of a picture's longer side
 
@@ -98,7 +98,7 @@ def ids_to_image(ids: np.ndarray) -> Image.Image:
     return Image.fromarray(ids.astype(np.uint8 if ids.max(initial=0) < 256 else np.uint16))
 
 
-def paint_ids(ids: np.ndarray, colours: Palette) -> bytes:
+def paint_ids(ids: np.ndarray, colours: ClassColours) -> bytes:
     """Return a PNG of ids (H,W) in exactly their colours; ids without one are transparent."""
     table = np.array([(*colour, 255) for colour in colours] + [(0, 0, 0, 0)], np.uint8)
     ids = np.minimum(ids.astype(np.int64), len(colours))
@@ -109,7 +109,7 @@ def paint_ids(ids: np.ndarray, colours: Palette) -> bytes:
     return encode_png(image, transparency=len(colours))
 
 
-def repaint_png(ids: bytes, colours: Palette) -> bytes:
+def repaint_png(ids: bytes, colours: ClassColours) -> bytes:
     """Return a PNG of class ids as a PNG in the classes' colours."""
     return paint_ids(np.asarray(Image.open(io.BytesIO(ids))), colours)
 
@@ -128,7 +128,7 @@ def encode_webp(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def make_distinct(palette: Palette) -> list[tuple[int, int, int]]:
+def make_distinct(palette: ClassColours) -> list[tuple[int, int, int]]:
     """Return the palette with each repeated colour changed as little as makes it unique.
 
     The page's script reads class ids from the colours of painted masks.

@@ -73,7 +73,7 @@ from pycocotools import mask as coco_mask
 from segtrain.config import DataConfig
 from segtrain.data import decoding, masks
 from segtrain.data.inspection.checks import Checks
-from segtrain.data.inspection.survey import Inspection, Survey, prepare, survey
+from segtrain.data.inspection.survey import Inspection, Survey, inspect_data_set, survey_data_set
 from segtrain.errors import SegtrainError
 
 CASES = int(os.environ.get("SEGTRAIN_DAMAGE_CASES", 0))
@@ -746,7 +746,7 @@ def judge(case: Case, root: Path) -> str:
         )
 
     try:
-        found = survey(data, full=True)
+        found = inspect_data_set(data, full=True)
     except SegtrainError as error:
         assert is_just(str(error)), f"names no damaged file: {error}"
         OUTCOMES.update(f"{pair.damage}: error" for pair in damaged)
@@ -836,7 +836,9 @@ def through_the_command(case: Case, root: Path) -> None:
     content |= {"label_map": data.label_map}
     file.write_text(yaml.safe_dump({"data": content}))
     try:
-        errors = [finding for finding in survey(data, full=True).findings if finding.error]
+        errors = [
+            finding for finding in inspect_data_set(data, full=True).findings if finding.error
+        ]
     except SegtrainError as error:
         answer = run_cli("check", "--config", file)
         assert answer.code == error.exit_code and str(error).splitlines()[0][:80] in answer.error
@@ -852,7 +854,7 @@ def through_the_command(case: Case, root: Path) -> None:
         answer = run_cli("check", "--config", fixed)
         assert answer.code == 0, (answer.stdout, answer.stderr, fixed.read_text())
     try:
-        prepare(data)
+        survey_data_set(data)
     except SegtrainError:
         assert errors
     else:

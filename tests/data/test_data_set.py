@@ -17,7 +17,7 @@ from PIL import Image
 from segtrain.config import DataConfig
 from segtrain.data.data_set import DataSet
 from segtrain.data.images import ImageReader
-from segtrain.data.inspection.survey import Survey, open_data_set, prepare, survey
+from segtrain.data.inspection.survey import Survey, inspect_data_set, open_data_set, survey_data_set
 from segtrain.data.loading.cache import open_caches, stamp_of
 from segtrain.data.masks import MaskReader
 from segtrain.errors import SegtrainError, UsageError
@@ -79,7 +79,7 @@ def cityscapes(root: Path) -> Path:
 @pytest.mark.parametrize("own", [{}, {"label_map": {26: "ignore", 7: 13}}])
 def test_training_and_evaluation_see_the_same_labels(tmp_path: Path, own: dict):
     config = DataConfig.model_validate({"path": str(cityscapes(tmp_path / "set")), **own})
-    trained, scored = prepare(config).data_set, open_data_set(config)
+    trained, scored = survey_data_set(config).data_set, open_data_set(config)
     again = open_data_set(trained.config)  # as a checkpoint has it
     for other in (scored, again):
         assert repr(other.masks) == repr(trained.masks)
@@ -115,8 +115,8 @@ def test_without_a_readable_mask_nothing_is_guessed(pairs: Path, on_error: str):
     for path in (pairs / "masks").iterdir():
         path.write_bytes(b"?")
     config = DataConfig(path=str(pairs), on_error=on_error)
-    assert not isinstance(survey(config), Survey)
-    for resolve in (prepare, open_data_set):
+    assert not isinstance(inspect_data_set(config), Survey)
+    for resolve in (survey_data_set, open_data_set):
         with pytest.raises(SegtrainError, match="cannot be read.*masks/.*not an image"):
             resolve(config)
 

@@ -78,16 +78,16 @@ def open_data_set(config: DataConfig, channels: int = 3) -> DataSet:
     """
     source = find_data_source(config, channels)
     raise_errors(source.findings)
-    return source.with_classes(source.merged.classes or _prepare(source).data_set.classes)
+    return source.with_classes(source.merged.classes or _survey_source(source).data_set.classes)
 
 
-def prepare(config: DataConfig, channels: int = 3) -> Survey:
+def survey_data_set(config: DataConfig, channels: int = 3) -> Survey:
     """Survey train and val before training. Raises SegtrainError with all errors that are found."""
-    return _prepare(find_data_source(config, channels))
+    return _survey_source(find_data_source(config, channels))
 
 
-def _prepare(source: DataSource) -> Survey:
-    inspection = inspect(source)
+def _survey_source(source: DataSource) -> Survey:
+    inspection = inspect_source(source)
     raise_errors(inspection.findings)
     if not isinstance(inspection, Survey):
         raise SegtrainError(
@@ -104,16 +104,16 @@ def _prepare(source: DataSource) -> Survey:
     return replace(inspection, notes=tuple(notes))
 
 
-def survey(config: DataConfig, channels: int = 3, full: bool = False) -> Inspection:
+def inspect_data_set(config: DataConfig, channels: int = 3, full: bool = False) -> Inspection:
     """Find and read a data set; a Survey where its classes are known.
 
     Full, every pixel of every split is read; else the masks and image headers of train and val.
     Raises UsageError and SegtrainError only where there is nothing to survey.
     """
-    return inspect(find_data_source(config, channels), full)
+    return inspect_source(find_data_source(config, channels), full)
 
 
-def inspect(source: DataSource, full: bool = False) -> Inspection:
+def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     """Read the files of a data set; see `survey`."""
     if "train" not in source.splits:
         others = ", ".join(source.splits) or "no other"

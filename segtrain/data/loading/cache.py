@@ -33,7 +33,7 @@ from segtrain.version import __version__
 
 Pair = tuple[np.ndarray, np.ndarray]
 Stamp = tuple[int, int, int, int]  # bytes and time of change in ns, of image and mask
-Size = tuple[int, int]  # height, width
+ImageSize = tuple[int, int]  # height, width
 
 GB = 1e9
 SHARE_OF_FREE_MEMORY = 0.75  # the network, the workers and their batches need the rest
@@ -60,7 +60,7 @@ class RamCache:
     unchanged.
     """
 
-    def __init__(self, sizes: list[Size], channels: int, mask_dtype: np.dtype, quota: float):
+    def __init__(self, sizes: list[ImageSize], channels: int, mask_dtype: np.dtype, quota: float):
         self.sizes, self.channels, self.mask_dtype = sizes, channels, np.dtype(mask_dtype)
         each = [pair_bytes(size, channels, self.mask_dtype) for size in sizes]
         ends = np.cumsum(each, dtype=np.int64)
@@ -174,7 +174,7 @@ class Caches:
     notes: tuple[Note, ...]
 
 
-def open_caches(data: DataSet, sizes: dict[str, list[Size]], processes: int = 1) -> Caches:
+def open_caches(data: DataSet, sizes: dict[str, list[ImageSize]], processes: int = 1) -> Caches:
     """Open the caches of the splits of `sizes` as data.cache names them.
 
     `sizes` are of the upright images, in the samples' order. `processes` on this host open caches
@@ -190,7 +190,7 @@ def open_caches(data: DataSet, sizes: dict[str, list[Size]], processes: int = 1)
     return Caches({}, ())
 
 
-def _open_in_memory(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Caches:
+def _open_in_memory(data: DataSet, sizes: dict[str, list[ImageSize]], processes: int) -> Caches:
     limit, free = data.config.cache_gb * GB, SHARE_OF_FREE_MEMORY * free_memory()
     quota, caches = min(limit, free) / processes, {}
     for split, of_split in sizes.items():
@@ -207,7 +207,7 @@ def _open_in_memory(data: DataSet, sizes: dict[str, list[Size]], processes: int)
     return Caches(caches, (Note(line),))
 
 
-def _open_on_disk(data: DataSet, sizes: dict[str, list[Size]], processes: int) -> Caches:
+def _open_on_disk(data: DataSet, sizes: dict[str, list[ImageSize]], processes: int) -> Caches:
     folder = cache_folder() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()  # raises where nothing can be written
@@ -245,12 +245,12 @@ def write_whole(path: Path, *parts: bytes | memoryview) -> None:
         raise
 
 
-def pair_bytes(size: Size, channels: int, mask_dtype: np.dtype) -> int:
+def pair_bytes(size: ImageSize, channels: int, mask_dtype: np.dtype) -> int:
     """Return the bytes of a stored pair, rounded up to whole cache lines."""
     return -(-size[0] * size[1] * (channels + mask_dtype.itemsize) // ALIGNED) * ALIGNED
 
 
-def _split(memory: np.ndarray, size: Size, channels: int, mask_dtype: np.dtype) -> Pair:
+def _split(memory: np.ndarray, size: ImageSize, channels: int, mask_dtype: np.dtype) -> Pair:
     """Return views of image (H,W,C) and mask (H,W) in uint8 memory, which has the mask first."""
     pixels = size[0] * size[1]
     end = pixels * mask_dtype.itemsize

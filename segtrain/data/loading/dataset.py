@@ -22,7 +22,7 @@ from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, shorten
 
-Item = tuple[Tensor, Tensor]
+TensorPair = tuple[Tensor, Tensor]
 PREFETCHED = 2  # batches that each worker prepares ahead
 
 
@@ -73,7 +73,7 @@ class Pairs(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: Draw | int) -> Item | SegtrainError:
+    def __getitem__(self, key: Draw | int) -> TensorPair | SegtrainError:
         try:
             image, mask = self.read(_index(key))
         except SegtrainError as error:
@@ -159,7 +159,7 @@ def as_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-def collate(items: list[Item]) -> tuple[Tensor, Tensor]:
+def collate(items: list[TensorPair]) -> tuple[Tensor, Tensor]:
     """Return images (N,C,H,W), in memory as (N,H,W,C), and targets (N,H,W).
 
     In a worker, both are written directly into shared memory.

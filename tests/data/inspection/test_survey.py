@@ -15,7 +15,7 @@ from PIL import Image
 from segtrain.config import DataConfig
 from segtrain.data import demo
 from segtrain.data.findings import Finding, apply_fixes, merge_fixes
-from segtrain.data.inspection.survey import Survey, prepare, survey
+from segtrain.data.inspection.survey import Survey, inspect_data_set, survey_data_set
 from segtrain.data.layouts.locate import demo_folder, locate
 from segtrain.errors import SegtrainError
 
@@ -36,7 +36,7 @@ def lines(found: Survey) -> list[str]:
 
 
 def test_inferred_values_are_filled_in_and_reported(tmp_path: Path):
-    prepared = prepare(DataConfig(path=str(write_pairs(tmp_path / "set"))))
+    prepared = survey_data_set(DataConfig(path=str(write_pairs(tmp_path / "set"))))
     assert prepared.data_set.classes == ["0", "1", "2"]
     assert len(set(prepared.data_set.palette)) == 3
     assert prepared.median_size == (48, 40)
@@ -65,7 +65,7 @@ def test_inferred_ids_are_reported_with_ignored_values(tmp_path: Path, values, l
     root = write_pairs(tmp_path / "set", 2)
     for path in (root / "masks").iterdir():
         Image.fromarray(np.resize(values, (48, 40)).astype(np.uint8)).save(path)
-    summary = lines(prepare(DataConfig(path=str(root), label_map=label_map)))
+    summary = lines(survey_data_set(DataConfig(path=str(root), label_map=label_map)))
     assert f"classes: {line}" in summary
 
 
@@ -77,7 +77,7 @@ def test_shares_of_training_pixels_are_reported(tmp_path: Path):
             mask = np.full((48, 40), value, np.uint8)
             mask[:12] = 0
             Image.fromarray(mask).save(path)
-    summary = lines(prepare(DataConfig(path=str(root), classes=["out", "in"])))
+    summary = lines(survey_data_set(DataConfig(path=str(root), classes=["out", "in"])))
     assert summary[-1] == "training pixels: out 25.00%, in 75.00%"
 
 
@@ -100,7 +100,7 @@ def test_a_data_set_in_data_comes_before_the_demo(cache: Path, tmp_path: Path):
 
 
 def test_the_demo_can_be_prepared(cache: Path):
-    prepared = prepare(DataConfig(path="demo"))
+    prepared = survey_data_set(DataConfig(path="demo"))
     assert prepared.data_set.classes == list(demo.CLASSES)
     assert [tuple(c) for c in prepared.data_set.palette] == list(demo.PALETTE)
     assert {s: len(p) for s, p in prepared.data_set.splits.items()} == {
@@ -124,7 +124,7 @@ def test_a_demo_that_fails_to_be_written_leaves_nothing(cache: Path, monkeypatch
 def test_ids_named_by_label_map_become_classes(tmp_path: Path):
     root = write_pairs(tmp_path / "set")
     label_map = {0: "ignore", 1: 0, 2: 1}
-    prepared = prepare(DataConfig(path=str(root), label_map=label_map))
+    prepared = survey_data_set(DataConfig(path=str(root), label_map=label_map))
     assert prepared.data_set.classes == ["0", "1"]
 
 
@@ -132,7 +132,7 @@ def test_a_class_has_its_mask_values_colour(tmp_path: Path):
     root = write_pairs(tmp_path / "set")
     palette = [(1, 1, 1), (200, 0, 0), (0, 0, 200)]
     data = DataConfig(path=str(root), label_map={0: "ignore", 1: 0, 2: 1}, palette=palette)
-    prepared = prepare(data)
+    prepared = survey_data_set(data)
     assert [tuple(colour) for colour in prepared.data_set.palette] == palette[1:]
     assert [tuple(colour) for colour in prepared.data_set.masks.palette] == palette
 
@@ -149,7 +149,7 @@ def test_a_class_has_its_mask_values_colour(tmp_path: Path):
 def test_data_that_cannot_train_is_refused(tmp_path: Path, fields: dict, words: str):
     root = write_pairs(tmp_path / "set")
     with pytest.raises(SegtrainError, match=words):
-        prepare(DataConfig.model_validate({"path": str(root), **fields}))
+        survey_data_set(DataConfig.model_validate({"path": str(root), **fields}))
 
 
 def test_a_value_unknown_in_val_alone_is_refused(tmp_path: Path):
@@ -160,7 +160,7 @@ def test_a_value_unknown_in_val_alone_is_refused(tmp_path: Path):
     mask[0, :4] = 9
     Image.fromarray(mask).save(root / "masks" / "val" / "011.png")
     with pytest.raises(SegtrainError, match=r"val/011.png has value 9 \(4 px\)"):
-        prepare(DataConfig(path=str(root)))
+        survey_data_set(DataConfig(path=str(root)))
 
 
 # every finding of the list, from real files
@@ -264,25 +264,27 @@ def test_errors_are_found_named_and_fixed(tmp_path: Path, case: str):
     root = split_set(tmp_path / "set")
     spoil(root)
     data = DataConfig.model_validate({"path": str(root), **fields})
-    found = survey(data, full=True)
+    found = inspect_data_set(data, full=True)
     kinds = {finding.kind for finding in errors(found.findings)}
     assert kind in kinds and kinds <= {kind, "classes", "lossy"}, found.findings
     text = "\n".join(place for f in found.findings if f.kind == kind for place in f.places)
     assert [word for word in words if word not in text] == []
     assert not text or str(tmp_path) not in text
     fixed = apply_fixes(found.config, found.findings)
-    after = survey(fixed, full=True)
+    after = inspect_data_set(fixed, full=True)
     assert errors(after.findings) == []
-    prepare(fixed)
+    survey_data_set(fixed)
 
 
 def test_a_class_id_equal_to_lb_ignore(tmp_path: Path):
     """Ids 0, 1, 2 where 1 is ignored: two classes remain, and their ids have a hole."""
     root = split_set(tmp_path / "set")
-    (finding,) = errors(survey(DataConfig(path=str(root), lb_ignore=1), full=True).findings)
+    (finding,) = errors(
+        inspect_data_set(DataConfig(path=str(root), lb_ignore=1), full=True).findings
+    )
     assert finding.kind == "classes" and "lb_ignore" in finding.text
     fixed = apply_fixes(DataConfig(path=str(root), lb_ignore=1), [finding])
-    assert not finding.fix or errors(survey(fixed, full=True).findings) == []
+    assert not finding.fix or errors(inspect_data_set(fixed, full=True).findings) == []
 
 
 QUICKLY_UNSEEN = {"truncated image", "the same re-encoded"}  # they need the images' pixels
@@ -295,10 +297,10 @@ def test_the_cheap_part_before_training_finds_errors_too(tmp_path: Path, case: s
     spoil(root)
     data = DataConfig.model_validate({"path": str(root), **fields})
     if case in QUICKLY_UNSEEN:
-        prepare(data)
+        survey_data_set(data)
     else:
         with pytest.raises(SegtrainError) as raised:
-            prepare(data)
+            survey_data_set(data)
         assert "\n" not in str(raised.value)
 
 
@@ -327,15 +329,15 @@ def test_notes_are_found_and_stop_nothing(tmp_path: Path, case: str):
     spoil, kind, places = NOTES[case]
     root = split_set(tmp_path / "set")
     spoil(root)
-    found = survey(DataConfig(path=str(root)), full=True)
+    found = inspect_data_set(DataConfig(path=str(root)), full=True)
     notes = [finding for finding in found.findings if finding.kind == kind]
     assert errors(found.findings) == [] and len(notes) == 1, found.findings
     assert [place for place in places if place not in notes[0].places] == []
-    prepare(DataConfig(path=str(root)))
+    survey_data_set(DataConfig(path=str(root)))
 
 
 def test_a_good_data_set_has_no_finding(tmp_path: Path):
-    found = survey(DataConfig(path=str(split_set(tmp_path / "set", 6))), full=True)
+    found = inspect_data_set(DataConfig(path=str(split_set(tmp_path / "set", 6))), full=True)
     assert found.findings == []
 
 
@@ -343,11 +345,11 @@ def test_many_faults_are_all_reported_at_once(tmp_path: Path):
     root = split_set(tmp_path / "set")
     for case in ("image without mask", "sizes", "truncated mask", "unknown value"):
         ERRORS[case][0](root)
-    found = survey(DataConfig(path=str(root), classes=["a", "b", "c"]), full=True)
+    found = inspect_data_set(DataConfig(path=str(root), classes=["a", "b", "c"]), full=True)
     kinds = {finding.kind for finding in errors(found.findings)}
     assert kinds == {"unpaired", "size", "unreadable", "value"}
     with pytest.raises(SegtrainError) as raised:
-        prepare(DataConfig(path=str(root), classes=["a", "b", "c"]))
+        survey_data_set(DataConfig(path=str(root), classes=["a", "b", "c"]))
     for word in ("images/train/002.png", "40x47", "masks/train/001.png", "value 7 (3 px)"):
         assert word in str(raised.value)
 
@@ -356,20 +358,24 @@ def test_an_unknown_value_in_val_is_found_along_with_unclear_classes(tmp_path: P
     root = split_set(tmp_path / "set")
     every_mask(root, lambda m: (m > 0) * np.uint8(255))
     repaint(root / "masks/val/011.png", first_pixels(7))
-    found = survey(DataConfig(path=str(root)), full=True)
+    found = inspect_data_set(DataConfig(path=str(root)), full=True)
     assert "masks/val/011.png has value 7 (3 px)" in str([f.places for f in found.findings])
     fixed = apply_fixes(found.config, found.findings)
-    assert errors(survey(fixed, full=True).findings) == []
+    assert errors(inspect_data_set(fixed, full=True).findings) == []
 
 
 def test_the_test_split_is_part_of_the_full_survey_alone(tmp_path: Path):
     root = split_set(tmp_path / "set")
     write_pairs(root, 2, "images/test", "masks/test", first=20)
     repaint(root / "masks/test/020.png", first_pixels(9))
-    found = survey(DataConfig(path=str(root)), full=True)
+    found = inspect_data_set(DataConfig(path=str(root)), full=True)
     assert "masks/test/020.png has value 9 (3 px)" in errors(found.findings)[0].places
-    assert set(prepare(DataConfig(path=str(root))).facts) == {"train", "val"}
-    assert set(prepare(DataConfig(path=str(root))).data_set.splits) == {"train", "val", "test"}
+    assert set(survey_data_set(DataConfig(path=str(root))).facts) == {"train", "val"}
+    assert set(survey_data_set(DataConfig(path=str(root))).data_set.splits) == {
+        "train",
+        "val",
+        "test",
+    }
 
 
 def test_the_fix_of_duplicates_holds_where_val_is_drawn(tmp_path: Path):
@@ -379,9 +385,9 @@ def test_the_fix_of_duplicates_holds_where_val_is_drawn(tmp_path: Path):
         for folder in ("images", "masks"):
             source = root / folder / f"{index:03d}.png"
             shutil.copy(source, source.with_stem(f"{index:03d}b"))
-    found = survey(DataConfig(path=str(root)), full=True)
+    found = inspect_data_set(DataConfig(path=str(root)), full=True)
     fixed = apply_fixes(found.config, found.findings)
-    assert errors(survey(fixed, full=True).findings) == []
+    assert errors(inspect_data_set(fixed, full=True).findings) == []
 
 
 @pytest.mark.parametrize("name", ["my.txt", "train.txt"])
@@ -390,9 +396,9 @@ def test_the_fix_holds_for_a_list(tmp_path: Path, name: str):
     lines = [f"images/{i:03d}.png masks/{i:03d}.png\n" for i in range(8)]
     (root / name).write_text("".join(lines))
     cut(root / "masks/003.png")
-    found = survey(DataConfig(path=str(root / name)), full=True)
+    found = inspect_data_set(DataConfig(path=str(root / name)), full=True)
     assert merge_fixes(found.findings) == {"exclude": ["images/003.png"]}
-    assert errors(survey(apply_fixes(found.config, found.findings)).findings) == []
+    assert errors(inspect_data_set(apply_fixes(found.config, found.findings)).findings) == []
 
 
 def test_val_that_is_a_copy_of_train_is_not_fixed_away(tmp_path: Path):
@@ -400,14 +406,14 @@ def test_val_that_is_a_copy_of_train_is_not_fixed_away(tmp_path: Path):
     for folder in ("images", "masks"):
         shutil.rmtree(root / folder / "val")
         shutil.copytree(root / folder / "train", root / folder / "val")
-    found = survey(DataConfig(path=str(root)), full=True)
+    found = inspect_data_set(DataConfig(path=str(root)), full=True)
     (leak,) = errors(found.findings)
     assert leak.kind == "leak" and not leak.fix and "4 times" in leak.text and leak.remedy
 
 
 def test_images_of_other_channels_are_not_all_excluded(tmp_path: Path):
     root = split_set(tmp_path / "set")
-    found = survey(DataConfig(path=str(root)), channels=4, full=True)
+    found = inspect_data_set(DataConfig(path=str(root)), channels=4, full=True)
     assert merge_fixes(found.findings) == {}
     assert "model.in_channels" in str(errors(found.findings)[0])
 
@@ -416,7 +422,7 @@ def test_where_nothing_can_be_read_no_class_is_guessed(tmp_path: Path):
     root = split_set(tmp_path / "set")
     for path in (root / "images").rglob("*.png"):
         path.write_bytes(b"?")
-    found = survey(DataConfig(path=str(root)), full=True)
+    found = inspect_data_set(DataConfig(path=str(root)), full=True)
     assert {finding.kind for finding in errors(found.findings)} == {"unreadable"}
 
 
@@ -428,13 +434,13 @@ def test_damaged_files_are_skipped_up_to_one_in_a_hundred(tmp_path: Path, count:
     for index in range(count):
         cut(root / f"masks/train/{index:03d}.png")
     with pytest.raises(SegtrainError, match="masks/train/000.png"):
-        prepare(DataConfig(path=str(root)))
+        survey_data_set(DataConfig(path=str(root)))
     skipping = DataConfig(path=str(root), on_error="skip")
     if stops:
         with pytest.raises(SegtrainError, match="masks/train/001.png"):
-            prepare(skipping)
+            survey_data_set(skipping)
     else:
-        found = prepare(skipping)
+        found = survey_data_set(skipping)
         assert [finding.kind for finding in found.findings] == ["skipped"]
         assert len(found.data_set.splits["train"]) == 99 == len(found.sizes["train"])
         assert any("skipped" in line and "masks/train/000.png" in line for line in lines(found))
@@ -443,7 +449,7 @@ def test_damaged_files_are_skipped_up_to_one_in_a_hundred(tmp_path: Path, count:
 def test_dropped_alpha_is_reported(tmp_path: Path):
     root = split_set(tmp_path / "set")
     repaint(root / "images/train/001.png", lambda i: np.dstack([i, i[..., :1]]))
-    summary = "\n".join(lines(survey(DataConfig(path=str(root)))))
+    summary = "\n".join(lines(inspect_data_set(DataConfig(path=str(root)))))
     assert "images: 1 have an alpha channel, which is dropped" in summary or "1 has" in summary
 
 
@@ -459,7 +465,7 @@ def test_median_size_and_pixels_where_present(tmp_path: Path):
             mask[:2, :3] = value
             mask[-1] = 255
             Image.fromarray(mask).save(root / f"masks/{split}/{name}.png")
-    found = prepare(DataConfig(path=str(root)))
+    found = survey_data_set(DataConfig(path=str(root)))
     assert found.median_size == (16, 12)
     valid = {"a": 70, "b": 15 * 12, "c": 23 * 30}
     assert found.class_pixels == ([sum(valid.values()) - 6, 6], [sum(valid.values()), valid["a"]])
@@ -469,26 +475,26 @@ def test_median_size_and_pixels_where_present(tmp_path: Path):
 
 def test_hard_masks_are_read_as_ever_where_lossy_ones_are_allowed(tmp_path: Path):
     root = split_set(tmp_path / "set")
-    found = prepare(DataConfig(path=str(root), allow_lossy_masks=True))
+    found = survey_data_set(DataConfig(path=str(root), allow_lossy_masks=True))
     assert found.data_set.classes == ["0", "1", "2"] and "nearest" not in "".join(lines(found))
     stray = np.asarray(Image.open(next((root / "masks/train").iterdir()))).copy()
     stray[:4] = 7
     Image.fromarray(stray).save(next((root / "masks/train").iterdir()))
     with pytest.raises(SegtrainError, match="value 7"):
-        prepare(DataConfig(path=str(root), allow_lossy_masks=True, classes=["a", "b", "c"]))
+        survey_data_set(DataConfig(path=str(root), allow_lossy_masks=True, classes=["a", "b", "c"]))
 
 
 def test_a_second_survey_reads_nothing(tmp_path: Path, monkeypatch):
     root = split_set(tmp_path / "set")
-    first = survey(DataConfig(path=str(root)), full=True)
+    first = inspect_data_set(DataConfig(path=str(root)), full=True)
 
     def never(*args):
         raise AssertionError("read again")
 
     for name in ("image_facts", "mask_facts", "header_facts"):
         monkeypatch.setattr(f"segtrain.data.inspection.scan.{name}", never)
-    assert survey(DataConfig(path=str(root)), full=True).facts == first.facts
-    assert prepare(DataConfig(path=str(root))).data_set.classes == ["0", "1", "2"]
+    assert inspect_data_set(DataConfig(path=str(root)), full=True).facts == first.facts
+    assert survey_data_set(DataConfig(path=str(root))).data_set.classes == ["0", "1", "2"]
 
 
 def test_files_of_odd_names(tmp_path: Path):
@@ -500,10 +506,10 @@ def test_files_of_odd_names(tmp_path: Path):
         target = os.path.join(os.fsencode(root / "images/train"), name)
         Image.fromarray(image).save(root / "images/train/new.png")
         os.rename(root / "images/train/new.png", target)
-    found = survey(DataConfig(path=str(root)), full=True)
+    found = inspect_data_set(DataConfig(path=str(root)), full=True)
     (unpaired,) = errors(found.findings)
     assert len(unpaired.places) == len(names)
-    after = survey(apply_fixes(found.config, found.findings), full=True)
+    after = inspect_data_set(apply_fixes(found.config, found.findings), full=True)
     assert errors(after.findings) == [] and len(after.source.splits["train"]) == 4
 
 
