@@ -20,14 +20,17 @@ from segtrain.losses.selection import select_largest
 
 
 class Selection(NamedTuple):
-    """Pixels that a mining term keeps."""
+    """Pixels that a mining term keeps, and the NLL that separates them from the others."""
 
-    weight: Tensor  # (N,H,W), 0..1
-    cutoff: Tensor  # 0-d: NLL from which on pixels are kept
+    weight: Tensor  # (N,H,W), 0..1; between for pixels tied at the cutoff
+    cutoff: Tensor  # 0-d
 
 
 class Mining(Term):
-    """Mean over the hard pixels only, which are chosen by their NLL whatever the inner loss is."""
+    """Mean of an inner loss over the hard pixels only.
+
+    Pixels are ranked by their NLL, whatever the inner loss is.
+    """
 
     def __init__(
         self, inner: PixelLoss | None, weight: Sequence[float] | str | None, lb_ignore: int
@@ -35,15 +38,15 @@ class Mining(Term):
         inner = CrossEntropy(lb_ignore=lb_ignore) if inner is None else inner
         if not isinstance(inner, PixelLoss):
             raise UsageError(
-                f"loss: inner is a mean over pixels such as CrossEntropy, Focal or GHM, got "
-                f"{type(inner).__name__}, which can't be mined"
+                "loss: inner is a loss of single pixels such as CrossEntropy, Focal or GHM, got "
+                f"{type(inner).__name__}"
             )
         super().__init__(lb_ignore, reads_logits=inner.reads_logits)
         self.inner = inner
         self.weights = ClassWeights(weight)
 
     def count(self, pixels: Pixels) -> Tensor:
-        """Return the number of pixels to keep over all devices: 0-d, at most the valid ones."""
+        """Return how many pixels to keep over all devices (0-d), at most the valid ones."""
         raise NotImplementedError
 
     def select(self, pixels: Pixels) -> Selection:
@@ -54,6 +57,7 @@ class Mining(Term):
 
     def kept(self, nll: Tensor, target: Tensor) -> Tensor:
         """Return the selection weight (0..1) of each pixel of an NLL map (N,H,W)."""
+        # 0 classes: a selection asks for none
         # each process evaluates its own images, so nothing is summed over devices
         valid, path = target != self.lb_ignore, self.reader.path(nll.device, nll.dtype).name
         return self.select(Pixels(nll, target, valid, 0, path, sync=False)).weight
@@ -66,12 +70,16 @@ class Mining(Term):
         with torch.no_grad():
             kept = self.weights.times(selection.weight, pixels)
         cost, weight = self.inner.costs(pixels)
+        # the plain mask of valid pixels would multiply by 1: `kept` is 0 at the others
         weight = kept if weight is pixels.valid else kept * weight
         value = weighted_mean(kept * cost, weight, pixels)
         return TermResult(value, partial(self.observe_selection, pixels, selection))
 
     def observe_selection(self, pixels: Pixels, selection: Selection) -> dict[str, Tensor]:
-        """Return kept and valid pixels (C,), and the probability that is the threshold (0-d)."""
+        """Return kept and valid pixels of each class (C,), and the threshold as a probability.
+
+        All ranks call it, as it sums over devices. The inner loss adds what it reports.
+        """
         kept, cutoff = selection
         return self.inner.observe() | {
             "kept": pixels.total(pixels.by_class(kept).sum(0)),
@@ -97,6 +105,7 @@ class OhemCE(Mining):
         self.n_min_factor = checked.n_min_factor
 
     def count(self, pixels: Pixels) -> Tensor:
+        """Return the number of pixels above the floor, but at least n_valid // n_min_factor."""
         hard = pixels.total(((pixels.nll > self.floor) & pixels.valid).sum())
         return hard.maximum(pixels.total(pixels.valid.sum()) // self.n_min_factor)
 
@@ -121,6 +130,7 @@ class TopK(Mining):
         self.k = checked.keep
 
     def count(self, pixels: Pixels) -> Tensor:
+        """Return `keep` pixels where it is an int, that share of the valid ones where a float."""
         n_valid = pixels.total(pixels.valid.sum())
         if isinstance(self.k, int):
             return n_valid.clamp(max=self.k)

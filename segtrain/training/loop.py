@@ -1,4 +1,4 @@
-"""The training loop over epochs and steps; read it from top to bottom."""
+"""Training loop over epochs and steps."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ from segtrain.training.timing import SaveClock, StepTimer, measure_peak_memory, 
 def train(
     fabric: Fabric, start: RunStart, model: SegmentationModel, rank_monitor: RankMonitor
 ) -> None:
-    """Train from the first step, or from a saved state, to the end of the last epoch."""
+    """Train to the last epoch, from the first step or from a saved state.
+
+    Early stopping ends it before; a signal does so by raising Stopped.
+    """
     plan, run, config = start.plan, start.run, start.plan.config
     training = start_training(fabric, start, model)
     state, epochs = training.state, config.train.epochs
@@ -99,7 +102,7 @@ def train(
 
 
 def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) -> Training:
-    """Build all that training changes, new or as the last checkpoint left it."""
+    """Build what training changes: network, loss, optimizer, average; restored if resuming."""
     plan, config = start.plan, start.plan.config
     loss = build_loss(
         plan.loss,
@@ -126,7 +129,7 @@ def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) ->
     if start.saved:
         restore_training(fabric, training, start.saved)
         if fabric.is_global_zero:
-            finished = training.state.step == plan.total_steps
+            finished = training.state.epoch == config.train.epochs  # its last validation, too
             hint = ": the run is finished; give more --epochs to continue it" if finished else ""
             write(f"resumed after step {training.state.step} of {plan.total_steps}{hint}")
             write_notes(compare_settings(start.saved, fabric))
@@ -136,7 +139,7 @@ def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) ->
 def write_start(
     fabric: Fabric, start: RunStart, model: SegmentationModel, loss: Loss, compilation: Compilation
 ) -> None:
-    """Print how the run is computed, and record it in environment.json."""
+    """Print loss path, compilation and size of the run, and record its environment."""
     plan, config = start.plan, start.plan.config
     path = describe_loss_path(model, loss, fabric.device)
     write(f"loss: {path}")
@@ -149,7 +152,7 @@ def write_start(
 
 
 def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.profile | None) -> None:
-    """Take the remaining steps of an epoch. Raise Stopped on a stop request."""
+    """Run the remaining steps of the current epoch. Raise Stopped on a stop request."""
     fabric, plan, training = session.fabric, session.plan, session.training
     config, state, reporter = plan.config, training.state, session.reporter
     end = (state.epoch + 1) * plan.steps_per_epoch
@@ -174,23 +177,23 @@ def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.prof
         reads_loss = state.step % config.train.log_every == 0 or state.step == end
         waits = reads_loss or clock.is_due_by_steps(state.step)
         loss, outcome = train_step(session, micro_batches, reads_loss, timer.mark)
-        if training.average:
+        if training.average:  # after a bad step, too: its weights are those before it
             update_average(training.average, training.model, config.train.ema, step)
-        loss_sum += torch.where(outcome[0] > 0, 0, loss)
+        loss_sum += torch.where(outcome[0] > 0, 0, loss)  # the loss of a bad step is no number
         timer.mark("other")
-        if state.step == reporter.done + 1:
+        if state.step == reporter.steps_before + 1:
             memory = measure_peak_memory(fabric.device)
             reporter.write(f"memory with the first step: {memory / 1e9:.2f} GB")
         outcomes.add(state.step, outcome)
         reporter.count_step(state.epoch, state.step)
         recent = dict([*recent.items(), (state.step, micro_batches)][-2:])
         signum = 0
-        for known in outcomes.read(waits):
-            signum = known.signum
-            state.count_step(known.bad)
-            if known.bad:
-                observed = reads_loss and known.step == state.step
-                report_bad_step(session, known.step, recent[known.step], observed)
+        for result in outcomes.read(waits):  # its signum is the stop request of any rank
+            signum = result.signum
+            state.count_step(result.bad)
+            if result.bad:
+                observed = reads_loss and result.step == state.step
+                report_bad_step(session, result.step, recent[result.step], observed)
         if waits or signum:
             timer.settle()
             state.loss_sum = loss_sum.item()
@@ -214,16 +217,16 @@ def validate_epoch(session: Session, loaders: Loaders) -> Scores:
         return bool(session.stop_request.signum)
 
     session.reporter.show_validation(session.training.state.epoch)
-    broadcast_buffers(fabric, model)
+    broadcast_buffers(fabric, model)  # a checkpoint has rank 0's; what is saved is what is scored
     predictor = SplitPredictor(model, fabric, loaders.workers, plan.config.eval)
     scores = validate(predictor, loaders.pairs["val"], plan.data.classes, should_stop)
-    if scores is None:
+    if scores is None:  # on all ranks: validate has made them agree
         stop_training(session, session.stop_request.signum)
     return scores
 
 
 def stop_training(session: Session, signum: int) -> NoReturn:
-    """Save, and raise Stopped; all ranks call it after the same step."""
+    """Save a checkpoint and raise Stopped. All ranks call it after the same step."""
     fabric, step = session.fabric, session.training.state.step
     # in validation a rank may not have got the signal yet; the exit codes must be equal
     agreed = int(max_over_ranks(torch.tensor(signum, device=fabric.device)))

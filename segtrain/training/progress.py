@@ -34,7 +34,7 @@ class Reporter:
     ):
         self.epochs, self.steps_per_epoch = train.epochs, steps_per_epoch
         self.batch_size, self.is_rank_zero = train.batch_size, is_rank_zero
-        self.done = state.step  # steps that an earlier process took
+        self.steps_before = state.step  # steps that an earlier process took
         self.monitor = "mIoU" if train.monitor == "miou" else train.monitor
         self.first: tuple[int, float] | None = None  # step and time of the first reading
         self.has_estimated = self.has_shown_phases = False

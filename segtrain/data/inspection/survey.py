@@ -1,4 +1,4 @@
-"""The survey of a data set: contents, statistics and problems, from one reading of its files."""
+"""Survey of a data set: its contents, statistics and problems, from one pass over its files."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ DEEP_READ = 8  # 16-bit images that the quick survey decodes: it must stay quick
 
 @dataclass(frozen=True)
 class Inspection:
-    """The contents of a data set and its problems; its classes may be unclear."""
+    """Contents and problems of a data set, whose classes may still be unknown."""
 
     source: DataSource
     facts: Facts  # of the pairs that can be read, by split
     findings: list[Finding]
-    notes: tuple[Note, ...]  # what reading leaves out, changes or infers
+    notes: tuple[Note, ...]  # what the readers drop, change or infer
 
     @property
     def config(self) -> DataConfig:
-        """The data section as given, with its path, and its classes where these are known."""
+        """The data section as given, with its path, and its classes if they are known."""
         return self.source.config
 
 
@@ -40,8 +40,8 @@ class Inspection:
 class Survey(Inspection):
     """An inspection of a data set whose classes are known.
 
-    Training can start where no finding is an error. The data set has the pairs that can be read,
-    and all of the splits that were not read.
+    Training can start if no finding is an error. `data_set` holds the readable pairs of the splits
+    that were read, and all pairs of the others.
     """
 
     data_set: DataSet
@@ -58,7 +58,7 @@ class Survey(Inspection):
 
     @property
     def class_pixels(self) -> tuple[list[int], list[int]]:
-        """Pixels of each class in the training masks, and all pixels of the masks that have it."""
+        """Pixels of each class in the training masks, and of all masks that contain the class."""
         counts = self.by_image["train"]
         where_present = ((counts > 0) * counts.sum(1, keepdims=True)).sum(0)
         return counts.sum(0).tolist(), where_present.tolist()
@@ -71,10 +71,11 @@ class Survey(Inspection):
 
 
 def open_data_set(config: DataConfig, channels: int = 3) -> DataSet:
-    """Return the data set of a config section for evaluation, with all pairs that are listed.
+    """Open a data set for evaluation, unreadable pairs included.
 
-    No pixel is read where config or layout name the classes; else they are inferred from the
-    training masks. Raises UsageError and SegtrainError where that fails or files form no pair.
+    If config or layout name the classes, no pixel is read; else they are inferred from the training
+    masks, as for training. Raises UsageError and SegtrainError if that fails, or if files form no
+    pair.
     """
     source = find_data_source(config, channels)
     raise_errors(source.findings)
@@ -82,7 +83,7 @@ def open_data_set(config: DataConfig, channels: int = 3) -> DataSet:
 
 
 def survey_data_set(config: DataConfig, channels: int = 3) -> Survey:
-    """Survey train and val before training. Raises SegtrainError with all errors that are found."""
+    """Survey train and val before training. Raises SegtrainError listing every error found."""
     return _survey_source(find_data_source(config, channels))
 
 
@@ -105,16 +106,16 @@ def _survey_source(source: DataSource) -> Survey:
 
 
 def inspect_data_set(config: DataConfig, channels: int = 3, full: bool = False) -> Inspection:
-    """Find and read a data set; a Survey where its classes are known.
+    """Find and read a data set; return a Survey if its classes are known.
 
-    Full, every pixel of every split is read; else the masks and image headers of train and val.
-    Raises UsageError and SegtrainError only where there is nothing to survey.
+    If `full`, every pixel of every split is read; else the masks and image headers of train and
+    val. Raises UsageError and SegtrainError only if there is no data set to read.
     """
     return inspect_source(find_data_source(config, channels), full)
 
 
 def inspect_source(source: DataSource, full: bool = False) -> Inspection:
-    """Read the files of a data set; see `survey`."""
+    """Read the files of a data set; see `inspect_data_set`."""
     if "train" not in source.splits:
         others = ", ".join(source.splits) or "no other"
         raise SegtrainError(
@@ -122,31 +123,32 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
         )
     named = source.with_classes(source.merged.classes) if source.merged.classes else None
     checks = Checks(source.root if source.root.is_dir() else source.root.parent)
+    # the nearest class is known only where the classes are
     snapping = named.masks if named and source.config.allow_lossy_masks else None
-    read = Scanner(source.root, source.images, snapping, full, source.merged.palette)
+    scan = Scanner(source.root, source.images, snapping, full, source.merged.palette)
     scanned = {
-        split: read(samples)
+        split: scan(samples)
         for split, samples in source.splits.items()
         if full or split in ("train", "val")
     }
     facts, findings = drop_unreadable(checks, scanned, source.config)
     findings = source.findings + findings
     findings += checks.duplicates(facts) if full else checks.copies(source.splits)
-    findings += checks.dark(facts if full else read_some_deep(read, facts), source.config)
+    findings += checks.dark(facts if full else read_some_deep(scan, facts), source.config)
 
     inferred = InferredClasses() if named else infer_classes(checks, source, facts["train"])
     findings += inferred.findings
     if inferred.names:
         named = source.with_classes(inferred.names)
-    fixes = next((finding.fix for finding in inferred.findings), {})
-    if not snapping:
-        classes = named.classes if named else fixes.get("classes")
+    fix = next((finding.fix for finding in inferred.findings), {})  # names the classes, if any
+    if not snapping:  # else lossy masks are read as the user asked for
+        classes = named.classes if named else fix.get("classes")
         findings += checks.lossy(facts, source.config, classes)
     notes = (*list_changes(facts, source.images.channels), *inferred.notes)
     if named is None:
-        if fixes:  # what else is wrong once that is fixed: both are reported together
-            fixed = source.with_fields(fixes)
-            findings += checks.values(facts, fixed.with_classes(fixes["classes"]).masks)
+        if fix:  # what else is wrong once that is fixed: both are reported together
+            fixed = source.with_fields(fix)
+            findings += checks.values(facts, fixed.with_classes(fix["classes"]).masks)
         return Inspection(source, facts, findings, notes)
     by_image = {split: class_matrix(of_split, named.masks) for split, of_split in facts.items()}
     findings += checks.values(facts, named.masks)
@@ -158,24 +160,27 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     return Survey(source, facts, findings, notes, data_set, by_image)
 
 
-def read_some_deep(read: Scanner, facts: Facts) -> Facts:
-    """Read the pixels of a few 16-bit training images, for the quick survey."""
+def read_some_deep(scan: Scanner, facts: Facts) -> Facts:
+    """Read the pixels of a few 16-bit training images, for the quick survey.
+
+    Those that can't be decoded are left out: training reports them by data.on_error.
+    """
     deep = [fact.sample for fact in facts["train"] if fact.image.deep]
     if not deep:
         return {}
-    fully = Scanner(read.root, read.images, read.masks, True, read.palette)
-    scanned = fully(deep[:: -(-len(deep) // DEEP_READ)])  # spread: neighbours look alike
+    scan_fully = Scanner(scan.root, scan.images, scan.masks, True, scan.palette)
+    scanned = scan_fully(deep[:: -(-len(deep) // DEEP_READ)])  # spread: neighbours look alike
     return {"train": [fact for fact in scanned if isinstance(fact, PairFacts)]}
 
 
 def class_matrix(facts: list[PairFacts], masks: MaskReader) -> np.ndarray:
-    """Return (images, classes) int64: each mask's pixels of each class."""
+    """Return the pixels of each class in each mask: int64 (images, classes)."""
     counts = [class_pixels(fact, masks) for fact in facts]
     return np.array(counts, np.int64).reshape(-1, masks.num_classes)
 
 
 def list_changes(facts: Facts, channels: int) -> list[Note]:
-    """List what reading drops or changes by rule: alpha channels, pixels of lossy masks."""
+    """List what the readers drop or change by design: alpha channels, pixels of lossy masks."""
     everything = [fact for split in facts.values() for fact in split]
     alpha = sum(fact.image.alpha for fact in everything)
     snapped = [fact.mask.snapped for fact in everything if fact.mask.snapped]
@@ -195,7 +200,8 @@ def drop_unreadable(
 ) -> tuple[Facts, list[Finding]]:
     """Return the facts of pairs that can be read, and findings about the others.
 
-    With data.on_error skip these are notes, up to MOST_SKIPPED of a split.
+    With data.on_error: skip, these are no errors as long as at most the share MOST_SKIPPED of a
+    split is dropped.
     """
     readable: Facts = {}
     findings = []
@@ -204,7 +210,11 @@ def drop_unreadable(
         good = [fact for fact in pairs if isinstance(fact, PairFacts) and fact.sizes_agree]
         if bad and config.on_error == "skip":
             few = len(pairs) - len(good) <= MOST_SKIPPED * len(pairs)
-            why = "skipped" if few else f"more of {split} than data.on_error: skip allows, 1 %"
+            why = (
+                "skipped"
+                if few
+                else f"more of {split} than data.on_error: skip allows, {MOST_SKIPPED:.0%}"
+            )
             kind: dict[str, Any] = {"kind": "skipped", "error": False} if few else {}
             bad = [replace(finding, text=f"{why}: {finding.text}", **kind) for finding in bad]
         readable[split] = good
@@ -214,9 +224,9 @@ def drop_unreadable(
 
 @dataclass(frozen=True)
 class InferredClasses:
-    """Class names by the values of the training masks, or a finding where these are ambiguous.
+    """Class names inferred from the values of the training masks, or a finding if they are ambiguous.
 
-    No names and no finding where no mask could be read, which is a finding already.
+    Both are empty if no mask could be read, which `drop_unreadable` has reported.
     """
 
     names: list[str] = field(default_factory=list)
@@ -225,7 +235,7 @@ class InferredClasses:
 
 
 def infer_classes(checks: Checks, source: DataSource, train: list[PairFacts]) -> InferredClasses:
-    """Infer the classes of a source that has none from its training masks."""
+    """Infer the classes from the training masks, for a source that names none."""
     values: Counter = Counter()
     for fact in train:
         values.update(fact.mask.values)
