@@ -44,7 +44,7 @@ from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.cache import open_caches
-from segtrain.data.loading.dataset import Pairs, checked, collate, train_loader
+from segtrain.data.loading.dataset import Pairs, collate, read_batches, train_loader
 from segtrain.data.loading.sampling import Draw
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
@@ -189,7 +189,7 @@ def loaders(case: Case, count: int, workers: int) -> dict[str, Callable[[], Iter
         persistent_workers=workers > 0,
     )
     ours = {n: train_loader(open_pairs(case, kind), draws, workers) for n, kind in OURS.items()}
-    return {"plain": lambda: plain} | {n: lambda x=x: checked(x) for n, x in ours.items()}
+    return {"plain": lambda: plain} | {n: lambda x=x: read_batches(x) for n, x in ours.items()}
 
 
 def pairs_per_second(batches: Iterable, batch_size: int) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from segtrain.config import Config
 from segtrain.console import progress, write
 from segtrain.data.images import ImageReader
-from segtrain.data.layouts.detect import image_files
+from segtrain.data.layouts.detect import list_images
 from segtrain.data.layouts.locate import demo_folder
 from segtrain.data.loading.dataset import as_tensor
 from segtrain.distributed.devices import build_predictor, to_device
@@ -121,7 +121,7 @@ def find_images(paths: list[str]) -> list[Path]:
 def _expand(text: str) -> Iterator[Path]:
     path = Path(text).expanduser()
     if path.is_dir():
-        images = image_files(path)
+        images = list_images(path)
         if not images:
             folders = sorted(child.name for child in path.iterdir() if child.is_dir())
             hint = f"; its folders are {shorten(folders)}" if folders else ""
@@ -130,7 +130,7 @@ def _expand(text: str) -> Iterator[Path]:
     elif path.is_file():
         yield path
     elif text == "demo":  # a file or folder of that name comes first
-        yield from image_files(demo_folder() / "images" / "val")[:DEMO_IMAGES]
+        yield from list_images(demo_folder() / "images" / "val")[:DEMO_IMAGES]
     else:
         files = [f for f in map(Path, sorted(glob.glob(str(path), recursive=True))) if f.is_file()]
         if not files:

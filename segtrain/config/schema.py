@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from segtrain.config.data import DataConfig
 from segtrain.config.types import Duration, OnOffAuto, Section, Size, StepsOrDuration
+from segtrain.losses.arguments import OhemArguments
 
 
 class AugmentConfig(Section):
@@ -117,14 +118,16 @@ class LossConfig(Section):
         "sum such as ohem+0.5*dice",
     )
     thresh: float = Field(
-        0.7,
+        OhemArguments.thresh,
         gt=0,
         le=1,
         description="hard example mining: ohem keeps pixels whose true class has a lower "
         "probability than this, in (0, 1]",
     )
     n_min_factor: int = Field(
-        16, ge=1, description="ohem keeps at least one in this many valid pixels"
+        OhemArguments.n_min_factor,
+        ge=1,
+        description="ohem keeps at least one in this many valid pixels",
     )
     sync: bool = Field(
         True,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from segtrain.data.decoding import SUFFIXES
-from segtrain.data.loading.dataset import Pairs, checked, one_by_one
+from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, UsageError, shorten
@@ -55,7 +55,7 @@ class MaskPredictor:
         """
         lb_ignore = self.truth.lb_ignore
         pairs = Pairs(self.samples, self.reader, self.truth)
-        for batch in checked(one_by_one(pairs, indices, self.workers)):
+        for batch in read_batches(make_image_loader(pairs, indices, self.workers)):
             index, target, ids = batch.indices[0], batch.targets[0], batch.images[0, 0]
             blank = int(((ids == lb_ignore) & (target != lb_ignore)).sum())
             if blank:

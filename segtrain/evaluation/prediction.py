@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segtrain.config import EvalConfig
-from segtrain.data.loading.dataset import Batch, Pairs, checked, one_by_one
+from segtrain.data.loading.dataset import Batch, Pairs, make_image_loader, read_batches
 from segtrain.distributed.devices import build_predictor, to_device
 from segtrain.distributed.limits import explain_limits
 from segtrain.losses.ohem import Mining
@@ -51,8 +51,8 @@ class SplitPredictor:
         """
         fabric, settings, lb_ignore = self.fabric, self.settings, pairs.masks.lb_ignore
         network = build_predictor(self.model.eval(), fabric)
-        loader = one_by_one(pairs, indices, self.workers, fabric.device.type == "cuda")
-        for group in group_by_size(checked(loader), settings.batch_size):
+        loader = make_image_loader(pairs, indices, self.workers, fabric.device.type == "cuda")
+        for group in group_by_size(read_batches(loader), settings.batch_size):
             images = torch.cat([to_device(b.images, fabric, settings.max_pixels) for b in group])
             targets = torch.cat([to_device(b.targets, fabric) for b in group])
             with explain_limits(advise_on_memory(images.shape, settings)):

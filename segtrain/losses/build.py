@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from segtrain.losses.arguments import VGGArguments, make_arguments
+from segtrain.losses.arguments import OhemArguments, VGGArguments, make_arguments
 from segtrain.losses.base import Term
 from segtrain.losses.cross_entropy import CrossEntropy
 from segtrain.losses.focal import Focal
@@ -136,8 +136,8 @@ def build_loss(
     *,
     sync: bool = True,
     palette: Sequence[tuple[int, int, int]] | None = None,
-    thresh: float = 0.7,
-    n_min_factor: int = 16,
+    thresh: float = OhemArguments.thresh,
+    n_min_factor: int = OhemArguments.n_min_factor,
 ) -> Loss:
     """Build the module of a loss expression such as "ohem(thresh=0.7)+0.5*dice", or of its spec.
 

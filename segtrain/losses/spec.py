@@ -13,7 +13,14 @@ from statistics import median
 from typing import Any
 
 from segtrain.errors import UsageError, did_you_mean
-from segtrain.losses.arguments import ARGUMENTS, MINED, MINING, Arguments, make_arguments
+from segtrain.losses.arguments import (
+    ARGUMENTS,
+    MINED,
+    MINING,
+    Arguments,
+    OhemArguments,
+    make_arguments,
+)
 
 EXAMPLE = "write for example ohem, ohem(thresh=0.7), ohem(focal) or ohem+0.5*dice"
 
@@ -115,7 +122,11 @@ def balancing_weights(name: str, pixels: list[int], where_present: list[int]) ->
     return [w * len(present) / sum(present) for w in raw]
 
 
-def parse_loss(expression: str, thresh: float = 0.7, n_min_factor: int = 16) -> LossSpec:
+def parse_loss(
+    expression: str,
+    thresh: float = OhemArguments.thresh,
+    n_min_factor: int = OhemArguments.n_min_factor,
+) -> LossSpec:
     """Parse a weighted sum of losses and check every name and argument.
 
     `thresh` and `n_min_factor` go to the terms that take them and don't give their own. Raises

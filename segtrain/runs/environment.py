@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from segtrain.errors import first_line, translate_errors
 from segtrain.files import save_json
 from segtrain.version import __version__
 
@@ -95,6 +96,10 @@ def _git_commit() -> str | None:
 def record_start(file: Path, environment: dict[str, Any]) -> None:
     """Write the environment of a run's first start, or append that of a resume to `resumed`."""
     if file.exists():
-        first = json.loads(file.read_text(encoding="utf-8"))
-        environment = first | {"resumed": [*first.get("resumed", []), environment]}
+        damaged = (
+            f"{file}: damaged; restore it, or remove it to continue without the earlier starts"
+        )
+        with translate_errors(lambda error: f"{damaged} ({first_line(error)})"):
+            first = json.loads(file.read_text(encoding="utf-8"))
+            environment = first | {"resumed": [*first.get("resumed", []), environment]}
     save_json(file, environment)

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 
 from segtrain.console import format_score, write, write_notes
-from segtrain.data.loading.dataset import checked
+from segtrain.data.loading.dataset import read_batches
 from segtrain.data.loading.sampling import seed_at
 from segtrain.distributed.collectives import broadcast_buffers, max_over_ranks
 from segtrain.distributed.fabric import check_batch_norm
@@ -157,7 +157,7 @@ def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.prof
     config, state, reporter = plan.config, training.state, session.reporter
     end = (state.epoch + 1) * plan.steps_per_epoch
     loaders.sampler.start, loaders.sampler.stop = state.step, end
-    batches = copy_to_device(fabric, checked(loaders.train), config.train.channels_last)
+    batches = copy_to_device(fabric, read_batches(loaders.train), config.train.channels_last)
     outcomes = OutcomeReader(fabric.device)
     timer, clock = StepTimer(fabric.device, state.seconds), SaveClock(config.train.checkpoint_every)
     # on the device: adding up there doesn't make the host wait for each step

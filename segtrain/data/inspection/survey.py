@@ -224,7 +224,7 @@ def drop_unreadable(
 
 @dataclass(frozen=True)
 class InferredClasses:
-    """Class names inferred from the values of the training masks, or a finding if they are ambiguous.
+    """Class names inferred from the values of the training masks, or a finding if ambiguous.
 
     Both are empty if no mask could be read, which `drop_unreadable` has reported.
     """

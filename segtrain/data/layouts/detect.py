@@ -137,7 +137,7 @@ def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:
     }
 
 
-def image_files(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """Return the images directly in `folder`, sorted, without hidden files."""
     return sorted(
         f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")

@@ -19,7 +19,7 @@ from segtrain.data.layouts.pairing import (
     Group,
     Listing,
     files_by_stem,
-    group,
+    group_by_stem,
     relative_to_root,
     root_prefixes,
 )
@@ -79,7 +79,7 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
             if split.list:
                 groups[name], wrong = select_listed(root / split.list, *sides, root)
             else:
-                groups[name], wrong = group(*sides), {}
+                groups[name], wrong = group_by_stem(*sides), {}
         elif split.list:  # as all have that lack images
             groups[name], wrong = read_pairs(root / split.list, root, config.allow_outside)
         faults |= wrong

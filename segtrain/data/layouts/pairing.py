@@ -50,7 +50,7 @@ def files_by_stem(root: Path, folder: str, ending: str = "") -> dict[str, list[s
     return found
 
 
-def group(images: dict[str, list[str]], masks: dict[str, list[str]]) -> list[Group]:
+def group_by_stem(images: dict[str, list[str]], masks: dict[str, list[str]]) -> list[Group]:
     """Return the files of each stem, sorted by stem."""
     return [
         (sorted(images.get(stem, ())), sorted(masks.get(stem, ())))

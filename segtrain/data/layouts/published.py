@@ -11,7 +11,7 @@ from pathlib import Path
 from segtrain.config import DataConfig
 from segtrain.config.types import Colour
 from segtrain.data.layouts.lists import select_listed
-from segtrain.data.layouts.pairing import Fault, Group, Listing, files_by_stem, group
+from segtrain.data.layouts.pairing import Fault, Group, Listing, files_by_stem, group_by_stem
 from segtrain.data.masks import class_palette
 
 PUBLISHED_SPLITS = ("train", "val", "test")
@@ -106,7 +106,9 @@ def find_cityscapes(config: DataConfig, root: Path) -> Listing | None:
         for split, files in images.items()
     )
     masks = train_ids if whole else ids
-    groups, note = drop_unlabelled({split: group(images[split], masks[split]) for split in images})
+    groups, note = drop_unlabelled(
+        {split: group_by_stem(images[split], masks[split]) for split in images}
+    )
     classes, palette, label_map = load_table("cityscapes")
     if whole:
         palette, label_map = class_palette(len(classes), palette, label_map), {255: "ignore"}
@@ -141,7 +143,9 @@ def find_ade20k(config: DataConfig, root: Path) -> Listing | None:
     if not images["train"] or not masks["train"] or not (recognised or config.format == "ade20k"):
         return None
     classes, palette, label_map = load_table("ade20k")
-    groups, note = drop_unlabelled({split: group(images[split], masks[split]) for split in names})
+    groups, note = drop_unlabelled(
+        {split: group_by_stem(images[split], masks[split]) for split in names}
+    )
     layout = f"images + annotations; 0 is ignored, classes 1..150 become 0..149{note}"
     return Listing(groups, layout, _ade20k_names(info) or classes, palette, label_map)
 
@@ -163,7 +167,7 @@ def find_camvid(config: DataConfig, root: Path) -> Listing | None:
     are not needed.
     """
     groups = {
-        split: group(files_by_stem(root, split), files_by_stem(root, f"{split}annot"))
+        split: group_by_stem(files_by_stem(root, split), files_by_stem(root, f"{split}annot"))
         for split in PUBLISHED_SPLITS
         if (root / f"{split}annot").is_dir()
     }
@@ -180,7 +184,9 @@ def find_camvid_rgb(config: DataConfig, root: Path) -> Listing | None:
     All in one, CamVid's frames get SegNet's published split; other frames are all for training.
     """
     groups = {
-        split: group(files_by_stem(root, split), files_by_stem(root, f"{split}_labels", "_L"))
+        split: group_by_stem(
+            files_by_stem(root, split), files_by_stem(root, f"{split}_labels", "_L")
+        )
         for split in PUBLISHED_SPLITS
         if (root / f"{split}_labels").is_dir()
     }
@@ -190,7 +196,9 @@ def find_camvid_rgb(config: DataConfig, root: Path) -> Listing | None:
         images, masks = next(existing, ("", ""))
         if not images:
             return None
-        groups = {"train": group(files_by_stem(root, images), files_by_stem(root, masks, "_L"))}
+        groups = {
+            "train": group_by_stem(files_by_stem(root, images), files_by_stem(root, masks, "_L"))
+        }
         layout = f"{images} + {masks}"
         if _camvid_share(groups) == 1:
             every = groups["train"]

@@ -169,7 +169,7 @@ def collate(items: list[TensorPair]) -> tuple[Tensor, Tensor]:
     return rows.permute(0, 3, 1, 2), default_collate(list(targets))
 
 
-def checked(loader: DataLoader) -> Iterator[Batch]:
+def read_batches(loader: DataLoader) -> Iterator[Batch]:
     """Yield the loader's batches, without the pairs that could not be read.
 
     Raises SegtrainError for unreadable pairs as `Pairs.record_unread` does, and for a dead worker.
@@ -188,7 +188,9 @@ def train_loader(
     return _loader(pairs, workers, pin_memory, batch_sampler=sampler, persistent_workers=persistent)
 
 
-def one_by_one(pairs: Pairs, indices: range, workers: int, pin_memory: bool = False) -> DataLoader:
+def make_image_loader(
+    pairs: Pairs, indices: range, workers: int, pin_memory: bool = False
+) -> DataLoader:
     """Return a loader of batches of one image at its own size, in the order of `indices`."""
     workers = workers if len(indices) > 1 else 0  # starting a worker takes longer than one image
     return _loader(pairs, workers, pin_memory, sampler=indices, batch_size=1)

@@ -19,7 +19,7 @@ from segtrain.config import DataConfig
 from segtrain.data.images import ImageReader
 from segtrain.data.loading import cache as caching
 from segtrain.data.loading.cache import open_caches
-from segtrain.data.loading.dataset import Pairs, checked, one_by_one
+from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 
@@ -137,7 +137,7 @@ def test_pixel_counts_that_are_no_multiple_of_a_cache_line(tmp_path: Path):
 def test_workers_fill_what_others_read(pairs: Path, kind: str):
     kept, _ = opened(pairs, kind)
     plain = read_all(opened(pairs, "none")[0])
-    list(checked(one_by_one(kept, range(6), 2)))
+    list(read_batches(make_image_loader(kept, range(6), 2)))
     decoded = count_decodes(kept)
     assert equal(read_all(kept), plain) and decoded == []
 
@@ -358,7 +358,7 @@ def test_disk_ends_at_its_bound(pairs: Path, folder: Path):
 
 def test_the_bound_holds_for_all_workers_together(pairs: Path, folder: Path):
     kept, _ = opened(pairs, "disk", gb=(3 * FILE + 10) / 1e9)
-    list(checked(one_by_one(kept, range(6), 2)))
+    list(read_batches(make_image_loader(kept, range(6), 2)))
     assert len(list(folder.iterdir())) == 3
 
 
@@ -445,7 +445,7 @@ def test_a_disk_that_fills_up_ends_the_caching_with_one_line(
     monkeypatch.setattr(os, "replace", full)
     plain = read_all(opened(pairs, "none")[0])
     assert equal(read_all(kept), plain) and equal(read_all(kept), plain)
-    list(checked(one_by_one(kept, range(6), 2)))
+    list(read_batches(make_image_loader(kept, range(6), 2)))
     assert len(calls) == 1  # it isn't tried again
     assert len(list(folder.iterdir())) == 1  # the first pair; nothing temporary
     lines = capfd.readouterr().err.splitlines()
@@ -460,7 +460,7 @@ def test_workers_on_a_full_disk_report_it_once(
 
     monkeypatch.setattr(os, "replace", full)
     kept, _ = opened(pairs, "disk")
-    list(checked(one_by_one(kept, range(6), 2)))
+    list(read_batches(make_image_loader(kept, range(6), 2)))
     assert capfd.readouterr().err.count("No space left") == 1
 
 

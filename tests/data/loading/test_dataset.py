@@ -16,7 +16,13 @@ from segtrain.data.images import ImageReader
 from segtrain.data.loading import dataset
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.cache import RamCache
-from segtrain.data.loading.dataset import Pairs, checked, collate, one_by_one, train_loader
+from segtrain.data.loading.dataset import (
+    Pairs,
+    collate,
+    make_image_loader,
+    read_batches,
+    train_loader,
+)
 from segtrain.data.loading.sampling import BatchSampler, Draw, batch_at
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
@@ -109,7 +115,9 @@ def test_a_batch_is_stacked_as_channels_last():
 def test_each_image_at_its_own_size_in_order(tmp_path: Path):
     write_pairs(tmp_path, 2)
     write_pairs(tmp_path, 1, first=2, height=16, width=24)
-    batches = list(checked(one_by_one(make_pairs(samples_in(tmp_path)), range(2, -1, -2), 0)))
+    batches = list(
+        read_batches(make_image_loader(make_pairs(samples_in(tmp_path)), range(2, -1, -2), 0))
+    )
     assert [batch.indices for batch in batches] == [[2], [0]]
     assert [batch.images.shape for batch in batches] == [(1, 3, 16, 24), (1, 3, 48, 40)]
 
@@ -125,7 +133,7 @@ def epoch(pairs: Path, workers: int, cache=None) -> list[tuple]:
         sampler.start, sampler.stop = start, start + 3
         seen += [
             (b.indices, b.images.numpy().tobytes(), b.targets.numpy().tobytes())
-            for b in checked(loader)
+            for b in read_batches(loader)
         ]
     return seen
 
@@ -150,7 +158,7 @@ def test_an_epoch_left_midway_does_not_reach_into_the_next(pairs: Path, workers:
     loader = train_loader(found, sampler, workers)
     for start, taken in ((0, 1), (100, 4), (7, 9), (200, 30), (40, 2)):
         sampler.start, sampler.stop = start, start + 30
-        for number, batch in enumerate(checked(loader), 1):
+        for number, batch in enumerate(read_batches(loader), 1):
             asked = batch_at(start + number - 1, 60, 2, 3)
             assert draws_of(batch) == [[draw.pass_, draw.index, 0] for draw in asked]
             if number == taken:
@@ -162,16 +170,16 @@ def test_an_epoch_left_midway_does_not_reach_into_the_next(pairs: Path, workers:
 def test_loading_leaves_the_global_random_state_alone(pairs: Path, workers: int):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    list(checked(one_by_one(make_pairs(samples_in(pairs)), range(6), workers)))
+    list(read_batches(make_image_loader(make_pairs(samples_in(pairs)), range(6), workers)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_file_stops_the_run_and_names_itself(pairs: Path, workers: int):
     cut(pairs / "images/003.png")
-    loader = one_by_one(make_pairs(samples_in(pairs)), range(6), workers)
+    loader = make_image_loader(make_pairs(samples_in(pairs)), range(6), workers)
     with pytest.raises(SegtrainError, match=r"images/003\.png.*truncated"):
-        list(checked(loader))
+        list(read_batches(loader))
 
 
 def many(folder: Path, count: int, damaged: list[int]) -> list[Sample]:
@@ -195,7 +203,7 @@ def test_skipped_in_training_the_next_readable_takes_its_place(tmp_path: Path, w
     batches = Listed(
         [Draw(1, 4), Draw(1, 5, focus=2)], [Draw(2, 199), Draw(2, 7, focus=1)], [Draw(3, 5)]
     )
-    seen = list(checked(train_loader(found, batches, workers)))
+    seen = list(read_batches(train_loader(found, batches, workers)))
     assert [batch.indices for batch in seen] == [[4, 6], [0, 7], [6]]
     # the stand-in need not have the class that the crop was to be centred on
     assert [draws_of(b) for b in seen] == [
@@ -210,17 +218,17 @@ def test_skipped_in_training_the_next_readable_takes_its_place(tmp_path: Path, w
 
 def test_neighbours_that_are_both_damaged(tmp_path: Path):
     found = make_pairs(many(tmp_path, 200, [5, 6]), top_left, on_error="skip")
-    (batch,) = checked(train_loader(found, Listed([Draw(0, 5)]), 0))
+    (batch,) = read_batches(train_loader(found, Listed([Draw(0, 5)]), 0))
     assert batch.indices == [7] and list(batch.unread) == [5, 6]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipped_in_evaluation_it_is_left_out(tmp_path: Path, workers: int):
     found = make_pairs(many(tmp_path, 100, [1]), on_error="skip")
-    batches = list(checked(one_by_one(found, range(4), workers)))
+    batches = list(read_batches(make_image_loader(found, range(4), workers)))
     assert [batch.indices for batch in batches] == [[0], [2], [3]]
     assert str(*found.skipped_notes("val")) == "val: 1 image skipped: bad1.png"
-    list(checked(one_by_one(found, range(4), workers)))
+    list(read_batches(make_image_loader(found, range(4), workers)))
     assert str(*found.skipped_notes("val")) == "val: 1 image skipped: bad1.png"  # each counts once
 
 
@@ -231,24 +239,24 @@ def test_more_than_one_percent_skipped_stops_the_run(tmp_path: Path, augmentatio
     loader = (
         train_loader(found, Listed([Draw(0, 3)], [Draw(0, 5)]), 0)
         if augmentation
-        else one_by_one(found, range(299), 0)
+        else make_image_loader(found, range(299), 0)
     )
     with pytest.raises(SegtrainError, match=r"3 of 299 pairs .* 1 %.*bad3\.png.*bad5\.png"):
-        list(checked(loader))
+        list(read_batches(loader))
     # with one image more than that, it is 1 %
     found = make_pairs([*samples, samples[0]], on_error="skip")
-    assert len(list(checked(one_by_one(found, range(300), 0)))) == 297
+    assert len(list(read_batches(make_image_loader(found, range(300), 0)))) == 297
 
 
 def test_no_readable_pair_stops_the_run(tmp_path: Path):
     found = make_pairs(many(tmp_path, 2, [0, 1]), top_left, on_error="skip")
     with pytest.raises(SegtrainError, match="2 of 2 pairs"):
-        list(checked(train_loader(found, Listed([Draw(0, 0), Draw(0, 1)]), 0)))
+        list(read_batches(train_loader(found, Listed([Draw(0, 0), Draw(0, 1)]), 0)))
 
 
 def test_nothing_skipped_gives_no_note(pairs: Path):
     found = make_pairs(samples_in(pairs), on_error="skip")
-    list(checked(one_by_one(found, range(6), 0)))
+    list(read_batches(make_image_loader(found, range(6), 0)))
     assert found.skipped_notes() == []
 
 

@@ -18,7 +18,7 @@ from conftest import QUICK, write_pairs
 from running import ENVIRONMENT, Running, alive, children, wait_for
 
 from segtrain.data.images import ImageReader
-from segtrain.data.loading.dataset import Pairs, checked, train_loader
+from segtrain.data.loading.dataset import Pairs, read_batches, train_loader
 from segtrain.data.loading.sampling import Draw
 from segtrain.data.loading.workers import FORK
 from segtrain.data.masks import MaskReader
@@ -29,7 +29,7 @@ LOADER = """
 import sys
 from itertools import cycle, islice
 from pathlib import Path
-from segtrain.data.loading.dataset import Pairs, checked, one_by_one, train_loader
+from segtrain.data.loading.dataset import Pairs, read_batches, make_image_loader, train_loader
 from segtrain.data.sample import Sample
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import MaskReader
@@ -44,14 +44,14 @@ if augmentation:
     draws = [[Draw(0, 2 * step), Draw(0, 2 * step + 1)] for step in range(300)]
     loader = train_loader(pairs, draws, workers, "pinned" in how)
 else:
-    loader = one_by_one(pairs, range(len(pairs)), workers, "pinned" in how)
+    loader = make_image_loader(pairs, range(len(pairs)), workers, "pinned" in how)
 """
 LOOP = (
     LOADER
     + """
 try:
     while True:
-        for seen, batch in enumerate(checked(loader)):
+        for seen, batch in enumerate(read_batches(loader)):
             if seen == 20:
                 print("going", flush=True)
 except SegtrainError as error:
@@ -119,7 +119,7 @@ def test_workers_ignore_signals_to_the_run(pairs: Path, sent: signal.Signals):
     handler = signal.signal(sent, lambda *_: os.write(write, b"handled"))
     try:
         AT_BIRTH.append(lambda: os.kill(os.getpid(), sent))
-        batches = checked(loader)
+        batches = read_batches(loader)
         seen = next(batches).indices
         AT_BIRTH.clear()
         workers = [each for each in multiprocessing.active_children() if each not in others]
@@ -175,7 +175,7 @@ if "stuck" in how:
         return image, mask
     pairs.augmentation = hold
 for epoch in count():
-    for seen, batch in enumerate(checked(loader)):
+    for seen, batch in enumerate(read_batches(loader)):
         if seen == 25:
             print("going", flush=True)
         while seen == 25 and "stuck" in how and not stop:
