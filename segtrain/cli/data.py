@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from segtrain.cli.options import ConfigFile, Sets, Text, option
+from segtrain.cli.options import ConfigFile, Sets, TextOption, option
 
 
 def check(
     path: Annotated[
-        Text,
+        TextOption,
         typer.Argument(
             help="folder of the data set [default: data/, else the demo]",
             metavar="PATH",

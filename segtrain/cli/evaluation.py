@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segtrain.cli.options import Device, Out, RunOrCheckpoint, Sets, Text, Workers, option
+from segtrain.cli.options import Device, Out, RunOrCheckpoint, Sets, TextOption, Workers, option
 from segtrain.errors import UsageError
 
 
@@ -15,7 +15,8 @@ def evaluate(
     run: Annotated[Path | None, RunOrCheckpoint] = None,
     split: Annotated[str, option("split to score", default="val")] = "val",
     data: Annotated[
-        Text, option("folder of the data set", default="that of the training", metavar="PATH|demo")
+        TextOption,
+        option("folder of the data set", default="that of the training", metavar="PATH|demo"),
     ] = None,
     predictions: Annotated[
         Path | None,

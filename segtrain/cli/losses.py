@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from segtrain.cli.options import Text
+from segtrain.cli.options import TextOption
 
 
 def losses(
     name: Annotated[
-        Text,
+        TextOption,
         typer.Argument(
             help="one loss; without it, all are listed", metavar="LOSS", show_default=False
         ),

@@ -24,7 +24,7 @@ def field(key: str, **more: Any) -> Any:
     return option(meaning, default=words or info.default, **more)
 
 
-Text = str | None
+TextOption = str | None
 FloatOption = float | None
 IntOption = int | None
 ConfigFile = Annotated[
@@ -39,8 +39,8 @@ Sets = Annotated[
         metavar="KEY.PATH=VALUE",
     ),
 ]
-Device = Annotated[Text, field("train.device", metavar="auto|cpu|cuda")]
-Workers = Annotated[Text, field("data.workers", metavar="auto|N")]
+Device = Annotated[TextOption, field("train.device", metavar="auto|cpu|cuda")]
+Workers = Annotated[TextOption, field("data.workers", metavar="auto|N")]
 RunOrCheckpoint = typer.Argument(
     help="folder of a run, or a checkpoint [default: the best of the latest run]",
     metavar="RUN|CHECKPOINT",

@@ -16,7 +16,7 @@ from segtrain.cli.options import (
     IntOption,
     Out,
     Sets,
-    Text,
+    TextOption,
     Workers,
     field,
     option,
@@ -40,31 +40,33 @@ class BareResume(TyperCommand):
 
 def fit(
     config: ConfigFile = None,
-    data: Annotated[Text, field("data.path", metavar="PATH|demo")] = None,
-    arch: Annotated[Text, field("model.arch")] = None,
-    encoder: Annotated[Text, field("model.encoder")] = None,
-    weights: Annotated[Text, field("model.weights", metavar="auto|imagenet|none|FILE")] = None,
-    loss: Annotated[Text, field("loss.expression")] = None,
+    data: Annotated[TextOption, field("data.path", metavar="PATH|demo")] = None,
+    arch: Annotated[TextOption, field("model.arch")] = None,
+    encoder: Annotated[TextOption, field("model.encoder")] = None,
+    weights: Annotated[
+        TextOption, field("model.weights", metavar="auto|imagenet|none|FILE")
+    ] = None,
+    loss: Annotated[TextOption, field("loss.expression")] = None,
     thresh: Annotated[FloatOption, field("loss.thresh")] = None,
     lb_ignore: Annotated[IntOption, field("data.lb_ignore")] = None,
     n_min_factor: Annotated[IntOption, field("loss.n_min_factor")] = None,
     epochs: Annotated[IntOption, field("train.epochs")] = None,
     batch_size: Annotated[IntOption, field("train.batch_size")] = None,
     lr: Annotated[FloatOption, field("optim.lr")] = None,
-    crop: Annotated[Text, field("augment.crop", metavar="HxW")] = None,
+    crop: Annotated[TextOption, field("augment.crop", metavar="HxW")] = None,
     device: Device = None,
     devices: Annotated[IntOption, field("train.devices")] = None,
     nodes: Annotated[IntOption, field("train.nodes")] = None,
-    precision: Annotated[Text, field("train.precision", metavar="auto|32|bf16|fp16")] = None,
+    precision: Annotated[TextOption, field("train.precision", metavar="auto|32|bf16|fp16")] = None,
     workers: Workers = None,
     seed: Annotated[IntOption, field("train.seed")] = None,
     out: Out = Path("runs"),
     name: Annotated[
-        Text,
+        TextOption,
         option("folder of the run in --out; must not exist", default="date, time, arch and loss"),
     ] = None,
     resume: Annotated[
-        Text,
+        TextOption,
         option(
             "continue this run from its last checkpoint; without a value, the latest run",
             metavar="[RUN]",
@@ -118,7 +120,7 @@ def sweep(
     ] = LOSSES,
     seeds: Annotated[int, option("runs per loss, with seeds 0, 1, ...", default=1, min=1)] = 1,
     config: ConfigFile = None,
-    data: Annotated[Text, field("data.path", metavar="PATH|demo")] = None,
+    data: Annotated[TextOption, field("data.path", metavar="PATH|demo")] = None,
     device: Device = None,
     out: Annotated[Path, option("folder of the runs and their comparison", default="sweep")] = Path(
         "sweep"

@@ -18,7 +18,7 @@ from segtrain.losses.base import Term
 from segtrain.losses.pixel_pass import Pixels
 
 LEAST_SIDE = 32  # pixels: smaller images vanish in five poolings
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VGG_MEAN, VGG_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
 
 class VGG(Term):
@@ -41,7 +41,7 @@ class VGG(Term):
         self.features = deepcopy(load_features(checked)).eval().requires_grad_(False)
         self.palette = palette
         self.painted: Tensor | None = None
-        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (VGG_MEAN, VGG_STD))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 

@@ -296,7 +296,7 @@ def by_index(fact: PairFacts, masks: MaskReader) -> dict[int, int]:
     return counts
 
 
-def class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
+def count_class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
     """Return (C,) the pixels of each class in a mask; unknown values are left out."""
     counted = by_index(fact, masks)
     pixels = np.zeros(masks.num_classes, np.int64)

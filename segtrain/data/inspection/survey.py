@@ -12,7 +12,7 @@ from segtrain.config import DataConfig
 from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource, find_data_source
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
-from segtrain.data.inspection.checks import Checks, Facts, class_pixels
+from segtrain.data.inspection.checks import Checks, Facts, count_class_pixels
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
 from segtrain.data.masks import MaskReader
@@ -175,7 +175,7 @@ def read_some_deep(scan: Scanner, facts: Facts) -> Facts:
 
 def class_matrix(facts: list[PairFacts], masks: MaskReader) -> np.ndarray:
     """Return the pixels of each class in each mask: int64 (images, classes)."""
-    counts = [class_pixels(fact, masks) for fact in facts]
+    counts = [count_class_pixels(fact, masks) for fact in facts]
     return np.array(counts, np.int64).reshape(-1, masks.num_classes)
 
 

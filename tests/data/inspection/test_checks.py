@@ -10,7 +10,7 @@ import pytest
 
 from segtrain.config import DataConfig
 from segtrain.data.findings import Finding, merge_fixes, raise_errors
-from segtrain.data.inspection.checks import DARK, Checks, by_index, class_pixels, unknown_of
+from segtrain.data.inspection.checks import DARK, Checks, by_index, count_class_pixels, unknown_of
 from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts, UnreadablePair
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
@@ -178,12 +178,12 @@ def test_pixels_of_values_and_colours_by_class():
         "a", mask={"values": {0: 1, 9: 2, 255: 4, 8: 32}, "colours": {0xFF0000: 8, 0xFF: 16, 5: 3}}
     )
     assert by_index(pair, masks) == {0: 1, 9: 2, 255: 4, 8: 32, 1: 8, 2: 16}
-    assert class_pixels(pair, masks).tolist() == [1, 10]
+    assert count_class_pixels(pair, masks).tolist() == [1, 10]
     assert unknown_of(pair, masks) == ({8: 32}, {5: 3})
 
 
 def test_a_mask_of_nothing_counts_nothing():
-    assert class_pixels(fact("a", mask={"values": {}}), MaskReader(3)).tolist() == [0, 0, 0]
+    assert count_class_pixels(fact("a", mask={"values": {}}), MaskReader(3)).tolist() == [0, 0, 0]
 
 
 # contents
@@ -192,7 +192,7 @@ def test_a_mask_of_nothing_counts_nothing():
 def findings_of(facts: dict, classes: int = 3) -> dict[str, list[Finding]]:
     masks = MaskReader(classes)
     by_image = {
-        split: np.array([class_pixels(f, masks) for f in pairs]).reshape(-1, classes)
+        split: np.array([count_class_pixels(f, masks) for f in pairs]).reshape(-1, classes)
         for split, pairs in facts.items()
     }
     found = checks.contents(facts, by_image, [f"class {i}" for i in range(classes)])
