@@ -35,7 +35,6 @@ ALLOWED = {
     "less_than_equal": "at most {le}",
     "list_type": "a list",
     "literal_error": "{expected}",
-    "missing": "more items",
     "model_type": "keys with values",
     "string_type": "text",
     "too_long": "at most {max_length} items",
@@ -175,7 +174,10 @@ def _usage_error(origin: str, error: ValidationError) -> UsageError:
     problems: list[str] = []
     # pydantic reports a union once per member; users want one line with all that is allowed
     allowed: dict[tuple[str, str], list[str]] = {}  # of a field and value: a text per union member
-    for details in error.errors():
+    errors = error.errors()
+    # pydantic reports each missing value of a fixed-length list; the last has the highest index
+    lengths = {e["loc"][:-1]: int(e["loc"][-1]) + 1 for e in errors if e["type"] == "missing"}
+    for details in errors:
         location = [str(part) for part in details["loc"]]
         # pydantic adds the union member or list index that it tried; show the field alone
         nested = len(location) > 2 and location[1] != "splits"
@@ -186,7 +188,11 @@ def _usage_error(origin: str, error: ValidationError) -> UsageError:
             problems.append(f"{field}: {details['ctx']['error']}".removeprefix(": "))
         else:
             texts = allowed.setdefault((field, _shorten_value(details["input"])), [])
-            texts.append(_explain_allowed(details))
+            texts.append(
+                f"{lengths[details['loc'][:-1]]} values"
+                if details["type"] == "missing"
+                else _explain_allowed(details)
+            )
     for (field, value), texts in allowed.items():
         expected = " or ".join(dict.fromkeys(texts))
         problems.append(f"{field}: expected {expected}, got {value}".removeprefix(": "))
@@ -205,6 +211,8 @@ def _explain_allowed(details: ErrorDetails) -> str:
     if details["type"] not in ALLOWED:
         return details["msg"].lower().removeprefix("input should be ")
     context = details.get("ctx", {})
+    if details["type"] == "too_long" and context["field_type"] == "Tuple":  # of fixed length
+        return f"{context['max_length']} values"
     limits = {key: f"{value:g}" for key, value in context.items() if isinstance(value, float)}
     return ALLOWED[details["type"]].format(**context | limits)
 

@@ -70,7 +70,10 @@ Weighting = Annotated[
 Alpha = Annotated[
     PerClass | None,
     BeforeValidator(_as_pair),
-    Field(description="a number in [0, 1] or a list of numbers from 0 to 1e30, not all 0"),
+    Field(
+        description="a number in [0, 1] (two classes) or a list of numbers from 0 to 1e30, one for "
+        "each class, not all 0"
+    ),
 ]
 # no Whole: 1.0 is a share, 1 a count
 Keep = Annotated[

@@ -81,6 +81,8 @@ def test_an_argument_wins_over_the_default_that_the_config_gives(inner):
         ("focal(gamma=-1)", ["gamma", "from 0", "got -1"]),
         ("focal(alpha=[1, 2])", ["alpha", "3"]),
         ("focal(alpha=0.5)", ["alpha", "3"]),
+        ("focal(alpha=abc)", ["a number in [0, 1] (two classes) or a list", "one for each class",
+                              "got 'abc'"]),
         ("focal(alpha=[1, 2, 'x'])", ["alpha", "'x'"]),
         ("focal(alpha=[1, 2, -3])", ["alpha", "-3"]),
         ("ghm(bins=0)", ["bins", "whole number from 1", "got 0"]),
