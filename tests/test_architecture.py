@@ -229,7 +229,7 @@ def test_a_name_stands_for_one_thing():
 
 
 def test_a_function_takes_few_arguments():
-    """What travels together is one thing; public signatures and Triton kernels are as they are."""
+    """Values that travel together are one object; public signatures and kernels are exempt."""
     allowed = {"segtrain.losses.build.build_loss", "segtrain.losses.region.__init__"}
     many = set()
     for module, tree in TREES.items():

@@ -1,4 +1,4 @@
-"""A run of an earlier segtrain, kept in kept/: later ones must go on reading it.
+"""A run of an earlier segtrain, kept in kept/: later versions must still read it.
 
 It was made of conftest's pairs by segtrain 0.1 with torch 2.15 (November 2026):
 
@@ -9,7 +9,7 @@ It was made of conftest's pairs by segtrain 0.1 with torch 2.15 (November 2026):
         --set "model.options={encoder_depth: 3, decoder_channels: [8, 8, 4]}"
     segtrain predict image.png --checkpoint runs/kept
 
-It is not to be made anew: a change that can't read it has to learn to.
+Never replace it by a newer run: a change that can't read it breaks users' checkpoints.
 """
 
 import json

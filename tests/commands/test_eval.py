@@ -228,7 +228,7 @@ def test_a_split_that_is_all_ignored_has_no_score(cli, run: Path, ignoring: Path
 
 
 def test_images_of_one_size_go_together(cli, trained: Path):
-    """More images than one a forward pass: the same scores but for rounding, in the same order."""
+    """Several images in a forward pass: the same scores up to rounding, in the same order."""
     home = trained.parents[1]
     for index, size in enumerate([(48, 40), (48, 40), (40, 48), (48, 40), (48, 40), (48, 40)]):
         image, mask = scene(index, *size)

@@ -123,7 +123,7 @@ def test_a_killed_run_ends_as_the_straight_one(
 def test_a_killed_run_is_resumed_in_a_process_of_its_own(
     zygote: Zygote, straight: Straight, tmp_path: Path
 ):
-    """What the other tests show does not depend on the process that they fork."""
+    """The result of the other tests does not depend on the process that they fork."""
     aim = Aim(f"replace {STATE}", 3, BEFORE, signal=signal.SIGKILL)
     straight.fit(zygote, tmp_path, aims=[aim]).wait(SECONDS)
     done = subprocess.run(

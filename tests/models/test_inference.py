@@ -24,7 +24,7 @@ def config(window=(16, 16), overlap=0.25, max_pixels=1, tta=()) -> EvalConfig:
 
 
 def picture(height: int, width: int, images: int = 1, channels: int = 3) -> Tensor:
-    """As a decoded file lies in memory: channels last."""
+    """Return random pixels in the memory layout of a decoded file: channels last."""
     rng = np.random.default_rng((height, width))
     pixels = rng.integers(0, 256, (images, height, width, channels), dtype=np.uint8)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)

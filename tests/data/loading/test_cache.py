@@ -300,7 +300,7 @@ def test_another_meaning_is_another_file(pairs: Path, masks: MaskReader, more: d
 
 
 def test_equal_readers_find_the_same_files(pairs: Path):
-    """As in another process, whose equal values are other objects: pickles of these differ."""
+    """Readers of another process have equal values in other objects, so their pickles differ."""
     red, black = (250, 0, 0), (0, 0, 0)
     one = MaskReader(3, {2: 1, 1: 0}, palette=[red, black, red])
     other = MaskReader(3, {1: 0, 2: 1}, palette=[red, black, tuple([250, 0, 0])])

@@ -140,7 +140,7 @@ def test_workers_ignore_signals_to_the_run(pairs: Path, sent: signal.Signals):
 
 
 def test_a_stuck_worker_is_ended_by_its_parent():
-    """As torch does it; only the kernel could end this worker."""
+    """SIGTERM, as torch sends it, ends a worker whose interpreter can't run a Python handler."""
     read, write = os.pipe()
 
     def hold_the_interpreter() -> None:
