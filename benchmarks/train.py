@@ -59,6 +59,7 @@ from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource
 from segtrain.data.demo import scene
 from segtrain.data.images import ImageReader
+from segtrain.data.inspection.survey import survey_data_set
 from segtrain.data.loading.dataset import Batch, collate
 from segtrain.data.loading.sampling import UNIFORM
 from segtrain.distributed.devices import resolve_device, resolve_precision
@@ -536,7 +537,8 @@ def plan_of(data: Path, case: Case) -> TrainingPlan:
     config = case.config
     data_config = config.data.model_copy(update={"path": str(data), "classes": None})
     config = config.model_copy(update={"data": data_config})
-    return make_plan(config, read_loss(config))
+    survey = survey_data_set(config.data, config.model.in_channels)
+    return make_plan(config, read_loss(config), survey)
 
 
 def against_goals(case: Case, loops: dict, loading: dict | None) -> list[dict]:

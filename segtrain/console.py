@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -69,6 +70,14 @@ def write_lines(text: str, *, stderr: bool = False) -> None:
     """Print a text of several lines, each as `write` does."""
     for line in text.rstrip("\n").split("\n"):
         write(line, stderr=stderr)
+
+
+def write_unbuffered(line: str) -> None:
+    """Print one line on stderr past Python's buffers.
+
+    For a signal handler, which may have interrupted a print, and a process that ends at once.
+    """
+    os.write(2, f"{safe(line)}\n".encode(errors="backslashreplace"))
 
 
 def write_notes(notes: Iterable[Note], *, stderr: bool = False) -> None:

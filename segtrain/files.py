@@ -41,8 +41,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def save_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all."""
-    save_bytes(path, text.encode("utf-8"))
+    """Write a UTF-8 text file, whole or not at all; undecodable bytes of names as \\udcNN."""
+    save_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def save_bytes(path: Path, content: bytes) -> None:

@@ -169,7 +169,7 @@ def test_only_two_places_catch_everything():
 
 
 PRINTING = {"print", "Console", "echo", "secho", "print_exc", "print_exception", "pprint"}
-STREAMS = {"sys.stdout.write", "sys.stderr.write", "logging.info", "logging.warning"}
+STREAMS = {"sys.stdout.write", "sys.stderr.write", "os.write", "logging.info", "logging.warning"}
 
 
 def printing_calls(tree: ast.Module) -> set[str]:

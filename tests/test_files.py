@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def test_writes_a_file_and_its_folders(tmp_path: Path):
     save_bytes(path, b"\x00\x01")
     assert path.read_bytes() == b"\x00\x01"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_name_that_is_no_text_can_be_written(tmp_path: Path):
+    path = tmp_path / "names.csv"
+    save_csv(path, [{"image": os.fsdecode(b"a\xff.png")}])
+    assert path.read_text(encoding="utf-8") == "image\na\\udcff.png\n"
 
 
 @pytest.mark.parametrize("old", [None, "what was there"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 import traceback
@@ -74,7 +73,7 @@ def _one_line(debug: bool) -> Iterator[None]:
 
 def _explain_usage(error: typer.TyperException) -> str:
     """Return the error of a command line, with what to do where typer leaves that out."""
-    text = error.format_message().rstrip(".")
+    text = " ".join(error.format_message().split()).rstrip(".")
     ctx: Any = getattr(error, "ctx", None)  # errors about commands and options have one
     if "No such command" in text and "Did you mean" not in text:
         return f"{text}; there are {', '.join(ctx.command.list_commands(ctx))}"
@@ -89,8 +88,7 @@ def _explain_usage(error: typer.TyperException) -> str:
 
 def _print_error(message: object) -> None:
     accept_any_text()  # a wrong option is found before the group's callback runs
-    one_line = re.sub(r"[ \t\r\n]+", " ", str(message)).strip()
-    write(f"error: {one_line}", stderr=True)
+    write(f"error: {str(message).strip()}", stderr=True)  # a newline in a name shows as \x0a
 
 
 def _save_traceback() -> str:

@@ -45,11 +45,11 @@ def write_sheets(
             save_image(file, sheet(inspection, config))
 
 
-def preview_sheet(inspect_data_set: Survey, config: Config) -> Image.Image:
+def preview_sheet(survey: Survey, config: Config) -> Image.Image:
     """Paint pairs of all splits with their masks in colour, with every class that occurs."""
-    data = inspect_data_set.data_set
+    data = survey.data_set
     colours, pictures = build_colour_table(data.palette), []
-    for split, sample in choose_pairs(inspect_data_set):
+    for split, sample in choose_pairs(survey):
         image = to_rgb(as_tensor(data.images(sample.image)).permute(2, 0, 1))
         class_ids = as_tensor(data.masks(sample.mask))
         pictures.append(
@@ -58,10 +58,10 @@ def preview_sheet(inspect_data_set: Survey, config: Config) -> Image.Image:
     return add_legend(draw_contact_sheet(pictures), data.classes, data.palette)
 
 
-def augment_sheet(inspect_data_set: Survey, config: Config) -> Image.Image:
+def augment_sheet(survey: Survey, config: Config) -> Image.Image:
     """Paint training pairs as the network would see them, PASSES times each."""
-    data = inspect_data_set.data_set
-    augmentation = make_augmentation(config, resolve_crop(config, inspect_data_set.median_size))
+    data = survey.data_set
+    augmentation = make_augmentation(config, resolve_crop(config, survey.median_size))
     colours, pictures = build_colour_table(data.palette), []
     train = data.splits["train"]
     for index in spread_evenly(len(train), PICTURES // PASSES):
@@ -76,13 +76,13 @@ def augment_sheet(inspect_data_set: Survey, config: Config) -> Image.Image:
     return add_legend(sheet, data.classes, data.palette)
 
 
-def choose_pairs(inspect_data_set: Survey) -> list[tuple[str, Sample]]:
+def choose_pairs(survey: Survey) -> list[tuple[str, Sample]]:
     """Return at most PICTURES (split, pair), so that every class that occurs is shown.
 
     First come the pairs with most pixels of a class, rarest class first, then evenly spread ones.
     """
-    pairs = [(split, f.sample) for split, facts in inspect_data_set.facts.items() for f in facts]
-    matrix = np.concatenate([inspect_data_set.by_image[split] for split in inspect_data_set.facts])
+    pairs = [(split, f.sample) for split, facts in survey.facts.items() for f in facts]
+    matrix = np.concatenate([survey.by_image[split] for split in survey.facts])
     picked: list[int] = []
     for class_id in np.argsort(matrix.sum(0)):
         best = int(matrix[:, class_id].argmax())

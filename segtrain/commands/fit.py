@@ -12,6 +12,7 @@ import torch
 from segtrain.config import Config
 from segtrain.config.loading import load_config, save_config, to_yaml
 from segtrain.console import write, write_lines, write_notes
+from segtrain.data.inspection.survey import survey_data_set
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.launch import is_restart_of, launch_ranks
 from segtrain.distributed.limits import explain_limits
@@ -32,7 +33,7 @@ from segtrain.runs.folder import (
     refuse_name,
 )
 from segtrain.training.loop import train
-from segtrain.training.plan import make_model, make_plan, read_loss
+from segtrain.training.plan import TrainingPlan, make_model, make_plan, read_loss
 from segtrain.training.resume import check_changes, find_resumed_run, find_state
 from segtrain.training.session import RunStart
 
@@ -97,8 +98,7 @@ def prepare_start(
     config: Config, loss: LossSpec, options: FitOptions, old_run: Path | None
 ) -> tuple[RunStart, SegmentationModel]:
     """Resolve all of a run, and make its folder once nothing can be refused any more."""
-    plan = make_plan(config, loss)
-    write_notes(plan.notes)
+    plan = read_plan(config, loss)
     saved = find_state(old_run, plan) if old_run else None
     # initial weights are a function of the seed, whatever was drawn before
     torch.manual_seed(config.train.seed)
@@ -117,14 +117,25 @@ def prepare_start(
     return RunStart(plan, run, saved), model
 
 
+def read_plan(config: Config, loss: LossSpec) -> TrainingPlan:
+    """Read the data set and make the plan; print the notes of each.
+
+    Those of the data come first: they explain why a plan is refused.
+    """
+    survey = survey_data_set(config.data, config.model.in_channels)
+    write_notes((*survey.data_set.notes, *survey.notes))
+    plan = make_plan(config, loss, survey)
+    write_notes(plan.notes)
+    return plan
+
+
 def print_dry_run(options: FitOptions) -> None:
     """Print the plan of a training. Raise UsageError for what can't be trained or resumed."""
     config, loss, old_run = resolve_config(options)
     fabric = make_fabric(config.train)
     if not fabric.is_global_zero:
         return
-    plan = make_plan(config, loss)
-    write_notes(plan.notes)
+    plan = read_plan(config, loss)
     write_notes(check_changes(old_run, plan.config) if old_run else [])
     write_lines(to_yaml(plan.config))
     write()

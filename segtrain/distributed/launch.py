@@ -25,6 +25,7 @@ from lightning_fabric.strategies import DDPStrategy
 
 from segtrain.config import TrainConfig
 from segtrain.config.types import parse_duration
+from segtrain.console import write_unbuffered
 from segtrain.distributed.processes import GATHERING, PARENT, read_stat
 from segtrain.errors import SegtrainError, Stopped, first_line
 from segtrain.private import set_collective_timeout
@@ -187,7 +188,7 @@ class RankMonitor:
             # while ranks gather there is nothing to save, and no way to wake the main thread
             if lost_since and now - lost_since > (GRACE_SECONDS if running else POLL_SECONDS):
                 # sys.exit would end this thread only
-                os.write(2, f"error: {self._add_advice(self.lost)}\n".encode())
+                write_unbuffered(f"error: {self._add_advice(self.lost)}")
                 self.end()
                 os._exit(1)
 

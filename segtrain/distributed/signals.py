@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+from segtrain.console import write_unbuffered
+
 # Ctrl-C in a terminal; a scheduler's request to end; SLURM's warning before its time limit
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -32,8 +34,7 @@ class StopRequest:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         self.signum = signum
-        if self.announce:  # by os.write: the signal may have interrupted a print
+        if self.announce:
             name = signal.Signals(signum).name
-            os.write(
-                2, f"\n{name}: stopping after this step and saving; repeat to stop now\n".encode()
-            )
+            write_unbuffered("")  # a terminal shows ^C on the line before
+            write_unbuffered(f"{name}: stopping after this step and saving; repeat to stop now")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from safetensors import safe_open
 from safetensors.torch import save
@@ -43,6 +43,14 @@ class Meta:
     miou: float | None  # of the validation after them; None where there was none
     step: int | None = None  # completed optimizer steps; None in files of older versions
     version: str = __version__
+
+    @model_validator(mode="after")
+    def _one_colour_per_class(self) -> Meta:
+        if len(self.palette) < len(self.classes):
+            raise ValueError(
+                f"palette has {len(self.palette)} colours for {len(self.classes)} classes"
+            )
+        return self
 
     @classmethod
     def of(cls, model: SegmentationModel, config: Config, **more: Any) -> Meta:
@@ -139,7 +147,8 @@ def parse_meta(path: Path, text: str) -> Meta:
         problem = first_line(error)
         if isinstance(error, ValidationError):
             wrong = error.errors()[0]
-            problem = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()}"
+            place = ".".join(map(str, wrong["loc"]))
+            problem = f"{place}: {wrong['msg'].lower()}".removeprefix(": value error, ")
         return f"{path}: not a checkpoint of this segtrain: its metadata can't be read ({problem})"
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import urllib.error
 import urllib.request
@@ -195,7 +196,8 @@ def _hub_answers() -> bool:
     answered = threading.Event()
 
     def ask() -> None:
-        with suppress(SegtrainError), translate_errors(first_line):
+        # unreachable, no HTTP, or an HF_ENDPOINT that is no address
+        with suppress(OSError, http.client.HTTPException, ValueError):
             request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
             with suppress(urllib.error.HTTPError):  # an answer, too
                 urllib.request.urlopen(request, timeout=HUB_SECONDS).close()

@@ -93,9 +93,11 @@ class SegmentationModel(nn.Module):
 
     def find_size_error(self, size: tuple[int, int]) -> str | None:
         """Return the network's error on images of (height, width), None where it has none."""
+        padded = self.pad(self._blank(size).float())
+        network = copy.deepcopy(self.network).eval()
         try:
             with translate_errors(first_line), torch.no_grad():
-                copy.deepcopy(self).eval()(self._blank(size))
+                network(padded)
         except SegtrainError as error:
             return str(error)
         return None

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from segtrain.console import Note
 from segtrain.errors import SegtrainError
 from segtrain.files import save_csv
 from segtrain.runs.folder import HISTORY
@@ -22,6 +23,13 @@ class History:
 
     def __init__(self, run: Path, epochs_done: int):
         self.run = run
+        self.events: SummaryWriter | None = None
+        self.notes: tuple[Note, ...] = ()
+        try:
+            str(run).encode()
+        except UnicodeEncodeError:  # TensorBoard has no other form of a path
+            self.notes = (Note("no TensorBoard events: the run's path is not UTF-8", "note"),)
+            return
         # hides events of epochs that a killed process wrote after its last checkpoint
         purge_step = epochs_done + 1 if epochs_done else None
         with self._failure_in_one_line():
@@ -31,6 +39,8 @@ class History:
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Write all rows so far; the last of them is new."""
         save_csv(self.run / HISTORY, rows)
+        if self.events is None:
+            return
         with self._failure_in_one_line():
             for name, value in rows[-1].items():
                 if name != "epoch" and value is not None:
@@ -43,7 +53,8 @@ class History:
     def __exit__(self, *_: object) -> None:
         """End the writer's thread."""
         with suppress(OSError):  # `add` has flushed every event, or raised
-            self.events.close()
+            if self.events is not None:
+                self.events.close()
 
     @contextmanager
     def _failure_in_one_line(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, first_line, translate_errors
 from segtrain.files import save_bytes
 from segtrain.models.checkpoint import Meta, read_meta, save_model, save_state
 from segtrain.runs.environment import device_name, package_versions
@@ -61,7 +61,20 @@ def save_checkpoint(session: Session, miou: float | None = None, best: bool = Fa
 
 
 def restore_training(fabric: Fabric, training: Training, saved: dict[str, Any]) -> None:
-    """Restore a training from the state that `save_checkpoint` saved."""
+    """Restore a training from the state that `save_checkpoint` saved.
+
+    Raise SegtrainError where it lacks a part, or a part has another shape.
+    """
+    with translate_errors(
+        lambda error: (
+            f"{STATE}: not a state of this run ({type(error).__name__}: {first_line(error)}); "
+            "restore it, or start a new run"
+        )
+    ):
+        _restore(fabric, training, saved)
+
+
+def _restore(fabric: Fabric, training: Training, saved: dict[str, Any]) -> None:
     training.model.load_state_dict(saved["model"])
     if training.average:
         training.average.load_state_dict(saved["average"])

@@ -73,6 +73,7 @@ def train(
     if session.is_rank_zero:
         write_notes(loaders.notes)
         history = History(run, state.epoch)
+        write_notes(history.notes)
         trace = trace_steps(run, fabric.device) if config.train.profile else None
     with (
         session.stop_request,

@@ -12,7 +12,7 @@ from typing import Any
 from segtrain.config import Config, LossConfig
 from segtrain.console import Note
 from segtrain.data.data_set import DataSet
-from segtrain.data.inspection.survey import survey_data_set
+from segtrain.data.inspection.survey import Survey
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.sampling import (
     ClassDraws,
@@ -94,17 +94,15 @@ class TrainingPlan:
         return [samples[draw.index].image.name for draw in draws]
 
 
-def make_plan(config: Config, loss: LossSpec) -> TrainingPlan:
-    """Read the data set, resolve what config and loss leave open, and refuse what can't work.
+def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
+    """Resolve what config and loss leave open, and refuse what can't work.
 
-    `loss` is the config's, from `read_loss`.
+    `loss` is the config's, from `read_loss`; `survey` is of its data set.
     """
-    inspect_data_set = survey_data_set(config.data, config.model.in_channels)
-    data = inspect_data_set.data_set
-    notes = [*data.notes, *inspect_data_set.notes, *check_loss(config, loss)]
-    loss = loss.with_class_weights(*inspect_data_set.class_pixels)
+    data, notes = survey.data_set, check_loss(config, loss)
+    loss = loss.with_class_weights(*survey.class_pixels)
     loss.check_classes(len(data.classes))
-    crop = resolve_crop(config, inspect_data_set.median_size)
+    crop = resolve_crop(config, survey.median_size)
     weights, weight_notes = resolve_weights(config)
     notes += weight_notes
     config = config.model_copy(
@@ -122,7 +120,7 @@ def make_plan(config: Config, loss: LossSpec) -> TrainingPlan:
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     notes += check_model(config)
     notes += check_steps(config, steps, images)
-    by_class = class_draws(data, inspect_data_set.by_image["train"])
+    by_class = class_draws(data, survey.by_image["train"])
     augmentation = make_augmentation(config, crop)  # refuses wrong transforms
     if by_class.images:
         notes.append(describe_sampler(config, data, by_class, augmentation))
@@ -131,7 +129,7 @@ def make_plan(config: Config, loss: LossSpec) -> TrainingPlan:
         data=data,
         loss=loss,
         crop=crop,
-        image_sizes=inspect_data_set.sizes,
+        image_sizes=survey.sizes,
         steps_per_epoch=steps,
         by_class=by_class,
         notes=tuple(notes),

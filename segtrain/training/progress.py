@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from segtrain.config import TrainConfig
-from segtrain.console import format_duration, format_score, terminal, write, write_above
+from segtrain.console import format_duration, format_score, safe, terminal, write, write_above
 from segtrain.training.state import STEP_PHASES, TrainState
 
 
@@ -21,12 +21,12 @@ class Reporter:
     """
 
     COLUMNS = (
-        "[bold]{task.fields[position]}",
-        "{task.completed}/{task.total}",
-        "loss {task.fields[loss]}",
-        "lr {task.fields[lr]}",
-        "{task.fields[speed]}",
-        "best {task.fields[monitor]} {task.fields[best]}",
+        ("{task.fields[position]}", "bold"),
+        ("{task.completed}/{task.total}", "none"),
+        ("loss {task.fields[loss]}", "none"),
+        ("lr {task.fields[lr]}", "none"),
+        ("{task.fields[speed]}", "none"),
+        ("best {task.fields[monitor]} {task.fields[best]}", "none"),
     )
 
     def __init__(
@@ -35,13 +35,14 @@ class Reporter:
         self.epochs, self.steps_per_epoch = train.epochs, steps_per_epoch
         self.batch_size, self.is_rank_zero = train.batch_size, is_rank_zero
         self.steps_before = state.step  # steps that an earlier process took
-        self.monitor = "mIoU" if train.monitor == "miou" else train.monitor
+        self.monitor = "mIoU" if train.monitor == "miou" else safe(train.monitor)
         self.first: tuple[int, float] | None = None  # step and time of the first reading
         self.has_estimated = self.has_shown_phases = False
         console = terminal()
         self.live = is_rank_zero and console.is_terminal
         position, *others = (
-            TextColumn(column, table_column=Column(no_wrap=True)) for column in self.COLUMNS
+            TextColumn(column, style, markup=False, table_column=Column(no_wrap=True))
+            for column, style in self.COLUMNS
         )
         self.bar = Progress(
             position,

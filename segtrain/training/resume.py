@@ -81,7 +81,7 @@ def find_state(run: Path, plan: TrainingPlan) -> dict[str, Any] | None:
     if "setting" not in saved:
         raise SegtrainError(f"{run / STATE}: written by an older segtrain; start a new run")
     for name, now in plan.fingerprint.items():
-        if (then := saved["data"][name]) != now:
+        if (then := saved.get("data", {}).get(name)) != now:
             raise UsageError(
                 f"--resume {run}: its data set has changed: {name} was {then}, now {now}; restore "
                 "it, or start a new run"

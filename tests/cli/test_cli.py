@@ -175,6 +175,14 @@ def test_an_internal_error_names_its_traceback_and_where_to_report_it(
     assert "Traceback" in text and "the inside of a fault" in text and segtrain.__version__ in text
 
 
+def test_a_newline_in_a_name_is_visible_in_an_error(cli, pairs: Path):
+    """A space in its place would name a file that doesn't exist."""
+    (pairs / "images/a\nb.png").write_bytes(b"no image")
+    (pairs / "masks/a\nb.png").write_bytes(b"no image")
+    failed = cli("fit", "--data", pairs)
+    assert failed.code == 1 and r"a\x0ab.png" in failed.error and "\n" not in failed.error.strip()
+
+
 def test_interrupt_is_one_line_and_130(cli, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

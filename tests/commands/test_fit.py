@@ -305,6 +305,40 @@ def test_an_unreadable_state_changes_nothing(cli, straight: Path):
     assert (copy / "config.yaml").read_bytes() == (straight / "config.yaml").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "part, damage",
+    [(part, "missing") for part in ("data", "model", "optimizer", "state", "loss", "observed")]
+    + [(part, "foreign") for part in ("data", "model", "optimizer", "state", "observed")],
+)
+def test_a_state_without_a_part_is_one_line(cli, straight: Path, part: str, damage: str):
+    """A readable file, but not the state of this run."""
+    copy = shutil.copytree(straight, Path("runs/r"))
+    file = copy / "checkpoints/last.state.pt"
+    state = torch.load(file, weights_only=True)
+    state.pop(part) if damage == "missing" else state.update({part: {"x": 1}})
+    torch.save(state, file)
+    failed = cli("fit", "--resume", copy, "--epochs", "3")
+    assert failed.code in (1, 2) and "internal error" not in failed.error
+    assert ("data set has changed" if part == "data" else "last.state.pt") in failed.error
+    assert (copy / "metrics.csv").read_bytes() == (straight / "metrics.csv").read_bytes()
+
+
+def test_the_data_is_reported_before_a_plan_is_refused(cli, pairs: Path):
+    """Its facts explain the refusal."""
+    failed = cli("fit", "--data", pairs, *QUICK, "--batch-size", "900")
+    assert failed.code == 2 and "train.batch_size: 900" in failed.error
+    assert all(word in failed.stdout for word in ("data:", "pairs:", "training pixels:"))
+    assert not Path("runs").exists()
+
+
+def test_a_run_in_a_folder_whose_name_is_no_text(cli, pairs: Path):
+    out = os.fsdecode(b"o\xff")
+    fitted = cli("fit", "--data", pairs, *QUICK, "--out", out, "--name", "r")
+    assert fitted.code == 0, fitted.stderr
+    assert "note: no TensorBoard events" in fitted.stdout and "o\\xff/r" in fitted.stdout
+    assert rows_of(Path(out, "r"))
+
+
 def test_the_history_has_each_term_of_the_loss(cli, pairs: Path):
     loss = "ohem(thresh=0.6)+0.5*dice+2*ghm(bins=4)+ohem(thresh=0.01)"
     fitted = cli("fit", "--data", pairs, *QUICK, "--loss", loss, "--name", "terms")

@@ -147,7 +147,7 @@ def test_files_of_other_kinds(name: str, kind: str, tmp_path: Path):
 WRONG = {
     "config": [5, None, [], {"train": {"magic": 1}}],
     "classes": [5, None, "ab", [1, 2]],
-    "palette": [5, None, [1], [[1, 2]], [["a", 0, 0]]],
+    "palette": [5, None, [1], [[1, 2]], [["a", 0, 0]], []],
     "mean": ["x", None, [None]],
     "epoch": ["x", None, 1.5],
     "miou": ["x", [0.5]],

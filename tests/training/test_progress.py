@@ -54,6 +54,13 @@ def test_lines_stand_above_the_live_bar_unwrapped_and_safe(terminal, monkeypatch
     assert line.replace("\x1b", "\\x1b") in capsys.readouterr().out
 
 
+def test_a_class_in_the_bar_is_text_whatever_it_holds():
+    train = TrainConfig(epochs=3, monitor="iou:[/b]\x1b[31m:smile:")
+    screen = Console(file=io.StringIO(), width=150)
+    screen.print(Reporter(train, 20, TrainState(), True).bar)
+    assert "best iou:[/b]\\x1b[31m:smile:" in screen.file.getvalue()
+
+
 def test_other_ranks_report_nothing(terminal, capsys):
     with Reporter(TrainConfig(epochs=3), 20, TrainState(), False) as reporter:
         reporter.write("a line")
