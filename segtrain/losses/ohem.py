@@ -68,11 +68,11 @@ class Mining(Term):
     def evaluate(self, pixels: Pixels) -> TermResult:
         selection = self.select(pixels)
         with torch.no_grad():
-            kept = self.weights.times(selection.weight, pixels)
-        cost, weight = self.inner.costs(pixels)
-        # the plain mask of valid pixels would multiply by 1: `kept` is 0 at the others
-        weight = kept if weight is pixels.valid else kept * weight
-        value = weighted_mean(kept * cost, weight, pixels)
+            kept_weight = self.weights.times(selection.weight, pixels)
+        cost, weight = self.inner.costs(pixels)  # the weight is in the cost already
+        # the mask of valid pixels changes nothing: kept_weight is 0 at the others
+        total_weight = kept_weight if weight is pixels.valid else kept_weight * weight
+        value = weighted_mean(kept_weight * cost, total_weight, pixels)
         return TermResult(value, partial(self.observe_selection, pixels, selection))
 
     def observe_selection(self, pixels: Pixels, selection: Selection) -> dict[str, Tensor]:
@@ -89,6 +89,7 @@ class Mining(Term):
 
 
 class OhemCE(Mining):
+    # rule, ties, formula and source stand with the arguments, which need no torch to be read
     __doc__ = OhemArguments.__doc__
 
     def __init__(
@@ -101,18 +102,18 @@ class OhemCE(Mining):
     ):
         checked = make_arguments(OhemArguments, thresh, n_min_factor, weight)
         super().__init__(inner, checked.weight, lb_ignore)
-        self.floor = -math.log(checked.thresh)
+        self.hard_nll = -math.log(checked.thresh)
         self.n_min_factor = checked.n_min_factor
 
     def count(self, pixels: Pixels) -> Tensor:
-        """Return the number of pixels above the floor, but at least n_valid // n_min_factor."""
-        hard = pixels.total(((pixels.nll > self.floor) & pixels.valid).sum())
+        """Return how many pixels have p_true below thresh, at least n_valid // n_min_factor."""
+        hard = pixels.total(((pixels.nll > self.hard_nll) & pixels.valid).sum())
         return hard.maximum(pixels.total(pixels.valid.sum()) // self.n_min_factor)
 
     def select(self, pixels: Pixels) -> Selection:
         kept, smallest = super().select(pixels)
-        # where enough pixels are hard, the cutoff is the floor itself, not the smallest hard NLL
-        return Selection(kept, smallest.clamp(max=self.floor))
+        # where enough pixels are hard, the threshold is reported, not the smallest hard NLL
+        return Selection(kept, smallest.clamp(max=self.hard_nll))
 
 
 class TopK(Mining):

@@ -83,7 +83,7 @@ def train(
     ):
         while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
             train_epoch(session, loaders, profile)
-            clock, scores = time.perf_counter(), None
+            validation_start, scores = time.perf_counter(), None
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
                 scores = validate_epoch(session, loaders)
             better = scores is not None and state.improve(
@@ -91,7 +91,7 @@ def train(
             )
             lr = lr_at(state.step - 1, plan.total_steps, config.optim)
             terms = training.loss.report(plan.data.classes)
-            row = state.end_epoch(plan, lr, scores, terms, time.perf_counter() - clock)
+            row = state.end_epoch(plan, lr, scores, terms, time.perf_counter() - validation_start)
             if history:
                 history.add(state.rows)
                 # eval and predict need a best one even before the first validation
@@ -178,7 +178,7 @@ def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.prof
         reads_loss = state.step % config.train.log_every == 0 or state.step == end
         waits = reads_loss or clock.is_due_by_steps(state.step)
         loss, outcome = train_step(session, micro_batches, reads_loss, timer.mark)
-        if training.average:  # after a bad step, too: its weights are those before it
+        if training.average:  # a bad step leaves the weights unchanged: averaging them is harmless
             update_average(training.average, training.model, config.train.ema, step)
         loss_sum += torch.where(outcome[0] > 0, 0, loss)  # the loss of a bad step is no number
         timer.mark("other")
@@ -189,19 +189,20 @@ def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.prof
         reporter.count_step(state.epoch, state.step)
         recent = dict([*recent.items(), (state.step, micro_batches)][-2:])
         signum = 0
-        for result in outcomes.read(waits):  # its signum is the stop request of any rank
+        for result in outcomes.read(waits):  # oldest first; a stop request stays set
             signum = result.signum
             state.count_step(result.bad)
             if result.bad:
                 observed = reads_loss and result.step == state.step
                 report_bad_step(session, result.step, recent[result.step], observed)
-        if waits or signum:
+        if waits or signum:  # reading a timer or a sum waits for the device
             timer.settle()
             state.loss_sum = loss_sum.item()
         if reads_loss:
             reporter.show_step(state.step, loss.item(), lr, sum(state.seconds.values()))
         if signum:
             stop_training(session, signum)
+        # a time is not due on all ranks at once, so it is looked at where the host waits anyway
         if waits and clock.is_due(state.step) and session.is_rank_zero:
             save_checkpoint(session)
             timer.mark("other")  # else it would count as waiting for data

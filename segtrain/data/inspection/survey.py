@@ -1,4 +1,8 @@
-"""Survey of a data set: its contents, statistics and problems, from one pass over its files."""
+"""Survey of a data set: its contents, statistics and problems, from one pass over its files.
+
+inspect_data_set lists all problems, for check; survey_data_set raises on errors, for training;
+open_data_set reads no pixel unless the classes must be inferred, for evaluation.
+"""
 
 from __future__ import annotations
 
@@ -121,11 +125,11 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
         raise SegtrainError(
             f"{source.config.path}: no train split; found {others} ({source.layout})"
         )
-    named = source.with_classes(source.merged.classes) if source.merged.classes else None
+    data_set = source.with_classes(source.merged.classes) if source.merged.classes else None
     checks = Checks(source.root if source.root.is_dir() else source.root.parent)
     # the nearest class is known only where the classes are
-    snapping = named.masks if named and source.config.allow_lossy_masks else None
-    scan = Scanner(source.root, source.images, snapping, full, source.merged.palette)
+    snapping_reader = data_set.masks if data_set and source.config.allow_lossy_masks else None
+    scan = Scanner(source.root, source.images, snapping_reader, full, source.merged.palette)
     scanned = {
         split: scan(samples)
         for split, samples in source.splits.items()
@@ -136,27 +140,27 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     findings += checks.duplicates(facts) if full else checks.copies(source.splits)
     findings += checks.dark(facts if full else read_some_deep(scan, facts), source.config)
 
-    inferred = InferredClasses() if named else infer_classes(checks, source, facts["train"])
+    inferred = InferredClasses() if data_set else infer_classes(checks, source, facts["train"])
     findings += inferred.findings
     if inferred.names:
-        named = source.with_classes(inferred.names)
+        data_set = source.with_classes(inferred.names)
     fix = next((finding.fix for finding in inferred.findings), {})  # names the classes, if any
-    if not snapping:  # else lossy masks are read as the user asked for
-        classes = named.classes if named else fix.get("classes")
+    if not snapping_reader:  # else lossy masks are read as the user asked for
+        classes = data_set.classes if data_set else fix.get("classes")
         findings += checks.lossy(facts, source.config, classes)
     notes = (*list_changes(facts, source.images.channels), *inferred.notes)
-    if named is None:
+    if data_set is None:
         if fix:  # what else is wrong once that is fixed: both are reported together
             fixed = source.with_fields(fix)
             findings += checks.values(facts, fixed.with_classes(fix["classes"]).masks)
         return Inspection(source, facts, findings, notes)
-    by_image = {split: class_matrix(of_split, named.masks) for split, of_split in facts.items()}
-    findings += checks.values(facts, named.masks)
-    findings += checks.contents(facts, by_image, named.classes) if full else []
+    by_image = {split: class_matrix(of_split, data_set.masks) for split, of_split in facts.items()}
+    findings += checks.values(facts, data_set.masks)
+    findings += checks.contents(facts, by_image, data_set.classes) if full else []
     if not any(finding.error for finding in findings):  # an error may be why nothing is left
-        findings += checks.nothing_to_learn(facts["train"], by_image["train"], named)
+        findings += checks.nothing_to_learn(facts["train"], by_image["train"], data_set)
     usable = {split: [fact.sample for fact in of_split] for split, of_split in facts.items()}
-    data_set = replace(named, splits=source.splits | usable)
+    data_set = replace(data_set, splits=source.splits | usable)
     return Survey(source, facts, findings, notes, data_set, by_image)
 
 
