@@ -305,6 +305,21 @@ def test_an_unreadable_state_changes_nothing(cli, straight: Path):
     assert (copy / "config.yaml").read_bytes() == (straight / "config.yaml").read_bytes()
 
 
+def test_a_run_whose_last_validation_was_interrupted_is_not_finished(cli, straight: Path):
+    """Its steps are done, but not its last epoch."""
+    copy = shutil.copytree(straight, Path("runs/r"))
+    file = copy / "checkpoints/last.state.pt"
+    state = torch.load(file, weights_only=True)
+    epochs = len(state["state"]["rows"])
+    state["state"]["rows"].pop()
+    state["state"]["seconds"] = dict.fromkeys(("data", "forward", "backward", "other"), 1.0)
+    torch.save(state, file)
+    resumed = cli("fit", "--resume", copy)
+    assert resumed.code == 0, resumed.stderr
+    assert "resumed after step" in resumed.stdout and "finished" not in resumed.stdout
+    assert len(rows_of(copy)) == epochs
+
+
 @pytest.mark.parametrize(
     "part, damage",
     [(part, "missing") for part in ("data", "model", "optimizer", "state", "loss", "observed")]

@@ -46,19 +46,22 @@ def load_table(name: str) -> tuple[list[str], list[Colour], dict[int, int | str]
 
 def drop_unlabelled(
     groups: dict[str, list[Group]], faults: Mapping[str, Fault] = {}
-) -> tuple[dict[str, list[Group]], str]:
-    """Return the splits that have masks, and the end of the layout's line about the others.
+) -> dict[str, list[Group]]:
+    """Return the splits that have masks; the test split often has none.
 
-    The test split often has none. A split with faulty names stays, so that they are reported.
+    A split with faulty names stays, so that they are reported.
     """
-    without = [
-        split
+    return {
+        split: files
         for split, files in groups.items()
-        if files
-        and not any(masks or not faults.keys().isdisjoint(images) for images, masks in files)
-    ]
-    note = f"; {', '.join(without)} left out: no masks" if without else ""
-    return {s: files for s, files in groups.items() if files and s not in without}, note
+        if any(masks or not faults.keys().isdisjoint(images) for images, masks in files)
+    }
+
+
+def describe_dropped(groups: dict[str, list[Group]], labelled: dict[str, list[Group]]) -> str:
+    """Return the end of a layout's description, about splits with images but without masks."""
+    dropped = [split for split, files in groups.items() if files and split not in labelled]
+    return f"; {', '.join(dropped)} left out: no masks" if dropped else ""
 
 
 def find_voc(config: DataConfig, root: Path) -> Listing | None:
@@ -81,11 +84,11 @@ def find_voc(config: DataConfig, root: Path) -> Listing | None:
         if names.is_file():
             groups[split], wrong = select_listed(names, images, masks, root)
             faults |= wrong
+    labelled = drop_unlabelled(groups, faults)
     empty = [f"; {split}.txt is empty" for split, files in groups.items() if not files]
-    groups, note = drop_unlabelled(groups, faults)
-    note += "".join(empty)
-    layout = f"splits of {os.path.join(base, 'ImageSets/Segmentation')}; 255 is ignored{note}"
-    return Listing(groups, layout, *load_table("voc"), faults)
+    notes = describe_dropped(groups, labelled) + "".join(empty)
+    layout = f"splits of {os.path.join(base, 'ImageSets/Segmentation')}; 255 is ignored{notes}"
+    return Listing(labelled, layout, *load_table("voc"), faults)
 
 
 def find_cityscapes(config: DataConfig, root: Path) -> Listing | None:
@@ -106,16 +109,16 @@ def find_cityscapes(config: DataConfig, root: Path) -> Listing | None:
         for split, files in images.items()
     )
     masks = train_ids if whole else ids
-    groups, note = drop_unlabelled(
-        {split: group_by_stem(images[split], masks[split]) for split in images}
-    )
+    groups = {split: group_by_stem(images[split], masks[split]) for split in images}
+    labelled = drop_unlabelled(groups)
     classes, palette, label_map = load_table("cityscapes")
     if whole:
         palette, label_map = class_palette(len(classes), palette, label_map), {255: "ignore"}
         kind = "gtFine labelTrainIds as they are, 255 is ignored"
     else:
         kind = "gtFine labelIds, mapped to the 19 train ids by the published table"
-    return Listing(groups, kind + note, classes, palette, label_map)
+    layout = kind + describe_dropped(groups, labelled)
+    return Listing(labelled, layout, classes, palette, label_map)
 
 
 def _city_files(root: Path, folder: str, ending: str) -> dict[str, list[str]]:
@@ -143,11 +146,11 @@ def find_ade20k(config: DataConfig, root: Path) -> Listing | None:
     if not images["train"] or not masks["train"] or not (recognised or config.format == "ade20k"):
         return None
     classes, palette, label_map = load_table("ade20k")
-    groups, note = drop_unlabelled(
-        {split: group_by_stem(images[split], masks[split]) for split in names}
-    )
-    layout = f"images + annotations; 0 is ignored, classes 1..150 become 0..149{note}"
-    return Listing(groups, layout, _ade20k_names(info) or classes, palette, label_map)
+    groups = {split: group_by_stem(images[split], masks[split]) for split in names}
+    labelled = drop_unlabelled(groups)
+    layout = "images + annotations; 0 is ignored, classes 1..150 become 0..149"
+    layout += describe_dropped(groups, labelled)
+    return Listing(labelled, layout, _ade20k_names(info) or classes, palette, label_map)
 
 
 def _ade20k_names(info: Path) -> list[str] | None:
@@ -173,9 +176,10 @@ def find_camvid(config: DataConfig, root: Path) -> Listing | None:
     }
     if "train" not in groups or not (config.format == "camvid" or _camvid_share(groups) > 0.5):
         return None
-    groups, note = drop_unlabelled(groups)
-    folders = ", ".join(f"{split} + {split}annot" for split in groups)
-    return Listing(groups, f"{folders}; 11 (void) is ignored{note}", *load_table("camvid"))
+    labelled = drop_unlabelled(groups)
+    layout = ", ".join(f"{split} + {split}annot" for split in labelled)
+    layout += f"; 11 (void) is ignored{describe_dropped(groups, labelled)}"
+    return Listing(labelled, layout, *load_table("camvid"))
 
 
 def find_camvid_rgb(config: DataConfig, root: Path) -> Listing | None:
@@ -209,9 +213,10 @@ def find_camvid_rgb(config: DataConfig, root: Path) -> Listing | None:
             layout += " in SegNet's published split by frame"
     if config.format != "camvid-rgb" and _camvid_share(groups) <= 0.5:
         return None
-    groups, note = drop_unlabelled(groups)
-    layout += f"; 32 colours to 11 classes by SegNet's table, Void is ignored{note}"
-    return Listing(groups, layout, *load_table("camvid_rgb"))
+    labelled = drop_unlabelled(groups)
+    layout += "; 32 colours to 11 classes by SegNet's table, Void is ignored"
+    layout += describe_dropped(groups, labelled)
+    return Listing(labelled, layout, *load_table("camvid_rgb"))
 
 
 def published_split(frame: str) -> str:
