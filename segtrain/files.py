@@ -33,6 +33,18 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def stamp_files(*paths: Path) -> tuple[int, int] | None:
+    """Return (bytes, time of the last change in ns) of files: unchanged as long as they are.
+
+    Of several files both are sums, the second modulo 2**63. None where a file is missing.
+    """
+    try:
+        status = [path.stat() for path in paths]
+    except OSError:
+        return None
+    return sum(s.st_size for s in status), sum(s.st_mtime_ns for s in status) % 2**63
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of processes that were killed while writing."""
     for leftover in folder.glob(".tmp-*"):

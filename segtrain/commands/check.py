@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,11 @@ def build_check_report(inspection: Inspection) -> dict[str, Any]:
                 "places": finding.places,
                 "remedy": finding.remedy,
                 "mend": {f"data.{key}": value for key, value in finding.fix.items()},
+                "choices": [
+                    {"meaning": choice.meaning}
+                    | {f"data.{key}": value for key, value in choice.fix.items()}
+                    for choice in finding.choices
+                ],
             }
             for finding in inspection.findings
         ],
@@ -197,7 +203,9 @@ def build_dataset_yaml(inspection: Inspection, config: Config, report: dict[str,
     text = f"# {safe(source.root)}: {safe(source.layout)}\n"
     for finding in inspection.findings:
         if finding.error:
-            action = "fixed below" if finding.fix else "fix by hand"
+            action = "fix by hand"
+            if finding.fix or finding.choices:
+                action = "choose below" if finding.choices else "fixed below"
             text += f"# {action}: {safe(finding)}\n"
     changed = data.model_dump(mode="json", exclude_defaults=True) | {"path": str(source.root)}
     if not data.splits:
@@ -209,8 +217,21 @@ def build_dataset_yaml(inspection: Inspection, config: Config, report: dict[str,
     # RGB keeps ImageNet's statistics, which pretrained weights expect
     if channels != 3 and report["mean"]:
         sections["model"] = {"in_channels": channels, **moments}
-    text += dump_yaml(sections, default_flow_style=None)
+    for name, section in sections.items():
+        text += dump_yaml({name: section}, default_flow_style=None)
+        text += write_choices(inspection.findings) if name == "data" else ""
     if channels == 3 and report["mean"]:
         text += "# statistics of this data, for training from random weights:\n"
         text += f"# model: {{mean: {report['mean']}, std: {report['std']}}}\n"
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def write_choices(findings: list[Finding]) -> str:
+    """Return the choices of all errors as commented lines of the data section."""
+    text = ""
+    for finding in findings:
+        for choice in finding.choices if finding.error else ():
+            text += f"  # {safe(choice.meaning)}: remove the # of\n"
+            lines = dump_yaml(choice.fix, default_flow_style=None, width=math.inf).splitlines()
+            text += "".join(f"  # {line}\n" for line in lines)
+    return text

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from segtrain.data.drawn import DrawnMask
 from segtrain.errors import SegtrainError, translate_errors
 
 LARGEST_ID = 65_534  # mask readers hold a table of all values
@@ -23,7 +24,7 @@ Region = tuple[int, Polygons | array | bytes]  # category id, shape
 
 
 @dataclass(frozen=True)
-class CocoMask:
+class CocoMask(DrawnMask):
     """The mask of one image of a COCO JSON, drawn from its regions at each reading."""
 
     file: Path
@@ -41,7 +42,11 @@ class CocoMask:
         """Return (height, width)."""
         return self.height, self.width
 
-    def values(self) -> np.ndarray:
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.file,)
+
+    def values(self, max_pixels: int = MOST_PIXELS) -> np.ndarray:
         """Return (H,W) int32 category ids, `background` elsewhere, smaller regions over larger.
 
         Raises SegtrainError for run lengths that don't fit the image.

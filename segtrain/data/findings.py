@@ -17,6 +17,17 @@ MAX_ITEMS = 4  # items of a list that one line shows
 
 
 @dataclass(frozen=True)
+class Choice:
+    """One of several readings of the data, between which only the user can choose."""
+
+    meaning: str  # what the data is in this reading, in a few words
+    fix: dict[str, Any]  # fields of the data section that say so
+
+    def __str__(self) -> str:
+        return f"{config_lines(self.fix)} ({self.meaning})"
+
+
+@dataclass(frozen=True)
 class Finding:
     """One kind of fault, with all its places.
 
@@ -29,16 +40,22 @@ class Finding:
     places: list[str] = field(default_factory=list)  # files, with what was found in them
     advice: str = ""  # what to do outside the config
     fix: dict[str, Any] = field(default_factory=dict)  # fields of the data section
+    choices: tuple[Choice, ...] = ()  # instead of a fix, where the data may mean several things
 
     @property
     def remedy(self) -> str:
-        """The fix as a config line and the advice, in one clause."""
-        lines = [f"data.{key}: {yaml_line(value)}" for key, value in self.fix.items()]
-        return ", or ".join(filter(None, (" and ".join(lines), self.advice)))
+        """The fix or the choices as config lines, and the advice, in one clause."""
+        ways = (config_lines(self.fix), *map(str, self.choices), self.advice)
+        return ", or ".join(filter(None, ways))
 
     def __str__(self) -> str:
         where = f": {shorten(self.places)}" if self.places else ""
         return f"{self.text}{where}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def config_lines(fields: dict[str, Any]) -> str:
+    """Return fields of the data section as config lines joined by "and"."""
+    return " and ".join(f"data.{key}: {yaml_line(value)}" for key, value in fields.items())
 
 
 def raise_errors(findings: list[Finding]) -> None:

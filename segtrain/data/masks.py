@@ -5,24 +5,19 @@ from __future__ import annotations
 import colorsys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from segtrain.config.types import Colour
-from segtrain.data.coco import CocoMask
-from segtrain.data.decoding import MAX_PIXELS, open_upright, read_array
+from segtrain.data.decoding import MAX_PIXELS
 from segtrain.data.findings import yaml_line
+from segtrain.data.stored_masks import MaskSource, StoredMask, read_mask
 from segtrain.errors import SegtrainError, shorten
 
 Palette = Sequence[Colour]
-MaskSource = Path | CocoMask
 UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
 SMOOTH = 0.1  # lowest smooth_share of anti-aliased masks; hard edges have next to none
 NEARLY_GREY = 16  # largest difference between the channels of a grey image saved as colour JPEG
-SPREAD = {"'L;2'": 85, "'L;4'": 17}  # by Pillow's raw mode
-GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "LA", "PA"}
 LOSSY = "lossy compression (JPEG) changes labels along every edge"
 
 
@@ -31,41 +26,24 @@ def read_raw(
 ) -> tuple[np.ndarray, bool]:
     """Return the stored values of a mask, and whether the file is lossy.
 
-    Values are (H,W) grey levels, palette indices or category ids, or (H,W,3) colours. Raises
-    SegtrainError for a damaged file, for one that can't be a mask, and for an indexed one whose own
-    palette has the colours of `palette` at other indices: either could be meant.
+    Raises SegtrainError for a damaged file, for one that can't be a mask, and for an indexed one
+    whose own palette has the colours of `palette` at other indices: either could be meant.
     """
-    if isinstance(source, CocoMask):
-        return source.values(), False
-    if source.suffix.lower() == ".npy":
-        return _whole_numbers(read_array(source, max_pixels)[0], source), False
-    mask = open_upright(source, max_pixels)
-    # Pillow's name for a JPEG with previews, as phones write it, is MPO
-    lossy = mask.format in ("JPEG", "MPO") or mask.format == "WEBP" and not is_lossless(source)
-    if mask.mode == "P" and palette and is_reordered(mask, palette):
+    stored = read_mask(source, max_pixels)
+    if palette and stored.palette is not None and is_reordered(stored, palette):
         raise SegtrainError(
             f"{source}: its own palette has the colours of data.palette at other indices, so "
             "indices and colours contradict; save it as RGB, or indexed in the order of "
             "data.palette"
         )
-    if mask.mode in GREY_MODES:
-        values = np.asarray(mask)
-        values = values[..., 0] if values.ndim == 3 else values
-        # Pillow spreads 2 and 4 bits over 0..255: undo that to get the ids
-        spread = next((step for raw, step in SPREAD.items() if raw in mask.info["raw"]), 1)
-        return values // spread if spread > 1 else values, lossy
-    if mask.mode in ("RGB", "RGBA"):
-        return np.asarray(mask)[..., :3], lossy
-    if mask.mode == "F":
-        return _whole_numbers(np.asarray(mask), source), lossy
-    raise SegtrainError(f"{source}: masks are grey, palette or RGB images, this one is {mask.mode}")
+    return stored.values, stored.lossy
 
 
-def is_reordered(mask: Image.Image, palette: Palette) -> bool:
+def is_reordered(mask: StoredMask, palette: Palette) -> bool:
     """Return whether all colours of an indexed mask are in the palette, some at other indices."""
-    stored = np.array(mask.getpalette("RGB")).reshape(-1, 3).tolist()
-    used = [index for index, count in enumerate(mask.histogram()) if count]
-    colours = {index: tuple(stored[index]) for index in used if index < len(stored)}
+    own = [] if mask.palette is None else mask.palette.tolist()
+    used = np.unique(mask.values).tolist()
+    colours = {index: tuple(own[index]) for index in used if index < len(own)}
     known = [tuple(colour) for colour in palette]
     moved = any(known[index : index + 1] != [colour] for index, colour in colours.items())
     return moved and len(colours) == len(used) and set(colours.values()) <= set(known)
@@ -85,26 +63,6 @@ def smooth_share(values: np.ndarray) -> float:
         between = (before < middle) & (middle < after) | (before > middle) & (middle > after)
         shares.append(int(between.sum()) / changes if changes else 0.0)
     return max(shares)
-
-
-def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
-    flat = values
-    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
-        flat = values[0] if values.shape[0] == 1 else values[..., 0]
-    if flat.ndim != 2 and not (flat.ndim == 3 and flat.shape[2] == 3 and flat.dtype == np.uint8):
-        raise SegtrainError(f"{path}: expected a mask of height x width, got {values.shape}")
-    # GIS tools save class ids as floats
-    if flat.dtype.kind == "f" and (flat == np.rint(flat)).all():
-        flat = flat.astype(np.int64)
-    if flat.dtype.kind not in "iub":
-        raise SegtrainError(f"{path}: expected whole numbers as mask values, got {values.dtype}")
-    return flat
-
-
-def is_lossless(path: Path) -> bool:
-    """Return whether a WebP file is lossless, by its chunk's name: Pillow doesn't say."""
-    with open(path, "rb") as file:
-        return b"VP8L" in file.read(64)
 
 
 def grey_values(raw: np.ndarray, tolerance: int = 0) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtrain.data.coco import CocoMask
+from segtrain.data.drawn import DrawnMask
 
 
 @dataclass(frozen=True)
@@ -13,13 +13,13 @@ class Sample:
     """One image and its mask."""
 
     image: Path
-    mask: Path | CocoMask
+    mask: Path | DrawnMask
 
     @property
     def name(self) -> str:
         return self.image.stem
 
     @property
-    def mask_file(self) -> Path:
-        """File that holds the mask: for a COCO mask, the JSON of all images."""
-        return self.mask.file if isinstance(self.mask, CocoMask) else self.mask
+    def mask_files(self) -> tuple[Path, ...]:
+        """Files that hold the mask: for a COCO mask, the JSON of all images."""
+        return (self.mask,) if isinstance(self.mask, Path) else self.mask.files

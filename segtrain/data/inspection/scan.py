@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -32,7 +32,7 @@ from segtrain.data.masks import (
 )
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
-from segtrain.files import cache_folder, save_text
+from segtrain.files import cache_folder, save_text, stamp_files
 
 FACTS_VERSION = 2  # of the saved facts; raise it when they are computed differently
 MOST_VALUES = 4096  # values counted one by one in a mask; valid masks have far fewer
@@ -137,44 +137,36 @@ class Scanner:
         return UnreadablePair(sample, [part for part in (image, mask) if isinstance(part, str)])
 
     def _image(self, path: Path) -> ImageFacts | str:
-        saved = self._recall(path, f"image {path}", ImageFacts)
+        saved = self._recall((path,), f"image {path}", ImageFacts)
         if isinstance(saved, ImageFacts) and (saved.digest or not self.full):
             return saved
         read = image_facts if self.full else header_facts
-        return self._read(path, f"image {path}", partial(read, path, self.images))
+        return self._read((path,), f"image {path}", partial(read, path, self.images))
 
     def _mask(self, sample: Sample) -> MaskFacts | str:
-        path, key = sample.mask_file, f"mask {sample.mask}"
-        saved = self._recall(path, key, MaskFacts)
+        files, key = sample.mask_files, f"mask {sample.mask}"
+        saved = self._recall(files, key, MaskFacts)
         if isinstance(saved, MaskFacts):
             return saved
         read = partial(mask_facts, sample.mask, self.masks, self.images.max_pixels, self.palette)
-        return self._read(path, key, read)
+        return self._read(files, key, read)
 
-    def _recall(self, path: Path, key: str, kind: type) -> ImageFacts | MaskFacts | None:
+    def _recall(self, files: Sequence[Path], key: str, kind: type) -> ImageFacts | MaskFacts | None:
         try:
             when, fields = self.saved[key]
-            return from_json(kind, fields) if when == stamp(path) else None
+            return from_json(kind, fields) if tuple(when) == stamp_files(*files) else None
         except (LookupError, TypeError, ValueError, AttributeError):  # none, or not written by us
             return None
 
-    def _read(self, path: Path, key: str, read: Callable[[], Kind]) -> Kind | str:
-        when = stamp(path)  # taken before reading: a file that changes meanwhile is read again
+    def _read(self, files: Sequence[Path], key: str, read: Callable[[], Kind]) -> Kind | str:
+        # taken before reading: a file that changes meanwhile is read again
+        when = stamp_files(*files)
         try:
             facts = read()
         except SegtrainError as error:
             return str(error)
         self.new[key] = [when, asdict(facts)]
         return facts
-
-
-def stamp(path: Path) -> list[int]:
-    """Return [size, time of last change]: a file with the same stamp counts as unchanged."""
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
 
 
 def read_saved(file: Path) -> dict[str, list]:

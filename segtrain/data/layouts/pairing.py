@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segtrain.data.coco import CocoMask
 from segtrain.data.decoding import SUFFIXES
+from segtrain.data.drawn import DrawnMask
 from segtrain.data.findings import Finding
 from segtrain.errors import UsageError
 
 # images and masks of one name, as paths relative to the data set's folder
-Group = tuple[Sequence[str], Sequence[str | CocoMask]]
+Group = tuple[Sequence[str], Sequence[str | DrawnMask]]
 Fault = tuple[str, ...]  # kind of finding, and the arguments of its text in TEXTS
 
 
@@ -120,7 +120,7 @@ TEXTS = {
 class PairingResult:
     """The pairs of a listing by split, and findings about all other files."""
 
-    pairs: dict[str, list[tuple[str, str | CocoMask]]]
+    pairs: dict[str, list[tuple[str, str | DrawnMask]]]
     findings: list[Finding]
     excluded: int  # pairs and files without partner that data.exclude names
 
@@ -130,9 +130,9 @@ def resolve_pairs(listing: Listing, excluded: set[str]) -> PairingResult:
 
     Where an excluded file was one of several of its stem, the others stay.
     """
-    pairs: dict[str, list[tuple[str, str | CocoMask]]] = {split: [] for split in listing.groups}
+    pairs: dict[str, list[tuple[str, str | DrawnMask]]] = {split: [] for split in listing.groups}
     wrong: dict[Fault, list[tuple[str, list[str]]]] = {}
-    seen: dict[str, tuple[str, str | CocoMask]] = {}
+    seen: dict[str, tuple[str, str | DrawnMask]] = {}
     count_excluded = 0
     for split, groups in listing.groups.items():
         for images, masks in groups:
@@ -162,7 +162,7 @@ def resolve_pairs(listing: Listing, excluded: set[str]) -> PairingResult:
 
 
 def _find_problems(
-    images: Sequence[str], masks: Sequence[str | CocoMask], faults: dict[str, Fault]
+    images: Sequence[str], masks: Sequence[str | DrawnMask], faults: dict[str, Fault]
 ) -> Iterator[tuple[Fault, str, list[str]]]:
     """Yield (fault, place, files to exclude) for each reason why files are not one pair."""
     faulty = [path for path in _paths((images, masks)) if path in faults] if faults else []

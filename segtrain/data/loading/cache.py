@@ -28,7 +28,7 @@ from segtrain.data.loading.workers import FORK
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import first_line
-from segtrain.files import cache_folder
+from segtrain.files import cache_folder, stamp_files
 from segtrain.version import __version__
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -45,11 +45,8 @@ FORMAT = b"segtrain pair 1\n"
 
 def stamp_of(sample: Sample) -> Stamp | None:
     """Return the stamp of a pair's files, None where one is missing: reading it says why."""
-    try:
-        image, mask = os.stat(sample.image), os.stat(sample.mask_file)
-    except OSError:
-        return None
-    return image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns
+    image, mask = stamp_files(sample.image), stamp_files(*sample.mask_files)
+    return (*image, *mask) if image and mask else None
 
 
 class RamCache:
@@ -160,7 +157,7 @@ class DiskCache:
 
     def key(self, index: int, stamp: Stamp) -> bytes:
         sample = self.samples[index]
-        files = [os.path.abspath(file) for file in (sample.image, sample.mask_file)]
+        files = [os.path.abspath(file) for file in (sample.image, *sample.mask_files)]
         key = self.readers.copy()
         key.update("\0".join([*files, str(sample.mask), *map(str, stamp)]).encode())
         return key.digest()

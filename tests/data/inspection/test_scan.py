@@ -28,12 +28,12 @@ from segtrain.data.inspection.scan import (
     difference_hash,
     image_facts,
     mask_facts,
-    stamp,
 )
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.masks import MaskReader, smooth_share
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
+from segtrain.files import stamp_files
 
 CAMVID_TRAIN = [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877,
                 405385, 184967, 2503995]  # fmt: skip
@@ -510,8 +510,12 @@ def test_counts_add_up(content: bytes):
 
 def test_the_stamp_is_of_size_and_time(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"123")
-    assert stamp(tmp_path / "a") == [3, (tmp_path / "a").stat().st_mtime_ns]
-    assert stamp(tmp_path / "gone") == []
+    first, second = tmp_path / "a", tmp_path / "b"
+    second.write_bytes(b"45")
+    times = [file.stat().st_mtime_ns for file in (first, second)]
+    assert stamp_files(first) == (3, times[0])
+    assert stamp_files(first, second) == (5, sum(times) % 2**63)
+    assert stamp_files(first, tmp_path / "gone") is None
 
 
 # real data
