@@ -13,8 +13,21 @@ from segtrain.errors import did_you_mean
 class SplitConfig(Section):
     """The files of one split's pairs; paths are relative to data.path."""
 
-    images: str | None = Field(None, description="folder of images")
-    masks: str | None = Field(None, description="folder of masks, matched to images by stem")
+    images: str | None = Field(
+        None,
+        description="folder of images and its subfolders; * stands for any one name: '*/images'",
+    )
+    masks: str | None = Field(
+        None, description="folder of masks, matched to images by stem, below equal subfolders"
+    )
+    image_start: str = Field("", description="what the names of images start with, as in image_7")
+    image_end: str = Field(
+        "", description="what they end with, as in 7_leftImg8bit; with extension: .jpg, _img.png"
+    )
+    mask_start: str = Field("", description="what the names of masks start with, as in mask_7")
+    mask_end: str = Field(
+        "", description="what they end with, as in 7_mask; files that don't are no masks"
+    )
     list: str | None = Field(
         None,
         description="text file with one pair on each line: a name, to choose among the folders' "

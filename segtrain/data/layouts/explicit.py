@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from segtrain.config import DataConfig, SplitConfig
@@ -13,18 +15,20 @@ from segtrain.data.layouts.coco_layout import (
     image_folder,
     number_categories,
 )
+from segtrain.data.layouts.folders import Side, list_sides
 from segtrain.data.layouts.lists import read_pairs, select_listed
 from segtrain.data.layouts.pairing import (
     Fault,
     Group,
     Listing,
-    files_by_stem,
     group_by_stem,
     relative_to_root,
     root_prefixes,
 )
 from segtrain.errors import UsageError
 
+AFFIXES = ("image_start", "image_end", "mask_start", "mask_end")
+SPLIT_KEYS = [key for key in SplitConfig.model_fields if key not in AFFIXES]
 # keys that one split may have together
 COMBINATIONS = (
     ("images", "masks"),
@@ -56,7 +60,7 @@ def named_format(config: DataConfig) -> str:
 def find_splits(config: DataConfig, root: Path) -> Listing:
     """List the files that data.splits names. Raises UsageError, SegtrainError."""
     for name, split in config.splits.items():
-        keys = tuple(key for key in SplitConfig.model_fields if getattr(split, key))
+        keys = tuple(key for key in SPLIT_KEYS if getattr(split, key))
         if keys not in COMBINATIONS:
             raise UsageError(
                 f"data.splits.{name}: give images and masks, or a list, or all three, or coco"
@@ -68,26 +72,73 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
             if split.coco  # all have one, or named_format refuses them
         }
         return list_coco(config, root, files)
+    sides = {name: split_sides(split) for name, split in config.splits.items() if split.images}
+    named = {os.path.normpath(side.folder) for pair in sides.values() for side in pair}
     groups: dict[str, list[Group]] = {}
     faults: dict[str, Fault] = {}
     for name, split in config.splits.items():
-        if split.images and split.masks:
-            for folder in (split.images, split.masks):
-                if not (root / folder).is_dir():
-                    raise UsageError(f"data.splits.{name}: {root / folder}: no such folder")
-            sides = files_by_stem(root, split.images), files_by_stem(root, split.masks)
+        if name in sides:
+            if sides[name][0] == sides[name][1]:
+                raise UsageError(
+                    f"data.splits.{name}: images and masks are both {split.images}; tell them "
+                    "apart by image_end and mask_end, such as mask_end: _mask"
+                )
+            for side in sides[name]:
+                if not side.find_folders(root):
+                    raise UsageError(f"data.splits.{name}: {root / side.folder}: no such folder")
+            found = list_sides(root, *sides[name], named)
             if split.list:
-                groups[name], wrong = select_listed(root / split.list, *sides, root)
+                groups[name], wrong = select_listed(root / split.list, *found, root)
+                faults |= wrong
             else:
-                groups[name], wrong = group_by_stem(*sides), {}
+                groups[name] = group_by_stem(*found)
         elif split.list:  # as all have that lack images
             groups[name], wrong = read_pairs(root / split.list, root, config.allow_outside)
-        faults |= wrong
+            faults |= wrong
     layout = ", ".join(
-        f"{split.images} + {split.masks}" if split.images else str(split.list)
-        for split in config.splits.values()
+        f"{sides[name][0]} + {sides[name][1]}" if name in sides else str(split.list)
+        for name, split in config.splits.items()
     )
-    return Listing(groups, layout, faults=faults)
+    by_name = {name: groups[name] for name in sides if not config.splits[name].list}
+    findings = drop_lone(by_name, named)
+    return Listing(groups | by_name, layout, faults=faults, findings=findings)
+
+
+def split_sides(split: SplitConfig) -> tuple[Side, Side]:
+    """Return the images and the masks that a split names."""
+    return (
+        Side(split.images or "", split.image_start, split.image_end),
+        Side(split.masks or "", split.mask_start, split.mask_end),
+    )
+
+
+def drop_lone(groups: dict[str, list[Group]], named: Collection[str]) -> list[Finding]:
+    """Remove, in place, the files without a partner that need none; return notes about them.
+
+    These are files that pair in another split, which names their folder, too, and those of
+    subfolders, not `named` themselves, in which no file has a partner, as long as others have.
+    """
+    if all(images and masks for files in groups.values() for images, masks in files):
+        return []
+    paired = {
+        str(path) for files in groups.values() for i, m in files if i and m for path in (*i, *m)
+    }
+    pairing = {os.path.dirname(path) for path in paired}
+    alone: Counter[str] = Counter()
+    for split, files in groups.items():
+        kept = []
+        for group in files:
+            paths = [str(path) for side in group for path in side]
+            folder = os.path.dirname(paths[0])
+            if not all(group) and paired and folder not in pairing and folder not in named:
+                alone[folder] += len(paths)
+            elif all(group) or paired.isdisjoint(paths):
+                kept.append(group)
+        groups[split] = kept
+    return [
+        Finding("alone", False, f"{folder}: {count} file(s) left out: none has a partner")
+        for folder, count in sorted(alone.items())
+    ]
 
 
 def list_coco(config: DataConfig, root: Path, files: dict[str, tuple[Path, list[Path]]]) -> Listing:

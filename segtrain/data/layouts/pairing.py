@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,12 +51,38 @@ def files_by_stem(root: Path, folder: str, ending: str = "") -> dict[str, list[s
     return found
 
 
+def fold_name(name: str) -> str:
+    """Return a name in one Unicode form and case: a zip from a Mac decomposes its letters."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def group_by_stem(images: dict[str, list[str]], masks: dict[str, list[str]]) -> list[Group]:
-    """Return the files of each stem, sorted by stem."""
+    """Return the files of each stem, sorted by stem.
+
+    Stems without a partner that differ in case or Unicode form only are one, where each is alone.
+    """
+    if images.keys() != masks.keys():
+        lone, others = (
+            _by_folded(mine.keys() - theirs.keys())
+            for mine, theirs in ((images, masks), (masks, images))
+        )
+        same = {
+            others[folded][0]: stems[0]
+            for folded, stems in lone.items()
+            if len(stems) == len(others.get(folded, ())) == 1
+        }
+        masks = {same.get(stem, stem): paths for stem, paths in masks.items()}
     return [
         (sorted(images.get(stem, ())), sorted(masks.get(stem, ())))
         for stem in sorted(images.keys() | masks.keys())
     ]
+
+
+def _by_folded(stems: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for stem in stems:
+        found.setdefault(fold_name(stem), []).append(stem)
+    return found
 
 
 def root_prefixes(root: Path) -> tuple[str, ...]:
