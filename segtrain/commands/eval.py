@@ -92,8 +92,8 @@ def evaluate_masks(
     write_notes(data.notes, stderr=as_json)
     # tools write class ids; data sets may have other values, colours or a label map
     if config.eval.mask_values == "ids":
-        count, limit = len(data.classes), data.config.max_pixels
-        ids = MaskReader(count, {}, data.lb_ignore, data.palette, max_pixels=limit)
+        options = data.masks.options
+        ids = MaskReader(len(data.classes), {}, data.lb_ignore, data.palette, options=options)
         hint = "; if masks of --predictions have the data set's values, --set eval.mask_values=own"
         reader = PredictedMasks(ids, hint)
     else:

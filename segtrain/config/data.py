@@ -82,6 +82,11 @@ class DataConfig(Section):
     palette: list[Colour] | None = Field(
         None, description="RGB of each mask value, to read RGB masks and to paint classes"
     )
+    palette_by: Literal["index", "colour"] | None = Field(
+        None,
+        description="the part of indexed masks that counts: indices, or the colours of each file's "
+        "own palette, looked up in `palette`; default: indices, refused where files disagree",
+    )
     label_map: dict[int, int | Literal["ignore"]] = Field(
         {},
         description="mask value: class id or ignore; other values keep the layout's meaning, else "

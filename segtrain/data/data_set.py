@@ -15,7 +15,7 @@ from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.layouts.label_maps import merge_labels
 from segtrain.data.layouts.locate import locate
-from segtrain.data.masks import MaskReader, class_palette
+from segtrain.data.masks import MaskOptions, MaskReader, class_palette
 from segtrain.data.sample import Sample
 from segtrain.errors import UsageError
 
@@ -67,6 +67,10 @@ class DataSource:
     findings: list[Finding]  # of files that form no pair
     notes: tuple[Note, ...]  # what the config overrides
 
+    @property
+    def mask_options(self) -> MaskOptions:
+        return MaskOptions.of(self.merged)
+
     def with_classes(self, names: list[str]) -> DataSet:
         """Return the data set with these classes.
 
@@ -90,7 +94,7 @@ class DataSource:
                 merged.lb_ignore,
                 merged.palette,
                 merged.allow_lossy_masks,
-                merged.max_pixels,
+                self.mask_options,
             ),
             notes=(self.location, Note(f"pairs: {counts}; {self.layout}"), *self.notes),
         )

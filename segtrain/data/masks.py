@@ -4,49 +4,53 @@ from __future__ import annotations
 
 import colorsys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from segtrain.config import DataConfig
 from segtrain.config.types import Colour
 from segtrain.data.decoding import MAX_PIXELS
 from segtrain.data.findings import yaml_line
+from segtrain.data.indexed import Palette, resolve_indices
 from segtrain.data.stored_masks import MaskSource, StoredMask, read_mask
 from segtrain.errors import SegtrainError, shorten
 
-Palette = Sequence[Colour]
 UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
 SMOOTH = 0.1  # lowest smooth_share of anti-aliased masks; hard edges have next to none
 NEARLY_GREY = 16  # largest difference between the channels of a grey image saved as colour JPEG
 LOSSY = "lossy compression (JPEG) changes labels along every edge"
 
 
+@dataclass(frozen=True)
+class MaskOptions:
+    """Options of the data section for the reading of mask files, whatever the classes are."""
+
+    max_pixels: int = MAX_PIXELS
+    palette_by: str | None = None  # "index" or "colour"; None: index, where nothing contradicts
+
+    @classmethod
+    def of(cls, config: DataConfig) -> MaskOptions:
+        return cls(config.max_pixels, config.palette_by)
+
+
+AS_STORED = MaskOptions()
+
+
 def read_raw(
-    source: MaskSource, max_pixels: int = MAX_PIXELS, palette: Palette | None = None
-) -> tuple[np.ndarray, bool]:
-    """Return the stored values of a mask, and whether the file is lossy.
+    source: MaskSource, palette: Palette | None = None, options: MaskOptions = AS_STORED
+) -> StoredMask:
+    """Return a mask as its file has it, with what its indices stand for.
 
     Raises SegtrainError for a damaged file, for one that can't be a mask, and for an indexed one
-    whose own palette has the colours of `palette` at other indices: either could be meant.
+    whose indices and colours contradict `palette`.
     """
-    stored = read_mask(source, max_pixels)
-    if palette and stored.palette is not None and is_reordered(stored, palette):
-        raise SegtrainError(
-            f"{source}: its own palette has the colours of data.palette at other indices, so "
-            "indices and colours contradict; save it as RGB, or indexed in the order of "
-            "data.palette"
-        )
-    return stored.values, stored.lossy
-
-
-def is_reordered(mask: StoredMask, palette: Palette) -> bool:
-    """Return whether all colours of an indexed mask are in the palette, some at other indices."""
-    own = [] if mask.palette is None else mask.palette.tolist()
-    used = np.unique(mask.values).tolist()
-    colours = {index: tuple(own[index]) for index in used if index < len(own)}
-    known = [tuple(colour) for colour in palette]
-    moved = any(known[index : index + 1] != [colour] for index, colour in colours.items())
-    return moved and len(colours) == len(used) and set(colours.values()) <= set(known)
+    stored = read_mask(source, options.max_pixels)
+    try:
+        return resolve_indices(stored, palette, options.palette_by)
+    except SegtrainError as error:
+        raise SegtrainError(f"{source}: {error}") from error
 
 
 def smooth_share(values: np.ndarray) -> float:
@@ -114,13 +118,13 @@ class MaskReader:
         lb_ignore: int = 255,
         palette: Palette | None = None,
         allow_lossy: bool = False,
-        max_pixels: int = MAX_PIXELS,
+        options: MaskOptions = AS_STORED,
     ):
         self.num_classes = num_classes
         self.lb_ignore = lb_ignore
         self.palette = palette
         self.label_map = dict(sorted(label_map.items()))
-        self.allow_lossy, self.max_pixels = allow_lossy, max_pixels
+        self.allow_lossy, self.options = allow_lossy, options
         small = 0 <= lb_ignore <= 255 and num_classes <= 256  # half the bytes to load and cache
         self.dtype = np.dtype(np.uint8 if small else np.int16)
         meaning = {i: i for i in (*range(num_classes), lb_ignore)}
@@ -145,12 +149,13 @@ class MaskReader:
         colours = [(red, green, blue) for red, green, blue in self.palette or ()]
         return (
             f"MaskReader({self.num_classes}, {self.label_map}, {self.lb_ignore}, {colours}, "
-            f"{self.allow_lossy}, {self.max_pixels})"
+            f"{self.allow_lossy}, {self.options})"
         )
 
     def __call__(self, source: MaskSource) -> np.ndarray:
         """Return the mask as (H,W) class ids and lb_ignore, in `dtype`. Raises SegtrainError."""
-        raw, lossy = read_raw(source, self.max_pixels, self.palette)
+        stored = read_raw(source, self.palette, self.options)
+        raw, lossy = stored.values, stored.lossy
         if lossy and not self.allow_lossy:
             raise SegtrainError(
                 f"{source}: {LOSSY}; save masks as PNG, or take the nearest class with "

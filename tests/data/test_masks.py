@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 
 from segtrain.data.masks import (
     UNKNOWN,
+    MaskOptions,
     MaskReader,
     class_palette,
     encode_colours,
@@ -75,7 +76,7 @@ def test_every_kind_of_mask_is_read_as_ids(tmp_path: Path, write, suffix: str, a
     assert ids.dtype == np.uint8
     np.testing.assert_array_equal(ids, IDS)
     ids[0, 0] = 1  # augmentation may write
-    assert not read_raw(path)[1]
+    assert not read_raw(path).lossy
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".webp"])
@@ -184,7 +185,7 @@ def test_a_bilevel_mask_holds_0_and_1(tmp_path: Path):
 def test_grey16_values_above_255_are_not_cut(tmp_path: Path):
     path = tmp_path / "mask.png"
     Image.fromarray(np.array([[0, 1, 256, 40000]], np.uint16)).save(path)
-    assert read_raw(path)[0].tolist() == [[0, 1, 256, 40000]]
+    assert read_raw(path).values.tolist() == [[0, 1, 256, 40000]]
     ids = MaskReader(3, {256: 2, 40000: "ignore"})(path)
     assert ids.tolist() == [[0, 1, 2, 255]]
     with pytest.raises(SegtrainError, match=r"value 256 \(1 px\), 40000 \(1 px\)"):
@@ -367,7 +368,7 @@ def test_lossy_masks_are_refused_with_the_reason(tmp_path: Path, suffix: str, mo
     words = rf"mask{suffix}: .*lossy.*labels.*PNG.*data.allow_lossy_masks: true"
     with pytest.raises(SegtrainError, match=words):
         MaskReader(2, {255: 1})(path)
-    assert read_raw(path)[1]
+    assert read_raw(path).lossy
 
 
 def test_a_jpeg_named_png_is_still_lossy(tmp_path: Path):
@@ -438,7 +439,7 @@ def test_indices_and_colours_that_contradict_are_refused(tmp_path: Path):
     np.testing.assert_array_equal(MaskReader(3, palette=COLOURS)(tmp_path / "mask.png"), IDS)
     others = [(1, 2, 3), (4, 5, 6), (7, 8, 9)]  # colours to paint with: the indices count
     np.testing.assert_array_equal(MaskReader(3, palette=others)(tmp_path / "mask.png"), IDS)
-    with pytest.raises(SegtrainError, match="mask.png.*indices and colours contradict.*RGB"):
+    with pytest.raises(SegtrainError, match="mask.png.*indices and colours contradict.*palette_by"):
         MaskReader(3, palette=COLOURS[::-1])(tmp_path / "mask.png")
 
 
@@ -446,7 +447,7 @@ def test_indices_and_colours_that_contradict_are_refused(tmp_path: Path):
 def test_animated_or_alpha_webp_masks(tmp_path: Path, lossless: bool):
     pixels = np.dstack([np.stack([blob()] * 3, 2) * 255, np.full((48, 48), 200, np.uint8)])
     Image.fromarray(pixels).save(tmp_path / "mask.webp", lossless=lossless, exact=True)
-    assert read_raw(tmp_path / "mask.webp")[1] != lossless
+    assert read_raw(tmp_path / "mask.webp").lossy != lossless
 
 
 def test_grey_values_of_colours():
@@ -473,7 +474,7 @@ def test_a_mask_cut_anywhere_is_named(tmp_path: Path, suffix: str, tenth: int):
 def test_a_bomb_is_no_mask(tmp_path: Path):
     Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "mask.png")
     with pytest.raises(SegtrainError, match="mask.png: 30 x 40.*data.max_pixels"):
-        MaskReader(3, max_pixels=1199)(tmp_path / "mask.png")
+        MaskReader(3, options=MaskOptions(1199))(tmp_path / "mask.png")
 
 
 def test_a_mask_is_turned_as_its_image_is(tmp_path: Path):

@@ -20,7 +20,9 @@ from segtrain.console import progress
 from segtrain.data.decoding import read_header
 from segtrain.data.images import ImageReader
 from segtrain.data.masks import (
+    AS_STORED,
     SMOOTH,
+    MaskOptions,
     MaskReader,
     MaskSource,
     Palette,
@@ -34,7 +36,7 @@ from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 from segtrain.files import cache_folder, save_text, stamp_files
 
-FACTS_VERSION = 2  # of the saved facts; raise it when they are computed differently
+FACTS_VERSION = 3  # of the saved facts; raise it when they are computed differently
 MOST_VALUES = 4096  # values counted one by one in a mask; valid masks have far fewer
 
 
@@ -65,6 +67,9 @@ class MaskFacts:
     lossy: bool = False
     smooth: float = 0  # smooth_share: edges through intermediate values
     snapped: int = 0  # pixels set to the nearest class by data.allow_lossy_masks
+    palette: dict[int, int] = field(default_factory=dict)  # colour code of each index in use
+    repeated: list[int] = field(default_factory=list)  # those codes that the palette has twice
+    nodata: float | None = None  # the value that a GeoTIFF's own tag names
 
 
 Kind = TypeVar("Kind", ImageFacts, MaskFacts)
@@ -104,6 +109,7 @@ class Scanner:
         masks: MaskReader | None,
         full: bool,
         palette: Palette | None = None,
+        options: MaskOptions = AS_STORED,
     ):
         """Read saved facts of the data set at `root`.
 
@@ -111,9 +117,9 @@ class Scanner:
         are colours even where all of them are grey.
         """
         self.root, self.images, self.masks = root, images, masks
-        self.full, self.palette = full, palette
+        self.full, self.palette, self.options = full, palette, options
         # whatever changes facts is in the name, so that other settings never read wrong ones
-        settings = (str(root), repr(images), masks and masks.anchors.tolist(), palette)
+        settings = (str(root), repr(images), masks and masks.anchors.tolist(), palette, options)
         name = hashlib.sha256(repr((FACTS_VERSION, settings)).encode()).hexdigest()[:24]
         self.file = cache_folder() / "scan" / f"{name}.json"
         self.saved = read_saved(self.file)
@@ -148,7 +154,7 @@ class Scanner:
         saved = self._recall(files, key, MaskFacts)
         if isinstance(saved, MaskFacts):
             return saved
-        read = partial(mask_facts, sample.mask, self.masks, self.images.max_pixels, self.palette)
+        read = partial(mask_facts, sample.mask, self.masks, self.palette, self.options)
         return self._read(files, key, read)
 
     def _recall(self, files: Sequence[Path], key: str, kind: type) -> ImageFacts | MaskFacts | None:
@@ -226,10 +232,14 @@ def difference_hash(plane: Image.Image) -> int:
 
 
 def mask_facts(
-    source: MaskSource, masks: MaskReader | None, max_pixels: int, palette: Palette | None = None
+    source: MaskSource,
+    masks: MaskReader | None,
+    palette: Palette | None = None,
+    options: MaskOptions = AS_STORED,
 ) -> MaskFacts:
     """Return facts of all pixels. Raises SegtrainError for a file that can't be a mask."""
-    raw, lossy = read_raw(source, max_pixels, palette)
+    stored = read_raw(source, palette, options)
+    raw, lossy = stored.values, stored.lossy
     smooth, snapped = smooth_share(raw), 0
     if masks and (lossy or smooth > SMOOTH):
         nearest = masks.snap(raw)
@@ -239,7 +249,12 @@ def mask_facts(
     values = None if palette and raw.ndim == 3 else grey_values(raw)
     counts, distinct = count_values(encode_colours(raw) if values is None else values)
     by_kind = ({}, counts) if values is None else (counts, {})
-    return MaskFacts(raw.shape[:2], *by_kind, distinct, lossy, smooth, snapped)
+    own = [] if stored.palette is None else encode_colours(stored.palette).tolist()
+    used = {index: own[index] for index in by_kind[0] if index < len(own)}
+    repeated = sorted({code for code in used.values() if own.count(code) > 1})
+    return MaskFacts(
+        raw.shape[:2], *by_kind, distinct, lossy, smooth, snapped, used, repeated, stored.nodata
+    )
 
 
 def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:

@@ -129,7 +129,8 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     checks = Checks(source.root if source.root.is_dir() else source.root.parent)
     # the nearest class is known only where the classes are
     snapping_reader = data_set.masks if data_set and source.config.allow_lossy_masks else None
-    scan = Scanner(source.root, source.images, snapping_reader, full, source.merged.palette)
+    palette, options = source.merged.palette, source.mask_options
+    scan = Scanner(source.root, source.images, snapping_reader, full, palette, options)
     scanned = {
         split: scan(samples)
         for split, samples in source.splits.items()
@@ -172,7 +173,7 @@ def read_some_deep(scan: Scanner, facts: Facts) -> Facts:
     deep = [fact.sample for fact in facts["train"] if fact.image.deep]
     if not deep:
         return {}
-    scan_fully = Scanner(scan.root, scan.images, scan.masks, True, scan.palette)
+    scan_fully = Scanner(scan.root, scan.images, scan.masks, True, scan.palette, scan.options)
     scanned = scan_fully(deep[:: -(-len(deep) // DEEP_READ)])  # spread: neighbours look alike
     return {"train": [fact for fact in scanned if isinstance(fact, PairFacts)]}
 

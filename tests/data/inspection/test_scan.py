@@ -209,10 +209,10 @@ def test_lossy_masks_are_snapped_where_they_are_allowed(tmp_path: Path):
     y, x = np.mgrid[:48, :48]
     disc = (((x - 20) ** 2 + (y - 25) ** 2 < 200) * 255).astype(np.uint8)
     Image.fromarray(disc).convert("RGB").save(tmp_path / "mask.jpg", quality=80)
-    as_it_is = mask_facts(tmp_path / "mask.jpg", None, 10**6)
+    as_it_is = mask_facts(tmp_path / "mask.jpg", None)
     assert as_it_is.lossy and as_it_is.distinct > 2
     masks = MaskReader(2, {255: 1}, allow_lossy=True)
-    snapped = mask_facts(tmp_path / "mask.jpg", masks, 10**6)
+    snapped = mask_facts(tmp_path / "mask.jpg", masks)
     ids = masks(tmp_path / "mask.jpg")
     assert snapped.values == {0: (ids == 0).sum(), 255: (ids == 1).sum()} and snapped.lossy
 

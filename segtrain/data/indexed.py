@@ -1,0 +1,88 @@
+"""Indexed masks: values are indices into a palette of the file's own, and either may be meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from segtrain.config.types import Colour
+from segtrain.data.stored_masks import StoredMask
+from segtrain.errors import SegtrainError
+
+Palette = Sequence[Colour]
+CONTRADICTION = (
+    "indices and colours contradict; choose which counts: data.palette_by: colour, or "
+    "data.palette_by: index"
+)
+
+
+def resolve_indices(
+    mask: StoredMask, palette: Palette | None, palette_by: str | None
+) -> StoredMask:
+    """Return a mask with what its indices stand for; others are returned as they are.
+
+    With `palette_by` "colour" these are colours, with "index" the indices. By default, indices too,
+    or the levels of a grey palette. Raises SegtrainError where an index lacks a colour, and by
+    default where the file has colours of `palette` at other indices.
+    """
+    if mask.palette is None or palette_by == "index":
+        return mask
+    used = np.flatnonzero(np.bincount(mask.values.ravel()))  # far quicker than a sort
+    if palette_by == "colour":
+        if used[-1] >= len(mask.palette):
+            raise SegtrainError(
+                f"index {used[-1]} has no colour in its palette of {len(mask.palette)}; "
+                "data.palette_by: index takes the indices"
+            )
+        return replace(mask, values=mask.palette[mask.values], palette=None)
+    used = used[used < len(mask.palette)]
+    if palette and is_reordered(mask.palette, used, palette):
+        raise SegtrainError(
+            f"its own palette has colours of data.palette elsewhere: {CONTRADICTION}"
+        )
+    if len(used) and is_grey_scale(mask.palette, used):
+        levels = np.arange(256, dtype=np.uint8)
+        levels[: len(mask.palette)] = mask.palette[:256, 0]
+        return replace(mask, values=levels[mask.values], palette=None)
+    return mask
+
+
+def is_reordered(own: np.ndarray, used: np.ndarray, palette: Palette) -> bool:
+    """Return whether a file's palette has colours of `palette` at other indices.
+
+    Any coloured one suffices; greys may be levels, so all must be known. Colours that a file has
+    twice, and at the right index too, tell nothing.
+    """
+    known: dict[Colour, set[int]] = {}
+    for index, colour in enumerate(palette):
+        known.setdefault((colour[0], colour[1], colour[2]), set()).add(index)
+    colours = [tuple(colour) for colour in own.tolist()]
+    if len({colours[index] for index in used}) < len(used):
+        return False  # by colour, classes would merge
+    moved = any(
+        index not in (right := known.get(colours[index], {index}))
+        and not any(colours[other : other + 1] == [colours[index]] for other in right)
+        for index in used
+    )
+    grey = all(len(set(colours[index])) == 1 for index in used)
+    return moved and (not grey or all(colours[index] in known for index in used))
+
+
+def is_grey_scale(own: np.ndarray, used: np.ndarray) -> bool:
+    """Return whether the used colours of a palette are grey levels other than their indices.
+
+    An even ramp from black to white isn't: it is put on class ids to show them. Nor is a palette
+    that has a level twice, as an all-black one.
+    """
+    grey = (own == own[:, :1]).all(1)
+    levels = np.where(grey, own[:, 0].astype(np.int16), -1)
+    if not grey[used].all() or (levels[used] == used).all():
+        return False
+    first = np.array([np.flatnonzero(levels == levels[index])[0] for index in used])
+    if (first != used).any():
+        return False
+    top = int(levels.argmax())
+    ramp = np.arange(len(own)) * levels[top] / max(top, 1)
+    return bool(levels[top] < 255 or top == 0 or (np.abs(levels - ramp)[used] > 1).any())
