@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import numpy as np
 from rich.table import Table
 
 from segtrain.config import Config
-from segtrain.config.loading import dump_yaml
+from segtrain.config.choices import format_choice
+from segtrain.config.yaml_text import dump_yaml
 from segtrain.console import safe, write, write_json, write_styled, write_table
-from segtrain.data.findings import Finding, apply_fixes, merge_fixes
+from segtrain.data.findings import Finding, apply_fixes, list_choices, merge_fixes
 from segtrain.data.inspection.scan import ImageFacts
 from segtrain.data.inspection.survey import Inspection, Survey, inspect_data_set
 from segtrain.errors import UsageError
@@ -55,7 +55,9 @@ def check(
         for file in filter(None, (preview, augment)):
             write(f"wrote {file}")
         if write_config:
-            write(f"wrote {write_config}, for 'segtrain fit --config {write_config}'")
+            undecided = any(finding.error and finding.choices for finding in inspection.findings)
+            choose = " once a reading is chosen in it" if undecided else ""
+            write(f"wrote {write_config}, for 'segtrain fit --config {write_config}'{choose}")
     return not report["errors"]
 
 
@@ -150,7 +152,8 @@ def print_check_report(report: dict[str, Any], findings: list[Finding]) -> None:
     counted = f"; {notes} note{'s' * (notes != 1)}"
     if errors:
         count = f"{errors} error{'s' * (errors != 1)}"
-        hint = " (--write-config FILE writes these lines)" if merge_fixes(findings) else ""
+        written = merge_fixes(findings) or any(f.error and f.choices for f in findings)
+        hint = " (--write-config FILE writes these lines)" if written else ""
         write_styled((count, "bold red"), f": fix before training{hint}{counted}")
     else:
         hint = ": 'segtrain fit' can train on this data set"
@@ -212,6 +215,10 @@ def build_dataset_yaml(inspection: Inspection, config: Config, report: dict[str,
         changed["format"] = source.format
     if data.label_map:
         changed["label_map"] = data.label_map  # JSON made its keys text
+    choices = list_choices(data, inspection.findings)
+    # each reading has its own values of these fields, with those of the config
+    open_fields = {key for readings in choices for _, fields in readings for key in fields}
+    changed = {key: value for key, value in changed.items() if key not in open_fields}
     sections: dict[str, Any] = {"data": changed}
     channels, moments = config.model.in_channels, {"mean": report["mean"], "std": report["std"]}
     # RGB keeps ImageNet's statistics, which pretrained weights expect
@@ -219,19 +226,8 @@ def build_dataset_yaml(inspection: Inspection, config: Config, report: dict[str,
         sections["model"] = {"in_channels": channels, **moments}
     for name, section in sections.items():
         text += dump_yaml({name: section}, default_flow_style=None)
-        text += write_choices(inspection.findings) if name == "data" else ""
+        text += "".join(map(format_choice, choices)) if name == "data" else ""
     if channels == 3 and report["mean"]:
         text += "# statistics of this data, for training from random weights:\n"
         text += f"# model: {{mean: {report['mean']}, std: {report['std']}}}\n"
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def write_choices(findings: list[Finding]) -> str:
-    """Return the choices of all errors as commented lines of the data section."""
-    text = ""
-    for finding in findings:
-        for choice in finding.choices if finding.error else ():
-            text += f"  # {safe(choice.meaning)}: remove the # of\n"
-            lines = dump_yaml(choice.fix, default_flow_style=None, width=math.inf).splitlines()
-            text += "".join(f"  # {line}\n" for line in lines)
-    return text

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from segtrain.config.choices import refuse_open_choices
 from segtrain.config.data import SplitConfig
 from segtrain.config.schema import Config
 from segtrain.config.types import Section
-from segtrain.errors import UsageError, did_you_mean, translate_errors
+from segtrain.config.yaml_text import dump_yaml, parse_yaml
+from segtrain.errors import UsageError, did_you_mean
 from segtrain.files import save_text
 
-UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
 # pydantic's type of error: the values that are allowed, with pydantic's own details filled in
 ALLOWED = {
     "bool_parsing": "true or false",
@@ -70,12 +69,13 @@ def load_config(
     """
     values = base.model_dump(mode="json") if base else {}
     if file:
-        _merge(values, _read_yaml(file))
+        given = {entry.partition("=")[0].strip() for entry in sets} | flags.keys()
+        _merge(values, _read_yaml(file, given))
     for entry in sets:
         key, equals, text = entry.partition("=")
         if not equals:
             raise UsageError(f"--set {entry}: write key.path=value, for example train.epochs=20")
-        _put(values, key.strip(), _parse_yaml(text, f"--set {entry}"))
+        _put(values, key.strip(), parse_yaml(text, f"--set {entry}"))
     for key, value in flags.items():
         if value is not None:
             _put(values, key, value)
@@ -92,17 +92,6 @@ def to_yaml(config: Config) -> str:
     return dump_yaml(config.model_dump(mode="json"))
 
 
-def dump_yaml(content: Any, **options: Any) -> str:
-    """Return YAML that loads as `content`; `options` are PyYAML's.
-
-    Text stays readable, unless it has a line separator, which PyYAML would fold to a space.
-    """
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, **options)
-    if text.isascii() or not UNICODE_BREAKS.search(text):
-        return text
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=False, **options)
-
-
 def compare_configs(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Return the fields that differ, as dotted key: (old value, new value)."""
     flat_old, flat_new = _flatten(old), _flatten(new)
@@ -116,30 +105,19 @@ def _flatten(config: Config) -> dict[str, Any]:
     return {f"{s}.{key}": value for s, fields in sections.items() for key, value in fields.items()}
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path, given: set[str]) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UsageError(f"{file}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: cannot be read ({error})") from error
-    values = _parse_yaml(text, str(file))
+    values = parse_yaml(text, str(file))
+    refuse_open_choices(file, text, given)
     if not isinstance(values or {}, dict):
         raise UsageError(f"{file}: expected sections such as 'data:', found {values!r:.40}")
     # a section whose keys are all commented out is null in YAML
     return {section: fields or {} for section, fields in (values or {}).items()}
-
-
-def _parse_yaml(text: str, origin: str) -> Any:
-    # besides YAMLError PyYAML raises ValueError, IndexError and RecursionError, as for 2026-99-99
-    with translate_errors(
-        lambda error: (
-            f"{origin}: not YAML; put quotes around special characters "
-            f"({' '.join(str(error).split())})"
-        ),
-        UsageError,
-    ):
-        return yaml.safe_load(text)
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:

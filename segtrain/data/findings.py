@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segtrain.config import DataConfig
-from segtrain.config.loading import dump_yaml, revise_section
+from segtrain.config.loading import revise_section
+from segtrain.config.yaml_text import dump_yaml
+from segtrain.console import safe
 from segtrain.errors import SegtrainError, shorten
 
 MOST_SKIPPED = 0.01  # largest share of a split's pairs that data.on_error: skip leaves out
@@ -63,7 +65,7 @@ def raise_errors(findings: list[Finding]) -> None:
     errors = [str(finding) for finding in findings if finding.error]
     if errors:
         ways = [f"{len(errors)} kinds of fault; 'segtrain check' shows all"] * (len(errors) > 1)
-        if merge_fixes(findings):
+        if merge_fixes(findings) or any(f.error and f.choices for f in findings):
             ways.append("'segtrain check PATH --write-config FILE' writes a YAML for --config")
         raise SegtrainError("; ".join(errors) + (f" ({'; '.join(ways)})" if ways else ""))
 
@@ -83,12 +85,34 @@ def yaml_line(value: Any) -> str:
 
 def apply_fixes(config: DataConfig, findings: Iterable[Finding]) -> DataConfig:
     """Return the data section with the fixes of all errors, added to its own entries."""
-    fixes = merge_fixes(findings)
-    if "label_map" in fixes:
-        fixes["label_map"] = config.label_map | fixes["label_map"]
-    if "exclude" in fixes:
-        fixes["exclude"] = config.exclude + fixes["exclude"]
-    return revise_section(config, fixes, "data")
+    return revise_section(config, _add_entries(config, merge_fixes(findings)), "data")
+
+
+def list_choices(
+    config: DataConfig, findings: Iterable[Finding]
+) -> list[list[tuple[str, dict[str, Any]]]]:
+    """Return the readings of each error that has several, as (meaning, fields with the config's).
+
+    Of findings about the same fields only the first: what the others mean depends on its choice.
+    """
+    listed = []
+    taken: set[str] = set()
+    for finding in findings:
+        keys = {key for choice in finding.choices for key in choice.fix}
+        if finding.error and keys and not keys & taken:
+            taken |= keys
+            listed.append([(safe(c.meaning), _add_entries(config, c.fix)) for c in finding.choices])
+    return listed
+
+
+def _add_entries(config: DataConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields of the data section whose maps and lists keep the entries of the config."""
+    added = dict(fields)
+    if "label_map" in fields:
+        added["label_map"] = config.label_map | fields["label_map"]
+    if "exclude" in fields:
+        added["exclude"] = config.exclude + fields["exclude"]
+    return added
 
 
 def merge_fixes(findings: Iterable[Finding]) -> dict[str, Any]:
