@@ -132,7 +132,7 @@ def test_starting_is_instant(module):
             },
         ),
         ("tifffile", "segtrain", {"data.decoding"}),
-        ("pycocotools", "segtrain", {"data.coco"}),
+        ("pycocotools", "segtrain", {"data.regions"}),
         ("matplotlib", "segtrain", {"render.plots"}),
         ("jinja2", "segtrain", {"render.templating"}),
     ],

@@ -1,146 +1,111 @@
-"""COCO JSON: categories, images, and masks that are drawn from their regions when read."""
+"""COCO JSON: categories, images, and the regions of their masks."""
 
 from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from segtrain.data.regions import LARGEST_VALUE, Region, RegionMask, Shape, pack_polygons
+from segtrain.errors import SegtrainError, first_line, translate_errors
 
-from segtrain.data.drawn import DrawnMask
-from segtrain.errors import SegtrainError, translate_errors
-
-LARGEST_ID = 65_534  # mask readers hold a table of all values
-MOST_PIXELS = 2**31
-# a region is polygons (flat x, y, x, y, ...), or run lengths down the columns, outside first, or
-# these in COCO's compressed text
-Polygons = tuple[array, ...]
-Region = tuple[int, Polygons | array | bytes]  # category id, shape
-
-
-@dataclass(frozen=True)
-class CocoMask(DrawnMask):
-    """The mask of one image of a COCO JSON, drawn from its regions at each reading."""
-
-    file: Path
-    image_id: int | str
-    height: int
-    width: int
-    background: int = 0  # the value where no region is
-    regions: tuple[Region, ...] = field(default=(), repr=False, compare=False)
-
-    def __str__(self) -> str:
-        return f"{self.file} (image {self.image_id})"
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return (height, width)."""
-        return self.height, self.width
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.file,)
-
-    def values(self, max_pixels: int = MOST_PIXELS) -> np.ndarray:
-        """Return (H,W) int32 category ids, `background` elsewhere, smaller regions over larger.
-
-        Raises SegtrainError for run lengths that don't fit the image.
-        """
-        drawn = [(category, self._run_lengths(shape)) for category, shape in self.regions]
-        drawn.sort(key=lambda region: -sum(region[1][1::2]))  # area: each second run is inside
-        columns = np.full(self.height * self.width, self.background, np.int32)
-        for category, runs in drawn:
-            ends = list(accumulate(runs))
-            for start, end in zip(ends[::2], ends[1::2], strict=False):  # may end outside
-                columns[start:end] = category
-        return np.ascontiguousarray(columns.reshape(self.width, self.height).T)
-
-    def _run_lengths(self, shape: Polygons | array | bytes) -> Sequence[int]:
-        """Return run lengths down the columns, the first of them outside the region."""
-        if isinstance(shape, tuple):
-            from pycocotools import mask as rle
-
-            parts = rle.frPyObjects([list(polygon) for polygon in shape], *self.size)
-            shape = bytes(rle.merge(parts)["counts"])
-        # pycocotools leaves pixels that no run covers uninitialised
-        runs: Sequence[int] = unpack_runs(shape) if isinstance(shape, bytes) else shape
-        if sum(runs) != self.height * self.width or min(runs) < 0:
-            raise SegtrainError(
-                f"{self}: the run lengths of a region cover {sum(runs)} pixels, the image has "
-                f"{self.height * self.width}; fix the JSON, or exclude the image with data.exclude"
-            )
-        return runs
+# what other JSON files are, by a key of their objects
+OTHERS = {
+    "caption": "its annotations are captions",
+    "segments_info": "its annotations are panoptic segments",
+    "keypoints": "its annotations are keypoints",
+    "shapes": "it is labelme's, of one image: give the folder of all, data.format: polygons",
+    "imagePath": "it is labelme's, of one image: give the folder of all, data.format: polygons",
+    "_via_img_metadata": "it is a project of VIA: export it as COCO",
+    "regions": "it is VIA's: export the annotations as COCO",
+    "score": "it is a list of detections, as models write them: give the JSON of the truth",
+    "bbox": "it is a list of detections, as models write them: give the JSON of the truth",
+    "items": "it is Datumaro's: export as COCO",
+    "features": "it is GeoJSON",
+    "data": "it is Label Studio's own: export as COCO",
+}
 
 
-def unpack_runs(counts: bytes) -> list[int]:
-    """Return the run lengths of COCO's compressed text.
-
-    5 bits a character; from the third number on, differences to the one before the last. Text that
-    ends within a number gives [-1], which is refused as a run length.
-    """
-    runs: list[int] = []
-    number = shift = 0
-    for character in counts:
-        bits = character - 48
-        if not 0 <= bits < 64:
-            return [-1]
-        number |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                number -= 1 << shift
-            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
-            number = shift = 0
-    return runs if runs and not shift else [-1]
-
-
-@dataclass(frozen=True)
+@dataclass
 class Coco:
-    """The content of one JSON: names by category id, and (file name, mask) of each image."""
+    """The content of one JSON: categories by mask value, (file name, mask) of each image."""
 
     file: Path
-    categories: dict[int, str]
-    images: list[tuple[str, CocoMask]]
-    boxes: list[str]  # file names of images with an annotation that has no segmentation
-    slivers: int  # annotations whose polygons have fewer than three points: they draw nothing
+    categories: dict[int, str] = field(default_factory=dict)
+    parents: dict[int, str] = field(default_factory=dict)  # supercategories
+    used: set[int] = field(default_factory=set)  # mask values with an annotation
+    renumbered: bool = False  # category ids that can be no mask value
+    images: list[tuple[str, RegionMask]] = field(default_factory=list)
+    boxes: set[str] = field(default_factory=set)  # images with an annotation without segmentation
+    slivers: int = 0  # annotations whose polygons have fewer than three points: they draw nothing
+    strays: int = 0  # annotations of images that are not in images
+
+    @property
+    def is_labelled(self) -> bool:
+        return bool(self.boxes) or any(mask.regions or mask.fault for _, mask in self.images)
 
 
 def read_coco(file: Path) -> Coco:
-    """Read a COCO JSON. Raises SegtrainError for another JSON or one that contradicts itself."""
+    """Read a COCO JSON. Raises SegtrainError for another JSON or one that contradicts itself.
+
+    A wrong region or size is a fault of its image's mask, which can't be drawn then.
+    """
     content = _read_lists(file)
-    categories = _read_categories(file, content["categories"])
-    background = background_value(categories)
+    coco = Coco(file)
+    values = _read_categories(coco, content["categories"])
     images = {_check_image(file, entry): entry for entry in content["images"]}
     if len(images) < len(content["images"]):
         raise SegtrainError(f"{file}: two images have one id")
+    sizes = {key: _read_size(entry) for key, entry in images.items()}
     regions: dict[int | str, list[Region]] = {key: [] for key in images}
-    boxes, slivers = set(), 0
+    faults = {key: size for key, size in sizes.items() if isinstance(size, str)}
+    fractions = []
     for annotation in content["annotations"]:
-        image, category = annotation.get("image_id"), annotation.get("category_id")
-        if not isinstance(image, (int, str)) or image not in regions:
-            raise SegtrainError(f"{file}: an annotation of image {image!r}, which images lacks")
-        if not isinstance(category, int) or category not in categories:
-            raise SegtrainError(
-                f"{file}: an annotation of category {category!r}, which categories lacks"
-            )
-        segmentation = annotation.get("segmentation")
-        shape = _pack_shape(file, segmentation, images[image]) if segmentation else ()
+        key = read_id(annotation.get("image_id"))
+        if key is None or key not in images:
+            coco.strays += 1
+            continue
+        category, segmentation = annotation.get("category_id"), annotation.get("segmentation")
+        category_id = read_id(category)
+        value = None if category_id is None else values.get(category_id)
+        if value is None:
+            faults.setdefault(key, f"an annotation of category {category!r}, which has no entry")
+            continue
+        coco.used.add(value)
+        if not segmentation:
+            coco.boxes.add(_file_name(images[key]))
+            continue
+        size = sizes[key]
+        try:
+            with translate_errors(lambda error: f"a wrong segmentation ({first_line(error)})"):
+                shape, size = _pack_shape(segmentation, size if isinstance(size, tuple) else None)
+        except SegtrainError as error:
+            faults.setdefault(key, str(error))
+            continue
+        sizes[key] = size or sizes[key]
+        coco.slivers += not shape
         if shape:
-            regions[image].append((category, shape))
-        elif segmentation:
-            slivers += 1
-        else:
-            boxes.add(images[image]["file_name"])
-    masks = [
-        (entry["file_name"], CocoMask(file, key, *_size(entry), background, tuple(regions[key])))
-        for key, entry in images.items()
-    ]
-    return Coco(file, categories, masks, sorted(boxes), slivers)
+            regions[key].append((value, shape))
+            fractions.append(isinstance(shape, tuple) and max(map(max, shape)) <= 1)
+    if fractions and all(fractions):
+        raise SegtrainError(
+            f"{file}: all coordinates are fractions of the image; COCO has pixels: multiply x by "
+            "the width and y by the height"
+        )
+    for key, entry in images.items():
+        size = sizes[key]
+        mask = RegionMask(
+            file,
+            key,
+            size if isinstance(size, tuple) else None,
+            regions=tuple(regions[key]),
+            fault=faults.get(key, ""),
+        )
+        coco.images.append((_file_name(entry), mask))
+    return coco
 
 
 def background_value(categories: Mapping[int, str]) -> int:
@@ -148,86 +113,116 @@ def background_value(categories: Mapping[int, str]) -> int:
     return max(categories) + 1 if 0 in categories else 0
 
 
+def whole_number(value: Any) -> int | None:
+    """Return the whole number that a JSON has as 48, 48.0 (pandas) or "48"; None for others."""
+    if isinstance(value, float) and value.is_integer() or isinstance(value, int):
+        return None if isinstance(value, bool) else int(value)
+    plain = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19
+    return int(value) if plain and str(int(value)) == value else None
+
+
+def read_id(value: Any) -> int | str | None:
+    """Return an id: a whole number, else text; None for anything else."""
+    number = whole_number(value)
+    return number if number is not None else value if isinstance(value, str) else None
+
+
 def _read_lists(file: Path) -> dict[str, list[dict]]:
-    """Return the lists images, annotations and categories."""
+    """Return the lists images, annotations and categories; only the first must be there."""
     with translate_errors(lambda error: f"{file}: not a JSON that can be read ({error})"):
         content = json.loads(file.read_bytes())
-    names = ("images", "annotations", "categories")
-    missing = [n for n in names if not isinstance(content, dict) or n not in content]
-    if missing:
-        raise SegtrainError(f"{file}: not a COCO JSON: it has no {' and no '.join(missing)}")
-    for name in names:
-        part = content[name]
+    if not isinstance(content, dict) or "images" not in content:
+        raise SegtrainError(f"{file}: not a COCO JSON: {_name_content(content)}")
+    lists = {name: content.get(name, []) for name in ("images", "annotations", "categories")}
+    for name, part in lists.items():
         if not isinstance(part, list) or not all(isinstance(entry, dict) for entry in part):
             raise SegtrainError(f"{file}: not a COCO JSON: {name} is not a list of objects")
-    return content
+    if lists["annotations"] and not lists["categories"]:
+        what = "has no" if "categories" not in content else "has an empty list of"
+        kind = _name_content(lists["annotations"], "")
+        raise SegtrainError(f"{file}: it {what} categories" + (f": {kind}" if kind else ""))
+    return lists
 
 
-def _read_categories(file: Path, entries: list[dict]) -> dict[int, str]:
-    categories = {}
+def _name_content(content: Any, other: str = "it has no images") -> str:
+    """Return what a JSON that isn't COCO's is, in a few words."""
+    if isinstance(content, list):
+        content = next((entry for entry in content if isinstance(entry, dict)), {})
+    if not isinstance(content, dict):
+        return other
+    within = next((entry for entry in content.values() if isinstance(entry, dict)), {})
+    known = (text for key, text in OTHERS.items() if key in content or key in within)
+    return next(known, other)
+
+
+def _read_categories(coco: Coco, entries: list[dict]) -> dict[int | str, int]:
+    """Fill in the categories; return their mask values by id."""
+    by_id: dict[int | str, dict] = {}
     for entry in entries:
-        key, name = entry.get("id"), entry.get("name")
-        if type(key) is not int or not 0 <= key <= LARGEST_ID or not isinstance(name, str):
+        key, name = read_id(entry.get("id")), entry.get("name")
+        if key is None or not isinstance(name, str):
             raise SegtrainError(
-                f"{file}: expected categories with a name and an id of 0 to {LARGEST_ID}, "
-                f"got id {key!r}, name {name!r}"
+                f"{coco.file}: expected categories with an id and a name, got id "
+                f"{entry.get('id')!r}, name {name!r}"
             )
-        if key in categories:
-            raise SegtrainError(f"{file}: two categories have the id {key}")
-        categories[key] = name
-    if not categories:
-        raise SegtrainError(f"{file}: categories is empty")
-    return dict(sorted(categories.items()))
+        if key in by_id:
+            raise SegtrainError(f"{coco.file}: two categories have the id {key}")
+        by_id[key] = entry
+    own = {key: key for key in by_id if isinstance(key, int) and 0 <= key <= LARGEST_VALUE}
+    coco.renumbered = len(own) < len(by_id)
+    numbers: Iterable[int] = range(1, len(by_id) + 1) if coco.renumbered else own.values()
+    values = dict(zip(by_id, numbers, strict=True))
+    for key, value in sorted(values.items(), key=lambda item: item[1]):
+        coco.categories[value] = by_id[key]["name"]
+        coco.parents[value] = str(by_id[key].get("supercategory"))
+    return values
+
+
+def _file_name(image: Mapping[str, Any]) -> Any:
+    # LVIS has nothing but the address
+    return image.get("file_name") or image.get("coco_url")
 
 
 def _check_image(file: Path, image: Mapping[str, Any]) -> int | str:
     """Return the id of an entry of images."""
-    key, name = image.get("id"), image.get("file_name")
-    if not isinstance(key, (int, str)) or not isinstance(name, str) or not name:
-        raise SegtrainError(f"{file}: an image has id {key!r} and file_name {name!r}")
-    height, width = _size(image)
-    # not isinstance, which takes true for an int
-    if type(height) is not int or type(width) is not int or min(height, width) < 1:
-        raise SegtrainError(
-            f"{file}: image {name} needs its height and width, got {height!r} and {width!r}"
-        )
-    if height * width > MOST_PIXELS:
-        raise SegtrainError(f"{file}: image {name} of {width}x{height} is too large")
+    key, name = read_id(image.get("id")), _file_name(image)
+    if key is None or not isinstance(name, str):
+        raise SegtrainError(f"{file}: an image has id {image.get('id')!r} and file_name {name!r}")
     return key
 
 
-def _size(image: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return (height, width) as the JSON has them."""
-    return image.get("height"), image.get("width")
+def _read_size(image: Mapping[str, Any]) -> tuple[int, int] | str | None:
+    """Return (height, width), a fault, or None where the JSON has neither, as some tools write."""
+    sides = image.get("height"), image.get("width")
+    if all(side in (None, 0) for side in sides):
+        return None
+    height, width = map(whole_number, sides)
+    if height is None or width is None or min(height, width) < 1:
+        return f"expected its height and width, got {sides[0]!r} and {sides[1]!r}"
+    return height, width
 
 
 def _pack_shape(
-    file: Path, segmentation: Any, image: Mapping[str, Any]
-) -> Polygons | array | bytes:
-    """Return a segmentation in a compact form; empty where no polygon has three points."""
+    segmentation: Any, size: tuple[int, int] | None
+) -> tuple[Shape, tuple[int, int] | None]:
+    """Return a segmentation in a compact form, and the size that its run lengths have.
 
-    def explain(error: Exception) -> str:
-        return (
-            f"{file}: image {image['file_name']} has a segmentation that is neither polygons nor "
-            f"run lengths of its size ({error})"
-        )
+    The form is empty where no polygon has three points.
+    """
+    if not isinstance(segmentation, dict):
+        return pack_polygons(segmentation), size
+    counts = segmentation["counts"]
+    height, width = map(whole_number, segmentation["size"])
+    if height is None or width is None or size and size != (height, width):
+        raise ValueError(f"run lengths of size {segmentation['size']}")
+    if not counts:
+        raise ValueError("no counts")
+    if isinstance(counts, str):
+        return counts.encode("ascii"), (height, width)
+    return array("q", [n if type(n) is int else _whole_run(n) for n in counts]), (height, width)
 
-    with translate_errors(explain):
-        if isinstance(segmentation, dict):
-            counts = segmentation["counts"]
-            if tuple(segmentation["size"]) != _size(image):
-                raise ValueError(f"of size {segmentation['size']}")
-            if not counts:
-                raise ValueError("no counts")
-            # arrays and bytes: a list of Python numbers would take several times the memory
-            return counts.encode("ascii") if isinstance(counts, str) else array("q", counts)
-        polygons = [array("d", polygon) for polygon in segmentation]
-    # drawing a point far outside would take gigabytes; comparisons with NaN are false
-    far = 2 * max(_size(image))
-    for polygon in polygons:
-        if len(polygon) % 2 or not all(abs(number) <= far for number in polygon):
-            raise SegtrainError(
-                f"{file}: image {image['file_name']} has a polygon with half a point, or with one "
-                "far outside the image"
-            )
-    return tuple(polygon for polygon in polygons if len(polygon) >= 6)
+
+def _whole_run(value: Any) -> int:
+    if (run := whole_number(value)) is None:
+        raise ValueError(f"a run of length {value!r}")
+    return run

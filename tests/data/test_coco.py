@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from segtrain.config import DataConfig, SplitConfig
-from segtrain.data.coco import CocoMask, unpack_runs
 from segtrain.data.layouts.detect import FoundPairs, find_pairs
 from segtrain.data.masks import MaskReader
+from segtrain.data.regions import RegionMask, unpack_runs
 from segtrain.errors import SegtrainError, UsageError
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}]
@@ -111,7 +111,7 @@ def test_a_mask_names_its_json_and_image(tmp_path: Path):
     mask = pickle.loads(pickle.dumps(pair.mask))
     assert mask == pair.mask and hash(mask) == hash(pair.mask) and pair.name == "000000000011"
     assert str(mask) == f"{tmp_path}/a.json (image 11)"
-    assert (mask.size, mask.values().dtype) == ((4, 6), np.int32)
+    assert (mask.size, mask.values().dtype) == ((4, 6), np.uint8)
     assert np.unique(mask.values()).tolist() == [0, 3, 7]
 
 
@@ -185,29 +185,18 @@ IMAGE = {"id": 11, "file_name": "a.png", "height": 4, "width": 6}
 WRONG = {
     "no images": ({"images": None}, "images is not a list"),
     "images of strings": ({"images": ["a.png"]}, "images is not a list of objects"),
-    "no categories": ({"categories": []}, "categories is empty"),
+    "no categories": ({"categories": []}, "an empty list of categories"),
     "an id twice": ({"categories": [*CATEGORIES, CATEGORIES[0]]}, "two categories have the id 7"),
-    "an id below 0": ({"categories": [{"id": -1, "name": "x"}]}, "id of 0 to .*got id -1"),
-    "a huge id": ({"categories": [{"id": 10**9, "name": "x"}]}, "id of 0 to .*got id 1000000000"),
+    "no id": ({"categories": [{"name": "x"}]}, "an id and a name, got id None"),
+    "no category name": ({"categories": [{"id": 3}]}, "got id 3, name None"),
     "an image twice": ({"images": [IMAGE, IMAGE]}, "two images have one id"),
-    "no height": ({"images": [IMAGE | {"height": None}]}, "a.png needs its height and width"),
-    "no pixels": ({"images": [IMAGE | {"width": 0}]}, "a.png needs its height and width"),
-    "too large": ({"images": [IMAGE | {"width": 2**40}]}, "a.png of .* is too large"),
+    "an image twice, as a float": ({"images": [IMAGE, IMAGE | {"id": 11.0}]}, "have one id"),
     "no name": ({"images": [IMAGE | {"file_name": 5}]}, "an image has id 11 and file_name 5"),
-    "an unknown image": ({"annotations": [annotation(99, 3, RUNS)]}, "of image 99, which images"),
-    "an unknown category": ({"annotations": [annotation(11, 4, RUNS)]}, "of category 4, which"),
-    "half a point": ({"annotations": [annotation(11, 3, [[0, 0, 1, 1, 2]])]}, "11.png .*half a"),
-    "a point far away": ({"annotations": [annotation(11, 3, [[0, 0, 1, 1, 2, 1e9]])]}, "far out"),
-    "not a number": ({"annotations": [annotation(11, 3, [[0, 0, 1, 1, 2, "x"]])]}, "neither poly"),
-    "nowhere": ({"annotations": [annotation(11, 3, [[0, 0, 1, 1, 2, float("nan")]])]}, "far out"),
-    "numbers alone": ({"annotations": [annotation(11, 3, [0, 0, 1, 1, 2, 2])]}, "neither polygons"),
-    "runs of another size": (
-        {"annotations": [annotation(11, 3, RUNS | {"size": [6, 4]})]}, "neither polygons nor run"),
-    "runs without size": ({"annotations": [annotation(11, 3, {"counts": [24]})]}, "neither poly"),
-    "no runs": (
-        {"annotations": [annotation(11, 3, RUNS | {"counts": ""})]}, "neither .*no counts"),
-    "broken runs": (
-        {"annotations": [annotation(11, 3, RUNS | {"counts": [1.5]})]}, "neither polygons nor"),
+    "unknown images alone": ({"annotations": [annotation(99, 3, RUNS)]}, "no region .*but 1 of"),
+    "slivers alone": ({"annotations": [annotation(11, 3, [[0, 0, 3, 3]])]}, "no region to learn"),
+    "no annotations": ({"annotations": []}, "no region to learn in 4 image"),
+    "fractions": (
+        {"annotations": [annotation(11, 3, [[0, 0, 0.5, 0, 1.0, 1]])]}, "are fractions of the"),
 }  # fmt: skip
 
 
@@ -219,22 +208,93 @@ def test_wrong_content_is_refused(tmp_path: Path, case: str):
         find_pairs(DataConfig(), tmp_path)
 
 
+# what is wrong with image 11 alone: a segmentation, or an annotation
+NAN, SHORT = float("nan"), [23]
+WRONG_REGIONS = {
+    "half a point": ([[0, 0, 1, 1, 2]], "half a point"),
+    "a point far away": ([[0, 0, 1, 1, 2, 1e9]], "far outside"),
+    "another size's": ([[0, 0, 100, 1, 2, 40]], "far outside"),
+    "text": ([[0, 0, 1, 1, 2, "x"]], "wrong segmentation"),
+    "text alone": ("polygon", "wrong segmentation"),
+    "null": ([[0, 0, 1, 1, None, 2]], "wrong segmentation"),
+    "nowhere": ([[0, 0, 1, 1, 2, NAN]], "far outside"),
+    "infinite": ([[0, 0, 1, 1, 2, float("inf")]], "far outside"),
+    "a long outline": ([[0, 0, 12, 12] * 400_000], "outline of a polygon is longer"),
+    "runs of another size": (RUNS | {"size": [6, 4]}, "run lengths of size"),
+    "runs without size": ({"counts": [24]}, "wrong segmentation"),
+    "no runs": (RUNS | {"counts": ""}, "no counts"),
+    "broken runs": (RUNS | {"counts": [1.5]}, "a run of length 1.5"),
+    "huge runs": (RUNS | {"counts": [2**62, 2**62]}, "cover 9223372036854775808 of 24"),
+    "runs beyond 64 bits": (RUNS | {"counts": [2**70]}, "wrong segmentation"),
+    "an endless number": (RUNS | {"counts": "o" * 100_000}, "cover -1 of 24"),
+    "short runs": (RUNS | {"counts": SHORT}, "cover 23 of 24"),
+    "long runs": (RUNS | {"counts": [25]}, "cover 25 of 24"),
+    "negative runs": (RUNS | {"counts": [30, -6]}, "cover 24 of 24"),
+    "cut text": (RUNS | {"counts": "4220"}, "the run lengths"),
+    "text in excess": (RUNS | {"counts": "4220<0"}, "the run lengths"),
+    "text within a number": (RUNS | {"counts": "4220<P"}, "the run lengths"),
+    "no text of runs": (RUNS | {"counts": "~~~~"}, "the run lengths"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_REGIONS)
+def test_a_wrong_region_is_its_image_s_fault(tmp_path: Path, case: str):
+    segmentation, words = WRONG_REGIONS[case]
+    annotations = [*ANNOTATIONS[2:], annotation(11, 3, segmentation)]
+    write(tmp_path / "annotations/train.json", tmp_path / "images", annotations=annotations)
+    check_only_image_11_fails(tmp_path, words)
+
+
+WRONG_ENTRIES = {
+    "an unknown category": ({"annotations": [annotation(11, 4, RUNS)]}, "category 4, which"),
+    "no category": ({"annotations": [annotation(11, None, RUNS)]}, "category None, which"),
+    "a category of text": ({"annotations": [annotation(11, "cat", RUNS)]}, "category 'cat'"),
+    "half a height": ({"images": [IMAGE | {"height": 4.5}]}, "height and width, got 4.5 and 6"),
+    "no width": ({"images": [IMAGE | {"width": None}]}, "height and width, got 4 and None"),
+    "a size of text": ({"images": [IMAGE | {"width": "wide"}]}, "height and width"),
+    "below 0": ({"images": [IMAGE | {"width": -6}]}, "height and width"),
+    "too large": ({"images": [IMAGE | {"width": 2**40}]}, "more than data.max_pixels"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ENTRIES)
+def test_a_wrong_entry_is_its_image_s_fault(tmp_path: Path, case: str):
+    changed, words = WRONG_ENTRIES[case]
+    content = write(tmp_path / "annotations/train.json", tmp_path / "images")
+    first = changed.get("images", content["images"][:1])
+    first = [entry | {"file_name": f"{11:012d}.png"} for entry in first]
+    annotations = [*content["annotations"], *changed.get("annotations", [])]
+    changed = {"images": [*first, *content["images"][1:]], "annotations": annotations}
+    write(tmp_path / "annotations/train.json", None, **changed)
+    check_only_image_11_fails(tmp_path, words)
+
+
+def check_only_image_11_fails(root: Path, words: str) -> None:
+    found = find_pairs(DataConfig(val_fraction=0.1), root)
+    assert found.findings == []
+    for pair in [pair for split in found.splits.values() for pair in split]:
+        if pair.mask.image_id == 11:
+            with pytest.raises(SegtrainError, match=f"train.json.*{words}"):
+                pair.mask.values()
+        else:
+            assert pair.mask.values().shape == (4, 6)
+
+
+def test_check_excludes_the_image_of_a_wrong_region(cli, tmp_path: Path):
+    annotations = [*ANNOTATIONS, annotation(11, 3, [[0, 0, 100, 1, 2, 40]])]
+    write(tmp_path / "set/annotations/train.json", tmp_path / "set/images", annotations=annotations)
+    done = cli("check", "set", "--write-config", "fixed.yaml")
+    assert done.code == 1 and "train.json (image 11): a polygon" in done.stdout
+    assert "image 12" not in done.stdout
+    done = cli("check", "--config", "fixed.yaml")
+    assert "1 excluded" in done.stdout and "image 11" not in done.stdout
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"images"', "[" * 100_000, "\xff\xfe"])
 def test_other_json_files_are_refused(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(SegtrainError, match="a.json: not a (COCO )?JSON"):
         find_pairs(DataConfig(), tmp_path / "a.json")
-
-
-@pytest.mark.parametrize("counts", [[23], [25], [30, -6], "4220", "4220<0", "4220<P", "~~~~"])
-def test_runs_that_do_not_fill_the_image_are_refused(tmp_path: Path, counts):
-    annotations = [annotation(11, 3, {"size": [4, 6], "counts": counts})]
-    write(tmp_path / "a.json", tmp_path, annotations=annotations)
-    found = find_pairs(DataConfig(val_fraction=0.1), tmp_path / "a.json")
-    masks = [pair.mask for split in found.splits.values() for pair in split]
-    (mask,) = [mask for mask in masks if mask.image_id == 11]
-    with pytest.raises(SegtrainError, match=r"a.json \(image 11\): the run lengths"):
-        mask.values()
 
 
 def test_unpacking_agrees_with_pycocotools():
@@ -248,7 +308,7 @@ def test_unpacking_agrees_with_pycocotools():
             runs = unpack_runs(packed["counts"])
             flat = np.repeat(np.arange(len(runs)) % 2, runs)
             assert (flat.reshape(size, order="F") == pixels).all()
-            mask = CocoMask(Path("a.json"), 1, *size, 0, ((5, packed["counts"]),))
+            mask = RegionMask(Path("a.json"), 1, size, 0, ((5, packed["counts"]),))
             assert (mask.values() == pixels * 5).all()
 
 
@@ -273,3 +333,222 @@ def test_an_image_in_two_jsons_is_in_two_splits(tmp_path: Path):
     found = find_pairs(DataConfig(), tmp_path)
     assert [pair.mask.image_id for pair in found.splits["val"]] == [12]
     assert [(f.kind, len(f.places)) for f in found.findings] == [("split", 2)]
+
+
+# the JSON as other tools write it: changes of it, and of the files beside it
+def write_floats(root: Path, content: dict) -> None:
+    """pandas turns whole numbers into floats where a column has gaps."""
+
+    def float_of(value):
+        if isinstance(value, dict):
+            return {key: float_of(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [float_of(entry) for entry in value]
+        return float(value) if isinstance(value, int) else value
+
+    (root / "annotations/train.json").write_text(json.dumps(float_of(content)))
+
+
+def write_texts(root: Path, content: dict) -> None:
+    for entry in content["images"]:
+        entry |= {"id": str(entry["id"]), "height": "4"}
+    content["annotations"][0]["category_id"] = "3"
+    (root / "annotations/train.json").write_text(json.dumps(content))
+
+
+def write_names(root: Path, content: dict, form: str) -> None:
+    for entry in content["images"]:
+        entry["file_name"] = form.format(entry["file_name"])
+    (root / "annotations/train.json").write_text(json.dumps(content))
+
+
+def write_pairs_of_points(root: Path, content: dict) -> None:
+    annotations = content["annotations"]
+    annotations[0]["segmentation"] = rectangle(1, 1, 3, 3)
+    whole = rectangle(0, 0, 5, 4)
+    pairs = zip(whole[::2], whole[1::2], strict=True)
+    annotations[1]["segmentation"] = [list(pair) for pair in pairs]
+    (root / "annotations/train.json").write_text(json.dumps(content))
+
+
+def write_without_sizes(root: Path, content: dict) -> None:
+    for entry, value in zip(content["images"], (None, 0, None, 0), strict=True):
+        entry |= {"height": value, "width": value}
+    del content["images"][2]["height"], content["images"][2]["width"]
+    (root / "annotations/train.json").write_text(json.dumps(content))
+
+
+def move_json(root: Path, name: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / "annotations/train.json").rename(root / name)
+    (root / "annotations").rmdir()
+
+
+def add_others(root: Path) -> None:
+    """Add the files of a Mac's zip and of other tasks."""
+    (root / "annotations/._train.json").write_bytes(b"\0\5\x16\7")
+    (root / "annotations/labelme_train.json").write_text('{"version": "5", "shapes": [], "x": 1}')
+
+
+LOOSE = {
+    "floats": write_floats,
+    "texts": write_texts,
+    "backslashes": lambda root, content: write_names(root, content, "images\\{}"),
+    "a Windows path": lambda root, content: write_names(root, content, "C:\\me\\images\\{}"),
+    "foreign folders": lambda root, content: write_names(root, content, "/gone/pictures/{}"),
+    "addresses": lambda root, content: write_names(root, content, "http://x.org/train2017/{}"),
+    "points": write_pairs_of_points,
+    "no sizes": write_without_sizes,
+    "hidden files": lambda root, content: add_others(root),
+    "in the root": lambda root, content: move_json(root, "result.json"),
+    "beside the images": lambda root, content: move_json(root, "images/instances.json"),
+    "in a folder of its own": lambda root, content: move_json(root, "export/coco.json"),
+    "with a mark": lambda root, content: (root / "annotations/train.json").write_text(
+        json.dumps(content), encoding="utf-8-sig"
+    ),
+    "elsewhere": lambda root, content: (root / "images").rename(root / "pictures of today"),
+}
+
+
+@pytest.mark.parametrize("case", LOOSE)
+def test_other_tools_variants_read_alike(tmp_path: Path, case: str):
+    content = write(tmp_path / "annotations/train.json", tmp_path / "images")
+    LOOSE[case](tmp_path, content)
+    found = find_pairs(DataConfig(val_fraction=0.1), tmp_path)
+    assert (found.format, found.findings, found.classes) == ("coco", [], NAMES)
+    assert read(found, "train") | read(found, "val") == DRAWN
+
+
+def split_jsons_in(root: Path, train: str, val: str, **changed) -> FoundPairs:
+    write(root / train, root / "images")
+    content = write(root / val, None)
+    entries = [entry | {"file_name": f"v{entry['id']}.png"} for entry in content["images"]]
+    for entry in entries:
+        Image.new("RGB", (6, 4)).save(root / "images" / entry["file_name"])
+    write(root / val, None, **{"images": entries, **changed})
+    return find_pairs(DataConfig(), root)
+
+
+@pytest.mark.parametrize(
+    "train, val",
+    [("train.json", "val.json"), ("train/labels.json", "validation/labels.json"),
+     ("Train/annotations/a.json", "Valid/annotations/a.json"), ("x_train.json", "x_valid.json")],
+)  # fmt: skip
+def test_splits_by_names_of_files_and_folders(tmp_path: Path, train: str, val: str):
+    found = split_jsons_in(tmp_path, train, val)
+    assert (len(found.splits["train"]), len(found.splits["val"])) == (4, 4)
+    assert read(found, "val") == DRAWN
+
+
+@pytest.mark.parametrize("annotations", [None, [], [annotation(11, 3, [[0, 0, 1, 1]])],
+                                         [annotation(99, 3, RUNS)]])  # fmt: skip
+def test_a_split_without_regions_is_left_out_with_a_note(tmp_path: Path, annotations):
+    changed = {} if annotations is None else {"annotations": annotations}
+    split_jsons_in(tmp_path, "annotations/train.json", "annotations/test.json", **changed)
+    file = tmp_path / "annotations/test.json"
+    if annotations is None:
+        content = json.loads(file.read_text())
+        del content["annotations"]
+        file.write_text(json.dumps(content))
+    found = find_pairs(DataConfig(), tmp_path)
+    assert list(found.splits) == ["train", "val"]
+    assert not any(finding.error for finding in found.findings)
+    (note,) = [finding for finding in found.findings if finding.kind == "unlabelled"]
+    assert "test.json" in note.text and "test is left out" in note.text
+
+
+def test_annotations_of_unknown_images_are_counted(tmp_path: Path):
+    annotations = [*ANNOTATIONS, annotation(99, 3, RUNS), annotation(None, 3, RUNS)]
+    write(tmp_path / "annotations/train.json", tmp_path / "images", annotations=annotations)
+    found = find_pairs(DataConfig(), tmp_path)
+    assert [(f.kind, f.error) for f in found.findings] == [("stray", False)]
+    assert "2 annotation" in found.findings[0].text
+    assert read(found, "train") | read(found, "val") == DRAWN
+
+
+ROBOFLOW = [
+    {"id": 0, "name": "street", "supercategory": "none"},
+    {"id": 3, "name": "cat", "supercategory": "street"},
+    {"id": 7, "name": "dog", "supercategory": "street"},
+]
+
+
+def test_the_group_of_all_categories_is_no_class(tmp_path: Path):
+    write(tmp_path / "train/_annotations.coco.json", tmp_path / "train", categories=ROBOFLOW,
+          annotations=ANNOTATIONS[:2])  # fmt: skip
+    found = find_pairs(DataConfig(), tmp_path)
+    assert found.classes == ["background", "cat", "dog"]
+    assert [(f.kind, "'street'" in f.text) for f in found.findings] == [("group", True)]
+    assert (read(found, "train") | read(found, "val"))[11] == DRAWN[11]
+    # a group with a region of its own is a class, and so is an unused category beside the others
+    for changed in (
+        {"annotations": [*ANNOTATIONS[:2], annotation(13, 0, COMPRESSED)]},
+        {"categories": [*ROBOFLOW, {"id": 8, "name": "x", "supercategory": "none"}]},
+    ):
+        changed = {"categories": ROBOFLOW, "annotations": ANNOTATIONS[:2], **changed}
+        write(tmp_path / "train/_annotations.coco.json", tmp_path / "train", **changed)
+        found = find_pairs(DataConfig(), tmp_path)
+        assert found.classes[:2] == ["background", "street"] and not found.findings
+
+
+def test_an_unused_background_is_no_class_beside_the_other(tmp_path: Path):
+    categories = [{"id": 0, "name": "_background_"}, {"id": 3, "name": "cat"}]
+    write(tmp_path / "a.json", tmp_path, categories=categories, annotations=ANNOTATIONS[:1])
+    found = find_pairs(DataConfig(val_fraction=0.1), tmp_path / "a.json")
+    assert found.classes == ["background", "cat"]
+    ids = read(found, "train") | read(found, "val")
+    assert ids[11] == (np.array(DRAWN[11]) == 1).astype(int).tolist()
+
+
+def test_categories_that_one_split_lacks(tmp_path: Path):
+    few = {"categories": [CATEGORIES[1]], "annotations": ANNOTATIONS[:1]}
+    found = split_jsons_in(tmp_path, "annotations/train.json", "annotations/val.json", **few)
+    assert found.classes == NAMES
+    assert read(found, "val")[11] == (np.array(DRAWN[11]) == 1).astype(int).tolist()
+    for wrong in ({"id": 90, "name": "cat"}, {"id": 5, "name": "cat"}):
+        annotations = [annotation(11, wrong["id"], RUNS)]
+        with pytest.raises(SegtrainError, match="different categories"):
+            split_jsons_in(tmp_path, "annotations/train.json", "annotations/val.json",
+                           categories=[wrong], annotations=annotations)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "ids", [["d1", "c", "d2"], [-1, 0, 1], [10**9, 5, 10**9 + 1], ["7", "c", 9]]
+)
+def test_ids_that_no_mask_can_have_are_numbered(tmp_path: Path, ids: list):
+    categories = [c | {"id": key} for c, key in zip(CATEGORIES, ids, strict=True)]
+    new = dict(zip((7, 3, 90), ids, strict=True))
+    annotations = [a | {"category_id": new[a["category_id"]]} for a in ANNOTATIONS]
+    write(tmp_path / "a.json", tmp_path, categories=categories, annotations=annotations)
+    found = find_pairs(DataConfig(val_fraction=0.1), tmp_path / "a.json")
+    assert found.classes == ["background", "dog (1)", "cat", "dog (3)"]
+    assert [(f.kind, f.error) for f in found.findings] == [("renumbered", False)]
+    swapped = np.array([0, 2, 1, 3])  # dog is before cat in the file
+    drawn = {key: swapped[np.array(rows)].tolist() for key, rows in DRAWN.items()}
+    assert read(found, "train") | read(found, "val") == drawn
+
+
+OTHER_JSONS = {
+    "captions": ({"images": [], "annotations": [{"image_id": 1, "caption": "a"}]}, "captions"),
+    "detections": ([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}], "detections"),
+    "labelme": ({"imagePath": "a.png"}, "labelme"),
+    "VIA's project": ({"_via_img_metadata": {}}, "VIA"),
+    "VIA": ({"a.png1": {"filename": "a.png", "regions": []}}, "VIA"),
+    "Label Studio": ([{"id": 1, "data": {"image": "a.png"}}], "Label Studio"),
+    "numbers": ([1, 2], "no images"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_JSONS)
+def test_other_json_files_are_named(tmp_path: Path, case: str):
+    content, words = OTHER_JSONS[case]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(SegtrainError, match=f"a.json: .*{words}"):
+        find_pairs(DataConfig(), tmp_path / "a.json")
+
+
+def test_jsons_of_which_none_is_for_training_are_named(tmp_path: Path):
+    for name in ("first.json", "second.json"):
+        write(tmp_path / name, tmp_path / "images")
+    with pytest.raises(SegtrainError, match="first.json, second.json; .*data.splits: {train"):
+        find_pairs(DataConfig(), tmp_path)

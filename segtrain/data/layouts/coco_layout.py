@@ -1,21 +1,224 @@
-"""COCO folders: the JSON of each split, the folder of its images, and its classes."""
+"""COCO folders: the JSON of each split, its images, and the classes."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from segtrain.data.coco import Coco, background_value
+from segtrain.config import DataConfig
+from segtrain.data.coco import Coco, background_value, read_coco
+from segtrain.data.findings import Finding
+from segtrain.data.layouts.lists import find_file
+from segtrain.data.layouts.pairing import (
+    Fault,
+    Group,
+    Listing,
+    relative_to_root,
+    root_prefixes,
+)
+from segtrain.data.regions import LARGEST_VALUE
 from segtrain.errors import SegtrainError, shorten
 
 SPLIT_IN_NAME = re.compile(
     r"(?:^|[^a-z])(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(test)(?:ing)?)(?![a-z])"
 )
+MOST_JSONS = 64  # a folder of more has one for each image, as labelme writes them
+PROBED = 50  # images that are looked for to find their folder
+BACKGROUND = ("background", "_background_", "__background__")
+Jsons = dict[str, tuple[Path, list[Path]]]  # by split: the JSON, folders that may hold its images
 
 
-def number_categories(categories: Mapping[int, str]) -> tuple[list[str], dict[int, int | str]]:
+def find_coco(config: DataConfig, root: Path) -> Listing | None:
+    """Find annotations/*.json with image folders, or SPLIT/_annotations.coco.json with images."""
+    files: Jsons = {
+        split: (root / folder / "_annotations.coco.json", [root / folder])
+        for split, names in (("train", ("train",)), ("val", ("valid", "val")), ("test", ("test",)))
+        for folder in names[::-1]
+        if (root / folder / "_annotations.coco.json").is_file()
+    }
+    unread: list[Path] = []
+    if not files:
+        files, unread = split_jsons(root, list_jsons(root / "annotations"))
+    return list_coco(config, root, files, unread) if "train" in files else None
+
+
+def find_loose_coco(config: DataConfig, root: Path) -> Listing | None:
+    """Find COCO JSON files in root, its folders and their annotations folders, by their content.
+
+    For the end of all layouts. Raises SegtrainError where none of them is the training split's.
+    """
+    if not root.is_dir():
+        return None
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    folders = [root, *(root / name for name in names)]
+    folders += [folder / "annotations" for folder in folders[1:]]
+    found = [file for folder in folders for file in list_jsons(folder) if is_coco(file)]
+    files, unread = split_jsons(root, found)
+    if not found or "train" in files:
+        return list_coco(config, root, files, unread) if files else None
+    jsons = [os.path.relpath(file, root) for file in found]
+    raise SegtrainError(
+        f"{root}: which COCO JSON is for training? found {shorten(jsons, 8)}; name it with "
+        f"data.splits: {{train: {{coco: {jsons[0]}, images: ...}}}}"
+    )
+
+
+def list_jsons(folder: Path) -> list[Path]:
+    """Return the JSON files of a folder, without hidden ones and labelme's."""
+    if not folder.is_dir():
+        return []
+    files = [f for f in folder.iterdir() if f.suffix.lower() == ".json" and f.name[0] != "."]
+    if len(files) > MOST_JSONS:
+        return []
+    return sorted(file for file in files if b'"shapes"' not in _read_start(file, 4096))
+
+
+def is_coco(file: Path) -> bool:
+    """Return whether a file holds the keys of a COCO JSON."""
+    content = _read_start(file)
+    return b'"images"' in content and (b'"annotations"' in content or b'"categories"' in content)
+
+
+def _read_start(file: Path, size: int = -1) -> bytes:
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(size)
+    except OSError:  # it is reported where it is read
+        return b""
+
+
+def split_jsons(root: Path, files: Sequence[Path]) -> tuple[Jsons, list[Path]]:
+    """Return the JSON files by the splits that their names or folders tell, and those of none.
+
+    A single one is train. Raises SegtrainError where a split has two.
+    """
+    # COCO keeps captions_*.json and person_keypoints_*.json in the same folder
+    files = [f for f in files if f.name.startswith("instances")] or files
+    found: Jsons = {}
+    unread = []
+    for file in files:
+        named = (file.stem, *file.relative_to(root).parent.parts)
+        matches = (SPLIT_IN_NAME.search(name.lower()) for name in named)
+        match = next(filter(None, matches), None)
+        if match is None and len(files) > 1:
+            unread.append(file)
+            continue
+        split = match[match.lastindex or 0] if match else "train"
+        if split in found:
+            raise SegtrainError(
+                f"{found[split][0]} and {file.name} are both for {split}; choose with "
+                f"data.splits: {{{split}: {{coco: {file.relative_to(root)}, images: ...}}}}"
+            )
+        found[split] = file, image_folders(root, file, split)
+    return found, unread
+
+
+def image_folders(root: Path, file: Path, split: str) -> list[Path]:
+    """Return the folders that may hold the images of a split's JSON, the likely ones first."""
+    year = re.split(r"[_.]", file.stem)[-1]  # train2017 of instances_train2017
+    folders = [below / name for name in (year, split) for below in (root, root / "images")]
+    beside = [file.parent / "images", file.parent / "data", file.parent]
+    return [*folders, root / "images", *beside, root / "data", root]
+
+
+def list_coco(config: DataConfig, root: Path, files: Jsons, unread: Sequence[Path] = ()) -> Listing:
+    """List the images and masks of the COCO JSON of each split, without splits that have no region.
+
+    `unread` are JSON files that are named in a note. Raises SegtrainError where train has no
+    region, or where the JSON files contradict each other.
+    """
+    cocos = {split: read_coco(file) for split, (file, _) in files.items()}
+    listing = Listing({}, "")
+    for split, coco in cocos.items():
+        listing.findings += _list_notes(split, coco, os.path.relpath(coco.file, root))
+    for file in unread:
+        text = f"{os.path.relpath(file, root)} is not read: its name tells no split"
+        listing.findings.append(Finding("unread", False, text))
+    labelled = {split: coco for split, coco in cocos.items() if coco.is_labelled}
+    if not labelled or "train" in cocos.keys() - labelled.keys():
+        coco = cocos.get("train") or next(iter(cocos.values()))
+        strays = f", but {coco.strays} of images that it doesn't list" if coco.strays else ""
+        raise SegtrainError(
+            f"{coco.file}: it has no region to learn in {len(coco.images)} image(s){strays}"
+        )
+    categories = merge_categories(list(labelled.values()))
+    background, empty = background_value(categories), find_empty(categories, labelled.values())
+    if empty:
+        names = ", ".join(repr(categories[value]) for value in empty)
+        text = f"no class: {names} (without annotations; all others' group, or the background)"
+        listing.findings.append(Finding("group", False, text))
+    kept = {value: name for value, name in categories.items() if value not in empty}
+    listing.classes, listing.label_map = number_categories(kept, background)
+    named = []
+    for split, coco in labelled.items():
+        find = ImageFinder(root, [name for name, _ in coco.images], files[split][1])
+        listing.groups[split], faults = _pair_images(config, root, coco, find, background)
+        listing.faults |= faults
+        named.append(f"{os.path.relpath(coco.file, root)} + {os.path.relpath(find.folder, root)}")
+    listing.layout = ", ".join(named) + (
+        "; masks are drawn, smaller objects over larger ones, background is class 0"
+    )
+    return listing
+
+
+def _list_notes(split: str, coco: Coco, source: str) -> list[Finding]:
+    notes = {
+        "sliver": (coco.slivers, f"{coco.slivers} annotation(s) of fewer than three points"),
+        "stray": (coco.strays, f"{coco.strays} annotation(s) of images that it doesn't list"),
+        "renumbered": (
+            coco.renumbered,
+            f"category ids are not all numbers of 0 to {LARGEST_VALUE}: the values of masks are "
+            "1, 2, ... in the order of categories",
+        ),
+        "unlabelled": (
+            not coco.is_labelled,
+            f"no region in its {len(coco.images)} image(s): {split} is left out",
+        ),
+    }
+    return [Finding(kind, False, f"{source}: {text}") for kind, (on, text) in notes.items() if on]
+
+
+def merge_categories(cocos: Sequence[Coco]) -> dict[int, str]:
+    """Return the categories of all splits. Raises SegtrainError where one has two ids or names."""
+    merged: dict[int, str] = {}
+    for coco in cocos:
+        other = set(coco.categories.items())
+        names = {name for _, name in other} & set(merged.values())
+        differing = sorted(
+            (key, name)
+            for key, name in other ^ set(merged.items())
+            if name in names or key in coco.categories and key in merged
+        )
+        if differing:
+            raise SegtrainError(
+                f"{cocos[0].file} and {coco.file} have different categories: "
+                + shorten(f"{key} {name!r}" for key, name in differing)
+            )
+        merged |= coco.categories
+    return dict(sorted(merged.items()))
+
+
+def find_empty(categories: Mapping[int, str], cocos: Iterable[Coco]) -> set[int]:
+    """Return unused categories that are no class: all others' group (Roboflow), background."""
+    cocos = list(cocos)
+    parents = {value: parent for coco in cocos for value, parent in coco.parents.items()}
+    unused = set(categories).difference(*(coco.used for coco in cocos))
+    return {
+        value
+        for value in unused
+        if categories[value].lower() in BACKGROUND
+        or len(categories) > 1
+        and all(parents[v] == categories[value] for v in categories if v != value)
+    }
+
+
+def number_categories(
+    categories: Mapping[int, str], background: int
+) -> tuple[list[str], dict[int, int | str]]:
     """Return (class names, label map): the background, then the categories in id order."""
     names = list(categories.values())
     unique = [
@@ -23,55 +226,54 @@ def number_categories(categories: Mapping[int, str]) -> tuple[list[str], dict[in
         for key, name in categories.items()
     ]
     ids = {category: class_id for class_id, category in enumerate(categories, 1)}
-    return ["background", *unique], {background_value(categories): 0, **ids}
+    return ["background", *unique], {background: 0, **ids}
 
 
-def find_jsons(root: Path) -> dict[str, tuple[Path, list[Path]]]:
-    """Return {split: (JSON, folders that may hold its images)} by COCO's or Roboflow's layout.
+def _pair_images(
+    config: DataConfig, root: Path, coco: Coco, find: ImageFinder, background: int
+) -> tuple[list[Group], dict[str, Fault]]:
+    """Return the images and masks of a JSON, sorted by name, and faults by path."""
+    source, prefixes = os.path.relpath(coco.file, root), root_prefixes(root)
+    groups: list[Group] = []
+    faults: dict[str, Fault] = {}
+    for name, mask in coco.images:
+        file = find(name)
+        path = relative_to_root(file or os.path.join(find.folder, name), prefixes)
+        # a downloaded JSON must not make training read any file of the disk
+        if os.path.isabs(path) and not config.allow_outside:
+            faults[path] = ("outside", source)
+        elif not file:
+            faults[path] = ("missing", source, "file")
+        elif name in coco.boxes:
+            faults[path] = ("box", source)
+        elif mask.size is None or background:
+            mask = replace(mask, background=background, image=Path(file))
+        groups.append(([path], [mask]))
+    groups.sort(key=lambda pair: (Path(pair[0][0]).stem, pair[0][0]))
+    return groups, faults
 
-    Empty where neither is found. Raises SegtrainError where a split has two JSON files.
+
+class ImageFinder:
+    """A finder of the files of images, by names whose folders may lack or be others', as in lists.
+
+    It searches the folder that holds most of them, and root. Where no folder holds any, it searches
+    all of root for files of these names.
     """
-    beside = {
-        split: (root / folder / "_annotations.coco.json", [root / folder])
-        for split, names in (("train", ("train",)), ("val", ("valid", "val")), ("test", ("test",)))
-        for folder in names[::-1]
-        if (root / folder / "_annotations.coco.json").is_file()
-    }
-    if beside or not (root / "annotations").is_dir():
-        return beside
-    files = sorted((root / "annotations").glob("*.json"))
-    # COCO keeps captions_*.json and person_keypoints_*.json in the same folder
-    files = [f for f in files if f.name.startswith("instances")] or files
-    found: dict[str, tuple[Path, list[Path]]] = {}
-    for file in files:
-        match = SPLIT_IN_NAME.search(file.stem.lower())
-        if match is None and len(files) > 1:
-            continue
-        split = match[match.lastindex or 0] if match else "train"
-        if split in found:
-            raise SegtrainError(
-                f"{found[split][0]} and {file.name} are both for {split}; choose with "
-                f"data.splits: {{{split}: {{coco: annotations/{file.name}, images: ...}}}}"
-            )
-        year = re.split(r"[_.]", file.stem)[-1]  # train2017 of instances_train2017
-        folders = [below / name for name in (year, split) for below in (root, root / "images")]
-        found[split] = file, [*folders, root / "images", root]
-    return found
 
+    def __init__(self, root: Path, names: Sequence[str], folders: Sequence[Path]):
+        existing = [folder for folder in folders if folder.is_dir()] or [root]
+        probed = names[:: len(names) // PROBED + 1]
+        hits = {f: sum(find_file(name, [f]) is not None for name in probed) for f in existing}
+        self.folder = max(hits, key=hits.__getitem__)  # the first of the best
+        self.folders = list(dict.fromkeys((self.folder, root)))
+        self.elsewhere: dict[str, list[str]] = {}
+        for parent, _, files in os.walk(root) if names and not hits[self.folder] else ():
+            for file in files:
+                self.elsewhere.setdefault(file, []).append(os.path.join(parent, file))
 
-def image_folder(coco: Coco, folders: list[Path]) -> Path:
-    """Return the first of the folders that holds the first image, else the first that exists."""
-    first = coco.images[0][0] if coco.images else ""
-    existing = [folder for folder in folders if folder.is_dir()] or [coco.file.parent]
-    return next((f for f in existing if os.path.isfile(f / first)), existing[0])
-
-
-def check_same_categories(cocos: list[Coco]) -> None:
-    """Raise SegtrainError where the JSON files of the splits have different categories."""
-    for other in cocos[1:]:
-        differing = sorted(set(cocos[0].categories.items()) ^ set(other.categories.items()))
-        if differing:
-            raise SegtrainError(
-                f"{cocos[0].file} and {other.file} have different categories: "
-                + shorten(f"{key} {name!r}" for key, name in differing)
-            )
+    def __call__(self, name: str) -> str | None:
+        """Return the path of an image's file, None where there is none or several could be it."""
+        if not self.elsewhere:
+            return find_file(name, self.folders)
+        found = self.elsewhere.get(re.split(r"[/\\]", name)[-1], [])
+        return found[0] if len(found) == 1 else None

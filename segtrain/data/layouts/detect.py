@@ -11,8 +11,8 @@ from typing import NamedTuple
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
-from segtrain.data.layouts.coco_layout import find_jsons
-from segtrain.data.layouts.explicit import find_splits, list_coco, named_format
+from segtrain.data.layouts.coco_layout import find_coco, find_loose_coco
+from segtrain.data.layouts.explicit import find_splits, named_format
 from segtrain.data.layouts.lists import LIST_SUFFIXES, names_pairs
 from segtrain.data.layouts.pairing import Listing, find_excluded, resolve_pairs
 from segtrain.data.layouts.published import (
@@ -196,12 +196,6 @@ def _find_list_files(root: Path) -> dict[str, Path]:
     return {split: files[0] for split, files in existing.items() if files}
 
 
-def find_coco(config: DataConfig, root: Path) -> Listing | None:
-    """Find annotations/*.json with image folders, or SPLIT/_annotations.coco.json with images."""
-    files = find_jsons(root)
-    return list_coco(config, root, files) if "train" in files else None
-
-
 class Layout(NamedTuple):
     """A layout that can be detected."""
 
@@ -234,6 +228,7 @@ LAYOUTS = (
     ),
     Layout("lists", find_lists, "train.txt, .csv or .tsv with 'image mask' on each line"),
     Layout("pairs", find_unsplit_folders, "{i} + {m}; or name folders with data.splits"),
+    Layout("coco", find_loose_coco, "a COCO JSON in the folder itself, or in one of its folders"),
 )
 
 

@@ -8,13 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from segtrain.config import DataConfig, SplitConfig
-from segtrain.data.coco import read_coco
 from segtrain.data.findings import Finding
-from segtrain.data.layouts.coco_layout import (
-    check_same_categories,
-    image_folder,
-    number_categories,
-)
+from segtrain.data.layouts.coco_layout import image_folders, list_coco
 from segtrain.data.layouts.folders import Side, list_sides
 from segtrain.data.layouts.lists import read_pairs, select_listed
 from segtrain.data.layouts.pairing import (
@@ -22,8 +17,6 @@ from segtrain.data.layouts.pairing import (
     Group,
     Listing,
     group_by_stem,
-    relative_to_root,
-    root_prefixes,
 )
 from segtrain.errors import UsageError
 
@@ -67,7 +60,12 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
             )
     if any(split.coco for split in config.splits.values()):
         files = {
-            name: (root / split.coco, [root / (split.images or Path(split.coco).parent)])
+            name: (
+                root / split.coco,
+                [root / split.images]
+                if split.images
+                else image_folders(root, root / split.coco, name),
+            )
             for name, split in config.splits.items()
             if split.coco  # all have one, or named_format refuses them
         }
@@ -139,41 +137,3 @@ def drop_lone(groups: dict[str, list[Group]], named: Collection[str]) -> list[Fi
         Finding("alone", False, f"{folder}: {count} file(s) left out: none has a partner")
         for folder, count in sorted(alone.items())
     ]
-
-
-def list_coco(config: DataConfig, root: Path, files: dict[str, tuple[Path, list[Path]]]) -> Listing:
-    """List the images and masks of the COCO JSON of each split.
-
-    `files` has the JSON and the folders that may hold its images, by split.
-    """
-    cocos = {split: read_coco(file) for split, (file, _) in files.items()}
-    check_same_categories(list(cocos.values()))
-    prefixes = root_prefixes(root)
-    classes, label_map = number_categories(next(iter(cocos.values())).categories)
-    listing = Listing({}, "", classes, None, label_map)
-    named = []
-    for split, coco in cocos.items():
-        source = os.path.relpath(coco.file, root)
-        folder = image_folder(coco, files[split][1])
-        boxes = set(coco.boxes)
-        listing.groups[split] = groups = []
-        for name, mask in coco.images:
-            file = os.path.join(folder, name)
-            path = relative_to_root(file, prefixes)
-            # a downloaded JSON must not make training read any file of the disk
-            if os.path.isabs(path) and not config.allow_outside:
-                listing.faults[path] = ("outside", source)
-            elif not os.path.isfile(file):
-                listing.faults[path] = ("missing", source, "file")
-            elif name in boxes:
-                listing.faults[path] = ("box", source)
-            groups.append(([path], [mask]))
-        groups.sort(key=lambda pair: (Path(pair[0][0]).stem, pair[0][0]))
-        named.append(f"{source} + {os.path.relpath(folder, root)}")
-        if coco.slivers:
-            text = f"{source}: {coco.slivers} annotation(s) with fewer than three points, not drawn"
-            listing.findings.append(Finding("sliver", False, text))
-    listing.layout = ", ".join(named) + (
-        "; masks are drawn, smaller objects over larger ones, background is class 0"
-    )
-    return listing

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from segtrain.config import DataConfig
-from segtrain.data.coco import CocoMask
 from segtrain.data.images import ImageReader
 from segtrain.data.inspection import scan
 from segtrain.data.inspection.scan import (
@@ -31,6 +30,7 @@ from segtrain.data.inspection.scan import (
 )
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.masks import MaskReader, smooth_share
+from segtrain.data.regions import RegionMask
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 from segtrain.files import stamp_files
@@ -428,7 +428,7 @@ def test_every_image_of_a_coco_json_has_its_own_facts(tmp_path: Path, calls: Cou
     samples = []
     for index in (1, 2):
         path = pair(tmp_path, f"i{index}", np.zeros((6, 8), np.uint8)).image
-        samples.append(Sample(path, CocoMask(json_file, index, 6, 8, 0, ((index, (box,)),))))
+        samples.append(Sample(path, RegionMask(json_file, index, (6, 8), 0, ((index, (box,)),))))
     first = scanner(tmp_path)(samples)
     assert [fact.mask.values for fact in first] == [{0: 32, 1: 16}, {0: 32, 2: 16}]
     assert scanner(tmp_path)(samples) == first and calls["mask_facts"] == 2
