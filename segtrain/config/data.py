@@ -55,6 +55,7 @@ class DataConfig(Section):
         "camvid",
         "camvid-rgb",
         "coco",
+        "polygons",
     ] = Field("auto", description="layout of the folder; auto detects and reports it")
     splits: dict[str, SplitConfig] = Field(
         {}, description="splits by name (train, val, ...); default: those of the layout"

@@ -15,6 +15,7 @@ from segtrain.data.layouts.coco_layout import find_coco, find_loose_coco
 from segtrain.data.layouts.explicit import find_splits, named_format
 from segtrain.data.layouts.lists import LIST_SUFFIXES, names_pairs
 from segtrain.data.layouts.pairing import Listing, find_excluded, resolve_pairs
+from segtrain.data.layouts.polygon_layout import find_polygons
 from segtrain.data.layouts.published import (
     find_ade20k,
     find_camvid,
@@ -229,6 +230,7 @@ LAYOUTS = (
     Layout("lists", find_lists, "train.txt, .csv or .tsv with 'image mask' on each line"),
     Layout("pairs", find_unsplit_folders, "{i} + {m}; or name folders with data.splits"),
     Layout("coco", find_loose_coco, "a COCO JSON in the folder itself, or in one of its folders"),
+    Layout("polygons", find_polygons, "YOLO's .txt or labelme's .json of polygons for each image"),
 )
 
 

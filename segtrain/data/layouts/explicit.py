@@ -18,6 +18,7 @@ from segtrain.data.layouts.pairing import (
     Listing,
     group_by_stem,
 )
+from segtrain.data.layouts.polygon_layout import list_named_polygons
 from segtrain.errors import UsageError
 
 AFFIXES = ("image_start", "image_end", "mask_start", "mask_end")
@@ -42,6 +43,8 @@ def named_format(config: DataConfig) -> str:
         )
     lists = all(split.list and not split.images for split in splits)
     name = "coco" if all(has_coco) else "lists" if lists else "pairs"
+    if name == "pairs" and config.format == "polygons":
+        name = "polygons"
     if config.format not in ("auto", name):
         raise UsageError(
             f"data.format {config.format} and data.splits contradict: the splits are {name}; "
@@ -70,6 +73,8 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
             if split.coco  # all have one, or named_format refuses them
         }
         return list_coco(config, root, files)
+    if config.format == "polygons":
+        return list_named_polygons(config, root)
     sides = {name: split_sides(split) for name, split in config.splits.items() if split.images}
     named = {os.path.normpath(side.folder) for pair in sides.values() for side in pair}
     groups: dict[str, list[Group]] = {}

@@ -1,0 +1,283 @@
+"""Folders of polygons: YOLO's text files or labelme's JSON files, one for each image."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from segtrain.config import DataConfig
+from segtrain.data.decoding import SUFFIXES
+from segtrain.data.findings import Finding
+from segtrain.data.layouts.coco_layout import SPLIT_IN_NAME, number_categories
+from segtrain.data.layouts.folders import Files, walk_folder
+from segtrain.data.layouts.pairing import Group, Listing
+from segtrain.data.polygons import BACKGROUND, IGNORED, YoloMask, is_yolo, read_labelme
+from segtrain.errors import SegtrainError, UsageError, shorten, translate_errors
+
+TOOLS = {".json": "labelme", ".txt": "YOLO"}
+PROBED = 20  # files of a folder whose content is looked at
+MOST_CLASSES = 4096  # where no file names them
+FIRST_NUMBER = re.compile(rb"^\s*(\d{1,9})", re.MULTILINE)  # of a line
+NAME_FILES = ("classes.txt", "class_names.txt", "labels.txt", "obj.names")  # of classes
+
+
+class PolygonFolders(NamedTuple):
+    """A folder of images, and one of their polygons: paths relative to root."""
+
+    images: str
+    labels: str
+    suffix: str  # of the polygons' files
+
+    def __str__(self) -> str:
+        where = "" if self.images == self.labels else f"{self.images} + "
+        return f"{where}{self.labels}/*{self.suffix}"
+
+
+def find_polygons(config: DataConfig, root: Path) -> Listing | None:
+    """Find folders with a text file or JSON of polygons for each image.
+
+    For the end of all layouts. Raises SegtrainError where they have boxes and no polygons.
+    """
+    if not root.is_dir():
+        return None
+    tree = dict(walk_folder(root))
+    splits: dict[str, list[PolygonFolders]] = {}
+    for folders in _match_folders(root, tree):
+        parts = (*Path(folders.labels).parts[::-1], *Path(folders.images).parts[::-1])
+        matches = (SPLIT_IN_NAME.search(part.lower()) for part in parts)
+        match = next(filter(None, matches), None)
+        splits.setdefault(match[match.lastindex or 0] if match else "train", []).append(folders)
+    if "train" not in splits:
+        return None
+    listing = list_polygons(root, splits, tree)
+    read = {pair.images for pairs in splits.values() for pair in pairs}
+    for folder in tree.keys() - read:
+        if images := _by_stem(folder, tree[folder], SUFFIXES):
+            text = f"{folder}: {len(images)} image(s) without polygons are left out"
+            listing.findings.append(Finding("unlabelled", False, text))
+    return listing
+
+
+def list_named_polygons(config: DataConfig, root: Path) -> Listing:
+    """List the polygons of data.splits: folders of images and masks, and their subfolders."""
+    tree: dict[str, list[str]] = {}
+    splits: dict[str, list[PolygonFolders]] = {}
+    for name, split in config.splits.items():
+        images, labels = (os.path.normpath(folder or "") for folder in (split.images, split.masks))
+        for folder in (images, labels):
+            if not (root / folder).is_dir():
+                raise UsageError(f"data.splits.{name}: {root / folder}: no such folder")
+        below = [dict(walk_folder(root, folder)) for folder in (images, labels)]
+        tree |= below[0] | below[1]
+        kinds = Counter(
+            os.path.splitext(file)[1].lower() for files in below[1].values() for file in files
+        )
+        suffix = max(TOOLS, key=kinds.__getitem__)
+        for folder in below[0]:
+            other = os.path.normpath(os.path.join(labels, os.path.relpath(folder, images)))
+            if other in tree:
+                splits.setdefault(name, []).append(PolygonFolders(folder, other, suffix))
+    return list_polygons(root, splits, tree)
+
+
+def _match_folders(root: Path, tree: dict[str, list[str]]) -> list[PolygonFolders]:
+    """Return the folders of images, each with the one of its polygons, which may be the same."""
+    homes: dict[str, list[str]] = {}  # of images, by stem
+    for folder, names in tree.items():
+        for stem in _by_stem(folder, names, SUFFIXES):
+            homes.setdefault(stem, []).append(folder)
+    found: dict[str, PolygonFolders] = {}
+    for suffix in TOOLS:  # labelme's files count before a conversion of them
+        for folder, names in sorted(tree.items()):
+            stems = [stem for stem in _by_stem(folder, names, {suffix}) if stem in homes]
+            probed = stems[:: len(stems) // PROBED + 1]
+            hits = Counter(home for stem in probed for home in homes[stem])
+            if not hits or not _holds_polygons(root, folder, probed, suffix):
+                continue
+            near = {home: len({*Path(home).parts} ^ {*Path(folder).parts}) for home in hits}
+            images = max(sorted(hits), key=lambda home: (hits[home], -near[home]))
+            found.setdefault(images, PolygonFolders(images, folder, suffix))
+    return sorted(found.values())
+
+
+def _by_stem(folder: str, names: Sequence[str], suffixes: set[str]) -> Files:
+    found: Files = {}
+    for name in sorted(names):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in suffixes:
+            found.setdefault(stem, []).append(os.path.normpath(os.path.join(folder, name)))
+    return found
+
+
+def _holds_polygons(root: Path, folder: str, stems: Sequence[str], suffix: str) -> bool:
+    """Return whether files have polygons. Raises SegtrainError where all have boxes only."""
+    files = [root / folder / f"{stem}{suffix}" for stem in stems]
+    if suffix == ".json":
+        return any(not read_labelme(file).fault for file in files)
+    counts = [is_yolo(file.read_text(encoding="utf-8", errors="replace")) for file in files]
+    polygons, boxes = (sum(numbers) for numbers in zip(*counts, strict=True))
+    if boxes and not polygons:
+        raise SegtrainError(
+            f"{root / folder}: YOLO's boxes (class x y width height), not polygons (class x y x y "
+            "...): segmentation needs outlines or masks"
+        )
+    return polygons > 0
+
+
+def list_polygons(
+    root: Path, splits: dict[str, list[PolygonFolders]], tree: dict[str, list[str]]
+) -> Listing:
+    """List the images and polygons of each split; `tree` has the files of each folder.
+
+    Raises SegtrainError where the files of classes can't be read.
+    """
+    folders = [pair for pairs in splits.values() for pair in pairs]
+    names, source = read_names(root, [pair.labels for pair in folders])
+    sides = {
+        split: [
+            (_by_stem(i, tree[i], SUFFIXES), _by_stem(m, tree[m], {suffix}))
+            for i, m, suffix in pairs
+        ]
+        for split, pairs in splits.items()
+    }
+    tools = sorted({TOOLS[pair.suffix] for pair in folders})
+    if len(tools) > 1:
+        raise SegtrainError(
+            f"{root}: polygons of {' and '.join(tools)} in {shorten(folders)}; name the folders of "
+            "one with data.splits and data.format: polygons"
+        )
+    list_tool = _list_labelme if tools == ["labelme"] else _list_yolo
+    listing = list_tool(root, sides, names)
+    listing.layout = (
+        f"{', '.join(map(str, folders))}: {tools[0]} polygons"
+        + (f", classes of {source}" if source else "")
+        + "; masks are drawn, smaller objects over larger ones, background is class 0"
+    )
+    return listing
+
+
+Sides = dict[str, list[tuple[Files, Files]]]  # by split: images and polygons of each folder
+
+
+def _list_yolo(root: Path, sides: Sides, names: list[str] | None) -> Listing:
+    listing = Listing({}, "")
+    if names is None:
+        names = _number_classes(root, sides)
+        text = f"no file names the classes: they are YOLO's numbers 0..{len(names) - 1}"
+        listing.findings.append(Finding("classes", False, text))
+    listing.classes, listing.label_map = number_categories(dict(enumerate(names, 1)), 0)
+    for split, pairs in sides.items():
+        groups: list[Group] = []
+        lacking = []
+        for images, labels in pairs:
+            for stem in sorted(images.keys() | labels.keys()):
+                files = labels.get(stem, [])
+                if stem in images:
+                    image = images[stem][0]
+                    lacking += [image] if not files else []
+                    mask = YoloMask(root / image, root / files[0] if files else None, len(names))
+                    groups.append((images[stem], [mask]))
+                elif any(is_yolo((root / files[0]).read_text(errors="replace"))):
+                    groups.append(([], files))  # else it is no file of polygons
+        listing.groups[split] = groups
+        if lacking:
+            many = 2 * len(lacking) > len(groups)
+            text = f"{len(lacking)} of {len(groups)} images in {split} have no file of polygons"
+            listing.findings.append(
+                Finding(
+                    "unlabelled",
+                    many,
+                    text if many else f"{text}: background alone, by YOLO's convention",
+                    lacking,
+                    "write an empty file for each image without objects" if many else "",
+                    {"exclude": lacking} if many else {},
+                )
+            )
+    return listing
+
+
+def _number_classes(root: Path, sides: Sides) -> list[str]:
+    """Return the class numbers up to the highest in the files of polygons."""
+    files = [f for pairs in sides.values() for _, labels in pairs for f in sum(labels.values(), [])]
+    numbers = (
+        int(number) for file in files for number in FIRST_NUMBER.findall((root / file).read_bytes())
+    )
+    highest = max((number for number in numbers if number < MOST_CLASSES), default=0)
+    return [str(number) for number in range(highest + 1)]
+
+
+def _list_labelme(root: Path, sides: Sides, names: list[str] | None) -> Listing:
+    read = {
+        file: read_labelme(root / file)
+        for pairs in sides.values()
+        for _, labels in pairs
+        for files in labels.values()
+        for file in files
+    }
+    labels = {label for file in read.values() for label, _ in file.shapes}
+    undrawn = sum((file.undrawn for file in read.values()), Counter[str]())
+    listing = Listing({}, "")
+    if names is None:
+        names = sorted(labels - {BACKGROUND, IGNORED})
+        text = f"classes are labelme's {len(names)} labels in alphabetical order"
+        listing.findings.append(Finding("classes", False, text))
+    names = [name for name in names if name not in (BACKGROUND, IGNORED)]
+    values = {name: value for value, name in enumerate(names, 1)}
+    values |= {BACKGROUND: 0, IGNORED: len(names) + 1}
+    listing.classes, listing.label_map = number_categories(dict(enumerate(names, 1)), 0)
+    listing.label_map[values[IGNORED]] = "ignore"
+    folded = Counter(name.lower() for name in names)
+    if alike := [name for name in names if folded[name.lower()] > 1]:
+        text = f"classes whose names differ in upper and lower case alone: {shorten(alike, 8)}"
+        listing.findings.append(Finding("classes", False, text))
+    if undrawn:
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(undrawn.items()))
+        text = f"shapes without an area are not drawn: {counts}"
+        listing.findings.append(Finding("undrawn", False, text))
+    for split, pairs in sides.items():
+        groups: list[Group] = []
+        for images, by_stem in pairs:
+            for stem in sorted(images.keys() | by_stem.keys()):
+                paths, files = images.get(stem, []), by_stem.get(stem, [])
+                if paths:
+                    groups.append((paths, [read[f].draw(values, root / paths[0]) for f in files]))
+                elif not read[files[0]].fault:
+                    groups.append(([], files))  # else it is no file of polygons
+        listing.groups[split] = groups
+    return listing
+
+
+def read_names(root: Path, folders: Sequence[str]) -> tuple[list[str] | None, str]:
+    """Return the names of classes in id order and their file: a YAML, or a line for each.
+
+    Looked for in root, in the folders of polygons and above; None where no file has them. Raises
+    SegtrainError for a YAML of key points, whose lines look like polygons.
+    """
+    parts = {part for path in map(Path, folders) for part in (path, *path.parents)}
+    for folder in sorted((root / part for part in parts), key=lambda path: (len(path.parts), path)):
+        for file in sorted(f for f in folder.iterdir() if f.suffix in (".yaml", ".yml")):
+            content = _read_yaml(file)
+            if isinstance(content, dict) and content.get("kpt_shape"):
+                raise SegtrainError(f"{file}: kpt_shape: the labels are key points, no polygons")
+            names = content.get("names") if isinstance(content, dict) else None
+            if isinstance(names, dict) and names and all(type(key) is int for key in names):
+                names = [names.get(i, i) for i in range(max(names) + 1)]
+            if isinstance(names, list) and names:
+                return [str(name) for name in names], os.path.relpath(file, root)
+        for file in (folder / name for name in NAME_FILES):
+            if file.is_file():
+                text = file.read_text(encoding="utf-8-sig", errors="replace")
+                lines = [line.strip() for line in text.splitlines() if line.strip()]
+                return lines, os.path.relpath(file, root)
+    return None, ""
+
+
+def _read_yaml(file: Path) -> Any:
+    with translate_errors(lambda error: f"{file}: not a YAML that can be read ({error})"):
+        return yaml.safe_load(file.read_text(encoding="utf-8-sig"))
