@@ -57,9 +57,7 @@ def predict(
     fabric = make_fabric(config.train)
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     network = build_predictor(model, fabric)
-    read_image = ImageReader(
-        config.model.in_channels, config.data.value_range, config.data.max_pixels
-    )
+    read_image = ImageReader.of(config.data, config.model.in_channels)
 
     written = []
     for path in progress(images, "predicting", len(images)):

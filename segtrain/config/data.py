@@ -111,6 +111,11 @@ class DataConfig(Section):
     max_pixels: int = Field(
         178_956_970, ge=1, description="larger images are refused unread (decompression bombs)"
     )
+    exif: Literal["auto"] | bool = Field(
+        "auto",
+        description="turn images and masks as their EXIF orientation says; false: read both as "
+        "stored; auto: turn them, unless the masks prove to be drawn on the stored pixels",
+    )
     on_error: Literal["stop", "skip"] = Field(
         "stop",
         description="for a damaged file: stop the run, or skip it (the run still stops where more "

@@ -5,31 +5,43 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import warnings
 import zlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import cv2
 import numpy as np
-import tifffile
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
 from segtrain.config import DataConfig
 from segtrain.errors import SegtrainError, first_line, translate_errors
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".gif"),
+}
 SUFFIXES = IMAGE_SUFFIXES | {".npy"}
-TIFF_SUFFIXES = (".tif", ".tiff")
 MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
 ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 EXIF_ORIENTATION = 0x0112
-SUBFILE_TYPE = 0x00FE  # of a TIFF's page
-NO_IMAGE = 0b101  # bits of it: an overview or thumbnail, a transparency mask
+ANIMATED = ("GIF", "WEBP", "PNG")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 ORIENTATION_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp")
 ALPHA_MODES = ("RGBA", "LA", "PA")
+# orientation of TIFF and EXIF: how to turn (H,W) or (H,W,C) values upright
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda values: values[:, ::-1],
+    3: lambda values: values[::-1, ::-1],
+    4: lambda values: values[::-1],
+    5: lambda values: values.swapaxes(0, 1),
+    6: lambda values: np.rot90(values, -1),
+    7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
+    8: lambda values: np.rot90(values),
+}
 
 # what Pillow warns about is refused here, or does not matter to training
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -51,9 +63,10 @@ def is_deep(raw: str) -> bool:
     return ";16" in raw
 
 
-def open_upright(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the decoded image, upright, in the file's own mode, with raw_modes in info["raw"].
+def open_image(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -> Image.Image:
+    """Return the decoded image in the file's own mode, no TIFF, with raw_modes in info["raw"].
 
+    Without `upright` it is as stored; the orientation that EXIF names is in info["orientation"].
     Raises SegtrainError for a file that is not one whole image. A PNG's checksums are verified
     first: Pillow decodes damaged pixels without an error.
     """
@@ -62,32 +75,44 @@ def open_upright(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         refuse_damaged_png(content)
         with Image.open(io.BytesIO(content)) as image:
             refuse_bomb(path, image.size, max_pixels)
-            if (pages := count_pages(image)) > 1:
-                raise SegtrainError(
-                    f"{path}: {pages} pages; one image, or model.in_channels: {pages}"
-                )
+            refuse_animation(path, image)
             raw, kind = raw_modes(image), image.format
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # without a copy
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)  # without a copy
             image.info["raw"], image.format = raw, kind
+            image.info["orientation"] = orientation
             return image
 
 
-def upright_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (height, width) after the EXIF rotation, from the header (a TIFF is decoded)."""
+def image_size(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -> tuple[int, int]:
+    """Return (height, width) of an image that is no TIFF, after EXIF's rotation if `upright`."""
     with translate_decoding(path), Image.open(path) as image:
         refuse_bomb(path, image.size, max_pixels)
-        if image.format == "TIFF":  # Pillow rotates it on decoding, and its size at times before
-            return open_upright(path, max_pixels).size[::-1]
+        refuse_animation(path, image)
         width, height = image.size
-        return (width, height) if is_turned(image) else (height, width)
+        return (
+            (width, height)
+            if upright and read_orientation(image) in ROTATED_ORIENTATIONS
+            else (height, width)
+        )
 
 
-def is_turned(image: ImageFile.ImageFile) -> bool:
-    """Return whether EXIF swaps width and height of an undecoded image."""
+def refuse_animation(path: Path, image: ImageFile.ImageFile) -> None:
+    """Raise SegtrainError for a GIF, WebP or PNG of several frames; a photo's previews are none."""
+    if image.format in ANIMATED and getattr(image, "is_animated", False):
+        frames = getattr(image, "n_frames", 0)
+        raise SegtrainError(
+            f"{path}: an animation of {frames} frames, not one image; save one of them as PNG"
+        )
+
+
+def read_orientation(image: ImageFile.ImageFile) -> int:
+    """Return EXIF's orientation of an undecoded image, 1 where there is none."""
     if image.format == "PNG" and not png_has_orientation(Path(os.fsdecode(image.filename))):
-        return False  # getexif would decode it
-    return image.getexif().get(EXIF_ORIENTATION) in ROTATED_ORIENTATIONS
+        return 1  # getexif would decode it
+    return int(image.getexif().get(EXIF_ORIENTATION, 1))
 
 
 def png_has_orientation(path: Path) -> bool:
@@ -103,66 +128,56 @@ def png_has_orientation(path: Path) -> bool:
     return False
 
 
-def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[bool, bool, bool]:
-    """Return (EXIF swaps width and height, has alpha, holds 16-bit integers) of an image."""
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return False, False, array_type(path) == np.uint16
-    try:
-        with translate_decoding(path), Image.open(path) as image:
-            refuse_bomb(path, image.size, max_pixels)
-            deep = is_deep(raw_modes(image)) or image.mode.startswith("I")
-            return is_turned(image), image.mode in ALPHA_MODES, deep
-    except SegtrainError:
-        if suffix not in TIFF_SUFFIXES:
-            raise
-        return False, False, array_type(path) == np.uint16  # a TIFF that Pillow can't read
-
-
-def array_type(path: Path) -> np.dtype:
-    """Return the data type of a .npy file or a TIFF, from its header. Raises SegtrainError."""
+def read_array(path: Path, max_pixels: int = MAX_PIXELS, channels: int = 3) -> np.ndarray:
+    """Return the values of a .npy file, of any channels and type."""
     with translate_decoding(path):
-        if path.suffix.lower() == ".npy":
-            stored = np.load(path, mmap_mode="r", allow_pickle=False).dtype
+        # mapped, so that its shape is known before any value is read
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        refuse_bomb(path, values.shape, max_pixels, channels)
+        # torch and OpenCV refuse a foreign byte order
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def read_deep_png(path: Path) -> np.ndarray:
+    """Return the values (H,W,C) uint16 of a PNG of grey with alpha, RGB or RGBA, as stored."""
+    with translate_decoding(path):
+        values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if values is None:
+            raise ValueError("broken PNG")
+        return np.dstack([values[..., 2::-1], values[..., 3:]])
+
+
+def read_netpbm(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the values of a PGM or PPM as stored, whatever its maxval. shape: (H,W) or (H,W,3)."""
+    with translate_decoding(path):
+        content = path.read_bytes()
+        if not (header := re.match(rb"P([2356])" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3, content)):
+            raise ValueError("no PGM or PPM header")
+        kind, maxval, pixels = header[1], int(header[4]), content[header.end() :]
+        if kind in b"23":
+            text = re.sub(rb"#[^\n]*", b"", pixels).split()
+            values = np.array(text[: math.prod(shape)], np.int64)
         else:
-            with tifffile.TiffFile(path) as file:
-                stored = file.series[0].dtype
-        return stored.newbyteorder("=")
+            stored = np.dtype(">u2" if maxval > 255 else np.uint8)
+            values = np.frombuffer(pixels, stored, math.prod(shape), 1)  # after one blank
+        if values.size < math.prod(shape):
+            raise ValueError("truncated PGM or PPM")
+        return values.reshape(shape).astype(np.uint16 if maxval > 255 else np.uint8)
 
 
-def read_array(
-    path: Path, max_pixels: int = MAX_PIXELS, channels: int = 3
-) -> tuple[np.ndarray, int]:
-    """Return the values of a .npy file or TIFF, of any channels and type, and its orientation.
-
-    The orientation is EXIF's, 1 where there is none.
-    """
-    with translate_decoding(path):
-        if path.suffix.lower() == ".npy":
-            # mapped, so that its shape is known before any value is read
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-            refuse_bomb(path, values.shape, max_pixels, channels)
-            # torch and OpenCV refuse a foreign byte order
-            return values.astype(values.dtype.newbyteorder("="), copy=False), 1
-        with tifffile.TiffFile(path) as file:
-            first, orientation = file.series[0], file.pages.first.tags.get(EXIF_ORIENTATION)
-            # each band may be a page; overviews are smaller
-            bands = [s for s in file.series if (s.shape, s.dtype) == (first.shape, first.dtype)]
-            refuse_bomb(path, (len(bands), *first.shape), max_pixels, channels)
-            values = first.asarray() if len(bands) == 1 else np.stack([b.asarray() for b in bands])
-            return values, int(orientation.value) if orientation else 1
+def turn_upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn values (H,W) or (H,W,C) as EXIF's orientation says."""
+    return TURNS.get(orientation, np.asarray)(values)
 
 
-def count_pages(image: ImageFile.ImageFile) -> int:
-    """Count the pages of a TIFF that are as large as the first, without thumbnails."""
-    if not isinstance(image, TiffImageFile) or image.n_frames == 1:
-        return 1
-    size, pages = image.size, 0
-    for page in range(image.n_frames):
-        image.seek(page)
-        pages += image.size == size and not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_IMAGE
-    image.seek(0)
-    return pages
+def turn_back(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo turn_upright."""
+    return turn_upright(values, {6: 8, 8: 6}.get(orientation, orientation))
+
+
+def is_lossless_webp(start: bytes) -> bool:
+    """Return whether a WebP image that begins so is lossless: Pillow doesn't say."""
+    return b"VP8L" in start[:64]
 
 
 def refuse_bomb(path: Path, shape: tuple[int, ...], max_pixels: int, channels: int = 1) -> None:
@@ -210,7 +225,7 @@ def explain_damage(error: BaseException) -> str:
     if "imagecodecs" in text:
         return (
             f"its compression cannot be read ({text}); save it with deflate compression or none, "
-            "or pip install imagecodecs"
+            "or pip install 'segtrain-cli[tiff]'"
         )
     damaged = any(word in text.lower() for word in ("truncated", "broken"))
     if damaged or isinstance(error, SyntaxError):

@@ -7,41 +7,58 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tifffile import PHOTOMETRIC
 
+from segtrain.config import DataConfig
 from segtrain.data.decoding import (
+    ALPHA_MODES,
     MAX_PIXELS,
-    TIFF_SUFFIXES,
-    count_pages,
+    ROTATED_ORIENTATIONS,
+    image_size,
     is_deep,
-    open_upright,
+    open_image,
     raw_modes,
     read_array,
+    read_orientation,
     translate_decoding,
-    upright_size,
+    turn_upright,
 )
+from segtrain.data.tiff import TiffHeader, is_tiff, read_tiff, read_tiff_header
 from segtrain.errors import SegtrainError
 
+LAB = (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB, PHOTOMETRIC.ITULAB)
+NO_LIMIT = 1 << 62  # pixels
 BAND = 1 << 22  # pixels converted at a time
 
 
 @dataclass(frozen=True)
 class ImageReader:
-    """A reader of images as (H,W,channels) uint8, upright.
+    """A reader of images as (H,W,channels) uint8.
 
     3 channels are RGB (grey repeated, alpha dropped, CMYK and palettes converted), 1 is grey; any
     other number must be the file's own. `value_range` has the values that become 0 and 255: by
     default the whole range of an integer type (16 bits keep their upper 8), 0 to 1 for floats.
+    Where a TIFF's white is zero, it is inverted, as viewers do; alpha never changes colours.
+    With `upright`, images are turned as EXIF says; without it, they are as stored.
     """
 
     channels: int = 3
     value_range: tuple[float, float] | None = None
     max_pixels: int = MAX_PIXELS
+    upright: bool = True
+
+    @classmethod
+    def of(cls, config: DataConfig, channels: int) -> ImageReader:
+        return cls(channels, config.value_range, config.max_pixels, config.exif is not False)
 
     def __call__(self, path: Path) -> np.ndarray:
         """Raise SegtrainError for a file that is not one whole image of these channels."""
-        if self._is_array(path):
-            return to_uint8(self._array(path), path, self.value_range)
-        image = open_upright(path, self.max_pixels)
+        if path.suffix.lower() == ".npy":
+            values = read_array(path, self.max_pixels, self.channels)
+            return to_uint8(self._as_channels(values, path), path, self.value_range)
+        if is_tiff(path):
+            return self._read_tiff(path)
+        image = open_image(path, self.max_pixels, self.upright)
         if image.mode.startswith("I") or image.mode == "F":
             values = np.asarray(image)
             # Pillow opens some 16-bit files as int32, whose range says nothing
@@ -59,39 +76,58 @@ class ImageReader:
         return to_uint8(pixels, path, self.value_range) if self.value_range else pixels
 
     def size(self, path: Path) -> tuple[int, int]:
-        """Return (height, width) after the EXIF rotation, from the header (a TIFF is decoded)."""
-        if self._is_array(path):
-            return self._array(path).shape[:2]
-        size = upright_size(path, self.max_pixels)
+        """Return (height, width) of the image that the reader returns, from the header."""
+        if path.suffix.lower() == ".npy":
+            values = read_array(path, self.max_pixels, self.channels)
+            return self._as_channels(values, path).shape[:2]
+        if is_tiff(path):
+            header = read_tiff_header(path, self.max_pixels, self.channels)
+            # an array of its shape that takes no memory
+            pixels = self._tiff_channels(header, np.broadcast_to(np.uint8(0), header.shape), path)
+            height, width = pixels.shape[:2]
+            turned = self.upright and header.orientation in ROTATED_ORIENTATIONS
+            return (width, height) if turned else (height, width)
+        size = image_size(path, self.max_pixels, self.upright)
         with Image.open(path) as image:
             self._refuse_other_bands(image, path)
         return size
 
-    def _is_array(self, path: Path) -> bool:
-        """Return whether NumPy or tifffile must read the file, because Pillow can't as meant."""
-        if path.suffix.lower() in TIFF_SUFFIXES:
-            return not self._is_photo(path)
-        return path.suffix.lower() == ".npy"
+    def _read_tiff(self, path: Path) -> np.ndarray:
+        exact = self.value_range is not None or self.channels not in (1, 3)
+        header, values = read_tiff(path, self.max_pixels, self.channels, exact)
+        if self.channels not in (1, 3) and values.shape != header.shape:
+            raise header.needs_imagecodecs(path)  # Pillow left out samples
+        values = self._tiff_channels(header, values, path)
+        value_range = self.value_range
+        if header.palette is not None and self.channels in (1, 3):
+            values = header.palette[values[..., 0].astype(np.intp)]
+        elif header.bits in (2, 4):
+            values = values * np.uint8(255 // (2**header.bits - 1))
+        elif header.bits < 8 * values.dtype.itemsize and values.dtype.kind == "u":
+            value_range = value_range or (0, 2**header.bits - 1)
+        pixels = to_uint8(values, path, value_range)
+        if header.photometric == PHOTOMETRIC.MINISWHITE and header.colours:
+            pixels = 255 - pixels
+        if self.channels in (1, 3) and pixels.shape[2] != self.channels:
+            colour = Image.fromarray(pixels, "RGB" if pixels.shape[2] == 3 else "CMYK")
+            pixels = pixels_of(colour.convert("L" if self.channels == 1 else "RGB"))
+        return turn_upright(pixels, header.orientation) if self.upright else pixels
 
-    def _is_photo(self, path: Path) -> bool:
-        """Return whether a TIFF has one page, of these channels and of a mode that Pillow reads."""
-        try:
-            with translate_decoding(path), Image.open(path) as image:
-                known = self.channels in (1, 3) or len(image.getbands()) == self.channels
-                # Pillow reads 16-bit colour with 8 bits: enough for photos, not for a value range
-                colour_is_deep = is_deep(raw_modes(image)) and image.mode != "I;16"
-                whole = not (colour_is_deep and (self.value_range or self.channels not in (1, 3)))
-                return known and whole and count_pages(image) == 1
-        except SegtrainError:  # tifffile may read it, or says what is wrong
-            return False
+    def _tiff_channels(self, header: TiffHeader, values: np.ndarray, path: Path) -> np.ndarray:
+        """Return (H,W,C) of the model's channels, or the samples of colours yet to be converted."""
+        if header.photometric in LAB and self.channels in (1, 3):
+            raise SegtrainError(f"{path}: CIELAB colours; save it as RGB")
+        if self.channels in (1, 3) and header.colours > 1:
+            return values[..., : header.colours]
+        if self.channels in (1, 3) and header.colours:
+            values = values.reshape(*values.shape[:2], -1)[..., :1]  # without alpha
+        if header.pages == 1 and values.shape[2:] not in ((), (1,), (self.channels,)):
+            raise self._wrong_channels(path, f"an array of shape {values.shape}")
+        return self._as_channels(values, path)
 
     def _refuse_other_bands(self, image: Image.Image, path: Path) -> None:
         if self.channels not in (1, 3) and len(image.getbands()) != self.channels:
             raise self._wrong_channels(path, f"{len(image.getbands())} channels ({image.mode})")
-
-    def _array(self, path: Path) -> np.ndarray:
-        values, orientation = read_array(path, self.max_pixels, self.channels)
-        return UPRIGHT.get(orientation, np.asarray)(self._as_channels(values, path))
 
     def _as_channels(self, values: np.ndarray, path: Path) -> np.ndarray:
         """Return (H,W,C) in the file's type; channels may come first in the file."""
@@ -112,18 +148,6 @@ class ImageReader:
             f"{path}: {found}, but model.in_channels is {self.channels}; set it to the number of "
             "channels of the images (3 also reads grey)"
         )
-
-
-# orientation of TIFF and EXIF: how to turn (H,W,C) values upright
-UPRIGHT = {
-    2: lambda values: values[:, ::-1],
-    3: lambda values: values[::-1, ::-1],
-    4: lambda values: values[::-1],
-    5: lambda values: values.swapaxes(0, 1),
-    6: lambda values: np.rot90(values, -1),
-    7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
-    8: lambda values: np.rot90(values),
-}
 
 
 def to_uint8(
@@ -165,3 +189,28 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         band = np.asarray(image.crop((0, top, image.width, bottom)))
         pixels[top:bottom] = band.reshape(bottom - top, image.width, -1)
     return pixels
+
+
+def upright_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (height, width) of an image file after EXIF's rotation, from its header."""
+    if not is_tiff(path):
+        return image_size(path, max_pixels)
+    header = read_tiff_header(path, max_pixels)
+    height, width = header.shape[:2] if header.pages == 1 else header.shape[-2:]
+    return (width, height) if header.orientation in ROTATED_ORIENTATIONS else (height, width)
+
+
+def read_header(path: Path) -> tuple[int, bool, bool]:
+    """Return (EXIF's orientation, has alpha, holds 16-bit integers) of an image.
+
+    For an image whose size was found to be allowed.
+    """
+    with translate_decoding(path):
+        if path.suffix.lower() == ".npy":
+            return 1, False, np.load(path, mmap_mode="r", allow_pickle=False).dtype == np.uint16
+        if is_tiff(path):
+            header = read_tiff_header(path, NO_LIMIT)
+            return header.orientation, header.has_alpha, header.dtype == np.uint16
+        with Image.open(path) as image:
+            deep = is_deep(raw_modes(image)) or image.mode.startswith("I")
+            return read_orientation(image), image.mode in ALPHA_MODES, deep

@@ -29,10 +29,11 @@ class MaskOptions:
 
     max_pixels: int = MAX_PIXELS
     palette_by: str | None = None  # "index" or "colour"; None: index, where nothing contradicts
+    upright: bool = True  # turned as EXIF says
 
     @classmethod
     def of(cls, config: DataConfig) -> MaskOptions:
-        return cls(config.max_pixels, config.palette_by)
+        return cls(config.max_pixels, config.palette_by, config.exif is not False)
 
 
 AS_STORED = MaskOptions()
@@ -46,7 +47,7 @@ def read_raw(
     Raises SegtrainError for a damaged file, for one that can't be a mask, and for an indexed one
     whose indices and colours contradict `palette`.
     """
-    stored = read_mask(source, options.max_pixels)
+    stored = read_mask(source, options.max_pixels, options.upright)
     try:
         return resolve_indices(stored, palette, options.palette_by)
     except SegtrainError as error:

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from segtrain.data.coco import whole_number
-from segtrain.data.decoding import MAX_PIXELS, upright_size
+from segtrain.data.decoding import MAX_PIXELS
 from segtrain.data.drawn import DrawnMask
+from segtrain.data.images import upright_size
 from segtrain.data.regions import (
     LARGEST_VALUE,
     Region,

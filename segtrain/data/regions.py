@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segtrain.data.decoding import MAX_PIXELS, refuse_bomb, upright_size
+from segtrain.data.decoding import MAX_PIXELS, refuse_bomb
 from segtrain.data.drawn import DrawnMask
+from segtrain.data.images import upright_size
 from segtrain.errors import SegtrainError, first_line, translate_errors
 
 LARGEST_VALUE = 65_534  # mask readers hold a table of all values

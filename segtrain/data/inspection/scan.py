@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from segtrain.console import progress
-from segtrain.data.decoding import read_header
-from segtrain.data.images import ImageReader
+from segtrain.data.decoding import ROTATED_ORIENTATIONS
+from segtrain.data.images import ImageReader, read_header
 from segtrain.data.masks import (
     AS_STORED,
     SMOOTH,
@@ -194,13 +194,15 @@ def from_json(kind: type, fields: dict) -> ImageFacts | MaskFacts:
 
 
 def header_facts(path: Path, images: ImageReader) -> ImageFacts:
-    return ImageFacts(images.size(path), *read_header(path, images.max_pixels))
+    size = images.size(path)
+    orientation, alpha, deep = read_header(path)
+    return ImageFacts(size, orientation in ROTATED_ORIENTATIONS, alpha, deep)
 
 
 def image_facts(path: Path, images: ImageReader) -> ImageFacts:
     """Return facts of all pixels. Raises SegtrainError for an unreadable image."""
     pixels = images(path)  # first of all: it refuses images that are too large
-    turned, alpha, deep = read_header(path, images.max_pixels)
+    orientation, alpha, deep = read_header(path)
     height, width, channels = pixels.shape
     # with the shape: the bytes alone are equal for flat images of 2x6 and 3x4
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
@@ -210,7 +212,7 @@ def image_facts(path: Path, images: ImageReader) -> ImageFacts:
     levels = np.arange(256)
     return ImageFacts(
         (height, width),
-        turned,
+        orientation in ROTATED_ORIENTATIONS,
         alpha,
         deep,
         digest.hexdigest(),

@@ -1,0 +1,261 @@
+"""TIFF files: facts from their tags, and values exactly as they are stored."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffFrame, TiffPage
+
+from segtrain.data.decoding import (
+    EXIF_ORIENTATION,
+    MAX_PIXELS,
+    is_lossless_webp,
+    refuse_bomb,
+    translate_decoding,
+    turn_back,
+)
+from segtrain.errors import SegtrainError
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+SUBFILE_NO_IMAGE = 0b101  # bits of NewSubfileType: an overview or thumbnail, a transparency mask
+GDAL_NODATA = 42113
+ALPHA = {1: "associated", 2: "unassociated"}  # values of ExtraSamples; 0 says nothing
+IMAGECODECS = find_spec("imagecodecs") is not None
+# codecs and bits that tifffile has without imagecodecs
+CODECS = {1, 8, 32773, 32946, 34925}  # none, deflate, PackBits, deflate, LZMA
+WHOLE_BITS = {1, 8, 16, 32, 64}
+MOST_SAMPLES = 6  # that Pillow knows, without printing a line
+JPEG = {6, 7, 33007, 34892}
+LOSSY = JPEG | {33003, 33004, 33005, 34934, 50002}  # JPEG 2000 and XR, JPEG XL
+WEBP = {34927, 50001}
+# samples of a pixel's colour; any further ones are extra
+COLOURS: dict[int, int] = {
+    PHOTOMETRIC.MINISWHITE: 1,
+    PHOTOMETRIC.MINISBLACK: 1,
+    PHOTOMETRIC.PALETTE: 1,
+    PHOTOMETRIC.RGB: 3,
+    PHOTOMETRIC.YCBCR: 3,
+    PHOTOMETRIC.SEPARATED: 4,
+}
+PILLOW_MODES = "1 L La LA P PA RGB RGBA CMYK YCbCr I I;16 I;16B F".split()
+# each prints a line for odd tags, at every reading
+for name in ("tifffile", "PIL.TiffImagePlugin"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class TiffHeader:
+    """Facts of a TIFF's image, from its tags."""
+
+    shape: tuple[int, ...]  # of the values: (H,W) or (H,W,S), or of a stack of pages
+    pages: int  # as large as the first, without thumbnails
+    dtype: np.dtype
+    bits: int  # of one sample
+    photometric: int
+    extra: tuple[int, ...]  # kinds of the samples beyond the colours
+    compression: str
+    lossy: bool
+    orientation: int
+    palette: np.ndarray | None  # (n,3) uint8
+    nodata: float | None  # of GDAL's tag
+
+    @property
+    def samples(self) -> int:
+        return self.shape[2] if self.pages == 1 and len(self.shape) == 3 else 1
+
+    @property
+    def colours(self) -> int:
+        """Samples of a pixel's colour: 1 for grey and indices, 0 for bands without a meaning."""
+        known = COLOURS.get(self.photometric, 0)
+        if self.pages > 1 or self.samples < known:
+            return 0
+        # one sample beside grey may be alpha; more are bands
+        return 0 if known == 1 and self.samples > 2 else known
+
+    @property
+    def kind(self) -> str:
+        """Name of the colour space."""
+        if self.photometric == PHOTOMETRIC.SEPARATED:
+            return "CMYK"
+        known = self.photometric in list(PHOTOMETRIC)
+        return PHOTOMETRIC(self.photometric).name if known else str(self.photometric)
+
+    @property
+    def has_alpha(self) -> bool:
+        return any(kind in ALPHA for kind in self.extra)
+
+    def needs_imagecodecs(self, path: Path) -> SegtrainError:
+        """Return the error for pixels that neither tifffile alone nor Pillow reads as stored."""
+        return SegtrainError(
+            f"{path}: {self.shape} values of {self.dtype} in {self.compression} compression need "
+            "imagecodecs: pip install 'segtrain-cli[tiff]', or save it with deflate compression "
+            "or none"
+        )
+
+
+def is_tiff(path: Path) -> bool:
+    """Return whether a file begins as a TIFF does, whatever its name."""
+    with translate_decoding(path), open(path, "rb") as file:
+        return file.read(4) in MAGIC
+
+
+def read_tiff_header(path: Path, max_pixels: int = MAX_PIXELS, channels: int = 4) -> TiffHeader:
+    """Read what the tags say. Raises SegtrainError for a damaged file, or a decompression bomb."""
+    with translate_decoding(path), TiffFile(path) as file:
+        return _describe(file, path, max_pixels, channels)
+
+
+def read_tiff(
+    path: Path, max_pixels: int = MAX_PIXELS, channels: int = 4, exact: bool = True
+) -> tuple[TiffHeader, np.ndarray]:
+    """Return the facts and the stored values: not inverted, not divided by alpha, not turned.
+
+    tifffile decodes what it can, and Pillow the rest where it doesn't change values; it may leave
+    out unspecified samples, and without `exact` it may keep the upper 8 of 16 bits. Raises
+    SegtrainError for a file that can't be read.
+    """
+    with translate_decoding(path), TiffFile(path) as file:
+        header = _describe(file, path, max_pixels, channels)
+        page = file.pages.first
+        if not _is_decodable(page):
+            return header, _decode_by_pillow(path, page, header, exact)
+        _refuse_cut_off(file)
+        if header.pages == 1:
+            values = page.asarray(maxworkers=1)  # loaders decode in parallel already
+            return header, _bands_last(values, page)
+        if len(whole := _whole_pages(file)) == 1:
+            return header, file.series[0].asarray(maxworkers=1)
+        return header, np.stack([part.asarray(maxworkers=1) for part in whole])
+
+
+def _describe(file: TiffFile, path: Path, max_pixels: int, channels: int) -> TiffHeader:
+    page = file.pages.first
+    if page.dtype is None or not page.size:
+        raise ValueError(f"{page.shape} samples of {page.bitspersample} bits")
+    pages, shape = len(_whole_pages(file)), page.shape
+    # an ImageJ stack has one directory for all its pages
+    if len(file.pages) == 1 and (pages := file.series[0].size // page.size) > 1:
+        shape = file.series[0].shape
+    elif pages == 1:
+        shape = _bands_last(np.broadcast_to(np.uint8(0), shape), page).shape
+    else:
+        shape = (pages, *shape)
+    sides = (page.imagelength, page.imagewidth)
+    refuse_bomb(path, sides, max_pixels)
+    refuse_bomb(path, (math.prod(shape) // math.prod(sides), *sides), max_pixels, max(channels, 4))
+    orientation, bits = page.tags.get(EXIF_ORIENTATION), page.bitspersample
+    return TiffHeader(
+        shape=tuple(shape),
+        pages=pages,
+        dtype=page.dtype.newbyteorder("="),
+        bits=bits if isinstance(bits, int) else page.dtype.itemsize * 8,
+        photometric=int(page.photometric),
+        extra=tuple(map(int, page.extrasamples)),
+        compression=getattr(page.compression, "name", str(page.compression)),
+        lossy=_is_lossy(file, page),
+        orientation=int(orientation.value) if orientation else 1,
+        palette=_palette(page),
+        nodata=_nodata(page),
+    )
+
+
+def _bands_last(values: np.ndarray, page: TiffPage) -> np.ndarray:
+    return np.moveaxis(values, page.axes.index("S"), -1) if "S" in page.axes else values
+
+
+def _whole_pages(file: TiffFile) -> list[TiffPage | TiffFrame]:
+    """Return the pages of the first one's size, without thumbnails and transparency masks."""
+    first = file.pages.first
+
+    def is_whole(page: TiffPage | TiffFrame) -> bool:
+        if not isinstance(page, TiffPage) or page is first:
+            return True
+        agree = (page.imagelength, page.imagewidth) == (first.imagelength, first.imagewidth)
+        return agree and not int(page.subfiletype or 0) & SUBFILE_NO_IMAGE
+
+    return [page for page in file.pages if is_whole(page)]
+
+
+def _is_decodable(page: TiffPage) -> bool:
+    """Return whether tifffile can decode a page, with imagecodecs if that is installed."""
+    if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in JPEG:
+        return False
+    if IMAGECODECS:
+        return page.compression == 1 or page.compression in TIFF.DECOMPRESSORS
+    bits = page.bitspersample
+    return (
+        page.compression in CODECS
+        and page.predictor in (1, 2)
+        and (isinstance(bits, tuple) or bits in WHOLE_BITS)
+    )
+
+
+def _refuse_cut_off(file: TiffFile) -> None:
+    """Raise ValueError for pixels behind the file's end, which tifffile may read as zeros."""
+    for page in file.pages:
+        ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
+        if max(ends, default=0) > file.filehandle.size:
+            raise ValueError("truncated TIFF")
+
+
+def _decode_by_pillow(path: Path, page: TiffPage, header: TiffHeader, exact: bool) -> np.ndarray:
+    """Return the stored values by Pillow. Raises SegtrainError where it may change them."""
+    if header.pages > 1 or header.samples > MOST_SAMPLES or header.photometric not in COLOURS:
+        raise header.needs_imagecodecs(path)
+    with Image.open(path) as image:
+        mode, args = image.mode, image.tile[0].args
+        raw, *rest = args if isinstance(args, tuple) else (args,)
+        if str(raw).startswith("RGBa"):  # Pillow would divide by alpha
+            image.tile = [image.tile[0]._replace(args=(str(raw).replace("a", "A"), *rest))]
+        apart = page.planarconfig == 2 and image.tile[0].codec_name != "libtiff"
+        if mode not in PILLOW_MODES or apart:
+            raise header.needs_imagecodecs(path)
+        image.load()
+        values = np.asarray(image.convert("RGB") if mode == "YCbCr" else image)
+    if values[0, 0].size not in (header.samples, header.colours):
+        raise header.needs_imagecodecs(path)
+    if mode in ("1", "L") and header.photometric == PHOTOMETRIC.MINISWHITE:
+        values = ~values
+    if mode == "L" and header.bits in (2, 4):
+        values = values // (255 // (2**header.bits - 1))
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.dtype.itemsize == header.dtype.itemsize:
+        values = values.view(header.dtype)  # signed bytes
+    elif mode.startswith("I"):
+        values = values.astype(header.dtype)
+    elif exact:
+        raise header.needs_imagecodecs(path)
+    return turn_back(values, header.orientation)
+
+
+def _is_lossy(file: TiffFile, page: TiffPage) -> bool:
+    if page.compression in WEBP or page.compression == COMPRESSION.JPEG2000:
+        file.filehandle.seek(page.dataoffsets[0])
+        start = file.filehandle.read(min(page.databytecounts[0], 4096))
+        if page.compression in WEBP:
+            return not is_lossless_webp(start)
+        coding = start.find(b"\xff\x52")  # of JPEG 2000: the wavelet is the 13th byte from there
+        return coding < 0 or start[coding + 13 : coding + 14] != b"\1"
+    return int(page.compression) in LOSSY
+
+
+def _palette(page: TiffPage) -> np.ndarray | None:
+    if page.photometric != PHOTOMETRIC.PALETTE or page.colormap is None:
+        return None
+    colours = np.asarray(page.colormap).T
+    # 16 bits by the standard; some tools write 8
+    return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+
+
+def _nodata(page: TiffPage) -> float | None:
+    tag = page.tags.get(GDAL_NODATA)
+    try:
+        return float(str(tag.value).strip("\0 ")) if tag else None
+    except ValueError:
+        return None
