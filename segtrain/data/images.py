@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tifffile import PHOTOMETRIC
 
 from segtrain.config import DataConfig
 from segtrain.data.decoding import (
@@ -26,7 +25,6 @@ from segtrain.data.decoding import (
 from segtrain.data.tiff import TiffHeader, is_tiff, read_tiff, read_tiff_header
 from segtrain.errors import SegtrainError
 
-LAB = (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB, PHOTOMETRIC.ITULAB)
 NO_LIMIT = 1 << 62  # pixels
 BAND = 1 << 22  # pixels converted at a time
 
@@ -106,7 +104,7 @@ class ImageReader:
         elif header.bits < 8 * values.dtype.itemsize and values.dtype.kind == "u":
             value_range = value_range or (0, 2**header.bits - 1)
         pixels = to_uint8(values, path, value_range)
-        if header.photometric == PHOTOMETRIC.MINISWHITE and header.colours:
+        if header.white_is_zero:
             pixels = 255 - pixels
         if self.channels in (1, 3) and pixels.shape[2] != self.channels:
             colour = Image.fromarray(pixels, "RGB" if pixels.shape[2] == 3 else "CMYK")
@@ -115,7 +113,7 @@ class ImageReader:
 
     def _tiff_channels(self, header: TiffHeader, values: np.ndarray, path: Path) -> np.ndarray:
         """Return (H,W,C) of the model's channels, or the samples of colours yet to be converted."""
-        if header.photometric in LAB and self.channels in (1, 3):
+        if header.is_lab and self.channels in (1, 3):
             raise SegtrainError(f"{path}: CIELAB colours; save it as RGB")
         if self.channels in (1, 3) and header.colours > 1:
             return values[..., : header.colours]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tifffile import PHOTOMETRIC
 
 from segtrain.data.decoding import (
     MAX_PIXELS,
@@ -26,7 +25,6 @@ MaskSource = Path | DrawnMask
 SPREAD = {"'L;2'": 85, "'L;4'": 17}  # by Pillow's raw mode
 GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "LA", "PA"}
 # stands for NaN, infinity and nodata values beyond 64 bits, which are no whole numbers
-STORED = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
 NAN_VALUE = -(2**31)
 TOO_LARGE = 2.0**63
 
@@ -75,7 +73,7 @@ def read_mask(source: MaskSource, max_pixels: int = MAX_PIXELS, upright: bool = 
 
 def _from_tiff(path: Path, max_pixels: int, upright: bool) -> StoredMask:
     header, values = read_tiff(path, max_pixels)
-    if header.photometric not in STORED:
+    if not header.has_plain_values:
         raise _no_mask(path, header.kind)
     if header.pages > 1:
         if not _class_axes(values):

@@ -43,6 +43,8 @@ COLOURS: dict[int, int] = {
     PHOTOMETRIC.YCBCR: 3,
     PHOTOMETRIC.SEPARATED: 4,
 }
+PLAIN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.PALETTE, PHOTOMETRIC.RGB)
+LAB = (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB, PHOTOMETRIC.ITULAB)
 PILLOW_MODES = "1 L La LA P PA RGB RGBA CMYK YCbCr I I;16 I;16B F".split()
 # each prints a line for odd tags, at every reading
 for name in ("tifffile", "PIL.TiffImagePlugin"):
@@ -77,6 +79,19 @@ class TiffHeader:
             return 0
         # one sample beside grey may be alpha; more are bands
         return 0 if known == 1 and self.samples > 2 else known
+
+    @property
+    def white_is_zero(self) -> bool:
+        return self.photometric == PHOTOMETRIC.MINISWHITE and self.colours == 1
+
+    @property
+    def has_plain_values(self) -> bool:
+        """Grey, indices or RGB, not colours that were converted from these."""
+        return self.photometric in PLAIN
+
+    @property
+    def is_lab(self) -> bool:
+        return self.photometric in LAB
 
     @property
     def kind(self) -> str:
