@@ -93,6 +93,16 @@ class DataConfig(Section):
         description="mask value: class id or ignore; other values keep the layout's meaning, else "
         "they are class ids",
     )
+    nodata: list[int] | None = Field(
+        None,
+        description="mask values that are ignored as nodata; default: negative ones, the largest "
+        "of an integer type of 16 bits or more, NaN, and the value that a GeoTIFF's own tag names",
+    )
+    other_values: Annotated[int, Field(ge=0)] | Literal["ignore"] | None = Field(
+        None,
+        description="class id of, or ignore: mask values and colours that nothing else names; "
+        "default: they are refused",
+    )
     # masks are int16 at most, and -32768 marks unknown values in them
     lb_ignore: int = Field(
         255, gt=-32768, le=32767, description="class id of pixels ignored by loss and scores"
@@ -171,6 +181,8 @@ class DataConfig(Section):
             )
         if self.palette is not None and len(self.palette) < count:
             raise ValueError(f"palette has {len(self.palette)} colours for {count} classes")
+        if self.other_values not in (None, "ignore", *range(count)):
+            raise ValueError(f"other_values is {self.other_values}, classes are 0..{count - 1}")
         outside = [c for c in self.label_map.values() if c != "ignore" and not 0 <= c < count]
         if outside:
             raise ValueError(f"label_map names class {outside[0]}, but classes are 0..{count - 1}")

@@ -15,7 +15,8 @@ from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.layouts.label_maps import merge_labels
 from segtrain.data.layouts.locate import locate
-from segtrain.data.masks import MaskOptions, MaskReader, class_palette
+from segtrain.data.mask_options import MaskOptions
+from segtrain.data.masks import MaskReader, class_palette
 from segtrain.data.sample import Sample
 from segtrain.errors import UsageError
 

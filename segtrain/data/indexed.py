@@ -18,15 +18,22 @@ CONTRADICTION = (
 )
 
 
+class ContradictoryPalette(SegtrainError):
+    """An indexed mask that means one thing by index and another by colour."""
+
+
 def resolve_indices(
     mask: StoredMask, palette: Palette | None, palette_by: str | None
 ) -> StoredMask:
-    """Return a mask with what its indices stand for; others are returned as they are.
+    """Return a mask with what its indices stand for.
 
-    With `palette_by` "colour" these are colours, with "index" the indices. By default, indices too,
-    or the levels of a grey palette. Raises SegtrainError where an index lacks a colour, and by
-    default where the file has colours of `palette` at other indices.
+    With `palette_by` "colour" these are colours, and so are grey levels where `palette` is known;
+    with "index" the indices. By default, indices too, or the levels of a grey palette. Raises
+    SegtrainError where an index lacks a colour, ContradictoryPalette by default where the file has
+    colours of `palette` at other indices.
     """
+    if palette_by == "colour" and palette and mask.palette is None:
+        return replace(mask, values=as_colours(mask.values))
     if mask.palette is None or palette_by == "index":
         return mask
     used = np.flatnonzero(np.bincount(mask.values.ravel()))  # far quicker than a sort
@@ -39,7 +46,7 @@ def resolve_indices(
         return replace(mask, values=mask.palette[mask.values], palette=None)
     used = used[used < len(mask.palette)]
     if palette and is_reordered(mask.palette, used, palette):
-        raise SegtrainError(
+        raise ContradictoryPalette(
             f"its own palette has colours of data.palette elsewhere: {CONTRADICTION}"
         )
     if len(used) and is_grey_scale(mask.palette, used):
@@ -47,6 +54,13 @@ def resolve_indices(
         levels[: len(mask.palette)] = mask.palette[:256, 0]
         return replace(mask, values=levels[mask.values], palette=None)
     return mask
+
+
+def as_colours(values: np.ndarray) -> np.ndarray:
+    """Return grey levels of 8 bits or 1 as colours (H,W,3); other values are returned as such."""
+    if values.dtype == bool:
+        values = values * np.uint8(255)
+    return np.stack([values] * 3, 2) if values.dtype == np.uint8 and values.ndim == 2 else values
 
 
 def is_reordered(own: np.ndarray, used: np.ndarray, palette: Palette) -> bool:

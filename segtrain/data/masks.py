@@ -5,15 +5,13 @@ from __future__ import annotations
 import colorsys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from segtrain.config import DataConfig
 from segtrain.config.types import Colour
-from segtrain.data.decoding import MAX_PIXELS
 from segtrain.data.findings import yaml_line
 from segtrain.data.indexed import Palette, resolve_indices
+from segtrain.data.mask_options import AS_STORED, MaskOptions
 from segtrain.data.stored_masks import MaskSource, StoredMask, read_mask
 from segtrain.errors import SegtrainError, shorten
 
@@ -21,22 +19,6 @@ UNKNOWN = -32768  # marks mask values that are neither a class nor ignored
 SMOOTH = 0.1  # lowest smooth_share of anti-aliased masks; hard edges have next to none
 NEARLY_GREY = 16  # largest difference between the channels of a grey image saved as colour JPEG
 LOSSY = "lossy compression (JPEG) changes labels along every edge"
-
-
-@dataclass(frozen=True)
-class MaskOptions:
-    """Options of the data section for the reading of mask files, whatever the classes are."""
-
-    max_pixels: int = MAX_PIXELS
-    palette_by: str | None = None  # "index" or "colour"; None: index, where nothing contradicts
-    upright: bool = True  # turned as EXIF says
-
-    @classmethod
-    def of(cls, config: DataConfig) -> MaskOptions:
-        return cls(config.max_pixels, config.palette_by, config.exif is not False)
-
-
-AS_STORED = MaskOptions()
 
 
 def read_raw(
@@ -51,7 +33,7 @@ def read_raw(
     try:
         return resolve_indices(stored, palette, options.palette_by)
     except SegtrainError as error:
-        raise SegtrainError(f"{source}: {error}") from error
+        raise type(error)(f"{source}: {error}") from error
 
 
 def smooth_share(values: np.ndarray) -> float:
@@ -106,10 +88,11 @@ def count_unique(values: np.ndarray) -> dict[int, int]:
 class MaskReader:
     """A reader of masks as class ids: the label map applied, unknown values refused.
 
-    Values in `label_map` are mapped; any other must itself be a class id or `lb_ignore`. Nothing is
-    clipped. A colour stands for its index in `palette`. With `allow_lossy`, unknown values and
-    colours of lossy or smooth masks become the nearest known one: grey values the nearest of those
-    in `label_map` and of the ids to which it maps no value.
+    Values in `label_map` are mapped, nodata is ignored; any other must itself be a class id or
+    `lb_ignore`, unless options.other_values gives the rest a meaning. Nothing is clipped. A colour
+    stands for its index in `palette`. With `allow_lossy`, unknown values and colours of lossy or
+    smooth masks become the nearest known one: grey values the nearest of those in `label_map` and
+    of the ids to which it maps no value.
     """
 
     def __init__(
@@ -128,7 +111,10 @@ class MaskReader:
         self.allow_lossy, self.options = allow_lossy, options
         small = 0 <= lb_ignore <= 255 and num_classes <= 256  # half the bytes to load and cache
         self.dtype = np.dtype(np.uint8 if small else np.int16)
+        other = options.other_values
+        self.other = lb_ignore if other == "ignore" else UNKNOWN if other is None else int(other)
         meaning = {i: i for i in (*range(num_classes), lb_ignore)}
+        meaning |= dict.fromkeys(options.nodata or (), lb_ignore)
         for value, label in label_map.items():
             meaning[value] = lb_ignore if label == "ignore" else int(label)
         self.known = np.array(sorted(meaning), np.int64)
@@ -164,33 +150,61 @@ class MaskReader:
             )
         if self.allow_lossy and (lossy or smooth_share(raw) > SMOOTH):
             raw = self.snap(raw)
-        values = raw if raw.ndim == 2 else self._colour_indices(raw, source)
+        values = raw if raw.ndim == 2 else grey_values(raw) if not self.palette else None
+        if values is None:
+            return self._colour_ids(raw, source)
+        tag = stored.nodata
+        if tag is not None and self.is_ambiguous(tag) and (values == tag).any():
+            raise SegtrainError(
+                f"{source}: its tag names {tag:g} as nodata, which is a class id; choose "
+                f"data.nodata: [{tag:g}], or data.nodata: [] (it is the class)"
+            )
         if self.spare and values.dtype == np.uint8:
             pixels = bytearray(values.tobytes()).translate(self.bytes_table)
             if self.spare not in pixels:
                 return np.frombuffer(pixels, np.uint8).reshape(values.shape)
-        ids = self.ids(values)
+        ids = self.ids(values, tag)
         if (ids == UNKNOWN).any():
             unknown = count_unique(values[ids == UNKNOWN])
             raise SegtrainError(f"{source} has {self.explain(unknown)}")
         return ids.astype(self.dtype, copy=False)
 
-    def ids(self, values: np.ndarray) -> np.ndarray:
-        """Return the class ids of mask values (any shape), UNKNOWN for unknown ones."""
+    def is_ambiguous(self, tag: float | None) -> bool:
+        """Return whether a file's nodata tag names a class, which it may mean or not.
+
+        Of two classes it can't be nodata: one alone can't be trained.
+        """
+        named = self.options.nodata is not None or tag in self.label_map
+        return not named and tag in range(self.num_classes) and self.num_classes > 2
+
+    def ids(self, values: np.ndarray, tag: float | None = None) -> np.ndarray:
+        """Return the class ids of mask values (any shape), UNKNOWN for unknown ones.
+
+        tag: the value that the file itself names as nodata.
+        """
         values = values.astype(np.int64)
         nearest = np.searchsorted(self.known, values).clip(max=len(self.known) - 1)
-        return np.where(self.known[nearest] == values, self.labels[nearest], np.int16(UNKNOWN))
+        ids = np.where(self.known[nearest] == values, self.labels[nearest], np.int16(UNKNOWN))
+        rest = ids == UNKNOWN
+        if rest.any():
+            nodata = self.options.find_nodata(values[rest], tag)
+            ids[rest] = np.where(nodata, self.lb_ignore, self.other)
+        return ids
 
-    def _colour_indices(self, rgb: np.ndarray, source: MaskSource) -> np.ndarray:
-        """Return (H,W) indices of colours in the palette. Raises SegtrainError for others."""
-        if not self.palette and (grey := grey_values(rgb)) is not None:
-            return grey
+    def _colour_ids(self, rgb: np.ndarray, source: MaskSource) -> np.ndarray:
+        """Return (H,W) class ids of colours (H,W,3). Raises SegtrainError for unknown ones."""
         codes = encode_colours(rgb)
         indices = self.palette_indices(codes)
-        if (indices < 0).any():
-            unknown = count_unique(codes[indices < 0])
+        lacking = indices < 0
+        if lacking.any() and (self.other == UNKNOWN or not self.palette):
+            unknown = count_unique(codes[lacking])
             raise SegtrainError(f"{source}: {self.explain_colours(unknown)}")
-        return indices
+        ids = np.where(lacking, np.int16(self.other), self.ids(indices))
+        if (ids == UNKNOWN).any():
+            raise SegtrainError(
+                f"{source} has {self.explain(count_unique(indices[ids == UNKNOWN]))}"
+            )
+        return ids.astype(self.dtype, copy=False)
 
     def palette_indices(self, codes: np.ndarray) -> np.ndarray:
         """Return the palette's indices of colour codes (any shape), -1 where it lacks one."""
@@ -207,7 +221,9 @@ class MaskReader:
             raw = raw if (grey := grey_values(raw, NEARLY_GREY)) is None else grey
         if raw.ndim == 2:
             middles = (self.anchors[1:] + self.anchors[:-1]) / 2
-            return self.anchors[np.searchsorted(middles, raw)]
+            nearest = self.anchors[np.searchsorted(middles, raw)]
+            nodata = self.options.find_nodata(raw) & ~np.isin(raw, self.anchors)
+            return np.where(nodata, raw, nearest)
         if not self.palette:
             return raw
         codes, inverse = np.unique(encode_colours(raw), return_inverse=True)

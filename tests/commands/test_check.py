@@ -187,7 +187,7 @@ def test_all_test_pairs_are_read(cli, good: Path):
     write_pairs(good, 2, "images/test", "masks/test", first=20)
     repaint(good / "masks/test/020.png", lambda mask: mask * 0 + 9)
     found = report(cli, SET, code=1)
-    assert found["pairs"]["test"] == 2 and kinds(found, "error") == ["value"]
+    assert found["pairs"]["test"] == 2 and kinds(found, "error") == ["classes"]
 
 
 def test_names_of_every_kind(cli, good: Path):

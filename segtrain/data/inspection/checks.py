@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import numpy as np
 
 from segtrain.config import DataConfig
 from segtrain.data.data_set import DataSet
-from segtrain.data.findings import Finding
+from segtrain.data.findings import Choice, Finding
 from segtrain.data.inspection.duplicates import groups_by, near_pairs, same_bytes
 from segtrain.data.inspection.scan import PairFacts, UnreadablePair
-from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts, decode_colour
+from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts
 from segtrain.data.sample import Sample
 from segtrain.errors import shorten
 
@@ -25,7 +26,7 @@ EMPTY_ADVICE = "intended, or name them in data.exclude"
 ABSENT_ADVICE = "split the images differently: data.splits, or another data.split_seed"
 NEAR_ADVICE = "frames of one scene belong in one split"
 SMOOTH_ADVICE = "save masks without anti-aliasing and resize them by nearest neighbour"
-MOST_COLOURS = 64  # more are not classes
+STRAY_PIXELS, STRAY_MASKS = 0.001, 0.2  # most of all, with colours that are slips
 DARK = 64  # 16-bit images whose 8 upper bits stay below this use a quarter of the range
 
 
@@ -37,6 +38,11 @@ class Checks:
 
     def short(self, text: object) -> str:
         return str(text).replace(f"{self.root}{os.sep}", "")
+
+    def localise(self, finding: Finding) -> Finding:
+        """Return a finding whose files are relative to the data set's folder."""
+        places = [self.short(place) for place in finding.places]
+        return replace(finding, text=self.short(finding.text), places=places)
 
     def exclude_fix(self, bad: Sequence[Scanned], scanned: Sequence[Scanned]) -> dict[str, Any]:
         """Return the fix that excludes pairs, {} where no pair would be left."""
@@ -113,26 +119,18 @@ class Checks:
                 f"add them to data.palette ({shorten(colour_counts(colours), 8)}); map those that "
                 "are no class with data.label_map, by index in the palette: {INDEX: ignore}"
             )
-            findings.append(Finding("colour", True, text, places, advice))
+            stray = {"other_values": "ignore"}
+            pixels = sum(fact.mask.size[0] * fact.mask.size[1] for fact in _all(facts))
+            few = sum(colours.values()) <= STRAY_PIXELS * pixels
+            few &= len(places) <= STRAY_MASKS * len(_all(facts))
+            if not masks.palette:
+                findings.append(Finding("colour", True, text, places, advice))
+            elif few:
+                findings.append(Finding("colour", True, text, places, advice, stray))
+            else:
+                choices = (Choice("they are no class", stray),)
+                findings.append(Finding("colour", True, text, places, advice, choices=choices))
         return findings
-
-    def without_palette(self, facts: list[PairFacts]) -> list[Finding]:
-        """Find coloured masks of a data set without a palette: each colour may be a class."""
-        colours = Counter[int]()
-        for fact in facts:
-            colours.update(fact.mask.colours)
-        places = [
-            self.short(f"{fact.sample.mask}: {shorten(colour_counts(fact.mask.colours))}")
-            for fact in facts
-            if fact.mask.colours
-        ]
-        text = f"RGB masks of {len(colours)} colours need data.palette, in the order of class ids"
-        if len(colours) > MOST_COLOURS:
-            advice = "so many come from lossy or smooth masks: save PNG without anti-aliasing"
-            return [Finding("colour", True, text, places, advice)]
-        palette = [list(decode_colour(c)) for c, _ in colours.most_common()]
-        names = ["colour " + " ".join(map(str, colour)) for colour in palette]
-        return [Finding("colour", True, text, places, "", {"palette": palette, "classes": names})]
 
     def _unknown_values(
         self, unknown: Counter, places: list[str], masks: MaskReader, smooth: bool
@@ -277,12 +275,13 @@ class Checks:
 def unknown_of(fact: PairFacts, masks: MaskReader) -> tuple[dict[int, int], dict[int, int]]:
     """Return the pixels of the mask's unknown values, and of its unknown colours (codes)."""
     values = by_index(fact, masks)
-    ids = masks.ids(np.array(list(values), np.int64))
+    ids = masks.ids(np.array(list(values), np.int64), fact.mask.nodata)
     unknown = {
         v: count for (v, count), id_ in zip(values.items(), ids, strict=True) if id_ == UNKNOWN
     }
     codes = np.array(list(fact.mask.colours), np.int64)
-    lacking = codes[masks.palette_indices(codes) < 0].tolist()
+    lacks = masks.palette_indices(codes) < 0
+    lacking = codes[lacks].tolist() if masks.other == UNKNOWN or not masks.palette else []
     return unknown, {c: fact.mask.colours[c] for c in lacking}
 
 
@@ -300,8 +299,9 @@ def count_class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
     """Return (C,) the pixels of each class in a mask; unknown values are left out."""
     counted = by_index(fact, masks)
     pixels = np.zeros(masks.num_classes, np.int64)
-    ids = masks.ids(np.array(list(counted), np.int64))
-    for class_id, count in zip(ids, counted.values(), strict=True):
+    ids = masks.ids(np.array(list(counted), np.int64), fact.mask.nodata).tolist()
+    rest = sum(fact.mask.values.values()) + sum(fact.mask.colours.values()) - sum(counted.values())
+    for class_id, count in zip([*ids, masks.other], [*counted.values(), rest], strict=True):
         if class_id not in (UNKNOWN, masks.lb_ignore):
             pixels[class_id] += count
     return pixels

@@ -49,7 +49,7 @@ def find_num_classes(
             fix = number_classes(peaks) | {"allow_lossy_masks": True}
             ways = [f"take the nearest of {shorten(peaks, 8)}", *ways]
         raise ClassesUnclear(
-            f"the training masks hold {len(raw)} values ({shorten(raw, 8)}), hardly class "
+            f"the masks hold {len(raw)} values ({shorten(raw, 8)}), hardly class "
             "ids 0..max; typical of smooth edges and of JPEG",
             ways,
             fix,
@@ -75,7 +75,7 @@ def find_num_classes(
     if 0 <= lb_ignore < len(fix.get("classes", ())):
         fix["lb_ignore"] = next(i for i in (255, -1) if not 0 <= i < len(fix["classes"]))
     raise ClassesUnclear(
-        f"the training masks hold the values {shorten(raw, 8)}, which are not class ids 0..max "
+        f"the masks hold the values {shorten(raw, 8)}, which are not class ids 0..max "
         f"of two classes or more (data.lb_ignore is {lb_ignore})",
         ways,
         fix,

@@ -19,10 +19,10 @@ from PIL import Image
 from segtrain.console import progress
 from segtrain.data.decoding import ROTATED_ORIENTATIONS
 from segtrain.data.images import ImageReader, read_header
+from segtrain.data.indexed import ContradictoryPalette
+from segtrain.data.mask_options import AS_STORED, MaskOptions
 from segtrain.data.masks import (
-    AS_STORED,
     SMOOTH,
-    MaskOptions,
     MaskReader,
     MaskSource,
     Palette,
@@ -33,6 +33,7 @@ from segtrain.data.masks import (
     smooth_share,
 )
 from segtrain.data.sample import Sample
+from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError
 from segtrain.files import cache_folder, save_text, stamp_files
 
@@ -69,6 +70,8 @@ class MaskFacts:
     snapped: int = 0  # pixels set to the nearest class by data.allow_lossy_masks
     palette: dict[int, int] = field(default_factory=dict)  # colour code of each index in use
     repeated: list[int] = field(default_factory=list)  # those codes that the palette has twice
+    reordered: bool = False  # the palette has colours of data.palette at other indices
+    rgb: bool = False  # grey values of a file that has colours
     nodata: float | None = None  # the value that a GeoTIFF's own tag names
 
 
@@ -240,7 +243,12 @@ def mask_facts(
     options: MaskOptions = AS_STORED,
 ) -> MaskFacts:
     """Return facts of all pixels. Raises SegtrainError for a file that can't be a mask."""
-    stored = read_raw(source, palette, options)
+    reordered = False
+    try:
+        stored = read_raw(source, palette, options)
+    except ContradictoryPalette:  # reported with those of the other masks
+        stored = read_mask(source, options.max_pixels, options.upright)
+        reordered = True
     raw, lossy = stored.values, stored.lossy
     smooth, snapped = smooth_share(raw), 0
     if masks and (lossy or smooth > SMOOTH):
@@ -252,10 +260,20 @@ def mask_facts(
     counts, distinct = count_values(encode_colours(raw) if values is None else values)
     by_kind = ({}, counts) if values is None else (counts, {})
     own = [] if stored.palette is None else encode_colours(stored.palette).tolist()
-    used = {index: own[index] for index in by_kind[0] if index < len(own)}
+    used = {index: own[index] for index in by_kind[0] if 0 <= index < len(own)}
     repeated = sorted({code for code in used.values() if own.count(code) > 1})
     return MaskFacts(
-        raw.shape[:2], *by_kind, distinct, lossy, smooth, snapped, used, repeated, stored.nodata
+        raw.shape[:2],
+        *by_kind,
+        distinct,
+        lossy,
+        smooth,
+        snapped,
+        used,
+        repeated,
+        reordered,
+        raw.ndim == 3 and values is not None,
+        stored.nodata,
     )
 
 

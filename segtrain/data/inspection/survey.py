@@ -7,6 +7,8 @@ open_data_set reads no pixel unless the classes must be inferred, for evaluation
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,12 +18,16 @@ from segtrain.config import DataConfig
 from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource, find_data_source
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
-from segtrain.data.inspection.checks import Checks, Facts, count_class_pixels
+from segtrain.data.inspection.checks import Checks, Facts, count_class_pixels, unknown_of
+from segtrain.data.inspection.conventions import find_conventions, find_instances, list_values
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
+from segtrain.data.inspection.nodata import find_nodata_class, nodata_of, note_nodata
+from segtrain.data.inspection.palettes import check_palettes, find_colours, find_grey_among_colours
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
-from segtrain.data.masks import MaskReader
-from segtrain.errors import SegtrainError
+from segtrain.data.masks import UNKNOWN, MaskReader
+from segtrain.errors import SegtrainError, shorten
 
+RARE_MASKS = 0.2  # largest share of the masks with a value that may be a slip
 DEEP_READ = 8  # 16-bit images that the quick survey decodes: it must stay quick before training
 
 
@@ -138,23 +144,32 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     }
     facts, findings = drop_unreadable(checks, scanned, source.config)
     findings = source.findings + findings
+    everything = [fact for of_split in facts.values() for fact in of_split]
+    if not data_set:  # classes may be in any mask
+        rest = [scan(samples) for split, samples in source.splits.items() if split not in facts]
+        everything += [fact for of in rest for fact in of if isinstance(fact, PairFacts)]
+    unclear = [checks.localise(finding) for finding in find_ambiguities(source, everything)]
     findings += checks.duplicates(facts) if full else checks.copies(source.splits)
     findings += checks.dark(facts if full else read_some_deep(scan, facts), source.config)
 
-    inferred = InferredClasses() if data_set else infer_classes(checks, source, facts["train"])
-    findings += inferred.findings
+    inferred = InferredClasses(findings=unclear)
+    if not data_set and not unclear:
+        inferred = infer_classes(source, everything)
+    findings += map(checks.localise, inferred.findings)
     if inferred.names:
         data_set = source.with_classes(inferred.names)
     fix = next((finding.fix for finding in inferred.findings), {})  # names the classes, if any
     if not snapping_reader:  # else lossy masks are read as the user asked for
         classes = data_set.classes if data_set else fix.get("classes")
         findings += checks.lossy(facts, source.config, classes)
-    notes = (*list_changes(facts, source.images.channels), *inferred.notes)
-    if data_set is None:
-        if fix:  # what else is wrong once that is fixed: both are reported together
+    changes = list_changes(facts, source.images.channels)
+    notes = (*changes, *note_nodata(everything, source.merged), *inferred.notes)
+    if data_set is None or unclear:
+        if "classes" in fix:  # what else is wrong once that is fixed: both are reported together
             fixed = source.with_fields(fix)
             findings += checks.values(facts, fixed.with_classes(fix["classes"]).masks)
         return Inspection(source, facts, findings, notes)
+    notes += tuple(note_other_values(facts, data_set.masks))
     by_image = {split: class_matrix(of_split, data_set.masks) for split, of_split in facts.items()}
     findings += checks.values(facts, data_set.masks)
     findings += checks.contents(facts, by_image, data_set.classes) if full else []
@@ -200,6 +215,21 @@ def list_changes(facts: Facts, channels: int) -> list[Note]:
     return [Note(text) for text in texts]
 
 
+def note_other_values(facts: Facts, masks: MaskReader) -> list[Note]:
+    """Note the pixels whose values have a meaning by data.other_values only."""
+    if masks.other == UNKNOWN:
+        return []
+    strict = copy(masks)
+    strict.other = UNKNOWN
+    found = [unknown_of(fact, strict) for of_split in facts.values() for fact in of_split]
+    pixels = sum(sum(counts.values()) for pair in found for counts in pair)
+    values, colours = (set().union(*parts) for parts in zip(*found, strict=True))
+    meaning = masks.options.other_values
+    text = f"masks: {pixels:,} pixels of {len(values) + len(colours)} other values or colours are "
+    text += "ignored" if meaning == "ignore" else f"class {meaning}"
+    return [Note(f"{text} (data.other_values)")] if pixels else []
+
+
 def drop_unreadable(
     checks: Checks, scanned: dict[str, list[PairFacts | UnreadablePair]], config: DataConfig
 ) -> tuple[Facts, list[Finding]]:
@@ -229,7 +259,7 @@ def drop_unreadable(
 
 @dataclass(frozen=True)
 class InferredClasses:
-    """Class names inferred from the values of the training masks, or a finding if ambiguous.
+    """Class names inferred from the values of the masks, or a finding if ambiguous.
 
     Both are empty if no mask could be read, which `drop_unreadable` has reported.
     """
@@ -239,15 +269,16 @@ class InferredClasses:
     findings: list[Finding] = field(default_factory=list)
 
 
-def infer_classes(checks: Checks, source: DataSource, train: list[PairFacts]) -> InferredClasses:
-    """Infer the classes from the training masks, for a source that names none."""
+def infer_classes(source: DataSource, facts: list[PairFacts]) -> InferredClasses:
+    """Infer the classes from the masks of all splits, for a source that names none."""
     values: Counter = Counter()
-    for fact in train:
-        values.update(fact.mask.values)
-    if any(fact.mask.colours for fact in train):
+    for fact in facts:
+        nodata = nodata_of(fact, source.mask_options) - source.merged.label_map.keys()
+        values.update({v: n for v, n in fact.mask.values.items() if v not in nodata})
+    if any(fact.mask.colours for fact in facts):
         if not source.merged.palette:
-            return InferredClasses(findings=checks.without_palette(train))
-        # each colour may be a class: a rare one need not occur in the training masks
+            return InferredClasses(findings=find_colours(facts))
+        # each colour may be a class: a rare one need not occur in the masks
         values.update(dict.fromkeys(range(len(source.merged.palette)), 1))
     if not values:
         return InferredClasses()
@@ -256,9 +287,41 @@ def infer_classes(checks: Checks, source: DataSource, train: list[PairFacts]) ->
         count = find_num_classes(values, label_map, lb_ignore)
     except ClassesUnclear as error:
         others = ", or ".join(error.ways[bool(error.fix) :])  # the first is the fix
-        finding = Finding("classes", True, error.text, [], others, error.fix)
+        places = list_rare_values(facts, values)
+        finding = Finding("classes", True, error.text, places, others, error.fix)
         return InferredClasses(findings=[finding])
     ignored = [v for v in sorted(values) if label_map.get(v, v) in ("ignore", lb_ignore)]
-    text = f"classes: ids 0..{count - 1} found in the training masks"
+    text = f"classes: ids 0..{count - 1} found in the masks"
     note = Note(text + "".join(f", {value} ignored" for value in ignored))
     return InferredClasses([str(i) for i in range(count)], (note,))
+
+
+def list_rare_values(facts: list[PairFacts], values: Collection[int]) -> list[str]:
+    """Return the masks with values that few masks have, and these: they may be slips."""
+    files = Counter(value for fact in facts for value in fact.mask.values)
+    rare = {value for value in values if files[value] <= RARE_MASKS * len(facts)}
+    found = [(fact, sorted(rare & fact.mask.values.keys())) for fact in facts]
+    return [
+        f"{fact.sample.mask} has value {shorten(f'{v} ({fact.mask.values[v]} px)' for v in odd)}"
+        for fact, odd in found
+        if odd
+    ]
+
+
+def find_ambiguities(source: DataSource, facts: list[PairFacts]) -> list[Finding]:
+    """Find what masks may mean in several ways: palettes, nodata, conventions, instances.
+
+    Only the first kind that is found: the others are clear once that is.
+    """
+    merged, named = source.merged, source.merged.classes
+    if merged.palette_by is None:
+        findings = check_palettes(facts, merged.palette, named)
+        if not findings and merged.palette:
+            findings = find_grey_among_colours(facts, merged.palette)
+        if findings:
+            return findings
+    findings = find_nodata_class(facts, merged, source.mask_options)
+    if findings or (named and not source.config.classes):  # the layout says what values mean
+        return findings
+    values = list_values(facts, merged)
+    return find_conventions(values, merged) or ([] if named else find_instances(values, merged))

@@ -11,6 +11,7 @@ import pytest
 from segtrain.config import DataConfig
 from segtrain.data.findings import Finding, merge_fixes, raise_errors
 from segtrain.data.inspection.checks import DARK, Checks, by_index, count_class_pixels, unknown_of
+from segtrain.data.inspection.palettes import find_colours
 from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts, UnreadablePair
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
@@ -146,7 +147,7 @@ def test_coloured_masks_with_classes_but_without_palette():
 
 def test_without_palette_every_colour_may_be_a_class():
     mask = {"values": {}, "colours": {0: 20, 0xFF0000: 4}}
-    finding = one(checks.without_palette([fact("a", mask=mask), fact("b")]))
+    finding = one([checks.localise(f) for f in find_colours([fact("a", mask=mask)])])
     assert finding.error and finding.places == [
         "masks/a.png: (0, 0, 0) (20 px), (255, 0, 0) (4 px)"
     ]
@@ -156,7 +157,7 @@ def test_without_palette_every_colour_may_be_a_class():
 
 def test_hundreds_of_colours_are_no_classes():
     mask = {"values": {}, "colours": dict.fromkeys(range(300), 2)}
-    finding = one(checks.without_palette([fact("a", mask=mask)]))
+    finding = one(find_colours([fact("a", mask=mask)]))
     assert finding.error and not finding.fix and "300 colours" in finding.text
 
 

@@ -1,0 +1,180 @@
+"""Conventions of mask values, seen by file: two in one data set, ids of instances."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from segtrain.config import DataConfig
+from segtrain.data.findings import Choice, Finding
+from segtrain.data.inspection.nodata import nodata_of
+from segtrain.data.inspection.scan import PairFacts
+from segtrain.data.mask_options import MaskOptions
+from segtrain.data.masks import SMOOTH
+from segtrain.errors import shorten
+
+FAR = 8  # smallest ratio of a grey level to a class id
+MOST_IDS = 64  # more values of a data set are not two conventions
+FEWEST_INSTANCES = 5  # in the masks with most of them
+FEWEST_SPARSE = 10  # values that mark instances where hardly one is in two masks
+FROM_ONE = 0.9  # share of the masks that hold 1..k of their own where values are instances
+
+
+class MaskValues(NamedTuple):
+    """The values of a mask that neither the label map nor nodata give a meaning."""
+
+    fact: PairFacts
+    values: set[int]
+
+    def __str__(self) -> str:
+        return f"{self.fact.sample.mask} has {shorten(sorted(self.values), 8)}"
+
+
+def list_values(facts: Sequence[PairFacts], config: DataConfig) -> list[MaskValues]:
+    """Return the values of all masks that are not coloured, lossy or smooth, without nodata."""
+    options = MaskOptions.of(config)
+    hard = [f for f in facts if f.mask.values and not f.mask.lossy and f.mask.smooth <= SMOOTH]
+    return [
+        MaskValues(fact, set(fact.mask.values) - config.label_map.keys() - nodata_of(fact, options))
+        for fact in hard
+    ]
+
+
+def find_conventions(masks: list[MaskValues], config: DataConfig) -> list[Finding]:
+    """Find masks of two conventions: some have 0 and 1, others 0 and 255, and none has both.
+
+    The config is that of the data set with its layout's classes.
+    """
+    present = sorted(set().union(*(mask.values for mask in masks)) - {0})
+    if not 2 <= len(present) <= MOST_IDS or present[0] < 0:
+        return []
+    ratios = [high / low for low, high in zip(present[:-1], present[1:], strict=True)]
+    cut = int(np.argmax(ratios)) + 1
+    low, high = set(present[:cut]), set(present[cut:])
+    first = [mask for mask in masks if mask.values & low]
+    second = [mask for mask in masks if mask.values & high]
+    mixed = any(mask.values & low and mask.values & high for mask in masks)
+    ranks = rank_values(first, second, config)
+    if not mixed and ratios[cut - 1] >= FAR and ranks:
+        ignored = {value: "ignore" for value in sorted(high)}
+        others = Choice(f"{shorten(high, 8)} are no class", {"label_map": ignored})
+        return [_two(first, second, [Choice("both mean the same", ranks), others])]
+    binary = all(len(mask.values - {0}) <= 1 for mask in masks)
+    if binary and len(present) == 2 and present[0] > MOST_IDS:  # 128 and 255
+        one = {"label_map": dict.fromkeys(present, 1)} | _names(config, 2)
+        each = {
+            "label_map": {value: i for i, value in enumerate(present, 1)},
+            "classes": [str(i) for i in range(len(present) + 1)],
+        }
+        choices = [Choice("both mean the same", one)]
+        choices += [] if config.classes else [Choice("each is a class", each | {"lb_ignore": -1})]
+        return [_two(masks_with(masks, present[0]), masks_with(masks, present[-1]), choices)]
+    return find_void_apart(masks, config)
+
+
+def find_void_apart(masks: list[MaskValues], config: DataConfig) -> list[Finding]:
+    """Find masks of 0 and lb_ignore where no mask has lb_ignore beside an id above 0."""
+    void = config.lb_ignore
+    apart = [mask for mask in masks if mask.values - {0} == {void}]
+    with_ids = [mask for mask in masks if mask.values - {0, void} and void not in mask.values]
+    mixed = any(void in mask.values and mask.values - {0, void} for mask in masks)
+    # of masks without a 0, all may be void
+    if void <= 0 or mixed or not with_ids or not any(0 in mask.values for mask in apart):
+        return []
+    highest = max(set().union(*(mask.values for mask in with_ids)))
+    own = highest + 1 if highest > 1 and not config.classes else 1
+    choices = [
+        Choice(f"{void} is class {own}", {"label_map": {void: own}}),
+        Choice(f"{void} is ignored", {"label_map": {void: "ignore"}}),
+    ]
+    return [_two(with_ids, apart, choices)]
+
+
+def _two(first: list[MaskValues], second: list[MaskValues], choices: list[Choice]) -> Finding:
+    text = (
+        f"masks of two conventions: {len(first)} masks as the first, {len(second)} as the second, "
+        "and none with the values of both"
+    )
+    return Finding(
+        "convention", True, text, [str(first[0]), str(second[0])], choices=tuple(choices)
+    )
+
+
+def masks_with(masks: list[MaskValues], value: int) -> list[MaskValues]:
+    return [mask for mask in masks if value in mask.values]
+
+
+def _names(config: DataConfig, count: int) -> dict[str, Any]:
+    return {} if config.classes else {"classes": [str(class_id) for class_id in range(count)]}
+
+
+def rank_values(
+    first: list[MaskValues], second: list[MaskValues], config: DataConfig
+) -> dict[str, Any]:
+    """Return the data fields that read levels as the ids they stand for.
+
+    {} where that is unclear: they are as many, or even parts of 255 for ids up to the highest.
+    """
+    ids, levels = (sorted(set().union(*(m.values for m in group))) for group in (first, second))
+    top = max(ids, default=0)
+    even = {round(255 * rank / top) + off: rank for rank in range(1, top + 1) for off in (-1, 0, 1)}
+    if len(ids) == len(levels) and ids == list(range(ids[0], top + 1)) and ids[0] in (0, 1):
+        pairs = [*((v, rank) for group in (ids, levels) for rank, v in enumerate(group))]
+    elif len(levels) > 2 and all(level in even for level in levels if level) and 0 in ids:
+        pairs = [(level, even.get(level, 0)) for level in levels]
+    else:
+        return {}
+    count = 1 + max(rank for _, rank in pairs)
+    label_map = {value: rank for value, rank in pairs if value != rank}
+    return {"label_map": label_map} | _names(config, max(count, top + 1 if 0 in ids else 0))
+
+
+def find_instances(masks: list[MaskValues], config: DataConfig) -> list[Finding]:
+    """Find masks whose values number the objects of each image instead of their classes.
+
+    Either nearly each mask holds exactly 1..k of its own, and few masks the highest k; or hardly
+    any value is in two masks. Ordered classes may look like this: both readings are offered.
+    """
+    sets = [mask.values - {0} for mask in masks]
+    void = config.lb_ignore
+    if not any({void - 1, void} <= values for values in sets):  # else it is an instance's
+        sets = [values - {void} for values in sets]
+    sets = [values for values in sets if values]
+    files = Counter(value for values in sets for value in values)
+    if len(sets) < 3 or min(files) < 1:
+        return []
+    counts = [len(values) for values in sets]
+    whole = sum(max(values) == len(values) for values in sets)
+    numbered = (
+        whole >= FROM_ONE * len(sets)
+        and len(set(counts)) >= 3
+        and max(counts) >= FEWEST_INSTANCES
+        and 2 * files[max(files)] <= len(sets)
+    )
+    sparse = (
+        len(files) >= FEWEST_SPARSE
+        and sum(counts) >= 2 * len(sets)
+        and sum(counts) <= 1.2 * len(files)
+    )
+    if not numbered and not sparse:
+        return []
+    text = "values look like ids of instances: " + (
+        "each mask holds 1..k of its own" if numbered else "hardly any is in two masks"
+    )
+    one: dict[str, Any] = {"other_values": 1, "classes": ["background", "object"]}
+    if void in files:
+        one["label_map"] = {void: 1}
+    choices = [Choice("one class of objects", one)]
+    if max(files) < 2**15 - 1 and (numbered or len(files) == max(files)):
+        classes = {"classes": [str(class_id) for class_id in range(max(files) + 1)]}
+        choices.append(Choice("ids are classes", classes | avoid_ignored(max(files), config)))
+    most = sorted(masks, key=lambda mask: -len(mask.values))
+    return [Finding("instances", True, text, [*map(str, most)], choices=tuple(choices))]
+
+
+def avoid_ignored(highest: int, config: DataConfig) -> dict[str, int]:
+    """Return the data field that keeps ids up to `highest` from being ignored."""
+    return {"lb_ignore": -1} if 0 <= config.lb_ignore <= highest else {}

@@ -1,0 +1,158 @@
+"""Palettes of a data set's masks: contradictions between them, and colours without data.palette."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from segtrain.data.findings import Choice, Finding
+from segtrain.data.inspection.scan import PairFacts
+from segtrain.data.masks import Palette, colour_counts, decode_colour
+from segtrain.errors import shorten
+
+MOST_COLOURS = 64  # more are not classes
+GREY = 0x010101  # code of a grey level's colour, over the level
+BY_INDEX = Choice("the indices are ids, their colours are for the eye", {"palette_by": "index"})
+LOSSY_COLOURS = "so many come from lossy or smooth masks: save PNG without anti-aliasing"
+ANOTHER_ORDER = "as tools leave them that sort or reduce colours"
+
+
+def check_palettes(
+    facts: Iterable[PairFacts], palette: Palette | None, classes: list[str] | None
+) -> list[Finding]:
+    """Find indexed masks whose indices and colours contradict each other, or data.palette.
+
+    The facts are of masks read by data.palette_by's default.
+    """
+    facts = list(facts)
+    reordered = [fact for fact in facts if fact.mask.reordered]
+    if reordered:
+        text = f"{len(reordered)} indexed masks have colours of data.palette at other indices"
+        places = [f"{fact.sample.mask}: {describe(fact)}" for fact in reordered]
+    elif places := find_contradiction(facts):
+        text = "indexed masks contradict each other: an index has another colour in each"
+    else:
+        return []
+    text += f", {ANOTHER_ORDER}"
+    by_colour = choose_colours(count_colours(facts), palette, classes)
+    if not by_colour:
+        advice = "data.palette_by: colour with data.palette in the order of the classes"
+        return [Finding("palette", True, text, places, advice, choices=(BY_INDEX,))]
+    choices = (Choice("colours are classes", by_colour), BY_INDEX)
+    return [Finding("palette", True, text, places, "", choices=choices)]
+
+
+def find_contradiction(facts: Sequence[PairFacts]) -> list[str]:
+    """Return two places where an index has two colours or a colour two indices, else [].
+
+    A file with a colour at several indices can only be meant by index: it contradicts none.
+    """
+    colour_at: dict[int, tuple[int, PairFacts]] = {}
+    index_of: dict[int, tuple[int, PairFacts]] = {}
+    for fact in facts:
+        own = fact.mask.palette
+        if len(set(own.values())) < len(own):
+            continue
+        for index, code in own.items():
+            other_code, other = colour_at.setdefault(index, (code, fact))
+            if other_code == code and code not in fact.mask.repeated:
+                other_index, other = index_of.setdefault(code, (index, fact))
+                if other_index == index:
+                    continue
+            elif other_code == code:
+                continue
+            return [f"{each.sample.mask}: {describe(each)}" for each in (other, fact)]
+    return []
+
+
+def describe(fact: PairFacts) -> str:
+    """Return the colours of an indexed mask's indices in words."""
+    return shorten(f"{index} is {decode_colour(c)}" for index, c in fact.mask.palette.items())
+
+
+def count_colours(facts: Iterable[PairFacts]) -> Counter[int]:
+    """Return the pixels of each colour (code); indexed masks have their own palettes' colours."""
+    pixels = Counter[int]()
+    for fact in facts:
+        pixels.update(fact.mask.colours)
+        for value, count in fact.mask.values.items():
+            level = GREY * value if 0 <= value <= 255 else None
+            code = fact.mask.palette.get(value, None if fact.mask.palette else level)
+            if code is not None:
+                pixels[code] += count
+    return pixels
+
+
+def choose_colours(
+    pixels: Counter[int], palette: Palette | None, classes: list[str] | None
+) -> dict[str, Any]:
+    """Return the data fields that read masks by colour.
+
+    {} where classes are named but not their colours, and for too many colours.
+    """
+    known = [encode_colour(colour) for colour in palette or ()]
+    codes = [*known, *(code for code, _ in pixels.most_common() if code not in known)]
+    if (classes and not palette) or len(codes) > max(MOST_COLOURS, len(known)):
+        return {}
+    fix: dict[str, Any] = {"palette_by": "colour"}
+    if len(codes) > len(known):
+        fix["palette"] = [list(decode_colour(code)) for code in codes]
+    if not classes:
+        fix["classes"] = ["colour " + " ".join(map(str, decode_colour(c))) for c in codes]
+    return fix
+
+
+def find_colours(facts: Sequence[PairFacts]) -> list[Finding]:
+    """Find coloured masks of a data set without a palette: each colour may be a class.
+
+    Grey RGB masks among them are colours, too. Grey and indexed ones hold ids or, after an
+    optimiser, colours: those of indexed ones are compared with the others'.
+    """
+    coloured = [fact for fact in facts if fact.mask.colours]
+    rgb = [fact for fact in facts if fact.mask.colours or fact.mask.rgb]
+    others = [fact for fact in facts if not (fact.mask.colours or fact.mask.rgb)]
+    pixels = count_colours(rgb)
+    places = [f"{f.sample.mask}: {shorten(colour_counts(f.mask.colours))}" for f in coloured]
+    text = f"RGB masks of {len(pixels)} colours need data.palette, in the order of class ids"
+    if len(pixels) > MOST_COLOURS:
+        return [Finding("colour", True, text, places, LOSSY_COLOURS)]
+    by_colour = choose_colours(count_colours(facts), None, None)
+    if not others or not by_colour:
+        fix = choose_colours(pixels, None, None)
+        del fix["palette_by"]
+        return [Finding("colour", True, text, places, "", fix)]
+    shared = set(pixels) - {0}
+    if all(shared.intersection(count_colours([fact])) or is_black(fact) for fact in others):
+        return [Finding("colour", True, text, places, "", by_colour)]
+    text += f"; {len(others)} other masks are grey or indexed: {others[0].sample.mask}"
+    by_index = choose_colours(pixels, None, None) | {"palette_by": "index"}
+    choices = (
+        Choice("their grey levels and palettes are colours, too", by_colour),
+        Choice("they hold ids", by_index),
+    )
+    return [Finding("colour", True, text, places, "", choices=choices)]
+
+
+def is_black(fact: PairFacts) -> bool:
+    return set(count_colours([fact])) == {0}
+
+
+def find_grey_among_colours(facts: Sequence[PairFacts], palette: Palette) -> list[Finding]:
+    """Find grey masks among coloured ones whose levels are colours of data.palette at other ids."""
+    if not any(fact.mask.colours for fact in facts):
+        return []
+    known = {encode_colour(colour): index for index, colour in reversed(list(enumerate(palette)))}
+    grey = [fact for fact in facts if fact.mask.values and not fact.mask.palette]
+    odd = [f for f in grey if any(known.get(GREY * v, v) != v for v in f.mask.values)]
+    if not odd:
+        return []
+    text = f"{len(odd)} grey masks among coloured ones have levels that are colours of data.palette"
+    places = [f"{f.sample.mask} has value {shorten(sorted(f.mask.values))}" for f in odd]
+    by_colour = Choice("their levels are colours, too", {"palette_by": "colour"})
+    by_index = Choice("they hold ids", {"palette_by": "index"})
+    return [Finding("palette", True, text, places, "", choices=(by_colour, by_index))]
+
+
+def encode_colour(colour: Sequence[int]) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
