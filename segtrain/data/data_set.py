@@ -15,6 +15,7 @@ from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.layouts.label_maps import merge_labels
 from segtrain.data.layouts.locate import locate
+from segtrain.data.layouts.pairing import ClassSource
 from segtrain.data.mask_options import MaskOptions
 from segtrain.data.masks import MaskReader, class_palette
 from segtrain.data.sample import Sample
@@ -67,6 +68,7 @@ class DataSource:
     location: Note
     findings: list[Finding]  # of files that form no pair
     notes: tuple[Note, ...]  # what the config overrides
+    class_source: ClassSource
 
     @property
     def mask_options(self) -> MaskOptions:
@@ -125,4 +127,5 @@ def find_data_source(config: DataConfig, channels: int = 3) -> DataSource:
         location=location.note,
         findings=found.findings,
         notes=notes,
+        class_source=found.class_source,
     )

@@ -78,7 +78,8 @@ def cityscapes(root: Path) -> Path:
 
 @pytest.mark.parametrize("own", [{}, {"label_map": {26: "ignore", 7: 13}}])
 def test_training_and_evaluation_see_the_same_labels(tmp_path: Path, own: dict):
-    config = DataConfig.model_validate({"path": str(cityscapes(tmp_path / "set")), **own})
+    root = str(cityscapes(tmp_path / "set"))
+    config = DataConfig.model_validate({"path": root, "format": "cityscapes", **own})
     trained, scored = survey_data_set(config).data_set, open_data_set(config)
     again = open_data_set(trained.config)  # as a checkpoint has it
     for other in (scored, again):

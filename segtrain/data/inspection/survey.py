@@ -19,6 +19,7 @@ from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource, find_data_source
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
 from segtrain.data.inspection.checks import Checks, Facts, count_class_pixels, unknown_of
+from segtrain.data.inspection.class_evidence import describe_class_source, weigh_class_source
 from segtrain.data.inspection.conventions import find_conventions, find_instances, list_values
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
 from segtrain.data.inspection.nodata import find_nodata_class, nodata_of, note_nodata
@@ -152,7 +153,8 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     findings += checks.duplicates(facts) if full else checks.copies(source.splits)
     findings += checks.dark(facts if full else read_some_deep(scan, facts), source.config)
 
-    inferred = InferredClasses(findings=unclear)
+    named = (describe_class_source(source),) if data_set else ()
+    inferred = InferredClasses(notes=named, findings=unclear)
     if not data_set and not unclear:
         inferred = infer_classes(source, everything)
     findings += map(checks.localise, inferred.findings)
@@ -172,6 +174,7 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     notes += tuple(note_other_values(facts, data_set.masks))
     by_image = {split: class_matrix(of_split, data_set.masks) for split, of_split in facts.items()}
     findings += checks.values(facts, data_set.masks)
+    findings = weigh_class_source(source, data_set, facts, by_image, findings)
     findings += checks.contents(facts, by_image, data_set.classes) if full else []
     if not any(finding.error for finding in findings):  # an error may be why nothing is left
         findings += checks.nothing_to_learn(facts["train"], by_image["train"], data_set)

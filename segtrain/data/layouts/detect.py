@@ -11,10 +11,11 @@ from typing import NamedTuple
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
+from segtrain.data.layouts.class_tables import name_classes
 from segtrain.data.layouts.coco_layout import find_coco, find_loose_coco
 from segtrain.data.layouts.explicit import find_splits, named_format
 from segtrain.data.layouts.lists import LIST_SUFFIXES, names_pairs
-from segtrain.data.layouts.pairing import Listing, find_excluded, resolve_pairs
+from segtrain.data.layouts.pairing import ClassSource, Listing, find_excluded, resolve_pairs
 from segtrain.data.layouts.polygon_layout import find_polygons
 from segtrain.data.layouts.published import (
     find_ade20k,
@@ -56,6 +57,7 @@ class FoundPairs:
     palette: list[tuple[int, int, int]] | None = None
     label_map: dict[int, int | str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    class_source: ClassSource = ClassSource()
 
 
 def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
@@ -81,6 +83,7 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
         above = f"did you mean {root.parent}? " if is_part else ""
         raise SegtrainError(f"{root}: no data set found; {above}looked for {tried}")
     name, listing = found
+    listing = name_classes(listing, name, config, root)
     excluded = find_excluded(listing, config.exclude, root) if config.exclude else set()
     result = resolve_pairs(listing, excluded)
     findings = listing.findings + result.findings
@@ -111,8 +114,8 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
         layout += f" ({len(splits['val'])} held out for val by seed {config.split_seed})"
     if result.excluded:
         layout += f", {result.excluded} excluded"
-    classes, palette, label_map = listing.classes or [], listing.palette, listing.label_map
-    return FoundPairs(splits, name, layout, classes, palette, label_map, findings)
+    classes, palette, source = listing.classes or [], listing.palette, listing.class_source
+    return FoundPairs(splits, name, layout, classes, palette, listing.label_map, findings, source)
 
 
 def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:

@@ -11,6 +11,7 @@ from segtrain.console import Note
 from segtrain.data.layouts.detect import FoundPairs
 from segtrain.errors import SegtrainError, shorten
 
+DRAWN = ("coco", "polygons", "rle")  # formats whose masks are drawn class by class, by name
 LabelMap = Mapping[int, int | str]  # mask value: class id or "ignore"
 
 
@@ -24,12 +25,13 @@ def merge_labels(config: DataConfig, found: FoundPairs) -> tuple[DataConfig, tup
     """
     labels: LabelMap = found.label_map
     if config.classes and found.classes:
-        labels = match_classes(config.classes, config.label_map, found)
+        labels = match_classes(config.classes, config, found)
     known: dict[str, Any] = {"label_map": {**labels, **config.label_map}}
     if config.classes is None and found.classes:
         known["classes"] = found.classes
     if config.palette is None and found.palette:
-        known["palette"] = found.palette
+        if len(found.palette) >= len(config.classes or found.classes):  # else they are others
+            known["palette"] = found.palette
     merged: DataConfig = revise_section(config, known, f"data.format {found.format}")
     overridden = [
         f"{value} is {_describe_label(label)} by data.label_map, "
@@ -41,10 +43,11 @@ def merge_labels(config: DataConfig, found: FoundPairs) -> tuple[DataConfig, tup
     return merged, notes
 
 
-def match_classes(classes: list[str], label_map: LabelMap, found: FoundPairs) -> LabelMap:
+def match_classes(classes: list[str], config: DataConfig, found: FoundPairs) -> LabelMap:
     """Return the layout's label map with the ids of the config's `classes`.
 
-    `label_map` is the config's. Raises SegtrainError where the layout's classes are others.
+    Other classes hold where masks are taken as they are, and where the config has its own map.
+    Raises SegtrainError where the layout's classes are others, or are given in another order.
     """
     if set(found.classes) <= set(classes):
         new_ids: dict[int | str, int] = {i: classes.index(n) for i, n in enumerate(found.classes)}
@@ -52,9 +55,14 @@ def match_classes(classes: list[str], label_map: LabelMap, found: FoundPairs) ->
         if all(old == new for old, new in new_ids.items()):
             return found.label_map
         return {value: new_ids.get(label, label) for value, label in by_value.items()}
-    if label_map and len(found.classes) != len(classes):
-        return {}  # the config's own classes, with its own map
-    if found.format != "coco" and len(found.classes) == len(classes):
+    if len(found.classes) != len(classes):
+        if config.label_map or config.palette:
+            return {}  # the config's own classes, with its own map
+        as_they_are = all(label == "ignore" for label in found.label_map.values())
+        chosen = set(classes) < set(found.classes) and classes != found.classes[: len(classes)]
+        if as_they_are and not chosen and found.format not in DRAWN:
+            return found.label_map
+    elif found.format not in DRAWN:
         return found.label_map  # the layout's classes under other names
     raise SegtrainError(
         f"{found.layout}: its classes are {shorten(found.classes, 8)}, but data.classes are "

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.drawn import DrawnMask
@@ -17,6 +18,14 @@ from segtrain.errors import UsageError
 # images and masks of one name, as paths relative to the data set's folder
 Group = tuple[Sequence[str], Sequence[str | DrawnMask]]
 Fault = tuple[str, ...]  # kind of finding, and the arguments of its text in TEXTS
+
+
+class ClassSource(NamedTuple):
+    """The file, the table or the setting that names the classes."""
+
+    name: str = ""
+    unconfirmed: bool = False  # nothing but the folders' names speaks for the published table
+    left_out: frozenset[int] | None = None  # of the user's table: ids that are no mask values
 
 
 @dataclass
@@ -30,6 +39,8 @@ class Listing:
     label_map: dict[int, int | str] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)  # by path
     findings: list[Finding] = field(default_factory=list)
+    meaning: str = ""  # how the published table reads mask values, in words
+    class_source: ClassSource = ClassSource()
 
 
 def files_by_stem(root: Path, folder: str, ending: str = "") -> dict[str, list[str]]:

@@ -10,11 +10,33 @@ from pathlib import Path
 
 from segtrain.config import DataConfig
 from segtrain.config.types import Colour
+from segtrain.data.layouts.folders import Side, list_sides
 from segtrain.data.layouts.lists import select_listed
-from segtrain.data.layouts.pairing import Fault, Group, Listing, files_by_stem, group_by_stem
+from segtrain.data.layouts.pairing import (
+    ClassSource,
+    Fault,
+    Group,
+    Listing,
+    files_by_stem,
+    group_by_stem,
+)
 from segtrain.data.masks import class_palette
 
+PUBLISHED = {
+    "voc": "Pascal VOC",
+    "cityscapes": "Cityscapes",
+    "ade20k": "ADE20K",
+    "camvid": "CamVid",
+    "camvid-rgb": "CamVid",
+}  # names by data.format
 PUBLISHED_SPLITS = ("train", "val", "test")
+# labelme writes the first as images and the second as arrays; the others are names of VOC's
+VOC_MASKS = ("SegmentationClassPNG", "SegmentationClass", "SegmentationClassAug")
+VOC_LISTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 TABLES = Path(__file__).parent / "classes"
 CAMVID_FRAME = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?\d+")
 CAMVID_RGB_FOLDERS = (
@@ -67,68 +89,97 @@ def describe_dropped(groups: dict[str, list[Group]], labelled: dict[str, list[Gr
 def find_voc(config: DataConfig, root: Path) -> Listing | None:
     """Find Pascal VOC: JPEGImages, SegmentationClass and the names in ImageSets/Segmentation.
 
-    Root is the year's folder, VOCdevkit, or the folder above either.
+    Root is the year's folder, VOCdevkit, or the folder above either. CVAT and labelme write the
+    same folders with other lists or none: they are no evidence of Pascal's classes.
     """
     years = [p for at in (root, root / "VOCdevkit") for p in sorted(at.glob("VOC20*"))]
-    parts = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation/train.txt")
     folders = (root, *years[::-1])  # the newest year first: it has the most masks
-    home = next((p for p in folders if all((p / part).exists() for part in parts)), None)
-    if home is None:
+    existing = ((h, m) for h in folders for m in VOC_MASKS if (h / m).is_dir())
+    found = next(((h, m) for h, m in existing if (h / "JPEGImages").is_dir()), None)
+    if found is None:
         return None
+    home, folder = found
     base = "" if home == root else os.path.relpath(home, root)
-    images, masks = (files_by_stem(root, os.path.join(base, part)) for part in parts[:2])
+    sides = (Side(os.path.join(base, "JPEGImages")), Side(os.path.join(base, folder)))
+    images, masks = list_sides(root, *sides, ())
+    lists = _find_voc_lists(home / "ImageSets" / "Segmentation")
     groups: dict[str, list[Group]] = {}
     faults: dict[str, Fault] = {}
-    for split in ("train", "val", "test"):
-        names = home / "ImageSets" / "Segmentation" / f"{split}.txt"
-        if names.is_file():
-            groups[split], wrong = select_listed(names, images, masks, root)
+    for split, names in lists.items():
+        groups[split] = []
+        for name in names:
+            listed, wrong = select_listed(name, images, masks, root)
+            groups[split] += listed
             faults |= wrong
-    labelled = drop_unlabelled(groups, faults)
+    if lists and lists["train"][0].stem.lower() == "trainval":
+        held_out = {files[0][0] for files in groups.get("val", ()) if files[0]}
+        groups["train"] = [g for g in groups["train"] if held_out.isdisjoint(g[0])]
+    labelled = drop_unlabelled(groups, faults) if lists else {"train": group_by_stem(images, masks)}
     empty = [f"; {split}.txt is empty" for split, files in groups.items() if not files]
     notes = describe_dropped(groups, labelled) + "".join(empty)
-    layout = f"splits of {os.path.join(base, 'ImageSets/Segmentation')}; 255 is ignored{notes}"
-    return Listing(labelled, layout, *load_table("voc"), faults)
+    used = ", ".join(name.name for split in labelled if split in lists for name in lists[split])
+    where = os.path.join(base, "ImageSets/Segmentation")
+    layout = f"{sides[0]} + {sides[1]}" + (f", {used} of {where}{notes}" if lists else "")
+    if config.format != "voc" and not any(p.stem == "train" for p in lists.get("train", ())):
+        return Listing(labelled, layout, faults=faults)
+    return Listing(labelled, layout, *load_table("voc"), faults, meaning="255 is ignored")
+
+
+def _find_voc_lists(folder: Path) -> dict[str, list[Path]]:
+    """Return the lists of each split; those of other names are all for training, without train."""
+    files = {path.stem.lower(): path for path in sorted(folder.glob("*.txt"))}
+    lists = {
+        split: [next(files[name] for name in names if name in files)]
+        for split, names in VOC_LISTS.items()
+        if not files.keys().isdisjoint(names)
+    }
+    others = [path for name, path in files.items() if [path] not in lists.values()]
+    if others and "train" not in lists:
+        lists = {"train": [files["trainval"]] if "trainval" in files else others} | lists
+    return lists if "train" in lists else {}
 
 
 def find_cityscapes(config: DataConfig, root: Path) -> Listing | None:
     """Find Cityscapes: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY, labelTrainIds or labelIds.
 
-    The train ids are used where every image with a mask has them.
+    The train ids are used where every image with a mask has them. CVAT writes imgsFine/leftImg8bit
+    without cities, and a split named default.
     """
-    if not all((root / part / "train").is_dir() for part in ("leftImg8bit", "gtFine")):
+    homes = ("imgsFine/leftImg8bit", "leftImg8bit")  # of several the last counts
+    splits = {"train": ("default", "train"), "val": ("val",), "test": ("test",)}
+    folders = {
+        split: (f"{home}/{name}", f"gtFine/{name}")
+        for home in homes
+        for split, names in splits.items()
+        for name in names
+        if (root / home / name).is_dir()
+    }
+    if "train" not in folders or not (root / folders["train"][1]).is_dir():
         return None
-    images = {s: _city_files(root, f"leftImg8bit/{s}", "_leftImg8bit") for s in PUBLISHED_SPLITS}
     ids, train_ids = (
-        {split: _city_files(root, f"gtFine/{split}", f"_gtFine_{kind}") for split in images}
+        {
+            split: list_sides(root, Side(i, "", "_leftImg8bit"), Side(m, "", f"_gtFine_{kind}"), ())
+            for split, (i, m) in folders.items()
+        }
         for kind in ("labelIds", "labelTrainIds")
     )
     # the download has no train ids: cityscapesScripts writes them, and may have been cut short
-    whole = any(train_ids.values()) and all(
-        (files.keys() & ids[split].keys()) <= train_ids[split].keys()
-        for split, files in images.items()
+    whole = any(masks for _, masks in train_ids.values()) and all(
+        (images.keys() & masks.keys()) <= train_ids[split][1].keys()
+        for split, (images, masks) in ids.items()
     )
-    masks = train_ids if whole else ids
-    groups = {split: group_by_stem(images[split], masks[split]) for split in images}
+    chosen = train_ids if whole else ids
+    groups = {split: group_by_stem(*sides) for split, sides in chosen.items()}
     labelled = drop_unlabelled(groups)
     classes, palette, label_map = load_table("cityscapes")
     if whole:
         palette, label_map = class_palette(len(classes), palette, label_map), {255: "ignore"}
-        kind = "gtFine labelTrainIds as they are, 255 is ignored"
+        kind, meaning = "labelTrainIds", "as they are, 255 is ignored"
     else:
-        kind = "gtFine labelIds, mapped to the 19 train ids by the published table"
-    layout = kind + describe_dropped(groups, labelled)
-    return Listing(labelled, layout, classes, palette, label_map)
-
-
-def _city_files(root: Path, folder: str, ending: str) -> dict[str, list[str]]:
-    """Return {city/stem without `ending`: paths} of the files in the city folders of a split."""
-    cities = sorted(p.name for p in (root / folder).glob("*") if p.is_dir())
-    return {
-        f"{city}/{stem}": files
-        for city in cities
-        for stem, files in files_by_stem(root, f"{folder}/{city}", ending).items()
-    }
+        kind, meaning = "labelIds", "mapped to the 19 train ids by the published table"
+    where = ", ".join(f"{i} + {m}" for split, (i, m) in folders.items() if split in labelled)
+    layout = f"{where}, {kind}{describe_dropped(groups, labelled)}"
+    return Listing(labelled, layout, classes, palette, label_map, meaning=meaning)
 
 
 def find_ade20k(config: DataConfig, root: Path) -> Listing | None:
@@ -148,9 +199,12 @@ def find_ade20k(config: DataConfig, root: Path) -> Listing | None:
     classes, palette, label_map = load_table("ade20k")
     groups = {split: group_by_stem(images[split], masks[split]) for split in names}
     labelled = drop_unlabelled(groups)
-    layout = "images + annotations; 0 is ignored, classes 1..150 become 0..149"
-    layout += describe_dropped(groups, labelled)
-    return Listing(labelled, layout, _ade20k_names(info) or classes, palette, label_map)
+    layout = "images + annotations" + describe_dropped(groups, labelled)
+    meaning = "0 is ignored, classes 1..150 become 0..149"
+    listing = Listing(labelled, layout, classes, palette, label_map, meaning=meaning)
+    if own := _ade20k_names(info):
+        listing.classes, listing.class_source = own, ClassSource(info.name)
+    return listing
 
 
 def _ade20k_names(info: Path) -> list[str] | None:
@@ -178,8 +232,8 @@ def find_camvid(config: DataConfig, root: Path) -> Listing | None:
         return None
     labelled = drop_unlabelled(groups)
     layout = ", ".join(f"{split} + {split}annot" for split in labelled)
-    layout += f"; 11 (void) is ignored{describe_dropped(groups, labelled)}"
-    return Listing(labelled, layout, *load_table("camvid"))
+    layout += describe_dropped(groups, labelled)
+    return Listing(labelled, layout, *load_table("camvid"), meaning="11 (void) is ignored")
 
 
 def find_camvid_rgb(config: DataConfig, root: Path) -> Listing | None:
@@ -214,9 +268,9 @@ def find_camvid_rgb(config: DataConfig, root: Path) -> Listing | None:
     if config.format != "camvid-rgb" and _camvid_share(groups) <= 0.5:
         return None
     labelled = drop_unlabelled(groups)
-    layout += "; 32 colours to 11 classes by SegNet's table, Void is ignored"
     layout += describe_dropped(groups, labelled)
-    return Listing(labelled, layout, *load_table("camvid_rgb"))
+    meaning = "32 colours to 11 classes by SegNet's table, Void is ignored"
+    return Listing(labelled, layout, *load_table("camvid_rgb"), meaning=meaning)
 
 
 def published_split(frame: str) -> str:

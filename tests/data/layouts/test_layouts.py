@@ -118,7 +118,10 @@ def test_cityscapes(tmp_path: Path, train_ids: list[str]):
     ids = "labelTrainIds" if len(train_ids) == 3 else "labelIds"
     assert found.splits["train"][0].mask.name == f"aachen_000000_000019_gtFine_{ids}.png"
     assert [len(found.splits[split]) for split in found.splits] == [2, 1]
-    assert f"gtFine {ids}" in found.layout and "test left out" in found.layout
+    assert (
+        f"gtFine/train, leftImg8bit/val + gtFine/val, {ids}" in found.layout
+        and "test left out" in found.layout
+    )
     assert ("published table" in found.layout) == (ids == "labelIds")
     assert len(found.classes) == 19
     assert found.classes[::6] == ["road", "traffic light", "rider", "bicycle"]

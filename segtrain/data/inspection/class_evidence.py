@@ -1,0 +1,148 @@
+"""Evidence for the table that names the classes: the masks must hold what it says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from segtrain.console import Note
+from segtrain.data.data_set import DataSet, DataSource
+from segtrain.data.findings import Choice, Finding
+from segtrain.data.inspection.checks import Facts, by_index, unknown_of
+from segtrain.data.layouts.published import PUBLISHED
+from segtrain.data.masks import colour_counts, decode_colour
+from segtrain.errors import shorten
+
+MOST_ADDED = 8  # more values or colours than these that a table lacks are hardly classes
+
+
+def describe_class_source(source: DataSource) -> Note:
+    """Return the note on the number of classes and on what names them."""
+    count, name = len(source.merged.classes or ()), source.class_source.name
+    if source.config.classes:
+        name = "the demo" if source.config.path == "demo" else "data.classes"
+    return Note(f"classes: {count}, by {name or 'the annotations'}")
+
+
+def weigh_class_source(
+    source: DataSource,
+    data_set: DataSet,
+    facts: Facts,
+    by_image: Mapping[str, np.ndarray],
+    findings: list[Finding],
+) -> list[Finding]:
+    """Return the findings with those about a table of classes that the masks contradict.
+
+    Values and colours that the user's table lacks may be classes: ignoring them is but one choice.
+    A published table that leaves most classes empty, or most pixels ignored, must be confirmed.
+    `by_image` has each mask's pixels of each class, by split.
+    """
+    origin = source.class_source
+    if not origin.unconfirmed and (origin.left_out is None or source.config.classes):
+        return findings
+    values, colours, used = Counter[int](), Counter[int](), Counter[int]()
+    for fact in (fact for split in facts.values() for fact in split if not fact.mask.lossy):
+        unknown, lacking = unknown_of(fact, data_set.masks)
+        used.update(by_index(fact, data_set.masks))
+        values.update(unknown)
+        colours.update(lacking)
+    if origin.unconfirmed:
+        counts = sum(split.sum(0) for split in by_image.values())
+        return _weigh_published(source, np.asarray(counts), used, values, findings)
+    unnamed = set(origin.left_out or ()) - source.config.label_map.keys()
+    values.update({value: used[value] for value in unnamed if used[value]})
+    findings = [finding for finding in findings if finding.kind not in ("value", "colour")]
+    names = f"{origin.name} names {shorten(data_set.classes, 4)}, but the masks hold"
+    if values:
+        text = f"{names} values that are none of them: {shorten(sorted(values), MOST_ADDED)}"
+        choices = _choose_values(data_set.classes, sorted(values), source.merged.label_map)
+        findings.append(Finding("table", True, text, choices=choices))
+    if colours:
+        text = f"{names} colours that it lacks: {shorten(colour_counts(colours), MOST_ADDED)}"
+        added = [list(decode_colour(code)) for code, _ in colours.most_common()]
+        choices = _choose_colours(data_set, added)
+        findings.append(Finding("table", True, text, choices=choices))
+    return findings
+
+
+def _weigh_published(
+    source: DataSource, counts: np.ndarray, used: Counter, unknown: Counter, findings: list[Finding]
+) -> list[Finding]:
+    """Return the findings with one if a published table does not fit; see weigh_class_source.
+
+    `counts` are the pixels of each class, `used` those of each mask value.
+    """
+    total, absent = used.total(), int((counts == 0).sum())
+    ignored = total - int(counts.sum()) - unknown.total()
+    name = PUBLISHED[source.format]
+    wrong = []
+    # many colours that agree are evidence enough: a few frames need not show all classes
+    if 2 * absent > len(counts) and not (source.format == "camvid-rgb" and used):
+        wrong.append(f"{absent} of its {len(counts)} classes are in no mask")
+    if 2 * ignored > total:
+        wrong.append(f"{ignored / total:.0%} of the pixels would be ignored")
+    own = Choice("the classes are others, by mask value; rename them", _own_classes(source, used))
+    owns = (own,) * (len(own.fix["classes"]) > 1)
+    if not wrong:
+        ignore = Choice("no classes", {"label_map": dict.fromkeys(sorted(unknown), "ignore")})
+        return [
+            replace(finding, fix={}, choices=(ignore, *owns))
+            if finding.kind == "value"
+            else finding
+            for finding in findings
+        ]
+    findings = [finding for finding in findings if finding.kind != "value"]
+    text = f"the folders are those of {name}, but {' and '.join(wrong)}"
+    if used:
+        text += f"; the masks hold the values {shorten(sorted(used), MOST_ADDED)}"
+    choices = (Choice(f"it is {name}", {"format": source.format}), *owns)
+    return [*findings, Finding("published", True, text, choices=choices)]
+
+
+def _own_classes(source: DataSource, used: Counter) -> dict[str, Any]:
+    """Return the data fields that take mask values as classes of their own."""
+    values = sorted(value for value in used if value not in (source.merged.lb_ignore, -1))
+    known = source.merged.label_map
+    label_map = {v: i for i, v in enumerate(values) if known.get(v, v) != i or v != i}
+    fields = {"classes": [str(value) for value in values]}
+    return fields | ({"label_map": label_map} if label_map else {})
+
+
+def _choose_values(
+    classes: list[str], values: list[int], label_map: Mapping[int, int | str]
+) -> tuple[Choice, ...]:
+    """Return the choices for mask values of which the user's table has no class."""
+    count = len(classes)
+    choices = [Choice("no classes", {"label_map": dict.fromkeys(values, "ignore")})]
+    if len(values) <= MOST_ADDED:
+        added = {"label_map": {value: count + i for i, value in enumerate(values)}}
+        names = [str(value) for value in values]
+        choices.insert(0, Choice("more classes", {"classes": [*classes, *names]} | added))
+    if values == [count] and not label_map and "background" not in classes:  # YOLO's names
+        moved = {"label_map": {value: value for value in range(count + 1)}}
+        meaning = "0 is the background, which it leaves out"
+        choices.insert(0, Choice(meaning, {"classes": ["background", *classes]} | moved))
+    return tuple(choices)
+
+
+def _choose_colours(data: DataSet, colours: list[list[int]]) -> tuple[Choice, ...]:
+    """Return the choices for the few colours that the user's table lacks."""
+    palette = [list(colour) for colour in data.masks.palette or ()]
+    if not palette or len(colours) > MOST_ADDED:
+        return ()
+    start = len(palette)
+    names = ["background" if not any(c) else "colour " + " ".join(map(str, c)) for c in colours]
+    names = [f"{name} (2)" if name in data.classes else name for name in names]
+    added = {start + i: len(data.classes) + i for i in range(len(colours))}
+    palette = palette + colours
+    return (
+        Choice(
+            "more classes",
+            {"palette": palette, "classes": [*data.classes, *names], "label_map": added},
+        ),
+        Choice("no classes", {"palette": palette, "label_map": dict.fromkeys(added, "ignore")}),
+    )
