@@ -1,4 +1,4 @@
-"""COCO JSON: categories, images, and the regions of their masks."""
+"""COCO JSON: categories, images, and the regions or panoptic segments of their masks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segtrain.data.drawn import DrawnMask
+from segtrain.data.panoptic import PanopticMask
 from segtrain.data.regions import LARGEST_VALUE, Region, RegionMask, Shape, pack_polygons
 from segtrain.errors import SegtrainError, first_line, translate_errors
 
 # what other JSON files are, by a key of their objects
 OTHERS = {
     "caption": "its annotations are captions",
-    "segments_info": "its annotations are panoptic segments",
     "keypoints": "its annotations are keypoints",
     "shapes": "it is labelme's, of one image: give the folder of all, data.format: polygons",
     "imagePath": "it is labelme's, of one image: give the folder of all, data.format: polygons",
@@ -38,14 +39,13 @@ class Coco:
     parents: dict[int, str] = field(default_factory=dict)  # supercategories
     used: set[int] = field(default_factory=set)  # mask values with an annotation
     renumbered: bool = False  # category ids that can be no mask value
-    images: list[tuple[str, RegionMask]] = field(default_factory=list)
+    images: list[tuple[str, DrawnMask | None]] = field(default_factory=list)
     boxes: set[str] = field(default_factory=set)  # images with an annotation without segmentation
     slivers: int = 0  # annotations whose polygons have fewer than three points: they draw nothing
     strays: int = 0  # annotations of images that are not in images
 
-    @property
-    def is_labelled(self) -> bool:
-        return bool(self.boxes) or any(mask.regions or mask.fault for _, mask in self.images)
+    is_labelled: bool = False  # some image has a region, a box or a fault
+    is_panoptic: bool = False  # masks are PNG files; pixels without a segment are void
 
 
 def read_coco(file: Path) -> Coco:
@@ -59,53 +59,81 @@ def read_coco(file: Path) -> Coco:
     images = {_check_image(file, entry): entry for entry in content["images"]}
     if len(images) < len(content["images"]):
         raise SegtrainError(f"{file}: two images have one id")
-    sizes = {key: _read_size(entry) for key, entry in images.items()}
-    regions: dict[int | str, list[Region]] = {key: [] for key in images}
-    faults = {key: size for key, size in sizes.items() if isinstance(size, str)}
-    fractions = []
-    for annotation in content["annotations"]:
+    by_image: dict[int | str, list[dict]] = {key: [] for key in images}
+    for annotation in content.pop("annotations"):
+        coco.is_panoptic |= "segments_info" in annotation
         key = read_id(annotation.get("image_id"))
         if key is None or key not in images:
             coco.strays += 1
             continue
-        category, segmentation = annotation.get("category_id"), annotation.get("segmentation")
-        category_id = read_id(category)
-        value = None if category_id is None else values.get(category_id)
-        if value is None:
-            faults.setdefault(key, f"an annotation of category {category!r}, which has no entry")
-            continue
-        coco.used.add(value)
-        if not segmentation:
-            coco.boxes.add(_file_name(images[key]))
-            continue
-        size = sizes[key]
-        try:
-            with translate_errors(lambda error: f"a wrong segmentation ({first_line(error)})"):
-                shape, size = _pack_shape(segmentation, size if isinstance(size, tuple) else None)
-        except SegtrainError as error:
-            faults.setdefault(key, str(error))
-            continue
-        sizes[key] = size or sizes[key]
-        coco.slivers += not shape
-        if shape:
-            regions[key].append((value, shape))
-            fractions.append(isinstance(shape, tuple) and max(map(max, shape)) <= 1)
-    if fractions and all(fractions):
+        by_image[key].append(annotation)
+    for key, entry in images.items():
+        mask: DrawnMask | None
+        if coco.is_panoptic:
+            mask = _read_panoptic(coco, by_image.pop(key), values)
+        else:
+            # each annotation is forgotten once it is packed: they take several times the memory
+            mask = _read_regions(coco, key, entry, by_image.pop(key), values)
+        coco.images.append((_file_name(entry), mask))
+    masks = [mask for _, mask in coco.images if isinstance(mask, RegionMask)]
+    polygons = [shape for mask in masks for _, shape in mask.regions]
+    if polygons and all(isinstance(s, tuple) and max(map(max, s)) <= 1 for s in polygons):
         raise SegtrainError(
             f"{file}: all coordinates are fractions of the image; COCO has pixels: multiply x by "
             "the width and y by the height"
         )
-    for key, entry in images.items():
-        size = sizes[key]
-        mask = RegionMask(
-            file,
-            key,
-            size if isinstance(size, tuple) else None,
-            regions=tuple(regions[key]),
-            fault=faults.get(key, ""),
-        )
-        coco.images.append((_file_name(entry), mask))
     return coco
+
+
+def _read_regions(
+    coco: Coco, key: int | str, image: dict, annotations: list[dict], values: Mapping
+) -> RegionMask:
+    """Return the mask of an image's annotations; note in `coco` what they have."""
+    size = _read_size(image)
+    regions: list[Region] = []
+    faults = []
+    for annotation in annotations:
+        category, segmentation = annotation.get("category_id"), annotation.get("segmentation")
+        value = values.get(read_id(category))
+        if value is None:
+            faults.append(f"an annotation of category {category!r}, which has no entry")
+            continue
+        coco.used.add(value)
+        if not segmentation:
+            coco.boxes.add(_file_name(image))
+            continue
+        try:
+            with translate_errors(lambda error: f"a wrong segmentation ({first_line(error)})"):
+                shape, own = _pack_shape(segmentation, size if isinstance(size, tuple) else None)
+        except SegtrainError as error:
+            faults.append(str(error))
+            continue
+        size = size or own
+        coco.slivers += not shape
+        if shape:
+            regions.append((value, shape))
+    coco.is_labelled |= bool(regions or faults) or _file_name(image) in coco.boxes
+    known = size if isinstance(size, tuple) else None
+    faults += [size] if isinstance(size, str) else []
+    return RegionMask(coco.file, key, known, 0, tuple(regions), faults[0] if faults else "")
+
+
+def _read_panoptic(coco: Coco, annotations: list[dict], values: Mapping) -> PanopticMask | None:
+    """Return the mask of an image's segments; its PNG is a name still. None without a PNG."""
+    if not annotations or not isinstance(annotations[0].get("file_name"), str):
+        return None
+    coco.is_labelled = True
+    segments: list[tuple[int, int]] = []
+    fault = ""
+    for entry in annotations[0].get("segments_info") or ():
+        key, value = whole_number(entry.get("id")), values.get(read_id(entry.get("category_id")))
+        if key is None or value is None:
+            fault = f"a segment of id {entry.get('id')!r}, category {entry.get('category_id')!r}"
+            continue
+        coco.used.add(value)
+        segments.append((key, value))
+    name = Path(annotations[0]["file_name"])
+    return PanopticMask(coco.file, name, segments=tuple(segments), fault=fault)
 
 
 def background_value(categories: Mapping[int, str]) -> int:

@@ -552,3 +552,50 @@ def test_jsons_of_which_none_is_for_training_are_named(tmp_path: Path):
         write(tmp_path / name, tmp_path / "images")
     with pytest.raises(SegtrainError, match="first.json, second.json; .*data.splits: {train"):
         find_pairs(DataConfig(), tmp_path)
+
+
+def write_panoptic(root: Path, ids: list[list[int]], void: int = 0) -> None:
+    """Panoptic PNG files beside their JSON; segment 70000 is of category 3, 5 and 300 are of 7."""
+    segments = [{"id": 70_000, "category_id": 3}, {"id": 5, "category_id": 7.0},
+                {"id": 300, "category_id": 7, "iscrowd": 1}]  # fmt: skip
+    pixels = np.array(ids)
+    colours = np.stack([pixels % 256, pixels // 256 % 256, pixels // 65536], 2).astype(np.uint8)
+    annotations = []
+    for n in (11, 12):
+        name = f"{n:012d}.png"
+        (root / "annotations/panoptic_train2017").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colours).save(root / "annotations/panoptic_train2017" / name)
+        annotations.append({"image_id": n, "file_name": name, "segments_info": segments})
+    categories = [{"id": 7, "name": "sky", "isthing": 0}, {"id": 3, "name": "cat", "isthing": 1}]
+    images = [
+        {"id": n, "file_name": f"{n:012d}.png", "height": 4, "width": 6} for n in range(11, 13)
+    ]
+    write(root / "annotations/panoptic_train2017.json", root / "train2017", annotations=annotations,
+          images=images, categories=[*categories, *([{"id": 0, "name": "x"}] * void)])  # fmt: skip
+
+
+@pytest.mark.parametrize("void", [0, 1])
+def test_panoptic_masks_are_read(tmp_path: Path, void: int):
+    ids = [[70_000, 5, 0, 0, 300, 300], [70_000, 5, 0, 0, 300, 300]] * 2
+    write_panoptic(tmp_path, ids, void)
+    for n in (13, 14):
+        (tmp_path / f"train2017/{n:012d}.png").unlink()
+    found = find_pairs(DataConfig(), tmp_path)
+    assert found.findings == [] and "panoptic" in found.layout
+    assert found.classes == ["x"] * void + ["cat", "sky"]
+    row = [void, 1 + void, 255, 255, 1 + void, 1 + void]
+    pairs = [pair for split in found.splits.values() for pair in split]
+    reader = MaskReader(2 + void, found.label_map, 255)
+    assert [reader(pair.mask).tolist() for pair in pairs] == [[row] * 4] * 2
+    assert [len(pair.mask_files) for pair in pairs] == [2, 2]
+
+
+def test_a_wrong_panoptic_mask_is_its_image_s_fault(tmp_path: Path):
+    write_panoptic(tmp_path, [[70_000, 5, 0, 9, 301, 300]] * 4)
+    (tmp_path / f"annotations/panoptic_train2017/{12:012d}.png").unlink()
+    found = find_pairs(DataConfig(), tmp_path)
+    assert [(f.kind, f.places) for f in found.findings] == [
+        ("unpaired", [f"train2017/{12:012d}.png"])
+    ]
+    with pytest.raises(SegtrainError, match="segment 9, 301 has no entry in segments_info"):
+        found.splits["train"][0].mask.values()

@@ -19,7 +19,8 @@ from segtrain.data.layouts.pairing import (
     relative_to_root,
     root_prefixes,
 )
-from segtrain.data.regions import LARGEST_VALUE
+from segtrain.data.panoptic import PanopticMask
+from segtrain.data.regions import LARGEST_VALUE, RegionMask
 from segtrain.errors import SegtrainError, shorten
 
 SPLIT_IN_NAME = re.compile(
@@ -146,13 +147,16 @@ def list_coco(config: DataConfig, root: Path, files: Jsons, unread: Sequence[Pat
             f"{coco.file}: it has no region to learn in {len(coco.images)} image(s){strays}"
         )
     categories = merge_categories(list(labelled.values()))
+    panoptic = {coco.is_panoptic for coco in labelled.values()}
+    if len(panoptic) > 1:
+        raise SegtrainError(f"{root}: some of its COCO JSON files are panoptic, others are not")
     background, empty = background_value(categories), find_empty(categories, labelled.values())
     if empty:
         names = ", ".join(repr(categories[value]) for value in empty)
         text = f"no class: {names} (without annotations; all others' group, or the background)"
         listing.findings.append(Finding("group", False, text))
     kept = {value: name for value, name in categories.items() if value not in empty}
-    listing.classes, listing.label_map = number_categories(kept, background)
+    listing.classes, listing.label_map = number_categories(kept, background, True in panoptic)
     named = []
     for split, coco in labelled.items():
         find = ImageFinder(root, [name for name, _ in coco.images], files[split][1])
@@ -160,7 +164,9 @@ def list_coco(config: DataConfig, root: Path, files: Jsons, unread: Sequence[Pat
         listing.faults |= faults
         named.append(f"{os.path.relpath(coco.file, root)} + {os.path.relpath(find.folder, root)}")
     listing.layout = ", ".join(named) + (
-        "; masks are drawn, smaller objects over larger ones, background is class 0"
+        "; panoptic masks, pixels without a segment are ignored"
+        if True in panoptic
+        else "; masks are drawn, smaller objects over larger ones, background is class 0"
     )
     return listing
 
@@ -217,15 +223,22 @@ def find_empty(categories: Mapping[int, str], cocos: Iterable[Coco]) -> set[int]
 
 
 def number_categories(
-    categories: Mapping[int, str], background: int
+    categories: Mapping[int, str], background: int, panoptic: bool = False
 ) -> tuple[list[str], dict[int, int | str]]:
-    """Return (class names, label map): the background, then the categories in id order."""
+    """Return (class names, label map): the background, then the categories in id order.
+
+    Panoptic masks have no background: the value `background` is ignored.
+    """
     names = list(categories.values())
     unique = [
-        f"{name} ({key})" if names.count(name) > 1 or name == "background" else name
+        f"{name} ({key})"
+        if names.count(name) > 1 or name == "background" and not panoptic
+        else name
         for key, name in categories.items()
     ]
-    ids = {category: class_id for class_id, category in enumerate(categories, 1)}
+    ids = {category: class_id for class_id, category in enumerate(categories, not panoptic)}
+    if panoptic:
+        return unique, {**ids, background: "ignore"}
     return ["background", *unique], {background: 0, **ids}
 
 
@@ -234,6 +247,9 @@ def _pair_images(
 ) -> tuple[list[Group], dict[str, Fault]]:
     """Return the images and masks of a JSON, sorted by name, and faults by path."""
     source, prefixes = os.path.relpath(coco.file, root), root_prefixes(root)
+    beside = [coco.file.with_suffix(""), coco.file.parent]
+    pngs = [str(mask.png) for _, mask in coco.images if isinstance(mask, PanopticMask)]
+    find_png = ImageFinder(root, pngs, beside)
     groups: list[Group] = []
     faults: dict[str, Fault] = {}
     for name, mask in coco.images:
@@ -246,9 +262,12 @@ def _pair_images(
             faults[path] = ("missing", source, "file")
         elif name in coco.boxes:
             faults[path] = ("box", source)
-        elif mask.size is None or background:
+        elif isinstance(mask, RegionMask) and (mask.size is None or background):
             mask = replace(mask, background=background, image=Path(file))
-        groups.append(([path], [mask]))
+        elif isinstance(mask, PanopticMask):
+            png = find_png(str(mask.png))
+            mask = replace(mask, png=Path(png), void=background) if png else None
+        groups.append(([path], [mask] if mask else []))
     groups.sort(key=lambda pair: (Path(pair[0][0]).stem, pair[0][0]))
     return groups, faults
 

@@ -204,7 +204,8 @@ def _list_yolo(root: Path, sides: Sides, names: list[str] | None) -> Listing:
 
 def _number_classes(root: Path, sides: Sides) -> list[str]:
     """Return the class numbers up to the highest in the files of polygons."""
-    files = [f for pairs in sides.values() for _, labels in pairs for f in sum(labels.values(), [])]
+    stems = (paths for pairs in sides.values() for _, labels in pairs for paths in labels.values())
+    files = (file for paths in stems for file in paths)
     numbers = (
         int(number) for file in files for number in FIRST_NUMBER.findall((root / file).read_bytes())
     )
