@@ -11,10 +11,15 @@ from typing import NamedTuple
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
+from segtrain.data.layouts.choose_pairs import find_folder_pairs
 from segtrain.data.layouts.class_tables import name_classes
 from segtrain.data.layouts.coco_layout import find_coco, find_loose_coco
+from segtrain.data.layouts.contents import describe_contents
 from segtrain.data.layouts.explicit import find_splits, named_format
+from segtrain.data.layouts.folder_words import SPLIT_WORDS, read_name
+from segtrain.data.layouts.folders import walk_folder
 from segtrain.data.layouts.lists import LIST_SUFFIXES, names_pairs
+from segtrain.data.layouts.pair_finder import find_candidates
 from segtrain.data.layouts.pairing import ClassSource, Listing, find_excluded, resolve_pairs
 from segtrain.data.layouts.polygon_layout import find_polygons
 from segtrain.data.layouts.published import (
@@ -26,21 +31,6 @@ from segtrain.data.layouts.published import (
 )
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, UsageError
-
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-IMAGES = ("images", "image", "imgs", "img")
-MASKS = ("masks", "mask", "labels", "label", "annotations", "annot")
-# (images, masks) of a split; {i} and {m} are any of IMAGES and MASKS
-FOLDERS = (
-    ("{i}/{split}", "{m}/{split}"),
-    ("{split}/{i}", "{split}/{m}"),
-    ("{split}", "{split}annot"),
-)
-UNSPLIT = ("{i}", "{m}")
 
 
 @dataclass(frozen=True)
@@ -77,11 +67,7 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
     found = (named_format(config), find_splits(config, root)) if config.splits else None
     found = found or find_layout(root, config)
     if found is None:
-        rows = [row for row in LAYOUTS if config.format in ("auto", row.name)]
-        tried = "; ".join(f"{row.name}: {row.looks_for}" for row in rows)
-        is_part = root.name.lower() in (*IMAGES, *MASKS, *sum(SPLITS.values(), ()))
-        above = f"did you mean {root.parent}? " if is_part else ""
-        raise SegtrainError(f"{root}: no data set found; {above}looked for {tried}")
+        raise SegtrainError(explain_nothing(config, root))
     name, listing = found
     listing = name_classes(listing, name, config, root)
     excluded = find_excluded(listing, config.exclude, root) if config.exclude else set()
@@ -135,7 +121,7 @@ def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:
         raise UsageError(f"data.format {config.format}: data.path {file} is not of that format")
     if suffix == ".json":
         return {"train": SplitConfig(coco=file.name)}
-    beside = _find_list_files(file.parent) if file.stem in SPLITS["train"] else {}
+    beside = _find_list_files(file.parent) if file.stem in SPLIT_WORDS["train"] else {}
     return {
         split: SplitConfig(list=other.name) for split, other in (beside | {"train": file}).items()
     }
@@ -149,34 +135,18 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def find_split_folders(config: DataConfig, root: Path) -> Listing | None:
-    """Find the first of FOLDERS that has a train split."""
-    for folders in FOLDERS:
-        splits = {name: _find_folders(root, folders, name) for name in SPLITS}
-        if splits["train"]:
-            named = {name: split for name, split in splits.items() if split}
-            return find_splits(config.model_copy(update={"splits": named}), root)
-    return None
+    """Find folders of images and masks by their names; where lists lie there, only split ones."""
+    return find_folder_pairs(config, root, only_split=bool(_find_list_files(root)))
 
 
 def find_unsplit_folders(config: DataConfig, root: Path) -> Listing | None:
-    """Find a folder of images and one of masks, without splits."""
-    unsplit = _find_folders(root, UNSPLIT, "train")
-    if unsplit is None:
-        return None
-    listing = find_splits(config.model_copy(update={"splits": {"train": unsplit}}), root)
-    if unread := [file.name for file in _find_list_files(root).values()]:
-        listing.layout += f" ({', '.join(unread)} not read: no 'image mask' lines)"
+    """Find folders of images and masks by their names where lists were of no use."""
+    if not (unread := _find_list_files(root)):
+        return None  # searched before
+    if listing := find_folder_pairs(config, root):
+        names = ", ".join(file.name for file in unread.values())
+        listing.layout += f" ({names} not read: no 'image mask' lines)"
     return listing
-
-
-def _find_folders(root: Path, folders: tuple[str, str], split: str) -> SplitConfig | None:
-    for alias in SPLITS[split]:
-        for i in IMAGES:
-            for m in MASKS:
-                images, masks = (part.format(i=i, m=m, split=alias) for part in folders)
-                if (root / images).is_dir() and (root / masks).is_dir():
-                    return SplitConfig(images=images, masks=masks)
-    return None
 
 
 def find_lists(config: DataConfig, root: Path) -> Listing | None:
@@ -193,8 +163,10 @@ def find_lists(config: DataConfig, root: Path) -> Listing | None:
 
 def _find_list_files(root: Path) -> dict[str, Path]:
     names = {
-        split: [root / f"{alias}{suffix}" for alias in SPLITS[split] for suffix in LIST_SUFFIXES]
-        for split in SPLITS
+        split: [
+            root / f"{alias}{suffix}" for alias in SPLIT_WORDS[split] for suffix in LIST_SUFFIXES
+        ]
+        for split in SPLIT_WORDS
     }
     existing = {split: [file for file in files if file.is_file()] for split, files in names.items()}
     return {split: files[0] for split, files in existing.items() if files}
@@ -224,14 +196,9 @@ LAYOUTS = (
         "701_StillsRaw_full + LabeledApproved_full, or train + train_labels, masks named X_L.png",
     ),
     Layout("coco", find_coco, "annotations/*train*.json, or train/_annotations.coco.json"),
-    Layout(
-        "pairs",
-        find_split_folders,
-        f"{', '.join(f'{i} + {m}' for i, m in FOLDERS)}, with {{i}} any of {'/'.join(IMAGES)}, "
-        f"{{m}} any of {'/'.join(MASKS)}, {{split}} any of {'/'.join(SPLITS)}",
-    ),
+    Layout("pairs", find_split_folders, "folders of images and masks whose names agree"),
     Layout("lists", find_lists, "train.txt, .csv or .tsv with 'image mask' on each line"),
-    Layout("pairs", find_unsplit_folders, "{i} + {m}; or name folders with data.splits"),
+    Layout("pairs", find_unsplit_folders, "folders that data.splits names"),
     Layout("coco", find_loose_coco, "a COCO JSON in the folder itself, or in one of its folders"),
     Layout("polygons", find_polygons, "YOLO's .txt or labelme's .json of polygons for each image"),
 )
@@ -244,6 +211,20 @@ def find_layout(root: Path, config: DataConfig | None = None) -> tuple[str, List
         if config.format in ("auto", row.name) and (listing := row.find(config, root)):
             return row.name, listing
     return None
+
+
+def explain_nothing(config: DataConfig, root: Path) -> str:
+    """Return the message about a folder without a data set: what it holds, and what to name."""
+    meaning = read_name(root.name)
+    is_part = meaning.template == "*" or meaning.is_mask or meaning.is_image
+    text = f"{root}: no data set found; " + (f"did you mean {root.parent}? " if is_part else "")
+    if config.format != "auto":
+        rows = [row for row in LAYOUTS if row.name == config.format]
+        text += "; ".join(f"{row.name}: {row.looks_for}" for row in rows) + "; "
+    tree = list(walk_folder(root))
+    lines = [str(candidate) for candidate in find_candidates(tree)[:2]]
+    way = ", or ".join(lines) or "data.splits: {train: {images: ..., masks: ...}}"
+    return text + f"{describe_contents(tree)}; name images and masks with {way}"
 
 
 def hold_out(

@@ -98,13 +98,15 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
         elif split.list:  # as all have that lack images
             groups[name], wrong = read_pairs(root / split.list, root, config.allow_outside)
             faults |= wrong
-    layout = ", ".join(
-        f"{sides[name][0]} + {sides[name][1]}" if name in sides else str(split.list)
-        for name, split in config.splits.items()
-    )
+    layout = ", ".join(map(describe_split, config.splits.values()))
     by_name = {name: groups[name] for name in sides if not config.splits[name].list}
     findings = drop_lone(by_name, named)
     return Listing(groups | by_name, layout, faults=faults, findings=findings)
+
+
+def describe_split(split: SplitConfig) -> str:
+    """Return the folders or the list of a split, in a few words."""
+    return " + ".join(map(str, split_sides(split))) if split.images else str(split.list)
 
 
 def split_sides(split: SplitConfig) -> tuple[Side, Side]:

@@ -1,0 +1,238 @@
+"""The pairs of folders in no published layout: one of the candidates, or an error with them all."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from segtrain.config import DataConfig, SplitConfig
+from segtrain.data.layouts.class_masks import are_binary, label_variants, merge_variants
+from segtrain.data.layouts.explicit import describe_split, find_splits, split_sides
+from segtrain.data.layouts.folder_words import read_name
+from segtrain.data.layouts.folders import walk_folder
+from segtrain.data.layouts.name_ends import cut_ends
+from segtrain.data.layouts.pair_finder import Candidate, find_candidates, splits_line
+from segtrain.data.layouts.pairing import Group, Listing
+from segtrain.errors import SegtrainError, shorten
+
+CLEAR = 0.5  # share of the best candidate's pairs that makes another one its rival
+CHANNEL = re.compile(r"_\d{4}")  # nnU-Net's ending of an image's channel
+
+
+def find_folder_pairs(config: DataConfig, root: Path, only_split: bool = False) -> Listing | None:
+    """Find the folders of images and of masks by their names; None where nothing tells them apart.
+
+    Raises SegtrainError where several could be meant, with the lines that choose.
+    """
+    candidates = find_candidates(list(walk_folder(root)))
+    rivals = rank_candidates([c for c in candidates if not only_split or _has_train(c)])
+    if not rivals:
+        return None
+    found = rivals[0]
+    if len(rivals) > 1:
+        variants = variants_by_folder(rivals)
+        if variants and (names := name_variants(variants, root, config.max_pixels)):
+            return list_class_masks(root, found, variants, names)
+        raise_choice(root, "several folders could hold the masks", [str(c) for c in rivals])
+    refuse_channels(found, root)
+    splits, variants = found.split_configs(), find_variants(found)
+    if len(variants) > 1:
+        if names := name_variants(variants, root, config.max_pixels):
+            return list_class_masks(root, found, variants, names)
+        splits = choose_variant(found, variants, root)
+    listing = find_splits(config.model_copy(update={"splits": splits}), root)
+    listing.layout += describe_rest(found, splits)
+    return listing
+
+
+def rank_candidates(candidates: list[Candidate]) -> list[Candidate]:
+    """Return the best of the candidates, several for a tie; none without evidence for any.
+
+    Words come before file types, splits before none.
+    """
+    evidence = max((candidate.evidence for candidate in candidates), default=0)
+    rivals = list({str(c): c for c in candidates if c.evidence == evidence > 0}.values())
+    most = max((c.agreement.paired for c in rivals), default=0)
+    rivals = [c for c in rivals if c.agreement.paired >= CLEAR * most]
+    for is_better in (_has_train, _has_image_word, _is_no_rendering, _has_subfolders):
+        rivals = [c for c in rivals if is_better(c)] or rivals
+    return rivals
+
+
+def variants_by_folder(rivals: list[Candidate]) -> dict[str, dict[str, str]]:
+    """Return {folder: {what names share: path}} of masks of the same images; {} for others."""
+    first = rivals[0]
+    if any(c.images is not first.images for c in rivals):
+        return {}
+    if len({c.agreement.image for c in rivals}) > 1:
+        return {}
+    return {
+        "/".join(part.template for part in c.masks.words_beside(first.images)): {
+            f"{where}/{core}": path
+            for where, stem, path in c.masks.keyed_files(list(c.masks.files), c.flat, c.keyed)
+            if (core := cut_ends(stem, c.agreement.mask))
+        }
+        for c in rivals
+    }
+
+
+def raise_choice(root: Path, problem: str, lines: list[str]) -> None:
+    """Raise SegtrainError about a choice that only the user can make."""
+    raise SegtrainError(f"{root}: {problem}; name them with {', or '.join(lines)}")
+
+
+def _has_train(candidate: Candidate) -> bool:
+    return (candidate.images.is_split or candidate.masks.is_split) and "train" in candidate.splits
+
+
+def _has_image_word(candidate: Candidate) -> bool:
+    return any(part.is_image for part in candidate.images.parts)
+
+
+def _is_no_rendering(candidate: Candidate) -> bool:
+    parts = candidate.masks.words_beside(candidate.images)
+    return not any(part.is_rendering for part in (*parts, read_name(candidate.agreement.mask[1])))
+
+
+def _has_subfolders(candidate: Candidate) -> bool:
+    return not candidate.flat
+
+
+def find_variants(found: Candidate) -> dict[str, dict[str, str]]:
+    """Return {ending or subfolder: {what names share: path}} of the masks.
+
+    There are several where an image has several masks, or where masks alone are in subfolders.
+    """
+    start, end = found.agreement.mask
+    # the longest first: of _car and _red_car
+    endings = sorted(found.agreement.endings if end else {end}, key=len, reverse=True)
+    variants: dict[str, dict[str, str]] = {}
+    if len(endings) < 2 and not found.flat:
+        return variants
+    for split, files in found.masks.files.items():
+        for below, folder, name in files:
+            stem, split_key = os.path.splitext(name)[0], split if found.keyed else ""
+            ending = next((e for e in endings if cut_ends(stem, (start, e))), None)
+            if ending is None:
+                continue
+            core = cut_ends(stem, (start, ending))
+            where, label = (below, ending) if not found.flat else ("", below.split("/")[0])
+            path = os.path.normpath(os.path.join(folder, name))
+            variants.setdefault(label, {})[f"{split_key}/{where.casefold()}/{core}"] = path
+    return dict(sorted(variants.items()))
+
+
+def name_variants(variants: dict[str, dict[str, str]], root: Path, max_pixels: int) -> list[str]:
+    """Return the names of the classes where each variant is the binary mask of one; else []."""
+    names = label_variants(list(variants))
+    meanings = [read_name(name) for name in names]
+    if any(meaning.is_mask or meaning.is_rendering for meaning in meanings):
+        return []
+    if not all(any(c.isalpha() for c in name) for name in names):  # numbers are objects
+        return []
+    paths = [[root / path for path in files.values()] for files in variants.values()]
+    return names if all(are_binary(files, max_pixels) for files in paths) else []
+
+
+def list_class_masks(
+    root: Path, found: Candidate, variants: dict[str, dict[str, str]], names: list[str]
+) -> Listing:
+    """List the pairs of a data set that has a binary mask for each class of an image."""
+    classes = {
+        name: files
+        for name, files in sorted(zip(names, variants.values(), strict=True))
+        if name != "background"  # which is what no other class covers
+    }
+    masks = merge_variants(root, list(classes.values()))
+    groups: dict[str, list[Group]] = {}
+    for split in found.splits:
+        images: dict[str, list[str]] = {}
+        for where, stem, path in found.images.keyed_files([split], found.flat, found.keyed):
+            if core := cut_ends(stem, found.agreement.image):
+                images.setdefault(f"{where}/{core}", []).append(path)
+        groups[split] = [
+            (sorted(paths), [masks.pop(core)] if core in masks else [])
+            for core, paths in sorted(images.items())
+        ]
+    for core, mask in masks.items():  # by their files, which findings can name
+        split = core.split("/")[0] if found.keyed else found.splits[0]
+        if split in groups:
+            groups[split].append(([], [os.path.relpath(path, root) for path in mask.files]))
+    layout = ", ".join(describe_split(split) for split in found.split_configs().values())
+    layout += (
+        f"; one mask a class ({', '.join(classes)}), merged: background is class 0, pixels of "
+        "several classes are ignored"
+    )
+    overlap: dict[int, int | str] = {len(classes) + 1: "ignore"}
+    return Listing(groups, layout, ["background", *classes], None, overlap)
+
+
+def choose_variant(
+    found: Candidate, variants: dict[str, dict[str, str]], root: Path
+) -> dict[str, SplitConfig]:
+    """Return data.splits with the one kind of masks that is meant. Raises SegtrainError."""
+    cores = [core for files in variants.values() for core in files]
+    base = found.split_configs()
+    disjoint = len(set(cores)) == len(cores)
+    if found.flat and disjoint:
+        return base
+    if not any(c.isalpha() for label in variants for c in label):
+        raise SegtrainError(
+            f"{root}: several masks an image in {base[found.splits[0]].masks}, such as "
+            f"{shorten(list(files)[0] for files in map(dict.values, variants.values()))}: one an "
+            "object? A mask is one file with the class of each pixel"
+        )
+    most = max(map(len, variants.values()))
+    rivals = [label for label, files in variants.items() if len(files) >= CLEAR * most]
+    rivals = [label for label in rivals if not read_name(label).is_rendering] or rivals
+    rivals = [label for label in rivals if "trainid" in label.lower()] or rivals
+    key = "masks" if found.flat else "mask_end"
+    ways = [
+        {
+            split: config.model_copy(
+                update={key: f"{config.masks}/{label}" if found.flat else label + found.suffixes[1]}
+            )
+            for split, config in base.items()
+        }
+        for label in rivals
+    ]
+    if len(ways) > 1:
+        raise_choice(root, "an image has several masks", [splits_line(way) for way in ways])
+    return ways[0]
+
+
+def refuse_channels(found: Candidate, root: Path) -> None:
+    """Raise SegtrainError where several files are one image, such as nnU-Net's channels."""
+    most = max(found.agreement.image_endings.values(), default=0)
+    endings = [e for e, count in found.agreement.image_endings.items() if count >= CLEAR * most]
+    if len(endings) < 2:
+        return
+    splits = found.split_configs()
+    lines = [
+        splits_line({s: c.model_copy(update={"image_end": end}) for s, c in splits.items()})
+        for end in endings
+    ]
+    problem = f"{splits[found.splits[0]].images} has {len(endings)} files an image"
+    if all(CHANNEL.fullmatch(ending) for ending in endings):
+        problem += (
+            f", one a channel ({shorten(endings)}); an image is one file: stack them in a TIFF or "
+            f".npy, with model.in_channels: {len(endings)}; or take one channel"
+        )
+    raise_choice(root, problem, lines)
+
+
+def describe_rest(found: Candidate, splits: dict[str, SplitConfig]) -> str:
+    """Return the end of the layout's description, about splits and files that are not read."""
+    text = ""
+    for family, lacks in ((found.images, "masks"), (found.masks, "images")):
+        for split in family.files if not found.is_within else ():
+            if split and family.files[split] and split not in splits:
+                text += f"; {split} left out: no {lacks}"
+    for side, family in enumerate((found.images, found.masks)):
+        sides = [split_sides(config)[side] for config in splits.values()]
+        files = [file[2] for split in family.files for file in family.files[split]]
+        if not found.is_within and (sides[0].start or sides[0].end):
+            if unread := sum(sides[0].cut(name) is None for name in files):
+                text += f"; {unread} other file(s) in {sides[0].folder} not read"
+    return text

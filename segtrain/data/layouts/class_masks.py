@@ -1,0 +1,95 @@
+"""Masks of one binary file a class: found by name or folder, merged when read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segtrain.data.drawn import DrawnMask
+from segtrain.data.masks import LOSSY, grey_values
+from segtrain.data.stored_masks import read_mask
+from segtrain.errors import SegtrainError, shorten
+
+SAMPLES = 5  # masks of each class that are read to see that they are binary
+
+
+@dataclass(frozen=True)
+class ClassMasks(DrawnMask):
+    """The mask of one image, merged from a binary file for each class that it has.
+
+    Values are class ids, 0 where no class is, and `overlap` where several are.
+    """
+
+    parts: tuple[tuple[int, Path], ...]  # class id, its file
+    overlap: int
+
+    def __str__(self) -> str:
+        return " + ".join(str(path) for _, path in self.parts)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(path for _, path in self.parts)
+
+    def values(self, max_pixels: int) -> np.ndarray:
+        """Return (H,W) int32. Raises SegtrainError for a file that isn't binary, and for sizes."""
+        merged = np.zeros(0, np.int32)
+        for class_id, path in self.parts:
+            inside = read_binary(path, max_pixels)
+            if not merged.size:
+                merged = np.zeros(inside.shape, np.int32)
+            if inside.shape != merged.shape:
+                raise SegtrainError(
+                    f"{path}: its size differs from that of {self.parts[0][1].name}, another "
+                    "class's mask of the image"
+                )
+            merged[inside] = np.where(merged[inside], self.overlap, class_id)
+        return merged
+
+
+def read_binary(path: Path, max_pixels: int) -> np.ndarray:
+    """Return where a mask of 0 and one other value isn't 0: bool (H,W). Raises SegtrainError."""
+    stored = read_mask(path, max_pixels)
+    if stored.lossy:
+        raise SegtrainError(f"{path}: {LOSSY}; save masks as PNG")
+    values = grey_values(stored.values)
+    others = np.unique(stored.values if values is None else values[values != 0])
+    if values is None or len(others) > 1:
+        raise SegtrainError(
+            f"{path}: a mask of one class has 0 and one other value, this one has "
+            f"{shorten(others.tolist())}"
+        )
+    return values != 0
+
+
+def are_binary(paths: Sequence[Path], max_pixels: int) -> bool:
+    """Return whether most of a few masks are binary, and one of them isn't empty."""
+    seen = []
+    for path in sorted(paths)[:SAMPLES]:
+        with suppress(SegtrainError):
+            seen.append(bool(read_binary(path, max_pixels).any()))
+    return any(seen) and len(seen) > min(len(paths), SAMPLES) / 2
+
+
+def label_variants(variants: Sequence[str]) -> list[str]:
+    """Return the names of classes by what tells their files apart, without what all share."""
+    cut = [variant.strip("_-. /") for variant in variants]
+    for _ in range(2):  # beginnings, then endings
+        words = [re.split("[-_/]", name) for name in cut]
+        while len({name[0] for name in words}) == 1 and all(len(name) > 1 for name in words):
+            words = [name[1:] for name in words]
+        cut = ["_".join(name)[::-1] for name in words]
+    return cut
+
+
+def merge_variants(root: Path, variants: Sequence[Mapping[str, str]]) -> dict[str, ClassMasks]:
+    """Return the masks by what their files' names share, of the files of classes 1, 2, ..."""
+    parts: dict[str, list[tuple[int, Path]]] = {}
+    for class_id, files in enumerate(variants, 1):
+        for core, path in files.items():
+            parts.setdefault(core, []).append((class_id, root / path))
+    return {core: ClassMasks(tuple(files), len(variants) + 1) for core, files in parts.items()}
