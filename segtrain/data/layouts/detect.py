@@ -16,9 +16,9 @@ from segtrain.data.layouts.class_tables import name_classes
 from segtrain.data.layouts.coco_layout import find_coco, find_loose_coco
 from segtrain.data.layouts.contents import describe_contents
 from segtrain.data.layouts.explicit import find_splits, named_format
-from segtrain.data.layouts.folder_words import SPLIT_WORDS, read_name
+from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.folders import walk_folder
-from segtrain.data.layouts.lists import LIST_SUFFIXES, names_pairs
+from segtrain.data.layouts.list_layout import divide_by_lists, find_lists, list_files, splits_of
 from segtrain.data.layouts.pair_finder import find_candidates
 from segtrain.data.layouts.pairing import ClassSource, Listing, find_excluded, resolve_pairs
 from segtrain.data.layouts.polygon_layout import find_polygons
@@ -32,6 +32,7 @@ from segtrain.data.layouts.published import (
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, UsageError
 
+DIVIDED = ("pairs", "polygons")  # formats whose pairs lists of names may divide into splits
 
 @dataclass(frozen=True)
 class FoundPairs:
@@ -70,6 +71,8 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
         raise SegtrainError(explain_nothing(config, root))
     name, listing = found
     listing = name_classes(listing, name, config, root)
+    if name in DIVIDED and not config.splits:
+        listing = divide_by_lists(listing, root)
     excluded = find_excluded(listing, config.exclude, root) if config.exclude else set()
     result = resolve_pairs(listing, excluded)
     findings = listing.findings + result.findings
@@ -104,29 +107,6 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
     return FoundPairs(splits, name, layout, classes, palette, listing.label_map, findings, source)
 
 
-def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:
-    """Return the splits of a list or JSON as data.path: it is train, val.txt beside it is val.
-
-    Raises UsageError for any other file.
-    """
-    if config.splits:
-        raise UsageError(f"data.path {file} is a file; give its folder, or leave out data.splits")
-    suffix = file.suffix.lower()
-    if suffix not in (*LIST_SUFFIXES, ".json"):
-        raise UsageError(
-            f"data.path {file}: expected a folder, a list ({', '.join(LIST_SUFFIXES)}) or a COCO "
-            "JSON"
-        )
-    if config.format not in ("auto", "coco" if suffix == ".json" else "lists"):
-        raise UsageError(f"data.format {config.format}: data.path {file} is not of that format")
-    if suffix == ".json":
-        return {"train": SplitConfig(coco=file.name)}
-    beside = _find_list_files(file.parent) if file.stem in SPLIT_WORDS["train"] else {}
-    return {
-        split: SplitConfig(list=other.name) for split, other in (beside | {"train": file}).items()
-    }
-
-
 def list_images(folder: Path) -> list[Path]:
     """Return the images directly in `folder`, sorted, without hidden files."""
     return sorted(
@@ -136,40 +116,12 @@ def list_images(folder: Path) -> list[Path]:
 
 def find_split_folders(config: DataConfig, root: Path) -> Listing | None:
     """Find folders of images and masks by their names; where lists lie there, only split ones."""
-    return find_folder_pairs(config, root, only_split=bool(_find_list_files(root)))
+    return find_folder_pairs(config, root, only_split=bool(list_files(root)))
 
 
 def find_unsplit_folders(config: DataConfig, root: Path) -> Listing | None:
-    """Find folders of images and masks by their names where lists were of no use."""
-    if not (unread := _find_list_files(root)):
-        return None  # searched before
-    if listing := find_folder_pairs(config, root):
-        names = ", ".join(file.name for file in unread.values())
-        listing.layout += f" ({names} not read: no 'image mask' lines)"
-    return listing
-
-
-def find_lists(config: DataConfig, root: Path) -> Listing | None:
-    """Find train.txt, val.txt and test.txt (.csv, .tsv) with an image and a mask on each line.
-
-    They come before folders without splits, which they divide, and after folders with splits.
-    """
-    files = _find_list_files(root)
-    if "train" not in files or not (config.format == "lists" or names_pairs(files["train"])):
-        return None
-    named = {name: SplitConfig(list=file.name) for name, file in files.items()}
-    return find_splits(config.model_copy(update={"splits": named}), root)
-
-
-def _find_list_files(root: Path) -> dict[str, Path]:
-    names = {
-        split: [
-            root / f"{alias}{suffix}" for alias in SPLIT_WORDS[split] for suffix in LIST_SUFFIXES
-        ]
-        for split in SPLIT_WORDS
-    }
-    existing = {split: [file for file in files if file.is_file()] for split, files in names.items()}
-    return {split: files[0] for split, files in existing.items() if files}
+    """Find folders of images and masks by their names, where lists had to be tried before."""
+    return find_folder_pairs(config, root) if list_files(root) else None
 
 
 class Layout(NamedTuple):
@@ -197,7 +149,9 @@ LAYOUTS = (
     ),
     Layout("coco", find_coco, "annotations/*train*.json, or train/_annotations.coco.json"),
     Layout("pairs", find_split_folders, "folders of images and masks whose names agree"),
-    Layout("lists", find_lists, "train.txt, .csv or .tsv with 'image mask' on each line"),
+    Layout(
+        "lists", find_lists, "train.txt, data.csv or another list with 'image mask' on each line"
+    ),
     Layout("pairs", find_unsplit_folders, "folders that data.splits names"),
     Layout("coco", find_loose_coco, "a COCO JSON in the folder itself, or in one of its folders"),
     Layout("polygons", find_polygons, "YOLO's .txt or labelme's .json of polygons for each image"),

@@ -11,7 +11,8 @@ from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.findings import Finding
 from segtrain.data.layouts.coco_layout import image_folders, list_coco
 from segtrain.data.layouts.folders import Side, list_sides
-from segtrain.data.layouts.lists import read_pairs, select_listed
+from segtrain.data.layouts.lists import read_pairs
+from segtrain.data.layouts.name_lists import select_by_split
 from segtrain.data.layouts.pairing import (
     Fault,
     Group,
@@ -79,6 +80,7 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
     named = {os.path.normpath(side.folder) for pair in sides.values() for side in pair}
     groups: dict[str, list[Group]] = {}
     faults: dict[str, Fault] = {}
+    notes: dict[str, str] = {}
     for name, split in config.splits.items():
         if name in sides:
             if sides[name][0] == sides[name][1]:
@@ -90,15 +92,18 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
                 if not side.find_folders(root):
                     raise UsageError(f"data.splits.{name}: {root / side.folder}: no such folder")
             found = list_sides(root, *sides[name], named)
-            if split.list:
-                groups[name], wrong = select_listed(root / split.list, *found, root)
-                faults |= wrong
-            else:
+            if not split.list:
                 groups[name] = group_by_stem(*found)
-        elif split.list:  # as all have that lack images
-            groups[name], wrong = read_pairs(root / split.list, root, config.allow_outside)
-            faults |= wrong
-    layout = ", ".join(map(describe_split, config.splits.values()))
+                continue
+            listed = select_by_split(root / split.list, *found, root)
+        else:  # as all have that lack images
+            listed = read_pairs(root / str(split.list), root, config.allow_outside)
+        groups |= listed.of_split(name, alone=len(config.splits) == 1)
+        faults |= listed.faults
+        notes[name] = f" ({listed.note})" if listed.note else ""
+    layout = ", ".join(
+        describe_split(split) + notes.get(name, "") for name, split in config.splits.items()
+    )
     by_name = {name: groups[name] for name in sides if not config.splits[name].list}
     findings = drop_lone(by_name, named)
     return Listing(groups | by_name, layout, faults=faults, findings=findings)

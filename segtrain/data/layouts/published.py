@@ -11,7 +11,7 @@ from pathlib import Path
 from segtrain.config import DataConfig
 from segtrain.config.types import Colour
 from segtrain.data.layouts.folders import Side, list_sides
-from segtrain.data.layouts.lists import select_listed
+from segtrain.data.layouts.name_lists import select_listed
 from segtrain.data.layouts.pairing import (
     ClassSource,
     Fault,

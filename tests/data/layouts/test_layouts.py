@@ -443,7 +443,8 @@ def test_lists_split_folders_that_have_no_splits(tmp_path: Path):
     assert find_pairs(DataConfig(format="pairs"), tmp_path).format == "pairs"
     text(tmp_path / "train.txt", "a", "b")  # names alone: no list of pairs
     found = find_pairs(DataConfig(), tmp_path)
-    assert found.format == "pairs" and "train.txt, val.txt not read" in found.layout
+    assert (found.format, stems(found)) == ("pairs", {"train": ["a", "b"], "val": ["c"]})
+    assert "1 that no list names" in found.layout
     with pytest.raises(SegtrainError, match="train.txt: expected 'image mask'.*got 'a'"):
         find_pairs(DataConfig(format="lists"), tmp_path)
 
