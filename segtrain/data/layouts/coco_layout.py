@@ -11,7 +11,7 @@ from pathlib import Path
 from segtrain.config import DataConfig
 from segtrain.data.coco import Coco, background_value, read_coco
 from segtrain.data.findings import Finding
-from segtrain.data.layouts.lists import find_file
+from segtrain.data.layouts.listed_files import FileFinder
 from segtrain.data.layouts.pairing import (
     Fault,
     Group,
@@ -282,9 +282,9 @@ class ImageFinder:
     def __init__(self, root: Path, names: Sequence[str], folders: Sequence[Path]):
         existing = [folder for folder in folders if folder.is_dir()] or [root]
         probed = names[:: len(names) // PROBED + 1]
-        hits = {f: sum(find_file(name, [f]) is not None for name in probed) for f in existing}
+        hits = {f: sum(map(FileFinder(root, [f]).exists, probed)) for f in existing}
         self.folder = max(hits, key=hits.__getitem__)  # the first of the best
-        self.folders = list(dict.fromkeys((self.folder, root)))
+        self.finder = FileFinder(root, (self.folder, root))
         self.elsewhere: dict[str, list[str]] = {}
         for parent, _, files in os.walk(root) if names and not hits[self.folder] else ():
             for file in files:
@@ -293,6 +293,6 @@ class ImageFinder:
     def __call__(self, name: str) -> str | None:
         """Return the path of an image's file, None where there is none or several could be it."""
         if not self.elsewhere:
-            return find_file(name, self.folders)
+            return next(iter(self.finder.find_all(name)), None)
         found = self.elsewhere.get(re.split(r"[/\\]", name)[-1], [])
         return found[0] if len(found) == 1 else None
