@@ -10,7 +10,7 @@ from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.layouts.explicit import find_splits
 from segtrain.data.layouts.folder_words import SPLIT_WORDS, read_name
 from segtrain.data.layouts.lists import names_pairs
-from segtrain.data.layouts.name_lists import NameIndex, is_name_list, read_names
+from segtrain.data.layouts.name_lists import NameIndex, is_name_list, read_name_list
 from segtrain.data.layouts.pairing import Group, Listing, files_by_stem
 from segtrain.errors import SegtrainError, UsageError
 
@@ -141,11 +141,11 @@ def divide_by_lists(listing: Listing, root: Path) -> Listing:
     groups, files = listing.groups["train"], list_files(root)
     index = NameIndex(groups)
     named = by_split(files, lambda file: is_name_list(file, index))
-    read = {file: read_names(file, groups, index, root) for file in named.values()}
+    read = {file: read_name_list(file, groups, index, root) for file in named.values()}
     if not named:
         for file in files:
             if is_name_list(file, index):
-                listed = read_names(file, groups, index, root)
+                listed = read_name_list(file, groups, index, root)
                 if "" not in listed.groups:
                     named, read = {"": file}, {file: listed}
                     break

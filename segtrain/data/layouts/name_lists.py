@@ -80,7 +80,7 @@ def _common_parts(image: str, mask: str) -> set[str]:
     return {part for part in (start, end) if part and part not in stems}
 
 
-def read_names(file: Path, groups: Sequence[Group], index: NameIndex, root: Path) -> ListedPairs:
+def read_name_list(file: Path, groups: Sequence[Group], index: NameIndex, root: Path) -> ListedPairs:
     """Return the groups that a list names, by split, and a fault for each unknown name.
 
     Names may have an extension and folders. Each split is sorted as the groups are.
@@ -142,4 +142,4 @@ def select_by_split(
     groups = group_by_stem(dict(images), dict(masks))
     stems = {path: stem for side in (images, masks) for stem, at in side.items() for path in at}
     names = [stems[str(next(iter((*group[0], *group[1]))))] for group in groups]
-    return read_names(file, groups, NameIndex(groups, names), root)
+    return read_name_list(file, groups, NameIndex(groups, names), root)
