@@ -80,7 +80,9 @@ def _common_parts(image: str, mask: str) -> set[str]:
     return {part for part in (start, end) if part and part not in stems}
 
 
-def read_name_list(file: Path, groups: Sequence[Group], index: NameIndex, root: Path) -> ListedPairs:
+def read_name_list(
+    file: Path, groups: Sequence[Group], index: NameIndex, root: Path
+) -> ListedPairs:
     """Return the groups that a list names, by split, and a fault for each unknown name.
 
     Names may have an extension and folders. Each split is sorted as the groups are.
