@@ -12,7 +12,7 @@ from segtrain.data.layouts.folder_words import Meaning, read_name
 from segtrain.data.layouts.listed_files import FileFinder
 from segtrain.data.layouts.pairing import Fault, Group, relative_to_root, root_prefixes
 from segtrain.data.layouts.split_columns import ListedPairs, find_split_column
-from segtrain.data.layouts.text_tables import Row, Table, has_image_suffix, read_table
+from segtrain.data.layouts.text_tables import Table, TableRow, has_image_suffix, read_table
 from segtrain.errors import SegtrainError
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif")  # of files that can't be masks
@@ -98,7 +98,7 @@ def read_pairs(file: Path, root: Path, allow_outside: bool) -> ListedPairs:
     return ListedPairs(groups, faults, "; ".join(str(note) for note in notes if note))
 
 
-def _paths(row: Row, columns: Columns, table: Table) -> tuple[str, str]:
+def _paths(row: TableRow, columns: Columns, table: Table) -> tuple[str, str]:
     """Return the cells of image and mask. Raises SegtrainError for a row that lacks one."""
     cells = row.cells + [""] * (table.width - len(row.cells))
     if len(row.cells) < 2 or len(cells) <= max(columns.image, columns.mask):
@@ -106,7 +106,7 @@ def _paths(row: Row, columns: Columns, table: Table) -> tuple[str, str]:
     return cells[columns.image], cells[columns.mask]
 
 
-def _no_pair(table: Table, row: Row) -> SegtrainError:
+def _no_pair(table: Table, row: TableRow) -> SegtrainError:
     return SegtrainError(
         f"{table.file}: expected 'image mask' on each line, got {' '.join(row.cells)!r} in line "
         f"{row.number} ({table})"
@@ -126,7 +126,7 @@ def _locate(path: str, is_mask: bool, finder: FileFinder, file: Path) -> str | N
     return found[0] if found else None
 
 
-def _all_missing(table: Table, columns: Columns, row: Row) -> SegtrainError:
+def _all_missing(table: Table, columns: Columns, row: TableRow) -> SegtrainError:
     image, mask = _paths(row, columns, table)
     return SegtrainError(
         f"{table.file}: none of its pairs is there; {table}, line {row.number} names the image "

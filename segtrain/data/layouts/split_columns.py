@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from segtrain.data.layouts.folder_words import SPLIT_OF
 from segtrain.data.layouts.pairing import Fault, Group
-from segtrain.data.layouts.text_tables import Row, Table
+from segtrain.data.layouts.text_tables import Table, TableRow
 from segtrain.errors import SegtrainError, shorten
 
 SPLIT_VALUES = SPLIT_OF | {"trn": "train", "tr": "train", "eval": "val", "evaluation": "val"}
@@ -25,7 +25,7 @@ class SplitColumn:
     name: str
     splits: dict[str, str]
 
-    def split_of(self, row: Row) -> str:
+    def split_of(self, row: TableRow) -> str:
         """Return the split of a row."""
         return self.splits[_value(row, self.index)]
 
@@ -33,12 +33,12 @@ class SplitColumn:
         return f"splits by column {self.name}"
 
 
-def _value(row: Row, index: int) -> str:
+def _value(row: TableRow, index: int) -> str:
     return row.cells[index].strip().lower() if index < len(row.cells) else ""
 
 
 def find_split_column(
-    table: Table, rows: Sequence[Row], header: Sequence[str], taken: Collection[int]
+    table: Table, rows: Sequence[TableRow], header: Sequence[str], taken: Collection[int]
 ) -> SplitColumn | None:
     """Return the column that names splits: by its values, of several the one named split.
 

@@ -28,7 +28,7 @@ Known = Callable[[str], bool]  # whether a cell names something that is there
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """The cells of a line, and its number in the file."""
 
     number: int
@@ -40,14 +40,14 @@ class Table:
     """The rows of a file, without blank lines and comments, and how they were read."""
 
     file: Path
-    rows: list[Row]
+    rows: list[TableRow]
     separator: str  # a name of SEPARATORS
     coding: str  # empty for UTF-8
     width: int  # cells of most rows
     comment: list[str]  # cells of a comment above the first row: it may name the columns
 
     @property
-    def sample(self) -> list[Row]:
+    def sample(self) -> list[TableRow]:
         """Rows spread over the file, without the first, which may be a header."""
         rows = self.rows[1:] or self.rows
         return rows[:: -(-len(rows) // SAMPLE)] if rows else []
@@ -117,11 +117,11 @@ def read_table(file: Path, is_known: Known, wanted: int) -> Table:
     name, cells = _choose_separator(file, sample, is_known, wanted)
     mark = SEPARATORS[name]
     width = Counter(map(len, cells)).most_common(1)[0][0] if cells else 0
-    rows = [Row(number, _split_row(line, mark, width, is_known)) for number, line in lines]
+    rows = [TableRow(number, _split_row(line, mark, width, is_known)) for number, line in lines]
     return Table(file, rows, name, coding, width, split_line(comment, mark))
 
 
-def _read_json_lines(file: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
+def _read_json_lines(file: Path, lines: Sequence[tuple[int, str]]) -> list[TableRow]:
     """Return the objects of JSON lines as rows below a header."""
     rows = []
     for number, line in lines:
@@ -131,8 +131,8 @@ def _read_json_lines(file: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
             raise SegtrainError(f"{file}: line {number} is no JSON object ({error})") from error
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     cells = ([str(row.get(name) or "") for name in names] for _, row in rows)
-    return [Row(0, names)] * bool(rows) + [
-        Row(number, row) for (number, _), row in zip(rows, cells, strict=True)
+    return [TableRow(0, names)] * bool(rows) + [
+        TableRow(number, row) for (number, _), row in zip(rows, cells, strict=True)
     ]
 
 
