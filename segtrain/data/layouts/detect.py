@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from segtrain.config import DataConfig, SplitConfig
+from segtrain.config import DataConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
 from segtrain.data.layouts.choose_pairs import find_folder_pairs
@@ -33,6 +33,7 @@ from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, UsageError
 
 DIVIDED = ("pairs", "polygons")  # formats whose pairs lists of names may divide into splits
+
 
 @dataclass(frozen=True)
 class FoundPairs:
