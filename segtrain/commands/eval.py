@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
-from segtrain.evaluation.external import MaskPredictor, PredictedMasks, find_masks
+from segtrain.evaluation.external import (
+    MaskPredictor,
+    PredictedMasks,
+    find_masks,
+    refuse_other_palettes,
+)
 from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.report import (
     group_images,
@@ -92,7 +98,7 @@ def evaluate_masks(
     write_notes(data.notes, stderr=as_json)
     # tools write class ids; data sets may have other values, colours or a label map
     if config.eval.mask_values == "ids":
-        options = data.masks.options
+        options = replace(data.masks.options, grey_ids=True)
         ids = MaskReader(len(data.classes), {}, data.lb_ignore, data.palette, options=options)
         hint = "; if masks of --predictions have the data set's values, --set eval.mask_values=own"
         reader = PredictedMasks(ids, hint)
@@ -100,6 +106,7 @@ def evaluate_masks(
         reader = PredictedMasks(data.masks)
     workers = worker_count(config.data.workers, False, 1)
     masks = find_masks(folder, pairs.samples)
+    refuse_other_palettes(masks, reader.masks, data.masks)
     predictor = MaskPredictor(masks, reader, data.masks, fabric.device, workers)
     evaluation = Evaluation(
         folder=folder / "eval" / split,

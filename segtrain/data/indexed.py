@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from segtrain.config.types import Colour
+from segtrain.data.mask_options import MaskOptions
 from segtrain.data.stored_masks import StoredMask
 from segtrain.errors import SegtrainError
 
@@ -22,22 +25,23 @@ class ContradictoryPalette(SegtrainError):
     """An indexed mask that means one thing by index and another by colour."""
 
 
-def resolve_indices(
-    mask: StoredMask, palette: Palette | None, palette_by: str | None
-) -> StoredMask:
+def resolve_indices(mask: StoredMask, palette: Palette | None, options: MaskOptions) -> StoredMask:
     """Return a mask with what its indices stand for.
 
-    With `palette_by` "colour" these are colours, and so are grey levels where `palette` is known;
-    with "index" the indices. By default, indices too, or the levels of a grey palette. Raises
+    With palette_by "colour" these are colours, and so are grey levels that `palette` has; with
+    "index" the indices. By default, indices too, or the levels of a grey palette. Raises
     SegtrainError where an index lacks a colour, ContradictoryPalette by default where the file has
     colours of `palette` at other indices.
     """
-    if palette_by == "colour" and palette and mask.palette is None:
-        return replace(mask, values=as_colours(mask.values))
-    if mask.palette is None or palette_by == "index":
+    by_colour = options.palette_by == "colour"
+    if mask.palette is None:
+        if by_colour and palette and not options.grey_ids:
+            return replace(mask, values=as_colours(mask.values, palette))
+        return mask
+    if options.palette_by == "index":
         return mask
     used = np.flatnonzero(np.bincount(mask.values.ravel()))  # far quicker than a sort
-    if palette_by == "colour":
+    if by_colour:
         if used[-1] >= len(mask.palette):
             raise SegtrainError(
                 f"index {used[-1]} has no colour in its palette of {len(mask.palette)}; "
@@ -56,11 +60,27 @@ def resolve_indices(
     return mask
 
 
-def as_colours(values: np.ndarray) -> np.ndarray:
-    """Return grey levels of 8 bits or 1 as colours (H,W,3); other values are returned as such."""
+def is_indexed(path: Path) -> bool:
+    """Return whether an image has a palette, by its header; False where that can't be read."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("P", "PA")
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def as_colours(values: np.ndarray, palette: Palette) -> np.ndarray:
+    """Return grey levels of 8 bits or 1 as colours (H,W,3) where `palette` has all of them.
+
+    Other values are ids, and returned as they are.
+    """
     if values.dtype == bool:
         values = values * np.uint8(255)
-    return np.stack([values] * 3, 2) if values.dtype == np.uint8 and values.ndim == 2 else values
+    if values.dtype != np.uint8 or values.ndim != 2:
+        return values
+    known = {colour[0] for colour in palette if len(set(colour)) == 1}
+    held = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
+    return np.stack([values] * 3, 2) if known.issuperset(held) else values
 
 
 def is_reordered(own: np.ndarray, used: np.ndarray, palette: Palette) -> bool:

@@ -18,6 +18,7 @@ class MaskOptions:
 
     max_pixels: int = MAX_PIXELS
     palette_by: str | None = None  # "index" or "colour"; None: index, where nothing contradicts
+    grey_ids: bool = False  # grey levels are ids also where palette_by is "colour"
     upright: bool = True  # turned as EXIF says
     nodata: tuple[int, ...] | None = None  # None: negative, the largest of a type, a file's own tag
     other_values: int | str | None = None  # meaning of values that have none; None: refused
@@ -26,7 +27,13 @@ class MaskOptions:
     def of(cls, config: DataConfig) -> MaskOptions:
         nodata = None if config.nodata is None else tuple(config.nodata)
         upright = config.exif is not False
-        return cls(config.max_pixels, config.palette_by, upright, nodata, config.other_values)
+        return cls(
+            max_pixels=config.max_pixels,
+            palette_by=config.palette_by,
+            upright=upright,
+            nodata=nodata,
+            other_values=config.other_values,
+        )
 
     def find_nodata(self, values: np.ndarray, tag: float | None = None) -> np.ndarray:
         """Return a boolean array: where values are nodata, unless something else names them.

@@ -31,7 +31,7 @@ def read_raw(
     """
     stored = read_mask(source, options.max_pixels, options.upright)
     try:
-        return resolve_indices(stored, palette, options.palette_by)
+        return resolve_indices(stored, palette, options)
     except SegtrainError as error:
         raise type(error)(f"{source}: {error}") from error
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from segtrain.config.types import Colour
 from segtrain.data.decoding import SUFFIXES
+from segtrain.data.indexed import Palette, is_indexed
+from segtrain.data.inspection.palettes import describe, find_contradiction
+from segtrain.data.inspection.scan import ImageFacts, PairFacts, map_on_all_cores, mask_facts
 from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches
-from segtrain.data.masks import MaskReader
+from segtrain.data.masks import MaskReader, MaskSource, decode_colour, encode_colours
 from segtrain.data.sample import Sample
+from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.evaluation.prediction import Prediction
 from segtrain.metrics.calibration import Calibration
@@ -99,6 +106,67 @@ def find_masks(folder: Path, samples: list[Sample]) -> list[Sample]:
             )
         taken[path] = sample
     return [replace(sample, image=path) for sample, path in zip(samples, chosen, strict=True)]
+
+
+def refuse_other_palettes(samples: list[Sample], predicted: MaskReader, truth: MaskReader) -> None:
+    """Refuse indexed predictions whose palettes contradict each other, or the truth's.
+
+    samples: as of `find_masks`. The truth's palette is data.palette, else that of its own indexed
+    masks. Raises SegtrainError.
+    """
+    files = [sample.image for sample in samples if is_indexed(sample.image)]
+    if predicted.options.palette_by or not files:
+        return
+    palette = predicted.palette if truth.palette else None
+    if not truth.palette and predicted.label_map == truth.label_map:
+        palette = learn_palette([sample.mask for sample in samples], truth)
+    facts = _read_palettes(files, predicted, palette)
+    reordered = [f"{f.sample.mask}: {describe(f)}" for f in facts if f.mask.reordered]
+    places = reordered or find_contradiction(facts)
+    if not places:
+        return
+    against = "the data set's" if reordered else "each other's"
+    fields: dict[str, Any] = {"palette_by": "colour"}
+    if palette and not truth.palette:
+        fields["palette"] = [list(colour) for colour in palette]
+    ways = " ".join(f"--set 'data.{key}={value}'" for key, value in fields.items())
+    if not palette:
+        ways += " with data.palette, each class's colour in id order,"
+    raise SegtrainError(
+        f"the palettes of predicted masks contradict {against}: {shorten(places)}; {ways} reads "
+        "their colours, --set data.palette_by=index their indices"
+    )
+
+
+def learn_palette(masks: list[MaskSource], reader: MaskReader) -> list[Colour] | None:
+    """Return the colour of each value of indexed masks; None where they contradict or lack one.
+
+    Classes without a pixel have the colours of the first file's palette.
+    """
+    files = [mask for mask in masks if isinstance(mask, Path) and is_indexed(mask)]
+    facts = _read_palettes(files, reader, None)
+    if not facts or find_contradiction(facts):
+        return None
+    whole = read_mask(facts[0].sample.mask, reader.options.max_pixels).palette
+    codes = {} if whole is None else dict(enumerate(encode_colours(whole).tolist()))
+    used = {index: code for fact in facts for index, code in fact.mask.palette.items()}
+    codes |= used
+    count = max(reader.num_classes, 1 + max(used, default=0))
+    return [decode_colour(codes[i]) for i in range(count)] if count <= len(codes) else None
+
+
+def _read_palettes(
+    files: list[Path], reader: MaskReader, palette: Palette | None
+) -> list[PairFacts]:
+    """Return the facts of indexed masks that can be read; the others are reported when scored."""
+
+    def read(path: Path) -> PairFacts | None:
+        with suppress(SegtrainError):
+            facts = mask_facts(path, None, palette, reader.options)
+            return PairFacts(Sample(path, path), ImageFacts(facts.size), facts)
+        return None
+
+    return [fact for fact in map_on_all_cores(read, files, "reading palettes") if fact]
 
 
 def _choose_mask(paths: list[Path], sample: Sample, folder: Path) -> Path:

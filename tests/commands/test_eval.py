@@ -321,6 +321,45 @@ def test_masks_may_hold_the_values_of_the_data_set(tmp_path: Path):
     assert report(root / "tool/val")["miou"] == 1
 
 
+VIEW = np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], np.uint8)
+
+
+def save_indexed(file: Path, mask: np.ndarray, order: list[int]) -> None:
+    """Save class ids in the colours of VIEW, its palette in another order."""
+    image = Image.fromarray(np.argsort(order)[mask].astype(np.uint8))
+    image.putpalette(VIEW[order].ravel().tolist())
+    file.parent.mkdir(exist_ok=True)
+    image.save(file)
+
+
+@pytest.mark.parametrize("truth", ["given", "indexed", "grey"])
+@pytest.mark.parametrize("turns", [[0, 1, 2, 0], [1, 1, 1, 1]])
+def test_perfect_masks_with_other_palettes_are_read_by_colour(
+    ignoring: Path, tmp_path: Path, truth: str, turns: list[int]
+):
+    """Predictions that an optimiser made indexed contradict each other or the truth."""
+    root = shutil.copytree(ignoring, tmp_path / "set")
+    for turn, file in zip(turns, sorted((root / "masks/val").iterdir()), strict=True):
+        mask = np.asarray(Image.open(file)) % 255
+        save_indexed(tmp_path / "tool" / file.name, mask, np.roll([0, 1, 2], turn).tolist())
+    if truth == "indexed":
+        for file in sorted((root / "masks").glob("*/*.png")):
+            save_indexed(file, np.asarray(Image.open(file)) % 255, [0, 1, 2])
+    given = ["--set", f"data.palette={VIEW.tolist()}"] * (truth == "given")
+    asked = ["--predictions", tmp_path / "tool", "--data", root, "--set", "data.classes=[a, b, c]"]
+    answer = run_cli("eval", *asked, *given, "--workers", "0")
+    if truth == "grey" and len(set(turns)) == 1:
+        assert answer.code == 0  # nothing shows that the colours are not for the eye
+        return
+    assert answer.code == 1 and "data.palette_by=colour" in answer.error
+    assert (str(VIEW.tolist()) in answer.error) == (truth == "indexed")
+    colours = ["--set", "data.palette_by=colour", "--set", f"data.palette={VIEW.tolist()}"]
+    evaluate(*asked, *colours)
+    assert report(tmp_path / "tool")["miou"] == 1
+    evaluate(*asked, *given, "--set", "data.palette_by=index")
+    assert report(tmp_path / "tool")["miou"] < 1
+
+
 @pytest.mark.parametrize(
     "spoil, code, message",
     [

@@ -10,10 +10,8 @@ import numpy as np
 
 from segtrain.config import DataConfig
 from segtrain.data.findings import Choice, Finding
-from segtrain.data.inspection.nodata import nodata_of
+from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.scan import PairFacts
-from segtrain.data.mask_options import MaskOptions
-from segtrain.data.masks import SMOOTH
 from segtrain.errors import shorten
 
 FAR = 8  # smallest ratio of a grey level to a class id
@@ -33,14 +31,11 @@ class MaskValues(NamedTuple):
         return f"{self.fact.sample.mask} has {shorten(sorted(self.values), 8)}"
 
 
-def list_values(facts: Sequence[PairFacts], config: DataConfig) -> list[MaskValues]:
-    """Return the values of all masks that are not coloured, lossy or smooth, without nodata."""
-    options = MaskOptions.of(config)
-    hard = [f for f in facts if f.mask.values and not f.mask.lossy and f.mask.smooth <= SMOOTH]
-    return [
-        MaskValues(fact, set(fact.mask.values) - config.label_map.keys() - nodata_of(fact, options))
-        for fact in hard
-    ]
+def list_values(facts: Sequence[PairFacts], nodata: Nodata) -> list[MaskValues]:
+    """Return the values of all masks that are not coloured or lossy, without nodata."""
+    named = nodata.config.label_map.keys()
+    hard = [f for f in facts if f.mask.values and not f.mask.lossy]
+    return [MaskValues(f, set(f.mask.values) - named - nodata.of(f)) for f in hard]
 
 
 def find_conventions(masks: list[MaskValues], config: DataConfig) -> list[Finding]:

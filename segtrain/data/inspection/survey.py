@@ -22,7 +22,7 @@ from segtrain.data.inspection.checks import Checks, Facts, count_class_pixels, u
 from segtrain.data.inspection.class_evidence import describe_class_source, weigh_class_source
 from segtrain.data.inspection.conventions import find_conventions, find_instances, list_values
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
-from segtrain.data.inspection.nodata import find_nodata_class, nodata_of, note_nodata
+from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.palettes import check_palettes, find_colours, find_grey_among_colours
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
 from segtrain.data.masks import UNKNOWN, MaskReader
@@ -149,14 +149,15 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     if not data_set:  # classes may be in any mask
         rest = [scan(samples) for split, samples in source.splits.items() if split not in facts]
         everything += [fact for of in rest for fact in of if isinstance(fact, PairFacts)]
-    unclear = [checks.localise(finding) for finding in find_ambiguities(source, everything)]
+    nodata = Nodata(everything, source.merged)
+    unclear = [checks.localise(finding) for finding in find_ambiguities(source, everything, nodata)]
     findings += checks.duplicates(facts) if full else checks.copies(source.splits)
     findings += checks.dark(facts if full else read_some_deep(scan, facts), source.config)
 
     named = (describe_class_source(source),) if data_set else ()
     inferred = InferredClasses(notes=named, findings=unclear)
     if not data_set and not unclear:
-        inferred = infer_classes(source, everything)
+        inferred = infer_classes(source, everything, nodata)
     findings += map(checks.localise, inferred.findings)
     if inferred.names:
         data_set = source.with_classes(inferred.names)
@@ -165,7 +166,7 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
         classes = data_set.classes if data_set else fix.get("classes")
         findings += checks.lossy(facts, source.config, classes)
     changes = list_changes(facts, source.images.channels)
-    notes = (*changes, *note_nodata(everything, source.merged), *inferred.notes)
+    notes = (*changes, *nodata.note(), *inferred.notes)
     if data_set is None or unclear:
         if "classes" in fix:  # what else is wrong once that is fixed: both are reported together
             fixed = source.with_fields(fix)
@@ -272,12 +273,12 @@ class InferredClasses:
     findings: list[Finding] = field(default_factory=list)
 
 
-def infer_classes(source: DataSource, facts: list[PairFacts]) -> InferredClasses:
+def infer_classes(source: DataSource, facts: list[PairFacts], nodata: Nodata) -> InferredClasses:
     """Infer the classes from the masks of all splits, for a source that names none."""
     values: Counter = Counter()
     for fact in facts:
-        nodata = nodata_of(fact, source.mask_options) - source.merged.label_map.keys()
-        values.update({v: n for v, n in fact.mask.values.items() if v not in nodata})
+        ignored = nodata.of(fact)
+        values.update({v: n for v, n in fact.mask.values.items() if v not in ignored})
     if any(fact.mask.colours for fact in facts):
         if not source.merged.palette:
             return InferredClasses(findings=find_colours(facts))
@@ -293,9 +294,9 @@ def infer_classes(source: DataSource, facts: list[PairFacts]) -> InferredClasses
         places = list_rare_values(facts, values)
         finding = Finding("classes", True, error.text, places, others, error.fix)
         return InferredClasses(findings=[finding])
-    ignored = [v for v in sorted(values) if label_map.get(v, v) in ("ignore", lb_ignore)]
+    unused = [v for v in sorted(values) if label_map.get(v, v) in ("ignore", lb_ignore)]
     text = f"classes: ids 0..{count - 1} found in the masks"
-    note = Note(text + "".join(f", {value} ignored" for value in ignored))
+    note = Note(text + "".join(f", {value} ignored" for value in unused))
     return InferredClasses([str(i) for i in range(count)], (note,))
 
 
@@ -311,7 +312,7 @@ def list_rare_values(facts: list[PairFacts], values: Collection[int]) -> list[st
     ]
 
 
-def find_ambiguities(source: DataSource, facts: list[PairFacts]) -> list[Finding]:
+def find_ambiguities(source: DataSource, facts: list[PairFacts], nodata: Nodata) -> list[Finding]:
     """Find what masks may mean in several ways: palettes, nodata, conventions, instances.
 
     Only the first kind that is found: the others are clear once that is.
@@ -323,8 +324,8 @@ def find_ambiguities(source: DataSource, facts: list[PairFacts]) -> list[Finding
             findings = find_grey_among_colours(facts, merged.palette)
         if findings:
             return findings
-    findings = find_nodata_class(facts, merged, source.mask_options)
+    findings = nodata.find_ambiguous()
     if findings or (named and not source.config.classes):  # the layout says what values mean
         return findings
-    values = list_values(facts, merged)
+    values = list_values(facts, nodata)
     return find_conventions(values, merged) or ([] if named else find_instances(values, merged))
