@@ -189,13 +189,16 @@ def pixels_of(image: Image.Image) -> np.ndarray:
     return pixels
 
 
-def upright_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (height, width) of an image file after EXIF's rotation, from its header."""
+def read_size(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -> tuple[int, int]:
+    """Return (height, width) of an image file, after EXIF's rotation if `upright`, unread."""
+    if path.suffix.lower() == ".npy":
+        return read_array(path, max_pixels).shape[:2]
     if not is_tiff(path):
-        return image_size(path, max_pixels)
+        return image_size(path, max_pixels, upright)
     header = read_tiff_header(path, max_pixels)
     height, width = header.shape[:2] if header.pages == 1 else header.shape[-2:]
-    return (width, height) if header.orientation in ROTATED_ORIENTATIONS else (height, width)
+    turned = upright and header.orientation in ROTATED_ORIENTATIONS
+    return (width, height) if turned else (height, width)
 
 
 def read_header(path: Path) -> tuple[int, bool, bool]:

@@ -19,15 +19,8 @@ from PIL import Image
 from segtrain.data.coco import whole_number
 from segtrain.data.decoding import MAX_PIXELS
 from segtrain.data.drawn import DrawnMask
-from segtrain.data.images import upright_size
-from segtrain.data.regions import (
-    LARGEST_VALUE,
-    Region,
-    RegionMask,
-    Shape,
-    draw_regions,
-    pack_polygons,
-)
+from segtrain.data.images import read_size
+from segtrain.data.regions import Region, RegionMask, Shape, draw_regions, pack_polygons
 from segtrain.errors import SegtrainError, first_line, translate_errors
 
 MOST_OUTSIDE = 0.5  # of the image's side: more is no rounding, the numbers are no fractions
@@ -40,13 +33,14 @@ BACKGROUND, IGNORED = "_background_", "__ignore__"  # labelme's names
 class YoloMask(DrawnMask):
     """The mask of one image, drawn from the lines "class x y x y ..." of a text file.
 
-    x and y are fractions of the upright image, as labelling tools show it. Class i has the value
-    i + 1; the background is 0, and all there is without a file.
+    x and y are fractions of the image, upright as labelling tools show it unless data.exif is
+    false. Class i has the value i + 1; the background is 0, and all there is without a file.
     """
 
     image: Path
     file: Path | None
-    num_classes: int = LARGEST_VALUE  # as far as they are named
+    num_classes: int
+    upright: bool = True
 
     def __str__(self) -> str:
         return str(self.file or f"{self.image} (no file of polygons)")
@@ -56,7 +50,7 @@ class YoloMask(DrawnMask):
         return (self.file, self.image) if self.file else (self.image,)
 
     def values(self, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        size = upright_size(self.image, max_pixels)
+        size = read_size(self.image, max_pixels, self.upright)
 
         def explain(error: Exception) -> str:
             return f"{self}: {first_line(error)}; fix it, or exclude the image with data.exclude"
@@ -114,12 +108,12 @@ class LabelmeFile:
     undrawn: Counter[str] = field(default_factory=Counter)  # by type: lines and points
     fault: str = ""
 
-    def draw(self, values: Mapping[str, int], image: Path) -> RegionMask:
+    def draw(self, values: Mapping[str, int], image: Path, upright: bool) -> RegionMask:
         """Return the mask, with the value of each label; labelme shows images upright."""
         unknown = [label for label, _ in self.shapes if label not in values]
         fault = f"label {unknown[0]!r} is none of the classes" if unknown else self.fault
         regions = tuple((values.get(label, 0), shape) for label, shape in self.shapes)
-        return RegionMask(self.file, None, self.size, 0, regions, fault, image)
+        return RegionMask(self.file, None, self.size, 0, regions, fault, image, upright)
 
 
 def read_labelme(file: Path) -> LabelmeFile:

@@ -12,7 +12,7 @@ import numpy as np
 
 from segtrain.data.decoding import MAX_PIXELS, refuse_bomb
 from segtrain.data.drawn import DrawnMask
-from segtrain.data.images import upright_size
+from segtrain.data.images import read_size
 from segtrain.errors import SegtrainError, first_line, translate_errors
 
 LARGEST_VALUE = 65_534  # mask readers hold a table of all values
@@ -34,7 +34,8 @@ class RegionMask(DrawnMask):
     background: int = 0  # the value where no region is
     regions: tuple[Region, ...] = field(default=(), repr=False, compare=False)
     fault: str = field(default="", compare=False)  # why it can't be drawn
-    image: Path | None = field(default=None, compare=False)  # which has the size, upright
+    image: Path | None = field(default=None, compare=False)  # which has the size
+    upright: bool = True  # after EXIF's rotation
 
     def __str__(self) -> str:
         return str(self.file) + (f" (image {self.image_id})" if self.image_id is not None else "")
@@ -49,7 +50,7 @@ class RegionMask(DrawnMask):
             raise SegtrainError(self._explain(self.fault))
         if self.size is None and self.image is None:
             raise SegtrainError(self._explain("its height and width are missing"))
-        size = self.size or upright_size(self.image or self.file, max_pixels)
+        size = self.size or read_size(self.image or self.file, max_pixels, self.upright)
         refuse_bomb(Path(str(self)), size, max_pixels)  # before anything of that size is allocated
         with translate_errors(lambda error: self._explain(first_line(error))):
             return draw_regions(self.regions, size, self.background)

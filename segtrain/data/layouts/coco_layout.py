@@ -263,7 +263,8 @@ def _pair_images(
         elif name in coco.boxes:
             faults[path] = ("box", source)
         elif isinstance(mask, RegionMask) and (mask.size is None or background):
-            mask = replace(mask, background=background, image=Path(file))
+            upright = config.exif is not False
+            mask = replace(mask, background=background, image=Path(file), upright=upright)
         elif isinstance(mask, PanopticMask):
             png = find_png(str(mask.png))
             mask = replace(mask, png=Path(png), void=background) if png else None

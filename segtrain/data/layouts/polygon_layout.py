@@ -6,24 +6,25 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
+from typing import NamedTuple
 
 from segtrain.config import DataConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
+from segtrain.data.layouts.class_files import read_rows
 from segtrain.data.layouts.coco_layout import SPLIT_IN_NAME, number_categories
 from segtrain.data.layouts.folders import Files, walk_folder
 from segtrain.data.layouts.pairing import Group, Listing
 from segtrain.data.polygons import BACKGROUND, IGNORED, YoloMask, is_yolo, read_labelme
-from segtrain.errors import SegtrainError, UsageError, shorten, translate_errors
+from segtrain.errors import SegtrainError, UsageError, shorten
 
 TOOLS = {".json": "labelme", ".txt": "YOLO"}
 PROBED = 20  # files of a folder whose content is looked at
 MOST_CLASSES = 4096  # where no file names them
 FIRST_NUMBER = re.compile(rb"^\s*(\d{1,9})", re.MULTILINE)  # of a line
+KEY_POINTS = re.compile(rb"^kpt_shape", re.MULTILINE)
 NAME_FILES = ("classes.txt", "class_names.txt", "labels.txt", "obj.names")  # of classes
 
 
@@ -55,7 +56,7 @@ def find_polygons(config: DataConfig, root: Path) -> Listing | None:
         splits.setdefault(match[match.lastindex or 0] if match else "train", []).append(folders)
     if "train" not in splits:
         return None
-    listing = list_polygons(root, splits, tree)
+    listing = list_polygons(config, root, splits, tree)
     read = {pair.images for pairs in splits.values() for pair in pairs}
     for folder in tree.keys() - read:
         if images := _by_stem(folder, tree[folder], SUFFIXES):
@@ -83,7 +84,7 @@ def list_named_polygons(config: DataConfig, root: Path) -> Listing:
             other = os.path.normpath(os.path.join(labels, os.path.relpath(folder, images)))
             if other in tree:
                 splits.setdefault(name, []).append(PolygonFolders(folder, other, suffix))
-    return list_polygons(root, splits, tree)
+    return list_polygons(config, root, splits, tree)
 
 
 def _match_folders(root: Path, tree: dict[str, list[str]]) -> list[PolygonFolders]:
@@ -131,7 +132,10 @@ def _holds_polygons(root: Path, folder: str, stems: Sequence[str], suffix: str) 
 
 
 def list_polygons(
-    root: Path, splits: dict[str, list[PolygonFolders]], tree: dict[str, list[str]]
+    config: DataConfig,
+    root: Path,
+    splits: dict[str, list[PolygonFolders]],
+    tree: dict[str, list[str]],
 ) -> Listing:
     """List the images and polygons of each split; `tree` has the files of each folder.
 
@@ -153,7 +157,7 @@ def list_polygons(
             "one with data.splits and data.format: polygons"
         )
     list_tool = _list_labelme if tools == ["labelme"] else _list_yolo
-    listing = list_tool(root, sides, names)
+    listing = list_tool(root, sides, names, config.exif is not False)
     listing.layout = (
         f"{', '.join(map(str, folders))}: {tools[0]} polygons"
         + (f", classes of {source}" if source else "")
@@ -165,7 +169,7 @@ def list_polygons(
 Sides = dict[str, list[tuple[Files, Files]]]  # by split: images and polygons of each folder
 
 
-def _list_yolo(root: Path, sides: Sides, names: list[str] | None) -> Listing:
+def _list_yolo(root: Path, sides: Sides, names: list[str] | None, upright: bool) -> Listing:
     listing = Listing({}, "")
     if names is None:
         names = _number_classes(root, sides)
@@ -181,7 +185,8 @@ def _list_yolo(root: Path, sides: Sides, names: list[str] | None) -> Listing:
                 if stem in images:
                     image = images[stem][0]
                     lacking += [image] if not files else []
-                    mask = YoloMask(root / image, root / files[0] if files else None, len(names))
+                    file = root / files[0] if files else None
+                    mask = YoloMask(root / image, file, len(names), upright)
                     groups.append((images[stem], [mask]))
                 elif any(is_yolo((root / files[0]).read_text(errors="replace"))):
                     groups.append(([], files))  # else it is no file of polygons
@@ -213,7 +218,7 @@ def _number_classes(root: Path, sides: Sides) -> list[str]:
     return [str(number) for number in range(highest + 1)]
 
 
-def _list_labelme(root: Path, sides: Sides, names: list[str] | None) -> Listing:
+def _list_labelme(root: Path, sides: Sides, names: list[str] | None, upright: bool) -> Listing:
     read = {
         file: read_labelme(root / file)
         for pairs in sides.values()
@@ -247,7 +252,8 @@ def _list_labelme(root: Path, sides: Sides, names: list[str] | None) -> Listing:
             for stem in sorted(images.keys() | by_stem.keys()):
                 paths, files = images.get(stem, []), by_stem.get(stem, [])
                 if paths:
-                    groups.append((paths, [read[f].draw(values, root / paths[0]) for f in files]))
+                    image = root / paths[0]
+                    groups.append((paths, [read[f].draw(values, image, upright) for f in files]))
                 elif not read[files[0]].fault:
                     groups.append(([], files))  # else it is no file of polygons
         listing.groups[split] = groups
@@ -262,23 +268,17 @@ def read_names(root: Path, folders: Sequence[str]) -> tuple[list[str] | None, st
     """
     parts = {part for path in map(Path, folders) for part in (path, *path.parents)}
     for folder in sorted((root / part for part in parts), key=lambda path: (len(path.parts), path)):
-        for file in sorted(f for f in folder.iterdir() if f.suffix in (".yaml", ".yml")):
-            content = _read_yaml(file)
-            if isinstance(content, dict) and content.get("kpt_shape"):
+        yamls = sorted(f for f in folder.iterdir() if f.suffix.lower() in (".yaml", ".yml"))
+        for file in (*yamls, *(folder / name for name in NAME_FILES)):
+            if not file.is_file():
+                continue
+            if file in yamls and KEY_POINTS.search(file.read_bytes()):
                 raise SegtrainError(f"{file}: kpt_shape: the labels are key points, no polygons")
-            names = content.get("names") if isinstance(content, dict) else None
-            if isinstance(names, dict) and names and all(type(key) is int for key in names):
-                names = [names.get(i, i) for i in range(max(names) + 1)]
-            if isinstance(names, list) and names:
-                return [str(name) for name in names], os.path.relpath(file, root)
-        for file in (folder / name for name in NAME_FILES):
-            if file.is_file():
-                text = file.read_text(encoding="utf-8-sig", errors="replace")
-                lines = [line.strip() for line in text.splitlines() if line.strip()]
-                return lines, os.path.relpath(file, root)
+            with suppress(SegtrainError):  # it is no table of classes
+                rows = read_rows(file)
+                names = {
+                    i if row.value is None else row.value: row.name for i, row in enumerate(rows)
+                }
+                whole = [names.get(i, str(i)) for i in range(max(names) + 1)]
+                return whole, os.path.relpath(file, root)
     return None, ""
-
-
-def _read_yaml(file: Path) -> Any:
-    with translate_errors(lambda error: f"{file}: not a YAML that can be read ({error})"):
-        return yaml.safe_load(file.read_text(encoding="utf-8-sig"))

@@ -172,6 +172,8 @@ def test_fractions_are_of_the_upright_image(tmp_path: Path):
         write_text(tmp_path / f"{name}.txt", "0 0 0 1 0 1 0.25 0 0.25\n")
     ids = read(find_pairs(POLYGONS, tmp_path))
     assert ids["a"] == [[1] * 4] * 2 + [[0] * 4] * 6
+    ids = read(find_pairs(DataConfig(format="polygons", exif=False), tmp_path))
+    assert ids["a"] == [[1] * 8] + [[0] * 8] * 3  # as stored
 
 
 def crop(rows: list[list[int]]) -> str:
