@@ -107,6 +107,7 @@ class LabelmeFile:
     shapes: list[tuple[str, Shape]] = field(default_factory=list)  # label, region
     undrawn: Counter[str] = field(default_factory=Counter)  # by type: lines and points
     fault: str = ""
+    is_labelme: bool = False  # as far as it can be read
 
     def draw(self, values: Mapping[str, int], image: Path, upright: bool) -> RegionMask:
         """Return the mask, with the value of each label; labelme shows images upright."""
@@ -121,7 +122,9 @@ def read_labelme(file: Path) -> LabelmeFile:
     read = LabelmeFile(file)
     try:
         with translate_errors(lambda error: f"not labelme's JSON of an image ({error!r})"):
-            content = json.loads(file.read_bytes())
+            encoded = file.read_bytes()
+            read.is_labelme = b'"shapes"' in encoded
+            content = json.loads(encoded)
             sides = content.get("imageHeight"), content.get("imageWidth")
             if any(side not in (None, 0) for side in sides):
                 height, width = map(whole_number, sides)

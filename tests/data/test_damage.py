@@ -374,6 +374,54 @@ def write_runs(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
     return write_coco(root, pairs, rng, runs)
 
 
+NAMES = {key: f"thing {key}" for key in COCO[0].ids if key != 0}
+
+
+def write_yolo(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
+    """A text file for each image, of lines of a class and fractions of the upright image."""
+    classes = {key: i for i, key in enumerate(NAMES)}
+    (root / "data.yaml").write_text(json.dumps({"names": list(NAMES.values())}))
+    for pair in pairs:
+        if pair.damage == "size" and pair.rules["mask"] == "bad":  # it has none
+            pair.damage, pair.rules["mask"] = "", "right"
+        height, width = pair.ids.shape
+        lines = []
+        for category in sorted(set(pair.values.ravel().tolist()) - {0}):
+            for polygon in polygons(pair.values == category, rng):
+                numbers = [n / (height if i % 2 else width) for i, n in enumerate(polygon)]
+                if pair.damage in ("cut", "box") and pair.rules["mask"] == "bad":
+                    numbers = numbers[: 7 if pair.damage == "cut" else 4]
+                lines.append(" ".join(map(str, (classes.get(category, category), *numbers))))
+        write_beside(pair, "images", "labels", ".txt", "\n".join(lines))
+    return {}
+
+
+def write_labelme(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
+    """A JSON for each image, beside it, and the list of labels."""
+    (root / "labels.txt").write_text("\n".join(["__ignore__", "_background_", *NAMES.values()]))
+    for pair in pairs:
+        spoilt = pair.damage if pair.rules["mask"] == "bad" else ""
+        shapes = []
+        for category in sorted(set(pair.values.ravel().tolist()) - {0}):
+            for polygon in polygons(pair.values == category, rng):
+                points = [polygon[i : i + 2] for i in range(0, len(polygon), 2)]
+                points[-1] = points[-1][: 1 if spoilt == "cut" else 2]
+                kind = "cuboid" if spoilt == "box" else "polygon"
+                label = NAMES.get(category, "another")
+                shapes.append({"label": label, "points": points, "shape_type": kind})
+        height, width = pair.ids.shape
+        content = {"shapes": shapes, "imageHeight": height + (spoilt == "size"),
+                   "imageWidth": width, "imagePath": pair.image.name}  # fmt: skip
+        write_beside(pair, "", "", ".json", json.dumps(content))
+    return {}
+
+
+def write_beside(pair: Pair, images: str, labels: str, suffix: str, text: str) -> None:
+    file = Path(str(pair.image.with_suffix(suffix)).replace(f"/{images}/", f"/{labels}/", 1))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
 def city(kind: str) -> Callable[[str, int], tuple[str, str]]:
     def place(split: str, n: int) -> tuple[str, str]:
         name = f"{split}/aachen/aachen_{n:06}_000019"
@@ -437,6 +485,10 @@ LAYOUTS = {
     "coco, polygons": Layout(
         "coco", lambda s, n: (f"images/{s}2017/p{n:02}", ""), COCO, write_polygons, False
     ),
+    "polygons, yolo": Layout(
+        "polygons", lambda s, n: (f"images/{s}/p{n:02}", ""), COCO, write_yolo
+    ),
+    "polygons, labelme": Layout("polygons", lambda s, n: (f"{s}/p{n:02}", ""), COCO, write_labelme),
     "coco, runs": Layout("coco", lambda s, n: (f"images/p{n:02}", ""), COCO, write_runs, False),
 }
 
@@ -911,7 +963,7 @@ def test_right_pixels_or_a_named_file(layout: str):
     OUTCOMES[f"{layout}: seconds"] += round(time.perf_counter() - started)
 
 
-def lenient(self: masks.MaskReader, values: np.ndarray) -> np.ndarray:
+def lenient(self: masks.MaskReader, values: np.ndarray, nodata: float | None = None) -> np.ndarray:
     """Class ids, an unknown value taken for the next known one."""
     return self.labels[np.searchsorted(self.known, values).clip(max=len(self.known) - 1)]
 

@@ -95,15 +95,19 @@ def _match_folders(root: Path, tree: dict[str, list[str]]) -> list[PolygonFolder
             homes.setdefault(stem, []).append(folder)
     found: dict[str, PolygonFolders] = {}
     for suffix in TOOLS:  # labelme's files count before a conversion of them
+        matched: list[tuple[bool, PolygonFolders]] = []
         for folder, names in sorted(tree.items()):
             stems = [stem for stem in _by_stem(folder, names, {suffix}) if stem in homes]
             probed = stems[:: len(stems) // PROBED + 1]
-            hits = Counter(home for stem in probed for home in homes[stem])
-            if not hits or not _holds_polygons(root, folder, probed, suffix):
-                continue
-            near = {home: len({*Path(home).parts} ^ {*Path(folder).parts}) for home in hits}
-            images = max(sorted(hits), key=lambda home: (hits[home], -near[home]))
-            found.setdefault(images, PolygonFolders(images, folder, suffix))
+            if hits := Counter(home for stem in probed for home in homes[stem]):
+                near = {home: len({*Path(home).parts} ^ {*Path(folder).parts}) for home in hits}
+                images = max(sorted(hits), key=lambda home: (hits[home], -near[home]))
+                holds = _holds_polygons(root, folder, probed, suffix)
+                matched.append((holds, PolygonFolders(images, folder, suffix)))
+        # beside folders that hold some, others are of the same kind: empty, or damaged
+        if any(holds for holds, _ in matched):
+            for _, folders in sorted(matched, key=lambda match: not match[0]):
+                found.setdefault(folders.images, folders)
     return sorted(found.values())
 
 
@@ -120,7 +124,7 @@ def _holds_polygons(root: Path, folder: str, stems: Sequence[str], suffix: str) 
     """Return whether files have polygons. Raises SegtrainError where all have boxes only."""
     files = [root / folder / f"{stem}{suffix}" for stem in stems]
     if suffix == ".json":
-        return any(not read_labelme(file).fault for file in files)
+        return any(read_labelme(file).is_labelme for file in files)
     counts = [is_yolo(file.read_text(encoding="utf-8", errors="replace")) for file in files]
     polygons, boxes = (sum(numbers) for numbers in zip(*counts, strict=True))
     if boxes and not polygons:
@@ -190,6 +194,11 @@ def _list_yolo(root: Path, sides: Sides, names: list[str] | None, upright: bool)
                     groups.append((images[stem], [mask]))
                 elif any(is_yolo((root / files[0]).read_text(errors="replace"))):
                     groups.append(([], files))  # else it is no file of polygons
+        written = (path for _, labels in pairs for paths in labels.values() for path in paths)
+        if not any(os.path.getsize(root / path) for path in written):
+            text = f"no polygon in the {len(groups)} image(s) of {split}, which is left out"
+            listing.findings.append(Finding("unlabelled", False, text))
+            continue
         listing.groups[split] = groups
         if lacking:
             many = 2 * len(lacking) > len(groups)
@@ -254,7 +263,7 @@ def _list_labelme(root: Path, sides: Sides, names: list[str] | None, upright: bo
                 if paths:
                     image = root / paths[0]
                     groups.append((paths, [read[f].draw(values, image, upright) for f in files]))
-                elif not read[files[0]].fault:
+                elif read[files[0]].is_labelme:
                     groups.append(([], files))  # else it is no file of polygons
         listing.groups[split] = groups
     return listing
