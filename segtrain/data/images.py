@@ -192,7 +192,10 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 def read_size(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -> tuple[int, int]:
     """Return (height, width) of an image file, after EXIF's rotation if `upright`, unread."""
     if path.suffix.lower() == ".npy":
-        return read_array(path, max_pixels).shape[:2]
+        first, *_, last = shape = read_array(path, max_pixels).shape
+        # as ImageReader takes them for 3 channels, else the shorter axis has the channels
+        is_last = len(shape) < 3 or last in (1, 3) or first not in (1, 3) and last <= first
+        return shape[:2] if is_last else shape[1:3]
     if not is_tiff(path):
         return image_size(path, max_pixels, upright)
     header = read_tiff_header(path, max_pixels)

@@ -402,6 +402,7 @@ LOOSE = {
     "hidden files": lambda root, content: add_others(root),
     "in the root": lambda root, content: move_json(root, "result.json"),
     "beside the images": lambda root, content: move_json(root, "images/instances.json"),
+    "below labels": lambda root, content: move_json(root, "labels/coco.json"),
     "in a folder of its own": lambda root, content: move_json(root, "export/coco.json"),
     "with a mark": lambda root, content: (root / "annotations/train.json").write_text(
         json.dumps(content), encoding="utf-8-sig"

@@ -382,7 +382,7 @@ def write_yolo(root: Path, pairs: list[Pair], rng: np.random.Generator) -> dict:
     classes = {key: i for i, key in enumerate(NAMES)}
     (root / "data.yaml").write_text(json.dumps({"names": list(NAMES.values())}))
     for pair in pairs:
-        if pair.damage == "size" and pair.rules["mask"] == "bad":  # it has none
+        if pair.damage == "size":
             pair.damage, pair.rules["mask"] = "", "right"
         height, width = pair.ids.shape
         lines = []
@@ -574,6 +574,8 @@ def write(case: Case, root: Path) -> Written:
     for pair, damage, side in damages:
         if damage == "index":
             loose += spoil_index(root, rng)
+        elif layout.finish is write_yolo and damage == "size":
+            pair.damage = ""  # fractions fit an image of any size
         elif damage != "leak" and (pair.mask or side == "image"):
             spoil(layout, meaning, pair, damage, side, rng)
     # of a published data set with a few of its classes, the format must be confirmed

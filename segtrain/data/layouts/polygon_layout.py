@@ -224,7 +224,7 @@ def _number_classes(root: Path, sides: Sides) -> list[str]:
         int(number) for file in files for number in FIRST_NUMBER.findall((root / file).read_bytes())
     )
     highest = max((number for number in numbers if number < MOST_CLASSES), default=0)
-    return [str(number) for number in range(highest + 1)]
+    return [f"class {number}" for number in range(highest + 1)]
 
 
 def _list_labelme(root: Path, sides: Sides, names: list[str] | None, upright: bool) -> Listing:

@@ -16,7 +16,6 @@ from segtrain.data.layouts.detect import FoundPairs, find_pairs
 from segtrain.data.masks import MaskReader
 from segtrain.errors import SegtrainError
 
-POLYGONS = DataConfig(format="polygons")
 WIDTH, HEIGHT = 8, 4
 # a rectangle of class 0 and, on it, a square of class 2
 LINES = "0 0 0 0.5 0 0.5 1 0 1\n2 0.25 0.25 0.5 0.25 0.5 0.75 0.25 0.75\n"
@@ -61,7 +60,7 @@ def test_yolo_layouts(tmp_path: Path, case: str):
             write_text(tmp_path / other / f"{name}.txt", LINES)
     write_text(tmp_path / "data.yaml", "train: ../train/images\nnames: [cat, cow, dog]\n")
     write_text(tmp_path / "README.txt", "made with care\n")
-    found = find_pairs(POLYGONS, tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert (found.format, found.findings) == ("polygons", [])
     assert found.classes == ["background", "cat", "cow", "dog"]
     assert {split: len(pairs) for split, pairs in found.splits.items()} == {"train": 2, "val": 1}
@@ -82,13 +81,13 @@ def write_yolo(root: Path, names: str = "abcd", lines: str = LINES) -> None:
         ("my-seg.yml", "nc: 3\nnames: ['cat', 'cow', 'dog']\n", ["cat", "cow", "dog"]),
         ("labels/classes.txt", "cat\ncow\ndog\n", ["cat", "cow", "dog"]),
         ("obj.names", "cat\ncow\nbackground\n", ["cat", "cow", "background (3)"]),
-        ("notes.txt", "nothing", ["0", "1", "2"]),
+        ("notes.txt", "nothing", ["class 0", "class 1", "class 2"]),
     ],
 )
 def test_class_names(tmp_path: Path, file: str, text: str, classes: list[str]):
     write_yolo(tmp_path)
     write_text(tmp_path / file, text)
-    found = find_pairs(POLYGONS, tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert found.classes == ["background", *classes]
     assert read(found)["a"] == DRAWN
     noted = [f for f in found.findings if f.kind == "classes"]
@@ -99,21 +98,21 @@ def test_images_without_objects(tmp_path: Path):
     write_yolo(tmp_path)
     write_text(tmp_path / "labels/a.txt", "")
     (tmp_path / "labels/b.txt").unlink()
-    found = find_pairs(POLYGONS, tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     ids = read(found)
     assert ids["a"] == ids["b"] == [[0] * WIDTH] * HEIGHT and ids["c"] == DRAWN
     (note,) = [f for f in found.findings if f.kind == "unlabelled"]
     assert (note.error, note.places) == (False, ["images/b.png"]) and "1 of 4" in note.text
     (tmp_path / "labels/a.txt").unlink()
     (tmp_path / "labels/d.txt").unlink()
-    (error,) = [f for f in find_pairs(POLYGONS, tmp_path).findings if f.kind == "unlabelled"]
+    (error,) = [f for f in find_pairs(DataConfig(), tmp_path).findings if f.kind == "unlabelled"]
     assert error.error and len(error.fix["exclude"]) == 3  # most of them: who says so?
 
 
 def test_a_split_without_polygons_is_named(tmp_path: Path):
     write_yolo(tmp_path / "train")
     write_image(tmp_path / "test/images/z.png")
-    found = find_pairs(POLYGONS, tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert list(found.splits) == ["train", "val"]
     assert any("test/images: 1 image(s) without polygons" in f.text for f in found.findings)
 
@@ -121,7 +120,7 @@ def test_a_split_without_polygons_is_named(tmp_path: Path):
 def test_polygons_without_an_image_are_an_error(tmp_path: Path):
     write_yolo(tmp_path)
     write_text(tmp_path / "labels/z.txt", LINES)
-    found = find_pairs(POLYGONS, tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert [(f.kind, f.places) for f in found.findings if f.error] == [
         ("unpaired", ["labels/z.txt"])
     ]
@@ -147,7 +146,7 @@ def test_a_wrong_line_is_its_image_s_fault(cli, tmp_path: Path, case: str):
     write_yolo(tmp_path / "set")
     write_text(tmp_path / "set/data.yaml", "names: [cat, cow, dog]\n")
     write_text(tmp_path / "set/labels/b.txt", f"{LINES.splitlines()[0]}\n{line}\n")
-    done = cli("check", "set", "--set", "data.format=polygons", "--write-config", "fixed.yaml")
+    done = cli("check", "set", "--write-config", "fixed.yaml")
     assert done.code == 1 and "1 file cannot be read" in done.stdout
     assert f"labels/b.txt: {'' if 'convert' in words else 'line 2'}" in done.stdout
     assert words in done.stdout and "images/b.png" in done.stdout
@@ -157,11 +156,11 @@ def test_a_wrong_line_is_its_image_s_fault(cli, tmp_path: Path, case: str):
 def test_boxes_and_key_points_are_named(tmp_path: Path):
     write_yolo(tmp_path, lines="0 0.5 0.5 0.2 0.2\n")
     with pytest.raises(SegtrainError, match="labels: YOLO's boxes"):
-        find_pairs(DataConfig(format="polygons"), tmp_path)
+        find_pairs(DataConfig(), tmp_path)
     write_yolo(tmp_path, lines="0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.2 0.2\n")
     write_text(tmp_path / "data.yaml", "kpt_shape: [2, 3]\nnames: [cat]\n")
     with pytest.raises(SegtrainError, match="data.yaml: kpt_shape"):
-        find_pairs(DataConfig(format="polygons"), tmp_path)
+        find_pairs(DataConfig(), tmp_path)
 
 
 def test_fractions_are_of_the_upright_image(tmp_path: Path):
@@ -170,7 +169,7 @@ def test_fractions_are_of_the_upright_image(tmp_path: Path):
         exif[0x0112] = 6  # stored 8 wide and 4 high, shown 4 wide and 8 high
         write_image(tmp_path / f"{name}.jpg", exif=exif)
         write_text(tmp_path / f"{name}.txt", "0 0 0 1 0 1 0.25 0 0.25\n")
-    ids = read(find_pairs(POLYGONS, tmp_path))
+    ids = read(find_pairs(DataConfig(), tmp_path))
     assert ids["a"] == [[1] * 4] * 2 + [[0] * 4] * 6
     ids = read(find_pairs(DataConfig(format="polygons", exif=False), tmp_path))
     assert ids["a"] == [[1] * 8] + [[0] * 8] * 3  # as stored
@@ -221,7 +220,7 @@ def test_labelme_layouts(tmp_path: Path, images: str, labels: str):
     for name in "abc":
         write_image(tmp_path / images / f"{name}.png")
         write_labelme(tmp_path / labels / f"{name}.json")
-    found = find_pairs(POLYGONS, tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert found.format == "polygons" and not any(f.error for f in found.findings)
     assert found.classes == ["background", "bird", "cat", "dog"]
     assert read(found) == {name: LABELME for name in "abc"}
@@ -236,7 +235,7 @@ def test_labelme_s_circle_and_image_s_own_size(tmp_path: Path):
         write_labelme(tmp_path / f"{name}.json", [circle], imageHeight=None, imageWidth=None)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     round_ = np.hypot(columns - 4, rows - 2) < 2
-    assert read(find_pairs(POLYGONS, tmp_path))["a"] == round_.astype(int).tolist()
+    assert read(find_pairs(DataConfig(), tmp_path))["a"] == round_.astype(int).tolist()
 
 
 def test_labelme_s_own_list_of_labels_comes_first(tmp_path: Path):
@@ -244,11 +243,11 @@ def test_labelme_s_own_list_of_labels_comes_first(tmp_path: Path):
         write_image(tmp_path / f"{name}.png")
         write_labelme(tmp_path / f"{name}.json", SHAPES[:2])
     write_text(tmp_path / "labels.txt", "__ignore__\n_background_\ndog\ncow\ncat\n")
-    found = find_pairs(POLYGONS, tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert found.classes == ["background", "dog", "cow", "cat"]
     assert np.unique(read(found)["a"]).tolist() == [0, 1, 3]
     write_text(tmp_path / "labels.txt", "dog\n")
-    pairs = find_pairs(POLYGONS, tmp_path).splits["train"]
+    pairs = find_pairs(DataConfig(), tmp_path).splits["train"]
     with pytest.raises(SegtrainError, match="label 'cat' is none of the classes"):
         pairs[0].mask.values()
 
@@ -257,7 +256,7 @@ def test_labels_that_differ_in_case_are_noted(tmp_path: Path):
     for name, label in (("a", "Cat"), ("b", "cat ")):
         write_image(tmp_path / f"{name}.png")
         write_labelme(tmp_path / f"{name}.json", [shape(label, WHOLE)])
-    found = find_pairs(POLYGONS, tmp_path)
+    found = find_pairs(DataConfig(), tmp_path)
     assert found.classes == ["background", "Cat", "cat"]
     assert any("differ in upper and lower case alone: Cat, cat" in f.text for f in found.findings)
 
@@ -281,7 +280,7 @@ def test_a_wrong_shape_is_its_image_s_fault(tmp_path: Path, case: str):
     for name in "abcd":
         write_image(tmp_path / f"{name}.png")
         write_labelme(tmp_path / f"{name}.json", [SHAPES[0], *([wrong] if name == "b" else [])])
-    pairs = [p for split in find_pairs(POLYGONS, tmp_path).splits.values() for p in split]
+    pairs = [p for split in find_pairs(DataConfig(), tmp_path).splits.values() for p in split]
     assert len(pairs) == 4
     for pair in pairs:
         if pair.name == "b":
@@ -296,7 +295,7 @@ def test_an_image_that_labelme_did_not_save_is_an_error(tmp_path: Path):
         write_image(tmp_path / f"{name}.png")
         write_labelme(tmp_path / f"{name}.json")
     write_image(tmp_path / "d.png")
-    (error,) = [f for f in find_pairs(POLYGONS, tmp_path).findings if f.error]
+    (error,) = [f for f in find_pairs(DataConfig(), tmp_path).findings if f.error]
     assert (error.kind, error.places, error.fix) == ("unpaired", ["d.png"], {"exclude": ["d.png"]})
 
 
