@@ -11,8 +11,9 @@ from rich.table import Table
 
 from segtrain.config import Config
 from segtrain.config.choices import format_choice
+from segtrain.config.loading import adopt_older_names
 from segtrain.config.yaml_text import dump_yaml
-from segtrain.console import safe, write, write_json, write_styled, write_table
+from segtrain.console import safe, write, write_json, write_notes, write_styled, write_table
 from segtrain.data.findings import Finding, apply_fixes, list_choices, merge_fixes
 from segtrain.data.inspection.scan import ImageFacts
 from segtrain.data.inspection.survey import Inspection, Survey, inspect_data_set
@@ -36,6 +37,8 @@ def check(
 
     Returns True where no finding is an error.
     """
+    config, notes = adopt_older_names(config)
+    write_notes(notes, stderr=as_json)
     for option, file in (("--preview", preview), ("--augment", augment)):
         if file and file.suffix.lower() not in SHEET_SUFFIXES:
             raise UsageError(f"{option} {file}: expected a name ending in .png, .jpg or .webp")

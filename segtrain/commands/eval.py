@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from segtrain.config.loading import load_config
+from segtrain.config.loading import adopt_older_names, load_config
 from segtrain.console import progress, safe, terminal, write, write_json, write_notes, write_table
 from segtrain.data.inspection.survey import open_data_set
 from segtrain.data.loading.dataset import Pairs, worker_count
@@ -29,7 +29,6 @@ from segtrain.evaluation.external import (
 )
 from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.report import (
-    group_images,
     read_history,
     refuse_unwritable,
     write_evaluation,
@@ -91,7 +90,8 @@ def evaluate_masks(
     file, sets and flags: the config, for the data set.
     """
     began = time.perf_counter()
-    config = load_config(file, sets, flags)
+    config, notes = adopt_older_names(load_config(file, sets, flags))
+    write_notes(notes, stderr=as_json)
     fabric = make_fabric(config.train)
     data = open_data_set(config.data, config.model.in_channels)
     pairs = Pairs.of(data, split)
@@ -128,7 +128,7 @@ def score_split(evaluation: Evaluation, began: float, as_json: bool) -> Path:
     began: when the command started, by time.perf_counter().
     """
     refuse_unwritable(evaluation.folder)
-    groups = group_images(evaluation.image_names, evaluation.config.eval.group_by)
+    groups = evaluation.image_groups
     # masks of another tool have no probabilities
     indices, calibrated = range(len(evaluation.pairs)), evaluation.checkpoint is not None
     accumulator = Accumulator(

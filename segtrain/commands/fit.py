@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from segtrain.config import Config
-from segtrain.config.loading import load_config, save_config, to_yaml
+from segtrain.config.loading import adopt_older_names, load_config, save_config, to_yaml
 from segtrain.console import write, write_lines, write_notes
 from segtrain.data.inspection.survey import survey_data_set
 from segtrain.distributed.fabric import make_fabric
@@ -90,6 +90,9 @@ def resolve_config(options: FitOptions) -> tuple[Config, LossSpec, Path | None]:
     old_run = find_resumed_run(options.resume, options.out) if options.resume else None
     base = load_config(old_run / CONFIG) if old_run else None
     config = load_config(options.file, options.sets, options.flags, base)
+    if not old_run:
+        config, notes = adopt_older_names(config)
+        write_notes(notes)
     check_names(config.model.arch, config.model.encoder)
     return config, read_loss(config), old_run
 

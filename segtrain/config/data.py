@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from segtrain.config.types import Colour, Section
+from segtrain.config.types import Colour, Pattern, Section
 from segtrain.errors import did_you_mean
 
 
@@ -67,6 +67,12 @@ class DataConfig(Section):
         description="share of the training pairs held out for validation if there is no val",
     )
     split_seed: int = Field(0, description="random seed of the pairs held out")
+    group_by: Pattern | None = Field(
+        None,
+        description="regular expression such as '^(.+)_[0-9]+' for frames of videos: images in "
+        "whose names it (or its group) matches the same text are on one side of the hold-out, and "
+        "are resampled together for confidence intervals; default: each image by itself",
+    )
     exclude: list[str] = Field(
         [],
         description="files to leave out, with their partners: paths below data.path, or patterns "

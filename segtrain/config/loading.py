@@ -14,6 +14,7 @@ from segtrain.config.data import SplitConfig
 from segtrain.config.schema import Config
 from segtrain.config.types import Section
 from segtrain.config.yaml_text import dump_yaml, parse_yaml
+from segtrain.console import Note
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.files import save_text
 
@@ -80,6 +81,25 @@ def load_config(
         if value is not None:
             _put(values, key, value)
     return make_config(values, origin=str(file) if file else "config")
+
+
+def adopt_older_names(config: Config) -> tuple[Config, list[Note]]:
+    """Return a config with data.group_by where it is given by its older name, eval.group_by.
+
+    Not for the config of an earlier run: its images were held out one by one. Raise UsageError
+    where the two differ.
+    """
+    older = config.eval.group_by
+    if older is None:
+        return config, []
+    if config.data.group_by not in (None, older):
+        raise UsageError(
+            f"data.group_by is {config.data.group_by!r}, and eval.group_by, its older name, is "
+            f"{older!r}; leave out eval.group_by"
+        )
+    text = "eval.group_by is the older name of data.group_by, for which it is taken"
+    data = config.data.model_copy(update={"group_by": older})
+    return config.model_copy(update={"data": data}), [Note(text, "note")]
 
 
 def save_config(config: Config, path: Path) -> None:

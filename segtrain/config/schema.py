@@ -6,13 +6,12 @@ generated from it.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from segtrain.config.data import DataConfig
-from segtrain.config.types import Duration, OnOffAuto, Section, Size, StepsOrDuration
+from segtrain.config.types import Duration, OnOffAuto, Pattern, Section, Size, StepsOrDuration
 from segtrain.losses.arguments import OhemArguments
 
 
@@ -267,11 +266,8 @@ class EvalConfig(Section):
         description="test-time augmentation in eval and predict, not in fit's validation: average "
         "the probabilities over flips and scales, such as [hflip, 0.75, 1.25]",
     )
-    group_by: str | None = Field(
-        None,
-        description="regular expression such as '^(.+)_[0-9]+' for frames of videos: images in "
-        "whose names it (or its group) matches the same text are resampled together for "
-        "confidence intervals; default: each image by itself",
+    group_by: Pattern | None = Field(
+        None, description="older name of data.group_by; for an earlier run, its intervals alone"
     )
     mask_values: Literal["ids", "own"] = Field(
         "ids",
@@ -280,15 +276,6 @@ class EvalConfig(Section):
     )
     worst: int = Field(8, ge=0, description="number of worst images in the report, with overlays")
     best: int = Field(4, ge=0, description="number of best images in the report")
-
-    @field_validator("group_by")
-    @classmethod
-    def _check_pattern(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"expected a regular expression, got {pattern!r}: {error}")
-        return pattern
 
 
 class PredictConfig(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 
@@ -27,6 +27,15 @@ def _height_width(value: Any) -> Any:
     except ValueError:
         raise ValueError(f"expected HEIGHTxWIDTH such as 256x192, or one number, got {value!r}")
     return height, width
+
+
+def _check_pattern(pattern: str) -> str:
+    """Return a regular expression. Raise ValueError for other text."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"expected a regular expression, got {pattern!r}: {error}")
+    return pattern
 
 
 def _on_off(value: Any) -> Any:
@@ -61,5 +70,6 @@ Size = Annotated[tuple[PixelCount, PixelCount], BeforeValidator(_height_width)]
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
 OnOffAuto = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 StepsOrDuration = Annotated[int | str, BeforeValidator(_steps_or_duration)]

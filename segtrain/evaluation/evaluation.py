@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from segtrain.config import Config
 from segtrain.data.data_set import DataSet
+from segtrain.data.groups import group_images, name_images
 from segtrain.data.loading.dataset import Pairs
 from segtrain.evaluation.prediction import Prediction
 from segtrain.metrics.calibration import Calibration
@@ -45,6 +45,17 @@ class Evaluation:
     @property
     def image_names(self) -> list[str]:
         """A name for each image: its path below the folder that all images have in common."""
-        paths = [sample.image for sample in self.pairs.samples]
-        common = os.path.commonpath([path.parent for path in paths])
-        return [path.relative_to(common).as_posix() for path in paths]
+        return name_images([sample.image for sample in self.pairs.samples])
+
+    @property
+    def group_by(self) -> str | None:
+        """The pattern of the images that are drawn together for intervals."""
+        return self.config.eval.group_by or self.config.data.group_by
+
+    @property
+    def image_groups(self) -> list[str]:
+        """The group that each image is drawn with: by the pattern, or the image's name alone."""
+        if not self.group_by:
+            return self.image_names
+        root = self.data.root if self.data.root.is_dir() else self.data.root.parent
+        return group_images([sample.image for sample in self.pairs.samples], self.group_by, root)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import shlex
 import sys
 from dataclasses import asdict
@@ -15,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from segtrain.config.loading import to_yaml
-from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
+from segtrain.errors import SegtrainError, first_line, shorten, translate_errors
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.pictures import paint_extremes
@@ -34,7 +33,7 @@ def write_evaluation(
 ) -> dict[str, Any]:
     """Write all files and return the content of metrics.json.
 
-    groups: of each image, from `group_images`; seconds: how long the evaluation took.
+    groups: of each image, from `image_groups`; seconds: how long the evaluation took.
     """
     folder, names, images = evaluation.folder, evaluation.classes, evaluation.image_names
     metrics = build_metrics(evaluation, accumulator, groups)
@@ -75,23 +74,6 @@ def refuse_unwritable(folder: Path) -> None:
             f"cannot write the report to {folder}: {existing} is not a writable folder; copy or "
             "link the checkpoint or the masks to a folder that is"
         )
-
-
-def group_images(images: list[str], pattern: str | None) -> list[str]:
-    """Return the group that each image is drawn with: the pattern's match in its name, or its name.
-
-    Of several groups in the pattern, the first that matched. Raises UsageError without a match.
-    """
-    if pattern is None:
-        return images
-    matches = [re.search(pattern, name) for name in images]
-    unmatched = [name for name, match in zip(images, matches, strict=True) if match is None]
-    if unmatched:
-        raise UsageError(
-            f"eval.group_by: {pattern!r} matches nothing in {len(unmatched)} of {len(images)} "
-            f"names, such as {unmatched[0]}; add '|(.+)' to make each of those its own group"
-        )
-    return [next(filter(None, match.groups()), match[0]) for match in matches if match]
 
 
 def build_metrics(
@@ -156,7 +138,7 @@ def compose_score_headline(
     absent, spread, without = scores.absent, "", ""
     present = len(scores.classes) - len(absent)
     if interval:
-        over = f"{groups} groups of images" if evaluation.config.eval.group_by else "images"
+        over = f"{groups} groups of images" if evaluation.group_by else "images"
         spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f} over {over})"
     if absent:
         as_0 = f"{scores.miou_absent_as_0:.4f} if counted as 0"

@@ -127,6 +127,6 @@ def refuse_other_data(run: ScoredRun, reference: ScoredRun) -> None:
             )
         if run.groups[image] != reference.groups[image]:
             raise UsageError(
-                f"{both} were scored with different groups (eval.group_by): {image} is in "
+                f"{both} were scored with different groups (data.group_by): {image} is in "
                 f"{run.groups[image]!r} and in {reference.groups[image]!r}"
             )

@@ -71,6 +71,10 @@ class Meta:
         if trained["train"]["precision"] == "fp16" and not torch.cuda.is_available():
             trained["train"]["precision"] = "32"
         config = load_config(sets=sets, flags=flags, base=Config.model_validate(trained))
+        if config.data.group_by != self.config.data.group_by:  # else other images are held out
+            data = config.data.model_copy(update={"group_by": self.config.data.group_by})
+            scored = config.eval.model_copy(update={"group_by": config.data.group_by})
+            config = config.model_copy(update={"data": data, "eval": scored})
         names = config.data.classes or []
         if len(names) != len(self.classes):
             raise SegtrainError(

@@ -42,6 +42,7 @@ MAY_CHANGE = {
     "eval.best": "",
     "data.workers": "",
     "data.path": "it must hold the same images",
+    "data.group_by": "",
     "data.cache": "",
     "data.cache_gb": "",
 }

@@ -439,8 +439,11 @@ def test_images_are_drawn_in_groups(run: Path, ignoring: Path, tmp_path: Path):
         path.rename(path.with_stem("ab"[int(path.stem) // 2] + f"_{path.stem}"))
     evaluate(run, "--data", root)
     assert report(run)["groups"] == 4
-    evaluate(run, "--data", root, "--set", "eval.group_by='^(.)_'")
+    evaluate(run, "--data", root, "--set", "data.group_by='^(.)_'")
+    named = report(run)
+    evaluate(run, "--data", root, "--set", "eval.group_by='^(.)_'")  # the older name
     scores = report(run)
+    assert scores["miou_ci"] == named["miou_ci"]
     assert (scores["images"], scores["groups"]) == (4, 2)
     assert "over 2 groups of images" in scores["headline"]
     rows = read_csv(run / "eval/val/per_image.csv")
@@ -470,7 +473,7 @@ def test_an_image_that_is_all_ignored_is_not_drawn(run: Path, ignoring: Path, tm
 @pytest.mark.parametrize(
     "pattern, message",
     [
-        ("night", "eval.group_by: 'night' matches nothing in 4 of 4 names, such as 0.png"),
+        ("night", "data.group_by: 'night' matches nothing in 4 of 4 names, such as 0.png"),
         ("[1-3]", "'[1-3]' matches nothing in 1 of 4 names, such as 0.png; add '|(.+)'"),
         ("(", "expected a regular expression"),
     ],

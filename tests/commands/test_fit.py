@@ -528,3 +528,27 @@ def write_toy(root: Path, data: dict) -> Path:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array.astype(np.uint8)).save(file)
     return root
+
+
+def test_groups_by_their_older_name(cli, pairs: Path):
+    """A new run takes eval.group_by for data.group_by; an earlier run keeps its hold-out."""
+    flags = ["--data", pairs, *QUICK]
+    pattern = "^00([0-2])?"  # images 0, 1 and 2 by themselves, all others together
+    new = cli("fit", *flags, "--dry-run", "--set", f"eval.group_by='{pattern}'")
+    assert new.code == 0 and "older name of data.group_by" in new.stdout
+    assert yaml.safe_load(new.stdout[new.stdout.index("data:\n") :])["data"]["group_by"] == pattern
+    contradiction = ["--set", "data.group_by='^.'", "--set", f"eval.group_by='{pattern}'"]
+    refused = cli("fit", *flags, "--dry-run", *contradiction)
+    assert refused.code == 2 and "leave out eval.group_by" in refused.error
+    assert cli("check", pairs, *contradiction).code == 2
+
+    assert cli("fit", *flags, "--name", "old").code == 0
+    config = yaml.safe_load(Path("runs/old/config.yaml").read_text())
+    del config["data"]["group_by"]
+    config["eval"]["group_by"] = pattern
+    Path("runs/old/config.yaml").write_text(yaml.safe_dump(config))
+    resumed = cli("fit", "--resume", "runs/old", "--epochs", "2")
+    assert resumed.code == 0, resumed.error
+    for name in ("data.group_by", "eval.group_by"):  # the images held out are the run's own
+        scored = cli("eval", "runs/old", "--set", f"{name}='^.'", "--json")
+        assert scored.code == 0 and json.loads(scored.stdout)["images"] == 1

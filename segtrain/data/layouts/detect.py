@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from segtrain.config import DataConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import Finding
+from segtrain.data.groups import draw_groups, draw_images, group_images
 from segtrain.data.layouts.choose_pairs import find_folder_pairs
 from segtrain.data.layouts.class_tables import name_classes
 from segtrain.data.layouts.coco_layout import find_coco, find_loose_coco
@@ -100,8 +100,10 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
         # drawn among the excluded, too: an exclusion must not move others from train to val
         drawn = resolve_pairs(listing, set()) if result.excluded else result
         candidates = [Path(root, image) for image, _ in drawn.pairs["train"]]
-        splits = hold_out(splits, candidates, config.val_fraction, config.split_seed)
-        layout += f" ({len(splits['val'])} held out for val by seed {config.split_seed})"
+        splits = hold_out(splits, candidates, config, root)
+        in_groups = " in whole groups of data.group_by" if config.group_by else ""
+        held = f"{len(splits['val'])} held out for val{in_groups} by seed {config.split_seed}"
+        layout += f" ({held})"
     if result.excluded:
         layout += f", {result.excluded} excluded"
     classes, palette, source = listing.classes or [], listing.palette, listing.class_source
@@ -183,16 +185,20 @@ def explain_nothing(config: DataConfig, root: Path) -> str:
 
 
 def hold_out(
-    splits: dict[str, list[Sample]], candidates: list[Path], fraction: float, seed: int
+    splits: dict[str, list[Sample]], candidates: list[Path], config: DataConfig, root: Path
 ) -> dict[str, list[Sample]]:
-    """Return the splits with `fraction` of the images `candidates`, at least one, moved to val.
+    """Return the splits with a share of the images `candidates`, at least one, moved to val.
 
-    The draw depends on `candidates` and `seed` only; of the images drawn, val gets those in train.
+    The draw depends on `candidates` and the config only; of the images drawn, val gets those in
+    train. Raises SegtrainError where nothing is left on one side.
     """
-    pairs = splits["train"]
+    pairs, fraction, seed = splits["train"], config.val_fraction, config.split_seed
     for drawn in (candidates, [pair.image for pair in pairs]):  # all images drawn may be excluded
-        count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
-        held = {drawn[i] for i in random.Random(seed).sample(range(len(drawn)), count)}
+        if config.group_by:
+            groups = group_images(drawn, config.group_by, root)
+            held = draw_groups(drawn, groups, fraction, seed)
+        else:
+            held = draw_images(drawn, fraction, seed)
         train = [pair for pair in pairs if pair.image not in held]
         val = [pair for pair in pairs if pair.image in held]
         if train and val:
