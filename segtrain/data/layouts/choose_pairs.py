@@ -10,7 +10,7 @@ from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.layouts.class_masks import are_binary, label_variants, merge_variants
 from segtrain.data.layouts.explicit import describe_split, find_splits, split_sides
 from segtrain.data.layouts.folder_words import read_name
-from segtrain.data.layouts.folders import walk_folder
+from segtrain.data.layouts.folders import join_path, walk_folder
 from segtrain.data.layouts.name_ends import cut_ends
 from segtrain.data.layouts.pair_finder import Candidate, find_candidates, splits_line
 from segtrain.data.layouts.pairing import Group, Listing
@@ -69,8 +69,10 @@ def variants_by_folder(rivals: list[Candidate]) -> dict[str, dict[str, str]]:
         return {}
     return {
         "/".join(part.template for part in c.masks.words_beside(first.images)): {
-            f"{where}/{core}": path
-            for where, stem, path in c.masks.keyed_files(list(c.masks.files), c.flat, c.keyed)
+            f"{where}/{core}": join_path(folder, name)
+            for where, stem, folder, name in c.masks.keyed_files(
+                list(c.masks.files), c.flat, c.keyed
+            )
             if (core := cut_ends(stem, c.agreement.mask))
         }
         for c in rivals
@@ -117,8 +119,8 @@ def find_variants(found: Candidate) -> dict[str, dict[str, str]]:
             if ending is None:
                 continue
             core = cut_ends(stem, (start, ending))
-            where, label = (below, ending) if not found.flat else ("", below.split("/")[0])
-            path = os.path.normpath(os.path.join(folder, name))
+            where, label = ("", below.split("/")[0]) if found.flat else (below, ending)
+            path = join_path(folder, name)
             variants.setdefault(label, {})[f"{split_key}/{where.casefold()}/{core}"] = path
     return dict(sorted(variants.items()))
 
@@ -148,9 +150,9 @@ def list_class_masks(
     groups: dict[str, list[Group]] = {}
     for split in found.splits:
         images: dict[str, list[str]] = {}
-        for where, stem, path in found.images.keyed_files([split], found.flat, found.keyed):
+        for where, stem, folder, name in found.images.keyed_files([split], found.flat, found.keyed):
             if core := cut_ends(stem, found.agreement.image):
-                images.setdefault(f"{where}/{core}", []).append(path)
+                images.setdefault(f"{where}/{core}", []).append(join_path(folder, name))
         groups[split] = [
             (sorted(paths), [masks.pop(core)] if core in masks else [])
             for core, paths in sorted(images.items())

@@ -30,7 +30,9 @@ class Side:
 
     def cut(self, name: str) -> str | None:
         """Return the part of a file's name between start and end; None for other names."""
-        stem = os.path.splitext(name)[0]
+        stem = name[: -len(suffix_of(name)) or None]
+        if not self.start and not self.end:
+            return stem
         for part in (name, stem) if self.end else (stem,):
             core = part[len(self.start) : len(part) - len(self.end)]
             if part.lower() == f"{self.start}{core}{self.end}".lower():
@@ -44,6 +46,17 @@ class Side:
         starred = [i for i, part in enumerate(Path(self.folder).parts) if part == "*"]
         found = [path.relative_to(root) for path in root.glob(self.folder) if path.is_dir()]
         return [(str(path), os.path.join(*(path.parts[i] for i in starred))) for path in found]
+
+
+def suffix_of(name: str) -> str:
+    """Return the extension of a file's name, as SUFFIXES has it; quicker than os.path.splitext."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
+
+
+def join_path(folder: str, name: str) -> str:
+    """Return the path of a file in a folder, both relative to root."""
+    return name if folder == "." else f"{folder}/{name}"
 
 
 def walk_folder(
@@ -83,7 +96,7 @@ def walk_folder(
                 "name its folders with data.splits"
             )
         yield path, names
-        deeper = (os.path.normpath(os.path.join(path, name)) for name in sorted(below)[::-1])
+        deeper = (join_path(path, name) for name in sorted(below)[::-1])
         waiting += [(part, depth + 1) for part in deeper if part not in skip and depth < DEEPEST]
 
 
@@ -117,12 +130,10 @@ def _list_side(root: Path, side: Side, other: Side, named: Collection[str]) -> F
             prefix = "" if below == "." else f"{below}/"
             for name in names:
                 core = side.cut(name)
-                if core is None or os.path.splitext(name)[1].lower() not in SUFFIXES:
+                if core is None or suffix_of(name) not in SUFFIXES:
                     continue
                 if shared and len(side.start + side.end) < len(other.start + other.end):
                     if other.cut(name) is not None:  # who names more of it has it
                         continue
-                found.setdefault(prefix + core, []).append(
-                    os.path.normpath(os.path.join(path, name))
-                )
+                found.setdefault(prefix + core, []).append(join_path(path, name))
     return found

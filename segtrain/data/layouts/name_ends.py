@@ -44,6 +44,9 @@ def find_agreement(images: Sequence[Stem], masks: Sequence[Stem]) -> Agreement |
     """
     same = images is masks
     smaller = len(images) / 2 if same else min(len(images), len(masks))
+    if not same and (found := _agree(images, masks, ("", ""), False)):
+        if found.paired >= ENOUGH * smaller and not any(found.mask):
+            return found
     folded = [[(where, fold_name(stem)) for where, stem in side] for side in (images, masks)]
     ways = [(images, masks)]  # exactly, then in any case and Unicode form
     if folded != [images, masks]:
@@ -68,7 +71,9 @@ def _agree(
     images: Sequence[Stem], masks: Sequence[Stem], ends: Ends, same: bool
 ) -> Agreement | None:
     """Return the best cut of the masks' names for one cut of the images' names."""
-    cores = {(where, core) for where, stem in images if (core := cut_ends(stem, ends))}
+    cores = set(images)
+    if any(ends):
+        cores = {(where, core) for where, stem in images if (core := cut_ends(stem, ends))}
     if not same and ends == ("", ""):
         count = len(cores.intersection(masks))
         if count >= ENOUGH * min(len(cores), len(masks)):

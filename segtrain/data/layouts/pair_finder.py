@@ -9,20 +9,21 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import product
+from itertools import permutations
 from pathlib import Path
 
 from segtrain.config import SplitConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import yaml_line
 from segtrain.data.layouts.folder_words import NEITHER_WORDS, SPLIT_WORDS, Meaning, read_name
+from segtrain.data.layouts.folders import suffix_of
 from segtrain.data.layouts.name_ends import Agreement, Stem, find_agreement
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jfif"}  # of which masks can't be
 MOST_FAMILIES = 30  # the largest ones, of which each is compared with each
 AGREE = 0.5  # least share of the smaller side that pairs
 SURE = 0.9  # the same where only file types tell the sides apart
-KeyedFile = tuple[str, str, str]
+KeyedFile = tuple[str, str, str, str]
 Tree = Sequence[tuple[str, Sequence[str]]]  # names of files by folder
 read_name_once = cache(read_name)
 
@@ -40,6 +41,10 @@ class FolderFamily:
     def is_split(self) -> bool:
         return "" not in self.roots
 
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.files.values()))
+
     def words_beside(self, other: FolderFamily) -> list[Meaning]:
         """Return the meaning of the folders' names that the other family lacks."""
         shared = {part.template for part in other.parts}
@@ -54,14 +59,15 @@ class FolderFamily:
         return "/".join("*" if len(level) > 1 else min(level) for level in names) or "."
 
     def keyed_files(self, splits: Sequence[str], flat: bool, keyed: bool) -> Iterator[KeyedFile]:
-        """Yield (what must be equal besides the name, stem, path) of the files of some splits."""
+        """Yield (what must be equal besides the name, stem, folder, name) of some splits' files."""
         for split in splits if self.is_split else [""]:
+            key = split if keyed else ""
             for below, folder, name in self.files.get(split, ()):
-                where = f"{split if keyed else ''}/{'' if flat else below.casefold()}"
-                yield where, os.path.splitext(name)[0], os.path.normpath(os.path.join(folder, name))
+                where = f"{key}/{below.casefold()}" if below and not flat else f"{key}/"
+                yield where, name.rpartition(".")[0], folder, name
 
     def stems(self, splits: Sequence[str], flat: bool, keyed: bool) -> list[Stem]:
-        return [(where, stem) for where, stem, _ in self.keyed_files(splits, flat, keyed)]
+        return [(where, stem) for where, stem, _, _ in self.keyed_files(splits, flat, keyed)]
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,11 @@ class Candidate:
         if "test" in there and not all(family.files.get("test") for family in both):
             there.remove("test")  # often it has no masks
         return there if both else ["train"]
+
+    @property
+    def paired_share(self) -> float:
+        """Return the share of the smaller side that pairs."""
+        return self.agreement.paired / min(self.images.count, self.masks.count)
 
     @property
     def is_within(self) -> bool:
@@ -148,7 +159,7 @@ def group_families(tree: Tree, how: str) -> list[FolderFamily]:
     for family in found.values():
         _drop_common_folder(family)
     filled = [family for family in found.values() if any(family.files.values())]
-    return sorted(filled, key=lambda f: -sum(map(len, f.files.values())))[:MOST_FAMILIES]
+    return sorted(filled, key=lambda f: -f.count)[:MOST_FAMILIES]
 
 
 def _drop_common_folder(family: FolderFamily) -> None:
@@ -163,13 +174,14 @@ def _drop_common_folder(family: FolderFamily) -> None:
 def find_candidates(tree: Tree) -> list[Candidate]:
     """Return what may be the images and masks of a tree, by the first grouping that has any."""
     images_only = [
-        (path, [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES])
-        for path, names in tree
+        (path, [name for name in names if suffix_of(name) in SUFFIXES]) for path, names in tree
     ]
     found: list[Candidate] = []
     for how in ("merged", "apart", "neutral"):
         families = group_families(images_only, how)
-        found = [c for pair in product(families, repeat=2) for c in _compare(*pair)]
+        found = [c for pair in permutations(families, 2) for c in _compare(*pair)]
+        if not any(c.evidence == 2 and c.paired_share >= SURE for c in found):
+            found += [c for family in families for c in _compare_within(family)]
         found = [candidate for candidate in found if candidate.split_configs()]
         if any(candidate.evidence for candidate in found):
             break
@@ -177,9 +189,6 @@ def find_candidates(tree: Tree) -> list[Candidate]:
 
 
 def _compare(images: FolderFamily, masks: FolderFamily) -> Iterator[Candidate]:
-    if images is masks:
-        yield from _compare_within(images)
-        return
     mine, theirs = images.words_beside(masks), masks.words_beside(images)
     if any(not NEITHER_WORDS.isdisjoint(part.words) for part in (*mine, *theirs)):
         return
@@ -191,7 +200,9 @@ def _compare(images: FolderFamily, masks: FolderFamily) -> Iterator[Candidate]:
     if not agreement.paired and not (named and any(part.is_image for part in mine)):
         return
     photos = _suffixes(images) <= PHOTO_SUFFIXES and _suffixes(masks).isdisjoint(PHOTO_SUFFIXES)
-    evidence = 2 if named else int(photos and agreement.paired >= SURE * _smaller(images, masks))
+    evidence = (
+        2 if named else int(photos and agreement.paired >= SURE * min(images.count, masks.count))
+    )
     yield Candidate(images, masks, agreement, evidence, flat=flat)
 
 
@@ -209,12 +220,12 @@ def _compare_within(family: FolderFamily) -> Iterator[Candidate]:
     by_suffix: dict[str, FolderFamily] = {}
     for split, files in family.files.items():
         for file in files:
-            suffix = os.path.splitext(file[2])[1].lower()
+            suffix = suffix_of(file[2])
             part = by_suffix.setdefault(suffix, FolderFamily(family.parts))
             part.files.setdefault(split, []).append(file)
             part.roots = family.roots
-    for (first, images), (second, masks) in product(by_suffix.items(), repeat=2):
-        if first == second or second in PHOTO_SUFFIXES:
+    for (first, images), (second, masks) in permutations(by_suffix.items(), 2):
+        if second in PHOTO_SUFFIXES:
             continue
         stems, others = (part.stems(splits, False, True) for part in (images, masks))
         both = find_agreement(stems, others)
@@ -248,8 +259,4 @@ def _ends_name_masks(agreement: Agreement) -> bool:
 
 def _suffixes(family: FolderFamily) -> set[str]:
     files = (file[2] for files in family.files.values() for file in files)
-    return {os.path.splitext(name)[1].lower() for name in files}
-
-
-def _smaller(images: FolderFamily, masks: FolderFamily) -> int:
-    return min(sum(map(len, family.files.values())) for family in (images, masks))
+    return {suffix_of(name) for name in files}
