@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from segtrain.config import Config
-from segtrain.config.choices import format_choice
+from segtrain.config.choices import format_choice, format_fields
 from segtrain.config.loading import adopt_older_names
 from segtrain.config.yaml_text import dump_yaml
 from segtrain.console import safe, write, write_json, write_notes, write_styled, write_table
@@ -222,14 +222,12 @@ def build_dataset_yaml(inspection: Inspection, config: Config, report: dict[str,
     # each reading has its own values of these fields, with those of the config
     open_fields = {key for readings in choices for _, fields in readings for key in fields}
     changed = {key: value for key, value in changed.items() if key not in open_fields}
-    sections: dict[str, Any] = {"data": changed}
+    text += "data:\n" + "".join(f"  {line}\n" for line in format_fields(changed))
+    text += "".join(map(format_choice, choices))
     channels, moments = config.model.in_channels, {"mean": report["mean"], "std": report["std"]}
     # RGB keeps ImageNet's statistics, which pretrained weights expect
     if channels != 3 and report["mean"]:
-        sections["model"] = {"in_channels": channels, **moments}
-    for name, section in sections.items():
-        text += dump_yaml({name: section}, default_flow_style=None)
-        text += "".join(map(format_choice, choices)) if name == "data" else ""
+        text += dump_yaml({"model": {"in_channels": channels, **moments}}, default_flow_style=None)
     if channels == 3 and report["mean"]:
         text += "# statistics of this data, for training from random weights:\n"
         text += f"# model: {{mean: {report['mean']}, std: {report['std']}}}\n"

@@ -25,11 +25,15 @@ def format_choice(readings: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
     lines = [BEGIN]
     for number, (meaning, fields) in enumerate(readings, start=1):
         lines.append(f"# reading {number}: {meaning}")
-        for key, value in fields.items():
-            flow: Any = {"default_flow_style": True, "width": math.inf}
-            # of a mapping, for the value alone might end in YAML's "..."
-            lines.append("#" + dump_yaml({key: value}, **flow).strip()[1:-1])
+        lines += [f"#{line}" for line in format_fields(fields)]
     return "".join(f"  {line}\n" for line in (*lines, END))
+
+
+def format_fields(fields: Mapping[str, Any]) -> list[str]:
+    """Return fields of a section as YAML, a line each."""
+    flow: Any = {"default_flow_style": True, "width": math.inf}
+    # of a mapping, for a value alone might end in YAML's "..."
+    return [dump_yaml({key: value}, **flow).strip()[1:-1] for key, value in fields.items()]
 
 
 def refuse_open_choices(file: Path, text: str, given: set[str]) -> None:

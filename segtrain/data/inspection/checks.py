@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from segtrain.config import DataConfig
 from segtrain.data.data_set import DataSet
 from segtrain.data.findings import Choice, Finding
 from segtrain.data.inspection.duplicates import groups_by, near_pairs, same_bytes
+from segtrain.data.inspection.levels import APART
 from segtrain.data.inspection.scan import PairFacts, UnreadablePair
 from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts
 from segtrain.data.sample import Sample
@@ -76,17 +78,18 @@ class Checks:
             f"{fact.sample.mask} is {mask_width}x{mask_height}{hint}"
         )
 
-    def lossy(self, facts: Facts, config: DataConfig, classes: list[str] | None) -> list[Finding]:
-        """Find JPEG masks that are not allowed, or whose nearest class is unknown."""
-        places = [self.short(f.sample.mask) for f in _all(facts) if f.mask.lossy]
+    def lossy(self, facts: Facts, masks: MaskReader) -> list[Finding]:
+        """Find JPEG masks that are not allowed."""
+        lossy = [fact for fact in _all(facts) if fact.mask.lossy]
+        places = [self.short(fact.sample.mask) for fact in lossy]
         if not places:
             return []
-        text, advice = f"{_count(places, 'JPEG mask')}: {LOSSY}", "save masks as PNG"
-        if classes:
-            fix = {"allow_lossy_masks": True} | ({} if config.classes else {"classes": classes})
-            return [Finding("lossy", True, text, places, advice, fix)]
-        advice += ", or name data.classes and set data.allow_lossy_masks: true"
-        return [Finding("lossy", True, text, places, advice)]
+        fix: dict[str, Any]
+        text, fix = f"{_count(places, 'JPEG mask')}: {LOSSY}", {"allow_lossy_masks": True}
+        if any(b - a < APART for a, b in pairwise(masks.anchors.tolist())):
+            text += ", and the values of the classes are too near to tell them apart"
+            fix = self.exclude_fix(lossy, _all(facts))
+        return [Finding("lossy", True, text, places, "save masks as PNG", fix)]
 
     def values(self, facts: Facts, masks: MaskReader) -> list[Finding]:
         """Find grey values and colours that are neither a class nor ignored."""
@@ -94,8 +97,8 @@ class Checks:
         places: list[str] = []
         smooth = False
         for fact in _all(facts):
-            if fact.mask.lossy and not masks.allow_lossy:
-                continue  # a finding already: its values need not be labels
+            if fact.mask.lossy or masks.allow_lossy and fact.mask.smooth > SMOOTH:
+                continue  # a finding already, or read as the nearest class
             grey, coloured = unknown_of(fact, masks)
             unknown.update(grey)
             colours.update(coloured)
@@ -111,7 +114,8 @@ class Checks:
             findings.append(self._unknown_values(unknown, places, masks, smooth))
         if colours:
             text = (
-                f"{len(colours)} colours that data.palette lacks in {_count(places, 'mask')}"
+                f"{_count(list(colours), 'colour')} that data.palette lacks in "
+                f"{_count(places, 'mask')}"
                 if masks.palette
                 else "RGB masks need data.palette, the class colours in id order"
             )

@@ -2,107 +2,145 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from segtrain.data.findings import yaml_line
+from segtrain.data.findings import Choice, Finding
+from segtrain.data.inspection.levels import FEW, Levels, find_levels
+from segtrain.data.inspection.scan import MaskFacts
+from segtrain.data.layouts.label_maps import LabelMap
 from segtrain.errors import SegtrainError, shorten
 
-MOST_CLASSES_GUESSED = 32  # beyond, a line that maps all values would be of no use
-PEAK, BLUR = 0.01, 8  # smallest share of a peak's pixels, and how far lossy values lie from it
-COVERED = 0.8  # share of the pixels at few values that marks edges, not classes, between them
+MOST_CLASSES = 256  # more values than that are no classes, unless they are ids without a gap
+FEW_IDS = 4  # so many levels, and as few values between each two, are ids in any case
+SPREAD = 32  # values from here on are levels of grey, chosen to be seen, rather than ids
+SAVE_AGAIN = "save the masks again, as PNG without smooth edges"
 
 
 class ClassesUnclear(SegtrainError):
-    """Mask values that could mean several things.
+    """Mask values that are not class ids, or could mean several things; `finding` has the ways."""
 
-    `ways` has the options in words, `fix` the data fields of the first of them.
-    """
-
-    def __init__(self, text: str, ways: list[str], fix: dict[str, Any]):
-        super().__init__(f"{text}; choose what they mean: {', or '.join(ways)}")
-        self.text, self.ways, self.fix = text, ways, fix
+    def __init__(self, finding: Finding):
+        super().__init__(str(finding))
+        self.finding = finding
 
 
 def find_num_classes(
-    values: Mapping[int, int], label_map: Mapping[int, int | str], lb_ignore: int
+    values: Mapping[int, int],
+    label_map: LabelMap,
+    lb_ignore: int,
+    masks: Iterable[MaskFacts] = (),
 ) -> int:
-    """Infer the number of classes from mask values; raise with the options if it is ambiguous.
+    """Infer the number of classes from mask values; raise with the readings if it is ambiguous.
 
-    `values` are mask values with their pixels; as ids they must be 0..max, two or more. Raises
-    ClassesUnclear for others.
+    `values` are mask values with their pixels; as ids they must be 0..max, two or more. `masks`
+    tell which of them are edges. Raises ClassesUnclear.
     """
-    labels = {label_map.get(value, value) for value in values}
-    ids = labels - {"ignore", lb_ignore}
-    raw = sorted(values)
-    many = len(raw) > MOST_CLASSES_GUESSED
-    if len(ids) >= 2 and ids == set(range(len(ids))) and not (many and is_blurred(values)):
+    levels = find_levels(masks, values)
+    ids = {label_map.get(value, value) for value in values} - {"ignore", lb_ignore}
+    if len(ids) >= 2 and ids == set(range(len(ids))) and not _hides_levels(levels, values):
         return len(ids)
-    if many:
-        ways = [
-            "save the masks as PNG without smooth edges",
-            "name the classes with data.classes and data.label_map",
-        ]
-        fix: dict[str, Any] = {}
-        if peaks := find_peaks(values):
-            fix = number_classes(peaks) | {"allow_lossy_masks": True}
-            ways = [f"take the nearest of {shorten(peaks, 8)}", *ways]
-        raise ClassesUnclear(
-            f"the masks hold {len(raw)} values ({shorten(raw, 8)}), hardly class "
-            "ids 0..max; typical of smooth edges and of JPEG",
-            ways,
-            fix,
-        )
-    valid = [value for value in raw if value != lb_ignore and label_map.get(value) != "ignore"]
-    fix = number_classes(raw)
-    ways = [f"data.label_map: {yaml_line(fix['label_map'])} makes classes of all {len(raw)} values"]
-    if lb_ignore in values:
-        ignoring = number_classes(valid)
-        ignoring["label_map"][lb_ignore] = "ignore"
-        ways.append(
-            f"data.label_map: {yaml_line(ignoring['label_map'])} ignores {lb_ignore} and "
-            f"leaves {len(valid)} class{'es' if len(valid) != 1 else ''}"
-            + (" (too few to train, which takes two)" if len(valid) < 2 else "")
-        )
-        if len(valid) >= 2:  # the value ignored by default is hardly a class
-            ways.reverse()
-            fix = ignoring
-    elif len(ids) >= 2:
-        ways.append(f"data.classes with {max(valid) + 1} names keeps the ids as they are")
-    if len(raw) < 2:  # one class can't be trained
-        fix = {}
-    if 0 <= lb_ignore < len(fix.get("classes", ())):
-        fix["lb_ignore"] = next(i for i in (255, -1) if not 0 <= i < len(fix["classes"]))
-    raise ClassesUnclear(
-        f"the masks hold the values {shorten(raw, 8)}, which are not class ids 0..max "
-        f"of two classes or more (data.lb_ignore is {lb_ignore})",
-        ways,
-        fix,
+    readings = list_readings(values, label_map, lb_ignore)
+    kind, advice = "classes", ""
+    text = (
+        f"the masks hold the values {shorten(sorted(values), 8)}, which are not class ids "
+        f"0..max of two classes or more (data.lb_ignore is {lb_ignore})"
     )
+    if levels.lossy or levels.soft and levels.between:
+        kind, advice = "lossy" if levels.lossy else "smooth", SAVE_AGAIN
+        readings = _read_levels(levels, values, label_map, lb_ignore)
+        text = _describe_soft(levels, values, readings)
+    elif not readings and len(values) > MOST_CLASSES:
+        text = f"the masks hold {len(values)} values, {shorten(sorted(values), 8)}"
+        advice = "more than classes: ids of objects, depths or photographs? give masks of class ids"
+    fix = readings[0].fix if len(readings) == 1 else {}
+    choices = tuple(readings) if len(readings) > 1 else ()
+    raise ClassesUnclear(Finding(kind, True, text, [], advice, fix, choices))
 
 
-def number_classes(values: Sequence[int]) -> dict[str, Any]:
-    """Return the data fields that make each value a class, in this order."""
-    label_map = {value: class_id for class_id, value in enumerate(values) if value != class_id}
-    return {"label_map": label_map, "classes": [str(class_id) for class_id in range(len(values))]}
+def _hides_levels(levels: Levels, values: Collection[int]) -> bool:
+    """Return whether values without a gap are edges between levels, rather than ids."""
+    return levels.lossy or levels.soft and len(values) > 4 * max(len(levels.exact), FEW_IDS)
 
 
-def find_peaks(values: Mapping[int, int]) -> list[int]:
-    """Return the few values that smoothing or compression has blurred.
+def _read_levels(
+    levels: Levels, values: Collection[int], label_map: LabelMap, lb_ignore: int
+) -> list[Choice]:
+    """Return the readings of masks whose edges pass through values that are no class."""
+    readings = []
+    exact = set(levels.exact)
+    if levels.covered and not levels.lossy and exact != set(levels.values):
+        ids = exact - {lb_ignore}
+        if ids == set(range(len(ids))) or not levels.settled and len(exact) <= MOST_CLASSES:
+            readings += list_readings(exact, label_map, lb_ignore)
+    if levels.settled:
+        readings += list_readings(levels.values, label_map, lb_ignore)
+    nearest = [
+        Choice(
+            f"{choice.meaning}; values along edges are the nearest of them",
+            choice.fix | {"allow_lossy_masks": True},
+        )
+        for choice in readings
+    ]
+    if not levels.lossy and len(levels.between) <= FEW:
+        nearest += list_readings(values, label_map, lb_ignore)[:1]  # such as a thin border
+    return nearest
 
-    [] where pixels do not gather around two or more values.
+
+def _describe_soft(levels: Levels, values: Collection[int], readings: list[Choice]) -> str:
+    cause = "lossy compression (JPEG)" if levels.lossy else "anti-aliasing, resizing or JPEG"
+    text = f"the masks hold {len(values)} values ({shorten(sorted(values), 8)})"
+    if readings:
+        gathered = levels.values if levels.settled else levels.exact
+        return f"{text}; all but {shorten(gathered, 8)} lie along edges, as after {cause}"
+    if levels.lossy:
+        return f"{text}, too near each other for classes after {cause}, which changes them"
+    return f"{text} that gather nowhere: probability maps, photographs or blurred masks?"
+
+
+def list_readings(values: Collection[int], label_map: LabelMap, lb_ignore: int) -> list[Choice]:
+    """Return the ways to make two classes or more of mask values, the likeliest first.
+
+    None of them loses a class in silence: 255 may be one, unless the others are ids without a gap.
     """
-    total = sum(values.values())
-    peaks: list[int] = []
-    for value, pixels in Counter(values).most_common():
-        if pixels >= PEAK * total and all(abs(value - peak) > BLUR for peak in peaks):
-            peaks.append(value)
-    covered = sum(n for v, n in values.items() if any(abs(v - peak) <= BLUR for peak in peaks))
-    return sorted(peaks) if len(peaks) >= 2 and covered >= COVERED * total else []
+    free = sorted(value for value in values if value not in label_map)
+    valid = [value for value in free if value != lb_ignore]
+    named = {int(label) for label in label_map.values() if label != "ignore"}
+    ids = {*valid, *named}
+    if lb_ignore in free and len(ids) >= 2 and ids == set(range(len(ids))):
+        return [_reading(f"class ids, {lb_ignore} is ignored", {}, len(ids), lb_ignore)]
+    readings = []
+    if (count := len({*named, *number_values(free, named).values()})) >= 2:
+        every = _reading(
+            f"{count} classes, one for each value", number_values(free, named), count, lb_ignore
+        )
+        readings.append(every)
+    if lb_ignore in free and count > 2:
+        meaning = f"{lb_ignore} is ignored, {count - 1} classes"
+        numbers: dict[int, int | str] = dict(number_values(valid, named))
+        ignoring = _reading(meaning, numbers | {lb_ignore: "ignore"}, count - 1, lb_ignore)
+        readings.append(ignoring)
+    looks_like_ids = any(0 < value < SPREAD for value in valid)
+    highest = max([*valid, *named], default=0)
+    if readings and looks_like_ids and 0 <= min(valid) and highest < MOST_CLASSES - 1:
+        meaning = f"class ids of {highest + 1} classes, of which some have no pixel"
+        as_they_are = _reading(meaning, {}, highest + 1, lb_ignore)
+        readings += [as_they_are] if as_they_are.fix not in [r.fix for r in readings] else []
+        if lb_ignore in free:  # beside ids it is hardly a class
+            readings = [*readings[1:], readings[0]]
+    return readings if len(values) <= MOST_CLASSES else []
 
 
-def is_blurred(values: Mapping[int, int]) -> bool:
-    """Return whether few of many values have nearly all pixels, as in smooth masks."""
-    few = Counter(values).most_common(len(values) // 8)
-    return sum(pixels for _, pixels in few) >= COVERED * sum(values.values())
+def number_values(values: Iterable[int], taken: Collection[int]) -> dict[int, int]:
+    """Return the next class id that is not taken for each value, in their order."""
+    spare = (i for i in range(len(taken) + MOST_CLASSES + 1) if i not in taken)
+    return dict(zip(values, spare, strict=False))
+
+
+def _reading(meaning: str, numbers: Mapping[int, int | str], count: int, lb_ignore: int) -> Choice:
+    label_map = {value: label for value, label in numbers.items() if value != label}
+    fix: dict[str, Any] = {"label_map": label_map} if label_map else {}
+    fix["classes"] = [str(class_id) for class_id in range(count)]
+    if 0 <= lb_ignore < count:
+        fix["lb_ignore"] = 255 if count <= 255 else -1
+    return Choice(meaning, fix)

@@ -20,8 +20,10 @@ from segtrain.console import progress
 from segtrain.data.decoding import ROTATED_ORIENTATIONS
 from segtrain.data.images import ImageReader, read_header
 from segtrain.data.indexed import ContradictoryPalette
+from segtrain.data.inspection.flat_areas import even_blocks, flat_values
 from segtrain.data.mask_options import AS_STORED, MaskOptions
 from segtrain.data.masks import (
+    NEARLY_GREY,
     SMOOTH,
     MaskReader,
     MaskSource,
@@ -37,7 +39,9 @@ from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError
 from segtrain.files import cache_folder, save_text, stamp_files
 
-FACTS_VERSION = 3  # of the saved facts; raise it when they are computed differently
+FACTS_VERSION = 5  # of the saved facts; raise it when they are computed differently
+SLIGHTLY_SMOOTH = 0.02  # smooth_share of masks whose flat areas are counted
+HIGHEST_ID = 63  # they are also counted in masks of higher values: few data sets have such ids
 MOST_VALUES = 4096  # values counted one by one in a mask; valid masks have far fewer
 
 
@@ -73,6 +77,8 @@ class MaskFacts:
     reordered: bool = False  # the palette has colours of data.palette at other indices
     rgb: bool = False  # grey values of a file that has colours
     nodata: float | None = None  # the value that a GeoTIFF's own tag names
+    flat: dict[int, int] | None = None  # of values or colours those in flat areas; None: all
+    even: dict[int, int] = field(default_factory=dict)  # JPEG's blocks of one value, by value
 
 
 Kind = TypeVar("Kind", ImageFacts, MaskFacts)
@@ -256,9 +262,12 @@ def mask_facts(
         before = raw if raw.ndim == nearest.ndim else raw[..., 1]  # grey in three channels
         snapped = int((nearest != before).reshape(*raw.shape[:2], -1).any(2).sum())
         raw = nearest
-    values = None if palette and raw.ndim == 3 else grey_values(raw)
+    tolerance = NEARLY_GREY if lossy else 0
+    values = None if palette and raw.ndim == 3 else grey_values(raw, tolerance)
     counts, distinct = count_values(encode_colours(raw) if values is None else values)
     by_kind = ({}, counts) if values is None else (counts, {})
+    high = any(HIGHEST_ID < value != 255 for value in by_kind[0])
+    hard = not isinstance(source, Path) or not (lossy or smooth > SLIGHTLY_SMOOTH or high)
     own = [] if stored.palette is None else encode_colours(stored.palette).tolist()
     used = {index: own[index] for index in by_kind[0] if 0 <= index < len(own)}
     repeated = sorted({code for code in used.values() if own.count(code) > 1})
@@ -274,7 +283,18 @@ def mask_facts(
         reordered,
         raw.ndim == 3 and values is not None,
         stored.nodata,
+        *count_areas(raw if values is None else values, lossy, hard),
     )
+
+
+def count_areas(
+    values: np.ndarray, lossy: bool, hard: bool
+) -> tuple[dict[int, int] | None, dict[int, int]]:
+    """Return MaskFacts.flat and even, only of masks that may hold other values than classes."""
+    if hard:
+        return None, {}
+    even = count_values(even_blocks(values))[0] if lossy else {}
+    return count_values(flat_values(values, lossy))[0], even
 
 
 def count_values(values: np.ndarray) -> tuple[dict[int, int], int]:

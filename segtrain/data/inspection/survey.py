@@ -25,7 +25,7 @@ from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_clas
 from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.palettes import check_palettes, find_colours, find_grey_among_colours
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
-from segtrain.data.masks import UNKNOWN, MaskReader
+from segtrain.data.masks import SMOOTH, UNKNOWN, MaskReader
 from segtrain.errors import SegtrainError, shorten
 
 RARE_MASKS = 0.2  # largest share of the masks with a value that may be a slip
@@ -162,9 +162,8 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     if inferred.names:
         data_set = source.with_classes(inferred.names)
     fix = next((finding.fix for finding in inferred.findings), {})  # names the classes, if any
-    if not snapping_reader:  # else lossy masks are read as the user asked for
-        classes = data_set.classes if data_set else fix.get("classes")
-        findings += checks.lossy(facts, source.config, classes)
+    if data_set and not snapping_reader:  # else lossy masks are read as the user asked for
+        findings += checks.lossy(facts, data_set.masks)
     changes = list_changes(facts, source.images.channels)
     notes = (*changes, *nodata.note(), *inferred.notes)
     if data_set is None or unclear:
@@ -275,6 +274,11 @@ class InferredClasses:
 
 def infer_classes(source: DataSource, facts: list[PairFacts], nodata: Nodata) -> InferredClasses:
     """Infer the classes from the masks of all splits, for a source that names none."""
+    lossless = [fact for fact in facts if not fact.mask.lossy]
+    if 0 < len(lossless) < len(facts):  # ids that the lossy ones can't have, to be left out
+        inferred = infer_classes(source, lossless, nodata)
+        if inferred.names:
+            return inferred
     values: Counter = Counter()
     for fact in facts:
         ignored = nodata.of(fact)
@@ -288,12 +292,14 @@ def infer_classes(source: DataSource, facts: list[PairFacts], nodata: Nodata) ->
         return InferredClasses()
     label_map, lb_ignore = source.merged.label_map, source.merged.lb_ignore
     try:
-        count = find_num_classes(values, label_map, lb_ignore)
+        masks = () if source.merged.palette else [fact.mask for fact in facts]
+        count = find_num_classes(values, label_map, lb_ignore, masks)
     except ClassesUnclear as error:
-        others = ", or ".join(error.ways[bool(error.fix) :])  # the first is the fix
         places = list_rare_values(facts, values)
-        finding = Finding("classes", True, error.text, places, others, error.fix)
-        return InferredClasses(findings=[finding])
+        if error.finding.kind != "classes":
+            soft = [fact for fact in facts if fact.mask.lossy or fact.mask.smooth > SMOOTH]
+            places = [str(fact.sample.mask) for fact in soft]
+        return InferredClasses(findings=[replace(error.finding, places=places)])
     unused = [v for v in sorted(values) if label_map.get(v, v) in ("ignore", lb_ignore)]
     text = f"classes: ids 0..{count - 1} found in the masks"
     note = Note(text + "".join(f", {value} ignored" for value in unused))

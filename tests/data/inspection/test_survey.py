@@ -14,7 +14,7 @@ from PIL import Image
 
 from segtrain.config import DataConfig
 from segtrain.data import demo
-from segtrain.data.findings import Finding, apply_fixes, merge_fixes
+from segtrain.data.findings import Finding, apply_fixes, list_choices, merge_fixes
 from segtrain.data.inspection.survey import Survey, inspect_data_set, survey_data_set
 from segtrain.data.layouts.locate import demo_folder, locate
 from segtrain.errors import SegtrainError
@@ -235,7 +235,7 @@ ERRORS = {
     "JPEG masks": (all_as_jpeg, {}, "lossy", ["masks/train/000.jpg"]),
     "one JPEG mask": (lambda r: as_jpeg(r / "masks/train/001.png", 2), NAMED, "lossy",
                       ["masks/train/001.jpg"]),
-    "anti-aliased, unnamed": (lambda r: every_mask(r, smooth), {}, "classes", []),
+    "anti-aliased, unnamed": (lambda r: every_mask(r, smooth), {}, "smooth", []),
     "anti-aliased, named": (lambda r: every_mask(r, smooth),
                             {"classes": ["a", "b"], "label_map": {255: 1}}, "smooth",
                             ["masks/train/000.png has value"]),
@@ -271,6 +271,8 @@ def test_errors_are_found_named_and_fixed(tmp_path: Path, case: str):
     assert [word for word in words if word not in text] == []
     assert not text or str(tmp_path) not in text
     fixed = apply_fixes(found.config, found.findings)
+    for choices in list_choices(fixed, found.findings):
+        fixed = DataConfig(**fixed.model_dump() | choices[0][1])
     after = inspect_data_set(fixed, full=True)
     assert errors(after.findings) == []
     survey_data_set(fixed)
