@@ -48,7 +48,8 @@ def locate(config: DataConfig) -> Location:
     The path `demo` is the embedded demo; without a path it is ./data where that holds a data set,
     else the demo.
     """
-    if config.path is None and (config.splits or find_layout(DEFAULT_FOLDER)):
+    default = DEFAULT_FOLDER.is_dir() and find_layout(DEFAULT_FOLDER)
+    if config.path is None and (config.splits or default):
         config = config.model_copy(update={"path": str(DEFAULT_FOLDER)})
     if config.path is None or config.path == "demo":
         why = "no --data and no data set in data/: " if config.path is None else ""
