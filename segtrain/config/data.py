@@ -55,10 +55,16 @@ class DataConfig(Section):
         "camvid",
         "camvid-rgb",
         "coco",
+        "rle",
         "polygons",
     ] = Field("auto", description="layout of the folder; auto detects and reports it")
     splits: dict[str, SplitConfig] = Field(
         {}, description="splits by name (train, val, ...); default: those of the layout"
+    )
+    rle_order: Literal["auto", "columns", "rows"] = Field(
+        "auto",
+        description="pixels that run lengths of format rle count: down the columns or along the "
+        "rows; auto: as the distances of runs show, else down the columns as Kaggle's",
     )
     val_fraction: float = Field(
         0.2,

@@ -18,7 +18,13 @@ from segtrain.data.layouts.contents import describe_contents
 from segtrain.data.layouts.explicit import find_splits, named_format
 from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.folders import walk_folder
-from segtrain.data.layouts.list_layout import divide_by_lists, find_lists, list_files, splits_of
+from segtrain.data.layouts.list_layout import (
+    divide_by_lists,
+    find_lists,
+    find_run_lengths,
+    list_files,
+    splits_of,
+)
 from segtrain.data.layouts.pair_finder import find_candidates
 from segtrain.data.layouts.pairing import ClassSource, Listing, find_excluded, resolve_pairs
 from segtrain.data.layouts.polygon_layout import find_polygons
@@ -66,7 +72,7 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
         raise UsageError(
             f"data.path {root}: no such folder; if it has moved, give its new path with --data"
         )
-    found = (named_format(config), find_splits(config, root)) if config.splits else None
+    found = (named_format(config, root), find_splits(config, root)) if config.splits else None
     found = found or find_layout(root, config)
     if found is None:
         raise SegtrainError(explain_nothing(config, root))
@@ -156,6 +162,7 @@ LAYOUTS = (
         "lists", find_lists, "train.txt, data.csv or another list with 'image mask' on each line"
     ),
     Layout("pairs", find_unsplit_folders, "folders that data.splits names"),
+    Layout("rle", find_run_lengths, "a table of run lengths: train.csv of ImageId, EncodedPixels"),
     Layout("coco", find_loose_coco, "a COCO JSON in the folder itself, or in one of its folders"),
     Layout("polygons", find_polygons, "YOLO's .txt or labelme's .json of polygons for each image"),
 )

@@ -20,6 +20,7 @@ from segtrain.data.layouts.pairing import (
     group_by_stem,
 )
 from segtrain.data.layouts.polygon_layout import list_named_polygons
+from segtrain.data.layouts.run_length_tables import is_run_table, list_run_lengths
 from segtrain.errors import UsageError
 
 AFFIXES = ("image_start", "image_end", "mask_start", "mask_end")
@@ -34,7 +35,7 @@ COMBINATIONS = (
 )
 
 
-def named_format(config: DataConfig) -> str:
+def named_format(config: DataConfig, root: Path) -> str:
     """Return the format of data.splits, by their keys. Raises UsageError for a mixture."""
     splits = config.splits.values()
     has_coco = [bool(split.coco) for split in splits]
@@ -44,6 +45,8 @@ def named_format(config: DataConfig) -> str:
         )
     lists = all(split.list and not split.images for split in splits)
     name = "coco" if all(has_coco) else "lists" if lists else "pairs"
+    if lists and all(is_run_table(root / str(split.list)) for split in splits):
+        name = "rle"
     if name == "pairs" and config.format == "polygons":
         name = "polygons"
     if config.format not in ("auto", name):
@@ -76,6 +79,9 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
         return list_coco(config, root, files)
     if config.format == "polygons":
         return list_named_polygons(config, root)
+    if named_format(config.model_copy(update={"format": "auto"}), root) == "rle":
+        tables = {name: root / str(split.list) for name, split in config.splits.items()}
+        return list_run_lengths(config, root, tables)
     sides = {name: split_sides(split) for name, split in config.splits.items() if split.images}
     named = {os.path.normpath(side.folder) for pair in sides.values() for side in pair}
     groups: dict[str, list[Group]] = {}

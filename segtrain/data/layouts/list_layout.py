@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from segtrain.config import DataConfig, SplitConfig
@@ -12,6 +14,7 @@ from segtrain.data.layouts.folder_words import SPLIT_WORDS, read_name
 from segtrain.data.layouts.lists import names_pairs
 from segtrain.data.layouts.name_lists import NameIndex, is_name_list, read_name_list
 from segtrain.data.layouts.pairing import Group, Listing, files_by_stem
+from segtrain.data.layouts.run_length_tables import is_run_table, list_run_lengths
 from segtrain.errors import SegtrainError, UsageError
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list", ".jsonl")
@@ -19,6 +22,7 @@ LIST_FOLDERS = (
     "splits split lists list sets imagesets segmentation main annotations meta filelists".split()
 )
 TABLES = ("data", "dataset", "metadata", "index", "pairs", "all")
+SUBMISSION = re.compile(r"(?i)submi|sample|solution|stub")
 MOST_LISTS = 50  # files that may be lists; a folder of labels has thousands of .txt
 
 
@@ -35,15 +39,17 @@ def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:
             f"data.path {file}: expected a folder, a list ({', '.join(LIST_SUFFIXES)}) or a COCO "
             "JSON"
         )
-    if config.format not in ("auto", "coco" if suffix == ".json" else "lists"):
+    known = ("coco",) if suffix == ".json" else ("lists", "rle")
+    if config.format not in ("auto", *known):
         raise UsageError(f"data.format {config.format}: data.path {file} is not of that format")
     if suffix == ".json":
         return {"train": SplitConfig(coco=file.name)}
     beside = by_split(list_files(file.parent, False)) if file.stem in SPLIT_WORDS["train"] else {}
+    accepts = is_run_table if is_run_table(file) else partial(names_pairs, root=file.parent)
     return {
         split: SplitConfig(list=other.name)
         for split, other in (beside | {"train": file}).items()
-        if split == "train" or names_pairs(other, file.parent)
+        if split == "train" or accepts(other)
     }
 
 
@@ -88,7 +94,7 @@ def find_lists(config: DataConfig, root: Path) -> Listing | None:
 
     They come before folders without splits, which they divide, and after folders with splits.
     """
-    files = list_files(root)
+    files = [file for file in list_files(root) if not is_run_table(file)]
     named = by_split(files, lambda file: config.format == "lists" or names_pairs(file, root))
     if "train" not in named:
         named = {
@@ -106,6 +112,19 @@ def find_lists(config: DataConfig, root: Path) -> Listing | None:
     listing = find_splits(config.model_copy(update={"splits": splits}), root)
     listing.layout += _count_unlisted(listing, root)
     return listing
+
+
+def find_run_lengths(config: DataConfig, root: Path) -> Listing | None:
+    """Find tables of run lengths: train.csv and val.csv, or the only one; no submissions."""
+    files = [file for file in list_files(root) if is_run_table(file)]
+    files = [file for file in files if not SUBMISSION.search(file.name)]
+    named = by_split(files)
+    if "train" not in named:
+        others = [file for file in files if not read_name(file.stem).split]
+        named |= {"train": others[0]} if len(others) == 1 else {}
+    if "train" not in named:
+        return None
+    return list_run_lengths(config, root, {s: f for s, f in named.items() if s != "test"})
 
 
 def _find_table(config: DataConfig, root: Path, files: list[Path]) -> dict[str, Path]:
@@ -127,7 +146,7 @@ def _count_unlisted(listing: Listing, root: Path) -> str:
     folders = {os.path.dirname(path) for path in listed} - {os.path.dirname(path) for path in masks}
     beside = (path for f in folders for paths in files_by_stem(root, f).values() for path in paths)
     count = sum(path not in listed for path in beside)
-    return f"; {count} images beside them that no list names are left out" if count else ""
+    return f"; {count} image(s) beside them that no list names left out" if count else ""
 
 
 def divide_by_lists(listing: Listing, root: Path) -> Listing:
@@ -138,7 +157,8 @@ def divide_by_lists(listing: Listing, root: Path) -> Listing:
     """
     if listing.groups.keys() != {"train"}:
         return listing
-    groups, files = listing.groups["train"], list_files(root)
+    groups = listing.groups["train"]
+    files = [file for file in list_files(root) if not is_run_table(file)]
     index = NameIndex(groups)
     named = by_split(files, lambda file: is_name_list(file, index))
     read = {file: read_name_list(file, groups, index, root) for file in named.values()}
@@ -166,5 +186,5 @@ def divide_by_lists(listing: Listing, root: Path) -> Listing:
     listing.groups = divided
     listing.layout += f", divided by {', '.join(os.path.relpath(f, root) for f in named.values())}"
     if rest:
-        listing.layout += f"; {len(rest)} that no list names are left out"
+        listing.layout += f"; {len(rest)} that no list names left out"
     return listing

@@ -77,12 +77,13 @@ def read_pairs(file: Path, root: Path, allow_outside: bool) -> ListedPairs:
         pair: list[str] = []
         for path, is_mask in zip(_paths(row, columns, table), (False, True), strict=True):
             found = _locate(path, is_mask, finder, file) if path else None
-            if found is None or [relative_to_root(found, prefixes)] == pair:  # one file for both
+            inside = relative_to_root(found, prefixes) if found else None
+            if inside is None or inside in pair:  # one file for both
                 pair.append(path)
                 if path:
                     faults[path] = ("missing", source, "file")
                 continue
-            pair.append(relative_to_root(found, prefixes))
+            pair.append(inside)
             if os.path.isabs(pair[-1]) and not allow_outside:
                 faults[pair[-1]] = ("outside", source)
         whole += not any(faults.get(path, ("",))[0] == "missing" for path in pair) and all(pair)
@@ -92,7 +93,9 @@ def read_pairs(file: Path, root: Path, allow_outside: bool) -> ListedPairs:
     if rows and not whole:
         raise _all_missing(table, columns, rows[0])
     for of_split in groups.values():
-        of_split.sort(key=lambda pair: (Path(pair[0][0]).stem, pair[0][0]))
+        of_split.sort(
+            key=lambda pair: (os.path.splitext(os.path.basename(pair[0][0]))[0], pair[0][0])
+        )
     folded = f"{len(finder.folded)} names found in another case or Unicode form"
     notes = (columns.note, split, table.coding, folded if finder.folded else "")
     return ListedPairs(groups, faults, "; ".join(str(note) for note in notes if note))

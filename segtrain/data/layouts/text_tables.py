@@ -65,13 +65,14 @@ class Table:
         return f"read with {' as '.join(kinds)}"
 
 
-def read_text(file: Path) -> tuple[str, str]:
-    """Return a file's text and, unless it is UTF-8, its coding.
+def read_text(file: Path, limit: int = -1) -> tuple[str, str]:
+    """Return a file's text, up to `limit` bytes, and, unless it is UTF-8, its coding.
 
     Raises UsageError for a missing file, SegtrainError for an unreadable one.
     """
     try:
-        content = file.read_bytes()
+        with open(file, "rb") as opened:
+            content = opened.read(limit)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UsageError(f"data.splits: {file}: no such list file") from error
     except OSError as error:

@@ -228,7 +228,7 @@ def test_lists_of_names_are_the_splits_of_folders(tmp_path: Path, where: str, fo
         "train": names[1:4],
         "val": names[4:],
     }
-    assert "1 that no list names are left out" in found.layout
+    assert "1 that no list names left out" in found.layout
 
 
 def test_a_table_of_names_and_splits_divides_folders(tmp_path: Path):
