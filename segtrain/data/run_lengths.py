@@ -11,7 +11,7 @@ import numpy as np
 
 from segtrain.data.decoding import MAX_PIXELS
 from segtrain.data.drawn import DrawnMask
-from segtrain.data.images import upright_size
+from segtrain.data.images import read_size
 from segtrain.errors import SegtrainError
 
 RUNS = re.compile(r"\s*\d{1,10}\s+\d{1,10}(?:\s+\d{1,10}\s+\d{1,10})*\s*")
@@ -36,21 +36,23 @@ class RunLengthMask(DrawnMask):
 
     table: Path
     name: str  # of the image, as the table has it
-    image: Path  # which has the size, upright
+    image: Path  # which has the size
     rows: tuple[Runs, ...] = field(default=(), repr=False, compare=False)
     first: int = 1  # number of the first pixel
     across: bool = False  # pixels are counted along the rows, not down the columns
+    upright: bool = True  # after EXIF's rotation
+    others: tuple[Path, ...] = ()  # tables of other splits: the ids are in the order of all labels
 
     def __str__(self) -> str:
-        return f"{self.table} (image {self.name})"
+        return f"{self.table} (image {self.name}{', along the rows' if self.across else ''})"
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self.table, self.image)
+        return (self.table, self.image, *self.others)
 
     def values(self, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Return (H,W) class ids. Raises SegtrainError for runs that lead out of the image."""
-        height, width = upright_size(self.image, max_pixels)
+        height, width = read_size(self.image, max_pixels, self.upright)
         flat = np.zeros(height * width, np.int32)
         drawn = [(row, row.spans() - self.first) for row in self.rows]
         drawn.sort(key=lambda region: -int(np.diff(region[1]).sum()))

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from segtrain.config import DataConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.drawn import DrawnMask
 from segtrain.data.findings import Finding
-from segtrain.data.images import upright_size
+from segtrain.data.images import read_size
 from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.folders import walk_folder
 from segtrain.data.layouts.pairing import Fault, Group, Listing
@@ -175,14 +175,18 @@ def list_run_lengths(config: DataConfig, root: Path, files: Mapping[str, Path]) 
             if not found:
                 faults[path] = ("missing", os.path.relpath(table.file, root), "image")
             regions = tuple(runs._replace(class_id=ids[label]) for label, runs in rows)
-            mask = RunLengthMask(table.file, name, root / path, regions)
+            mask = RunLengthMask(
+                table.file, name, root / path, regions, upright=config.exif is not False
+            )
             groups.setdefault(of, []).append(([path], [mask]))
         _refuse_relative(table)
     first, across, why = find_order(groups, config.rle_order)
+    how: dict[str, Any] = {"first": first, "across": across}
+    others = {f: tuple(o for o in files.values() if o != f) for f in files.values()}
     for split, pairs in groups.items():
         pairs.sort(key=lambda pair: (Path(pair[0][0]).stem, pair[0][0]))
         groups[split] = [
-            (images, [replace(m, first=first, across=across) for m in masks if is_drawn(m)])
+            (images, [replace(m, **how, others=others[m.table]) for m in masks if is_drawn(m)])
             for images, masks in pairs
         ]
     layout = ", ".join(os.path.relpath(file, root) for file in files.values())
@@ -237,7 +241,7 @@ def find_order(groups: Mapping[str, list[Group]], given: str) -> tuple[int, bool
     votes: Counter[bool] = Counter()
     for mask in drawn[:: -(-len(drawn) // PROBED) or 1] if given == "auto" else ():
         with suppress(SegtrainError):
-            height, width = upright_size(mask.image)
+            height, width = read_size(mask.image, upright=mask.upright)
             for row in mask.rows:
                 gaps = np.diff(row.spans()[:, 0])
                 near = (
