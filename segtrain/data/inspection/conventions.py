@@ -12,6 +12,7 @@ from segtrain.config import DataConfig
 from segtrain.data.findings import Choice, Finding
 from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.scan import PairFacts
+from segtrain.data.mask_options import LARGEST
 from segtrain.errors import shorten
 
 FAR = 8  # smallest ratio of a grey level to a class id
@@ -31,11 +32,13 @@ class MaskValues(NamedTuple):
         return f"{self.fact.sample.mask} has {shorten(sorted(self.values), 8)}"
 
 
-def list_values(facts: Sequence[PairFacts], nodata: Nodata) -> list[MaskValues]:
+def list_values(
+    facts: Sequence[PairFacts], nodata: Nodata, keep: int | None = None
+) -> list[MaskValues]:
     """Return the values of all masks that are not coloured or lossy, without nodata."""
     named = nodata.config.label_map.keys()
     hard = [f for f in facts if f.mask.values and not f.mask.lossy]
-    return [MaskValues(f, set(f.mask.values) - named - nodata.of(f)) for f in hard]
+    return [MaskValues(f, set(f.mask.values) - named - (nodata.of(f) - {keep})) for f in hard]
 
 
 def find_conventions(masks: list[MaskValues], config: DataConfig) -> list[Finding]:
@@ -67,15 +70,18 @@ def find_conventions(masks: list[MaskValues], config: DataConfig) -> list[Findin
         choices = [Choice("both mean the same", one)]
         choices += [] if config.classes else [Choice("each is a class", each | {"lb_ignore": -1})]
         return [_two(masks_with(masks, present[0]), masks_with(masks, present[-1]), choices)]
-    return find_void_apart(masks, config)
+    return find_void_apart(masks, config, config.lb_ignore)
 
 
-def find_void_apart(masks: list[MaskValues], config: DataConfig) -> list[Finding]:
-    """Find masks of 0 and lb_ignore where no mask has lb_ignore beside an id above 0."""
-    void = config.lb_ignore
+def find_void_apart(masks: list[MaskValues], config: DataConfig, void: int) -> list[Finding]:
+    """Find masks of 0 and `void`, which is ignored, where none has it beside an id above 0."""
     apart = [mask for mask in masks if mask.values - {0} == {void}]
     with_ids = [mask for mask in masks if mask.values - {0, void} and void not in mask.values]
     mixed = any(void in mask.values and mask.values - {0, void} for mask in masks)
+    if void in LARGEST and not mixed and apart and not with_ids:  # bool as 16 bits
+        text = f"masks hold nothing but {void} beside 0"
+        one = {"label_map": {void: 1}} | _names(config, 2)
+        return [Finding("convention", True, text, [str(apart[0])], "", one)]
     # of masks without a 0, all may be void
     if void <= 0 or mixed or not with_ids or not any(0 in mask.values for mask in apart):
         return []

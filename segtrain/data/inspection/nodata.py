@@ -36,6 +36,14 @@ class Nodata:
             if self._count_classes() <= 2 and value in (0, 1):  # one class can't be trained
                 self.classes.add(value)
 
+    @property
+    def untagged(self) -> set[int]:
+        """Values that are nodata as the largest of their type only: they may be a class."""
+        if self.options.nodata is not None:
+            return set()
+        held = set().union(*(fact.mask.values.keys() & LARGEST for fact in self.facts))
+        return held - self.tagged.keys() - {self.config.lb_ignore, *self.config.label_map}
+
     def _count_classes(self) -> int:
         if self.config.classes:
             return len(self.config.classes)

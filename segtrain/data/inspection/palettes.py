@@ -35,8 +35,11 @@ def check_palettes(
     else:
         return []
     text += f", {ANOTHER_ORDER}"
-    by_colour = choose_colours(count_colours(facts), palette, classes)
-    if not by_colour:
+    pixels = count_colours(facts)
+    by_colour = choose_colours(pixels, palette, classes)
+    merging = any(len(set(own.values())) < len(own) for own in (f.mask.palette for f in facts))
+    for_the_eye = palette and not pixels.keys() & set(map(encode_colour, palette)) - {0}
+    if not by_colour or merging or for_the_eye:
         advice = "data.palette_by: colour with data.palette in the order of the classes"
         return [Finding("palette", True, text, places, advice, choices=(BY_INDEX,))]
     choices = (Choice("colours are classes", by_colour), BY_INDEX)
@@ -77,11 +80,17 @@ def count_colours(facts: Iterable[PairFacts]) -> Counter[int]:
     for fact in facts:
         pixels.update(fact.mask.colours)
         for value, count in fact.mask.values.items():
-            level = GREY * value if 0 <= value <= 255 else None
-            code = fact.mask.palette.get(value, None if fact.mask.palette else level)
-            if code is not None:
+            if (code := colour_of(fact, value)) is not None:
                 pixels[code] += count
     return pixels
+
+
+def colour_of(fact: PairFacts, value: int) -> int | None:
+    """Return the code of the colour that a value is shown in, None where it has none."""
+    if fact.mask.palette:
+        return fact.mask.palette.get(value)
+    level = 255 * value if fact.mask.bilevel else value
+    return GREY * level if 0 <= level <= 255 else None
 
 
 def choose_colours(
@@ -142,9 +151,11 @@ def find_grey_among_colours(facts: Sequence[PairFacts], palette: Palette) -> lis
     """Find grey masks among coloured ones whose levels are colours of data.palette at other ids."""
     if not any(fact.mask.colours for fact in facts):
         return []
-    known = {encode_colour(colour): index for index, colour in reversed(list(enumerate(palette)))}
+    known: dict[int | None, int] = {
+        encode_colour(colour): index for index, colour in reversed(list(enumerate(palette)))
+    }
     grey = [fact for fact in facts if fact.mask.values and not fact.mask.palette]
-    odd = [f for f in grey if any(known.get(GREY * v, v) != v for v in f.mask.values)]
+    odd = [f for f in grey if any(known.get(colour_of(f, v), v) != v for v in f.mask.values)]
     if not odd:
         return []
     text = f"{len(odd)} grey masks among coloured ones have levels that are colours of data.palette"

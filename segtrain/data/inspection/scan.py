@@ -76,6 +76,7 @@ class MaskFacts:
     repeated: list[int] = field(default_factory=list)  # those codes that the palette has twice
     reordered: bool = False  # the palette has colours of data.palette at other indices
     rgb: bool = False  # grey values of a file that has colours
+    bilevel: bool = False  # 1 is white
     nodata: float | None = None  # the value that a GeoTIFF's own tag names
     flat: dict[int, int] | None = None  # of values or colours those in flat areas; None: all
     even: dict[int, int] = field(default_factory=dict)  # JPEG's blocks of one value, by value
@@ -282,6 +283,7 @@ def mask_facts(
         repeated,
         reordered,
         raw.ndim == 3 and values is not None,
+        raw.dtype == bool,
         stored.nodata,
         *count_areas(raw if values is None else values, lossy, hard),
     )

@@ -20,7 +20,12 @@ from segtrain.data.data_set import DataSet, DataSource, find_data_source
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
 from segtrain.data.inspection.checks import Checks, Facts, count_class_pixels, unknown_of
 from segtrain.data.inspection.class_evidence import describe_class_source, weigh_class_source
-from segtrain.data.inspection.conventions import find_conventions, find_instances, list_values
+from segtrain.data.inspection.conventions import (
+    find_conventions,
+    find_instances,
+    find_void_apart,
+    list_values,
+)
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
 from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.palettes import check_palettes, find_colours, find_grey_among_colours
@@ -333,5 +338,9 @@ def find_ambiguities(source: DataSource, facts: list[PairFacts], nodata: Nodata)
     findings = nodata.find_ambiguous()
     if findings or (named and not source.config.classes):  # the layout says what values mean
         return findings
+    for value in nodata.untagged:
+        findings = find_void_apart(list_values(facts, nodata, value), merged, value)
+        if findings:
+            return findings
     values = list_values(facts, nodata)
     return find_conventions(values, merged) or ([] if named else find_instances(values, merged))

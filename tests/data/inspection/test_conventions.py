@@ -150,6 +150,16 @@ def test_palettes_that_agree_leave_the_indices(tmp_path: Path, name: str):
         np.testing.assert_array_equal(ids, truth(int(number)))
 
 
+def test_colours_that_would_merge_classes_are_not_offered(tmp_path: Path):
+    twice = indexed(truth(4), COLOURS[[0, 1, 1, 3]])
+    path = write_set(tmp_path, [*(reordered(i) for i in range(4)), twice])
+    assert [c.fix for c in only_error(inspect(path)).choices] == [{"palette_by": "index"}]
+    for_the_eye = {"classes": list("abcd"), "palette": [(9, 9, i) for i in range(4)]}
+    path = write_set(tmp_path / "eye", [reordered(i) for i in range(4)])
+    choices = only_error(inspect(path, **for_the_eye)).choices
+    assert [choice.fix for choice in choices] == [{"palette_by": "index"}]
+
+
 @pytest.mark.parametrize("moved", [0, 1])
 def test_a_colour_at_two_indices_contradicts(tmp_path: Path, moved: int):
     ids = [truth(i, 2) for i in range(4)]
@@ -199,6 +209,9 @@ def test_white_of_a_grey_mask_is_a_colour_among_colours(tmp_path: Path):
     assert same_up_to_names(read_all(path, **fix), mask)
     grey = np.where(mask(2), 255, 0).astype(np.uint8)  # as an optimiser stores it
     Image.fromarray(grey).save(tmp_path / "masks/2.png")
+    by_colour, _ = only_error(inspect(path)).choices
+    assert same_up_to_names(read_all(path, **by_colour.fix), mask)
+    Image.fromarray(grey > 0).save(tmp_path / "masks/2.png")
     by_colour, _ = only_error(inspect(path)).choices
     assert same_up_to_names(read_all(path, **by_colour.fix), mask)
     by_colour, _ = only_error(inspect(path, **fix)).choices
@@ -295,6 +308,17 @@ def test_any_order_of_files_finds_the_same_conventions(tmp_path_factory, classes
     path = write_set(tmp_path_factory.mktemp("set"), masks)
     kinds = [f.kind for f in inspect(path, classes=list("abcd")).findings if f.error]
     assert kinds == ["convention"]
+
+
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_white_of_16_bits_may_be_a_class(tmp_path: Path, mixed: bool, classes: bool):
+    names = {"classes": ["a", "b"]} if classes else {}
+    white = [1 if mixed and i % 2 else 65535 for i in range(4)]
+    path = write_set(tmp_path, [truth(i, 2).astype(np.uint16) * white[i] for i in range(4)])
+    error = only_error(inspect(path, **names))
+    for number, ids in read_all(path, **names | (error.fix or error.choices[0].fix)).items():
+        np.testing.assert_array_equal(ids, truth(int(number), 2))
 
 
 # instances
