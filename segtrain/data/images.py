@@ -25,6 +25,7 @@ from segtrain.data.decoding import (
 from segtrain.data.tiff import TiffHeader, is_tiff, read_tiff, read_tiff_header
 from segtrain.errors import SegtrainError
 
+WIDE = (np.int8, np.int16, np.int32, np.uint32)
 NO_LIMIT = 1 << 62  # pixels
 BAND = 1 << 22  # pixels converted at a time
 
@@ -94,7 +95,7 @@ class ImageReader:
         exact = self.value_range is not None or self.channels not in (1, 3)
         header, values = read_tiff(path, self.max_pixels, self.channels, exact)
         if self.channels not in (1, 3) and values.shape != header.shape:
-            raise header.needs_imagecodecs(path)  # Pillow left out samples
+            raise header.undecodable(path)  # Pillow left out samples
         values = self._tiff_channels(header, values, path)
         value_range = self.value_range
         if header.palette is not None and self.channels in (1, 3):
@@ -103,13 +104,20 @@ class ImageReader:
             values = values * np.uint8(255 // (2**header.bits - 1))
         elif header.bits < 8 * values.dtype.itemsize and values.dtype.kind == "u":
             value_range = value_range or (0, 2**header.bits - 1)
-        pixels = to_uint8(values, path, value_range)
+        elif values.dtype in WIDE and header.samples == 1 and not header.white_is_zero:
+            # a signed or wider type's range says nothing of the image
+            if values.min() >= 0 and values.max() <= 65535:
+                values = values.astype(np.uint16 if values.itemsize > 1 else np.uint8)
+        is_byte = values.dtype in (np.uint8, bool)
+        pixels = to_uint8(values, path, None if is_byte else value_range)
         if header.white_is_zero:
             pixels = 255 - pixels
         if self.channels in (1, 3) and pixels.shape[2] != self.channels:
             colour = Image.fromarray(pixels, "RGB" if pixels.shape[2] == 3 else "CMYK")
             pixels = pixels_of(colour.convert("L" if self.channels == 1 else "RGB"))
-        return turn_upright(pixels, header.orientation) if self.upright else pixels
+        pixels = to_uint8(pixels, path, self.value_range) if is_byte else pixels
+        upright = turn_upright(pixels, header.orientation) if self.upright else pixels
+        return np.ascontiguousarray(upright)
 
     def _tiff_channels(self, header: TiffHeader, values: np.ndarray, path: Path) -> np.ndarray:
         """Return (H,W,C) of the model's channels, or the samples of colours yet to be converted."""

@@ -75,7 +75,11 @@ def _from_tiff(path: Path, max_pixels: int, upright: bool) -> StoredMask:
     header, values = read_tiff(path, max_pixels)
     if not header.has_plain_values:
         raise _no_mask(path, header.kind)
-    if header.pages > 1:
+    axes = _class_axes(values) if values.ndim == 3 and values.max() <= 1 else None
+    hot = axes is not None and 2 in axes  # pure colours go up to 255
+    if hot and header.pages == 1:
+        values = _merge_bands(values, path)
+    elif header.pages > 1:
         if not _class_axes(values):
             raise SegtrainError(f"{path}: {header.pages} pages, but a mask is one image")
         values = _merge_bands(values, path)

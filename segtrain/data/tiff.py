@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffFrame, TiffPage
 
 from segtrain.data.decoding import (
@@ -30,7 +30,8 @@ IMAGECODECS = find_spec("imagecodecs") is not None
 # codecs and bits that tifffile has without imagecodecs
 CODECS = {1, 8, 32773, 32946, 34925}  # none, deflate, PackBits, deflate, LZMA
 WHOLE_BITS = {1, 8, 16, 32, 64}
-MOST_SAMPLES = 6  # that Pillow knows, without printing a line
+# what Pillow decodes to the stored values, tried against them
+PILLOW_CODECS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}  # CCITT, LZW, JPEG, zstd
 JPEG = {6, 7, 33007, 34892}
 LOSSY = JPEG | {33003, 33004, 33005, 34934, 50002}  # JPEG 2000 and XR, JPEG XL
 WEBP = {34927, 50001}
@@ -105,12 +106,13 @@ class TiffHeader:
     def has_alpha(self) -> bool:
         return any(kind in ALPHA for kind in self.extra)
 
-    def needs_imagecodecs(self, path: Path) -> SegtrainError:
-        """Return the error for pixels that neither tifffile alone nor Pillow reads as stored."""
+    def undecodable(self, path: Path) -> SegtrainError:
+        """Return the error for pixels that neither tifffile nor Pillow reads as stored."""
+        helps = not IMAGECODECS and self.photometric != PHOTOMETRIC.YCBCR
+        way = "pip install 'segtrain-cli[tiff]' (imagecodecs), or " if helps else ""
         return SegtrainError(
-            f"{path}: {self.shape} values of {self.dtype} in {self.compression} compression need "
-            "imagecodecs: pip install 'segtrain-cli[tiff]', or save it with deflate compression "
-            "or none"
+            f"{path}: {' x '.join(map(str, self.shape))} values of {self.dtype} ({self.kind}, "
+            f"{self.compression}) can't be decoded; {way}save it uncompressed, as grey or RGB"
         )
 
 
@@ -153,6 +155,9 @@ def _describe(file: TiffFile, path: Path, max_pixels: int, channels: int) -> Tif
     page = file.pages.first
     if page.dtype is None or not page.size:
         raise ValueError(f"{page.shape} samples of {page.bitspersample} bits")
+    if page.bitspersample == 1 and page.samplesperpixel > 1 and page.planarconfig == 1:
+        # tifffile itself writes them in another order than it reads
+        raise ValueError("several bands of single bits; save it with 8 bits")
     pages, shape = len(_whole_pages(file)), page.shape
     # an ImageJ stack has one directory for all its pages
     if len(file.pages) == 1 and (pages := file.series[0].size // page.size) > 1:
@@ -221,20 +226,31 @@ def _refuse_cut_off(file: TiffFile) -> None:
 
 def _decode_by_pillow(path: Path, page: TiffPage, header: TiffHeader, exact: bool) -> np.ndarray:
     """Return the stored values by Pillow. Raises SegtrainError where it may change them."""
-    if header.pages > 1 or header.samples > MOST_SAMPLES or header.photometric not in COLOURS:
-        raise header.needs_imagecodecs(path)
-    with Image.open(path) as image:
+    refused = header.undecodable(path)
+    known = header.photometric in COLOURS and page.compression in PILLOW_CODECS
+    if header.pages > 1 or not known:
+        raise refused
+    try:
+        image = Image.open(path)
+    except UnidentifiedImageError:
+        raise refused
+    with image:
         mode, args = image.mode, image.tile[0].args
         raw, *rest = args if isinstance(args, tuple) else (args,)
-        if str(raw).startswith("RGBa"):  # Pillow would divide by alpha
+        # of bands apart, it reads only the first, or scrambles those that it divides by alpha
+        divided = mode == "La" or str(raw).startswith("RGBa")
+        if page.planarconfig == 2 and (divided or image.tile[0].codec_name != "libtiff"):
+            raise refused
+        if divided and mode == "RGBA":
             image.tile = [image.tile[0]._replace(args=(str(raw).replace("a", "A"), *rest))]
-        apart = page.planarconfig == 2 and image.tile[0].codec_name != "libtiff"
-        if mode not in PILLOW_MODES or apart:
-            raise header.needs_imagecodecs(path)
+        if mode not in PILLOW_MODES:
+            raise refused
         image.load()
         values = np.asarray(image.convert("RGB") if mode == "YCbCr" else image)
-    if values[0, 0].size not in (header.samples, header.colours):
-        raise header.needs_imagecodecs(path)
+    if page.planarconfig == 2 and mode == "LA":
+        values = values[..., 0]
+    if values[0, 0].size != header.samples and not 0 < header.colours <= values[0, 0].size:
+        raise refused
     if mode in ("1", "L") and header.photometric == PHOTOMETRIC.MINISWHITE:
         values = ~values
     if mode == "L" and header.bits in (2, 4):
@@ -245,7 +261,7 @@ def _decode_by_pillow(path: Path, page: TiffPage, header: TiffHeader, exact: boo
     elif mode.startswith("I"):
         values = values.astype(header.dtype)
     elif exact:
-        raise header.needs_imagecodecs(path)
+        raise refused
     return turn_back(values, header.orientation)
 
 
