@@ -83,6 +83,9 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, suffix: st
     np.testing.assert_array_equal(read(path), UPRIGHT[orientation](RGB))
     assert read.size(path) == ((9, 5) if orientation >= 5 else (5, 9))
     assert read_header(path)[0] == orientation
+    as_stored = ImageReader(upright=False)
+    np.testing.assert_array_equal(as_stored(path), RGB)
+    assert as_stored.size(path) == (5, 9)
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -468,6 +471,30 @@ def test_pages_are_not_dropped_silently(tmp_path: Path, pages: int, write):
         with pytest.raises(SegtrainError, match=rf"stack.tif: .*{pages}.*model.in_channels"):
             ImageReader(channels)(tmp_path / "stack.tif")
     np.testing.assert_array_equal(ImageReader(pages)(tmp_path / "stack.tif"), np.stack(bands, 2))
+
+
+# animations
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_an_animation_is_refused_and_a_single_frame_is_read(tmp_path: Path, suffix: str):
+    from segtrain.data.stored_masks import read_mask
+
+    path = tmp_path / f"a{suffix}"
+    frames = [Image.fromarray(np.full((5, 9), level, np.uint8)) for level in (0, 90, 200)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+    for reader in (read, read.size, read_mask):
+        with pytest.raises(SegtrainError, match=rf"a{suffix}: an animation of 3 frames"):
+            reader(path)
+    frames[1].save(path, save_all=True, lossless=True)
+    assert (read(path) == 90).all() and read.size(path) == (5, 9)
+    assert np.unique(read_mask(path).values).size == 1  # GIF: an index of its palette
+
+
+def test_the_previews_of_a_photo_are_no_animation(tmp_path: Path):
+    photo = Image.new("RGB", (16, 8), (200, 100, 40))
+    photo.save(tmp_path / "a.jfif", format="MPO", save_all=True, append_images=[photo.copy()])
+    assert read(tmp_path / "a.jfif").shape == (8, 16, 3)
 
 
 # channels

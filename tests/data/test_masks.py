@@ -20,6 +20,7 @@ from segtrain.data.masks import (
     grey_values,
     read_raw,
 )
+from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError
 
 IDS = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
@@ -350,6 +351,128 @@ def test_ids_of_any_integers(values, label_map):
     assert ids.tolist() == [meaning.get(v, other) for v, other in zip(values, rest, strict=True)]
 
 
+# masks that a decoder would change, or that have a band a class
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32, np.float16])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("classes", [2, 3, 4, 7])
+def test_one_hot_bands_are_their_class(tmp_path: Path, dtype, first: bool, classes: int):
+    ids = np.random.default_rng(0).integers(0, classes, (6, 9))
+    hot = np.eye(classes, dtype=dtype)[ids]
+    np.save(tmp_path / "mask.npy", hot.transpose(2, 0, 1) if first else hot)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.npy").values, ids)
+    if classes != 3:
+        np.save(tmp_path / "mask.npy", hot * 255 if hot.dtype.kind != "b" else hot)
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.npy").values, ids)
+
+
+HOT = np.eye(4, dtype=np.float32)[np.random.default_rng(0).integers(0, 4, (6, 9))]
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        (HOT * 0.7 + 0.075, "probabilities"),
+        (HOT.transpose(2, 0, 1) * 0.7 + 0.075, "probabilities"),
+        (HOT + np.eye(4)[0] > 0, "one class at each pixel"),
+        (HOT[..., :3] * 1.0, "one class at each pixel"),
+        (np.eye(4)[(np.arange(4)[:, None] + np.arange(9)) % 4], "first and its last axis"),
+        (HOT * 3 + np.arange(4), "height x width"),
+    ],
+)
+def test_bands_that_are_not_one_hot_are_named(tmp_path: Path, values: np.ndarray, words: str):
+    np.save(tmp_path / "mask.npy", values)
+    with pytest.raises(SegtrainError, match=f"mask.npy: .*{words}"):
+        read_mask(tmp_path / "mask.npy")
+
+
+def test_colours_of_an_array_are_no_bands(tmp_path: Path):
+    """Pure red, green and blue have one value each, as one-hot bands have."""
+    colours = np.eye(3, dtype=np.uint8)[IDS] * 255
+    for values in (colours, colours.astype(np.int64)):
+        np.save(tmp_path / "mask.npy", values)
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.npy").values, colours)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("level", [0, 255])
+def test_labels_in_alpha_alone_are_refused(tmp_path: Path, mode: str, suffix: str, level: int):
+    path = tmp_path / f"mask{suffix}"
+    grey, alpha = Image.new("L", (3, 2), level), Image.fromarray(IDS * 100)
+    bands = [grey] * (len(mode) - 1)
+    Image.merge(mode, [*bands, alpha]).save(path, lossless=True, exact=True)
+    with pytest.raises(SegtrainError, match=f"mask{suffix}: .*alpha"):
+        read_mask(path)
+    Image.merge(mode, [*bands, grey]).save(path, lossless=True, exact=True)
+    assert (read_mask(path).values == level).all()  # a class alone
+
+
+def test_a_transparent_index_is_an_index(tmp_path: Path):
+    image = Image.fromarray(IDS, mode="P")
+    image.putpalette([part for colour in COLOURS for part in colour])
+    for suffix in (".png", ".gif"):
+        for transparency in (0, 2):
+            image.save(tmp_path / f"mask{suffix}", transparency=transparency)
+            stored = read_mask(tmp_path / f"mask{suffix}")
+            np.testing.assert_array_equal(stored.values, IDS)
+            assert stored.palette is not None and not stored.lossy
+            assert stored.palette[:3].tolist() == [list(colour) for colour in COLOURS]
+
+
+def deep_png(path: Path, values: np.ndarray) -> None:
+    """Write 16 bits a channel: grey with alpha, RGB or RGBA."""
+    from test_images import raw_png
+
+    path.write_bytes(raw_png(values, 16, {2: 4, 3: 2, 4: 6}[values.shape[2]]))
+
+
+IDS16 = np.array([[0, 1, 2], [300, 1, 40000]], np.uint16)
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_ids_in_16_bit_bands_keep_all_their_bits(tmp_path: Path, bands: int):
+    """Pillow would halve them."""
+    alpha = np.full((2, 3), 65535, np.uint16)
+    grey = np.dstack([IDS16] * (1 if bands == 2 else 3) + ([alpha] if bands != 3 else []))
+    deep_png(tmp_path / "mask.png", grey)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png").values, IDS16)
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+@pytest.mark.parametrize("bands", [3, 4])
+def test_16_bit_colours_that_8_bits_hold(tmp_path: Path, scale: int, bands: int):
+    colours = np.array(COLOURS, np.uint16)[IDS]
+    alpha = np.full((2, 3, bands - 3), 200, np.uint16)
+    deep_png(tmp_path / "mask.png", np.dstack([colours, alpha]) * np.uint16(scale))
+    np.testing.assert_array_equal(MaskReader(3, palette=COLOURS)(tmp_path / "mask.png"), IDS)
+
+
+def test_16_bit_colours_that_8_bits_do_not_hold(tmp_path: Path):
+    deep_png(tmp_path / "mask.png", np.array([[[0, 1, 2], [300, 1, 40000]]], np.uint16))
+    with pytest.raises(SegtrainError, match="mask.png: .*uint16.*40000"):
+        read_mask(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("kind, bands", [(2, 1), (5, 1), (3, 3), (6, 3)])
+@pytest.mark.parametrize("maxval", [1, 3, 18, 255, 256, 1000, 65535])
+def test_netpbm_masks_of_any_maxval(tmp_path: Path, kind: int, bands: int, maxval: int):
+    values = np.random.default_rng(0).integers(0, min(maxval, 255) + 1, (4, 6, bands))
+    values[0, 0] = min(maxval, 255)
+    header = f"P{kind}\n# made by hand\n6 # wide\n4\n{maxval}\n".encode()
+    if kind in (2, 3):
+        pixels = " ".join(map(str, values.ravel().tolist())).encode() + b" # the end\n"
+    else:
+        pixels = values.astype(">u2" if maxval > 255 else "u1").tobytes()
+    path = tmp_path / ("mask.pgm" if bands == 1 else "mask.ppm")
+    path.write_bytes(header + pixels)
+    np.testing.assert_array_equal(read_mask(path).values, values[..., 0] if bands == 1 else values)
+    path.write_bytes(header + pixels[:-14])
+    with pytest.raises(SegtrainError, match=f"{path.name}: .*replace"):
+        read_mask(path)
+
+
 # lossy masks
 
 
@@ -485,6 +608,9 @@ def test_a_mask_is_turned_as_its_image_is(tmp_path: Path):
     exif[0x0112] = 6
     Image.fromarray(IDS).save(tmp_path / "mask.png", exif=exif)
     np.testing.assert_array_equal(MaskReader(3)(tmp_path / "mask.png"), np.rot90(IDS, -1))
+    as_stored = MaskReader(3, options=MaskOptions(upright=False))
+    np.testing.assert_array_equal(as_stored(tmp_path / "mask.png"), IDS)
+    assert repr(as_stored) != repr(MaskReader(3))
 
 
 # classes

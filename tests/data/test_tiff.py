@@ -328,11 +328,9 @@ def test_single_bits_of_several_bands_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("classes", [3, 4, 5])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"planarconfig": "separate"}, {"planarconfig": "separate", "photometric": "rgb"}],
-)
-def test_bands_of_one_class_each(tmp_path: Path, classes: int, options: dict):
+@pytest.mark.parametrize("photometric", ["minisblack", "rgb"])
+@pytest.mark.parametrize("order", ["separate", None])
+def test_bands_of_one_class_each(tmp_path: Path, classes: int, photometric: str, order):
     ids = random_values(1, "uint8", classes)[..., 0]
     hot = np.eye(classes, dtype=np.uint8)[ids].transpose(2, 0, 1)
     options = {"planarconfig": "separate"} if order or photometric == "rgb" else {}
