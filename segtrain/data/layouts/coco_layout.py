@@ -290,6 +290,10 @@ class ImageFinder:
         for parent, _, files in os.walk(root) if names and not hits[self.folder] else ():
             for file in files:
                 self.elsewhere.setdefault(file, []).append(os.path.join(parent, file))
+        if first := next(
+            (file for name in probed if self.elsewhere and (file := self(name))), None
+        ):
+            self.folder = Path(first).parent
 
     def __call__(self, name: str) -> str | None:
         """Return the path of an image's file, None where there is none or several could be it."""
