@@ -288,8 +288,8 @@ class ImageFinder:
         self.finder = FileFinder(root, (self.folder, root))
         self.elsewhere: dict[str, list[str]] = {}
         for parent, _, files in os.walk(root) if names and not hits[self.folder] else ():
-            for file in files:
-                self.elsewhere.setdefault(file, []).append(os.path.join(parent, file))
+            for entry in files:
+                self.elsewhere.setdefault(entry, []).append(os.path.join(parent, entry))
         if first := next(
             (file for name in probed if self.elsewhere and (file := self(name))), None
         ):

@@ -19,7 +19,7 @@ from segtrain.data.layouts.pairing import (
     Listing,
     group_by_stem,
 )
-from segtrain.data.layouts.polygon_layout import list_named_polygons
+from segtrain.data.layouts.polygon_layout import list_named_polygons, refuse_polygons
 from segtrain.data.layouts.run_length_tables import is_run_table, list_run_lengths
 from segtrain.errors import UsageError
 
@@ -98,6 +98,8 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
                 if not side.find_folders(root):
                     raise UsageError(f"data.splits.{name}: {root / side.folder}: no such folder")
             found = list_sides(root, *sides[name], named)
+            if found[0] and not found[1]:
+                refuse_polygons(root, name, str(split.masks))
             if not split.list:
                 groups[name] = group_by_stem(*found)
                 continue

@@ -70,6 +70,11 @@ def list_named_polygons(config: DataConfig, root: Path) -> Listing:
     tree: dict[str, list[str]] = {}
     splits: dict[str, list[PolygonFolders]] = {}
     for name, split in config.splits.items():
+        if set(split.model_dump(exclude_defaults=True)) != {"images", "masks"}:
+            raise UsageError(
+                f"data.splits.{name}: polygons are matched to images by stem; give images and "
+                "masks alone"
+            )
         images, labels = (os.path.normpath(folder or "") for folder in (split.images, split.masks))
         for folder in (images, labels):
             if not (root / folder).is_dir():
@@ -85,6 +90,19 @@ def list_named_polygons(config: DataConfig, root: Path) -> Listing:
             if other in tree:
                 splits.setdefault(name, []).append(PolygonFolders(folder, other, suffix))
     return list_polygons(config, root, splits, tree)
+
+
+def refuse_polygons(root: Path, split: str, masks: str) -> None:
+    """Raise UsageError where a split's folder of masks has files of polygons instead."""
+    found = Counter(
+        os.path.splitext(name)[1].lower() for _, names in walk_folder(root, masks) for name in names
+    )
+    for suffix, tool in TOOLS.items():
+        if found[suffix]:
+            raise UsageError(
+                f"data.splits.{split}: {masks} has no masks but {found[suffix]} {suffix}; if they "
+                f"are {tool}'s polygons, add data.format: polygons"
+            )
 
 
 def _match_folders(root: Path, tree: dict[str, list[str]]) -> list[PolygonFolders]:

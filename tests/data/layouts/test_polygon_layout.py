@@ -14,7 +14,7 @@ from PIL import Image
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.layouts.detect import FoundPairs, find_pairs
 from segtrain.data.masks import MaskReader
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, UsageError
 
 WIDTH, HEIGHT = 8, 4
 # a rectangle of class 0 and, on it, a square of class 2
@@ -308,6 +308,26 @@ def test_named_in_splits(tmp_path: Path):
     found = find_pairs(DataConfig(splits=splits, format="polygons"), tmp_path)
     assert (found.format, [len(pairs) for pairs in found.splits.values()]) == ("polygons", [3, 3])
     assert all(mask == DRAWN for mask in read(found).values())
+
+
+def test_splits_without_the_format_are_refused(tmp_path: Path):
+    write_yolo(tmp_path)
+    splits = {"train": SplitConfig(images="images", masks="labels")}
+    with pytest.raises(UsageError, match="labels has no masks but 4 .txt; .*data.format: polygons"):
+        find_pairs(DataConfig(splits=splits), tmp_path)
+    write_text(tmp_path / "train.txt", "a\n")
+    splits = {"train": SplitConfig(images="images", masks="labels", list="train.txt")}
+    with pytest.raises(UsageError, match="give images and masks alone"):
+        find_pairs(DataConfig(splits=splits, format="polygons"), tmp_path)
+
+
+def test_lists_of_names_divide_polygons(tmp_path: Path):
+    write_yolo(tmp_path)
+    write_text(tmp_path / "train.txt", "./images/a.png\n./images/b.png\n./images/c.png\n")
+    write_text(tmp_path / "val.txt", "./images/d.png\n")
+    found = find_pairs(DataConfig(), tmp_path)
+    assert [pair.name for pair in found.splits["val"]] == ["d"]
+    assert read(found) == dict.fromkeys("abcd", DRAWN)
 
 
 def test_mask_images_come_before_polygons(tmp_path: Path):
