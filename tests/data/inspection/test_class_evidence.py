@@ -181,3 +181,17 @@ def test_fit_refuses_and_names_the_readings(tmp_path: Path):
     root = published(tmp_path, "camvid", [0, 1])
     with pytest.raises(SegtrainError, match="CamVid.*data.format: camvid.*data.classes"):
         survey_data_set(DataConfig(path=str(root)))
+
+
+@pytest.mark.parametrize("reading", [0, 1])
+def test_a_reading_that_check_writes_can_be_chosen(cli, tmp_path: Path, reading: int):
+    root = published(tmp_path / "set", "camvid", [0, 1, 2])
+    checked = cli("check", root, "--write-config", "c.yaml")
+    assert checked.code == 1 and "data.format: camvid" in checked.stdout
+    refused = cli("check", "--config", "c.yaml")
+    assert refused.code == 2
+    text = Path("c.yaml").read_text()
+    line = ["#format: camvid", "#classes: ['0', '1', '2']"][reading]
+    assert line in text
+    Path("c.yaml").write_text(text.replace(line, line[1:]))
+    assert cli("check", "--config", "c.yaml").code == 0
