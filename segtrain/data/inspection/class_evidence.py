@@ -65,7 +65,8 @@ def weigh_class_source(
         text = f"{names} colours that it lacks: {shorten(colour_counts(colours), MOST_ADDED)}"
         added = [list(decode_colour(code)) for code, _ in colours.most_common()]
         choices = _choose_colours(data_set, added)
-        findings.append(Finding("table", True, text, choices=choices))
+        advice = f"name the colour of each class with data.palette, in the order of {origin.name}"
+        findings.append(Finding("table", True, text, [], "" if choices else advice, {}, choices))
     return findings
 
 

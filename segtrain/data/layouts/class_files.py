@@ -40,7 +40,7 @@ def read_rows(file: Path) -> list[Row]:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise SegtrainError(f"{file}: too large for a table of classes")
-        text = file.read_text(encoding="utf-8-sig", errors="strict")
+        text = _decode(file.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise SegtrainError(f"{file}: not a table of classes that can be read ({error})") from error
     kind = file.suffix.lower()
@@ -55,6 +55,16 @@ def read_rows(file: Path) -> list[Row]:
             rows = _parse_text(text)
         _check(rows)
     return rows
+
+
+def _decode(content: bytes) -> str:
+    """Return the text of a file: UTF-8, UTF-16 by its mark, or else Latin-1, as of spreadsheets."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _check(rows: list[Row]) -> None:

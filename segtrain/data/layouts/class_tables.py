@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from segtrain.config import DataConfig
 from segtrain.config.types import Colour
 from segtrain.data.findings import Choice, Finding
 from segtrain.data.layouts.class_files import BLACK, Row, read_rows
+from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.pairing import ClassSource, Listing
 from segtrain.data.layouts.published import PUBLISHED
 from segtrain.errors import SegtrainError, shorten
@@ -28,10 +30,11 @@ OTHERS = re.compile(
     r"(obj_|class_?)?(classes|labels|names|codes|categories|id2label|(class|label|colou?r)s?_?"
     r"(map|names|list|colou?rs|dict|codes|table|palette|info)?|palette|colou?r_?code|legend)"
     r"\.(txt|csv|tsv|json)|[\w-]+\.names|(data|dataset)\.ya?ml|meta\.json|dataset\.json"
-    r"|config\w*(\.\d)?\.json",
+    r"|config_v\d\.\d\.json",
     re.IGNORECASE,
 )
-MOST_FOLDERS = 64  # folders of masks in which tables are looked for
+PROJECT = ("obj_class_to_machine_color.json", "meta.json")  # Supervisely's, above its data sets
+MOST_MASK_FOLDERS = 64  # folders of masks in which tables are looked for
 IGNORED = ("__ignore__", "ignore", "ignored")
 
 
@@ -106,37 +109,45 @@ def find_class_tables(
     Of tables that agree only the most detailed is returned; outer folders come first.
     """
     inside = {root}
-    for folder in sorted(set(folders))[:MOST_FOLDERS]:
+    for folder in sorted(set(folders))[:MOST_MASK_FOLDERS]:
         inside |= {p for p in (folder, *folder.parents) if p.is_relative_to(root)}
     tables: list[ClassTable] = []
     unread = []
-    for folder in sorted(inside, key=lambda path: (len(path.parts), path)):
-        for name in _list_candidates(folder) if folder.is_dir() else ():
-            short = os.path.relpath(folder / name, root)
-            try:
-                table = ClassTable(short, tuple(_number_from_zero(read_rows(folder / name))))
-            except SegtrainError as error:
-                unread += [str(error).replace(f"{root}{os.sep}", "")] * bool(TOOLS.fullmatch(name))
-                continue
-            alike = next((i for i, known in enumerate(tables) if known.agrees(table)), None)
-            if alike is None:
-                tables.append(table)
-            elif table.palette and not tables[alike].palette:
-                tables[alike] = table
+    ordered = sorted(inside, key=lambda path: (len(path.parts), path))
+    files = [file for folder in ordered for file in _list_candidates(folder)]
+    for file in files or _list_outer(root):
+        try:
+            rows = _number_from_zero(read_rows(file))
+        except SegtrainError as error:
+            unread += [str(error).replace(f"{root}{os.sep}", "")] * bool(TOOLS.fullmatch(file.name))
+            continue
+        table = ClassTable(os.path.relpath(file, root), tuple(rows))
+        alike = next((i for i, known in enumerate(tables) if known.agrees(table)), None)
+        if alike is None:
+            tables.append(table)
+        elif table.palette and not tables[alike].palette:
+            tables[alike] = table
     text = "no table of classes can be read from {}"
     return tables, [Finding("table", False, text.format(shorten(unread)))] if unread else []
 
 
-def _list_candidates(folder: Path) -> list[str]:
-    """Return the names of the files that may be tables, without the weaker of Supervisely's two."""
+def _list_candidates(folder: Path) -> list[Path]:
+    """Return the files that may be tables, without the weaker of Supervisely's two."""
     names = set()
-    with os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if TOOLS.fullmatch(entry.name) or OTHERS.fullmatch(entry.name):
                 names.add(entry.name)
-    if "obj_class_to_machine_color.json" in names:
-        names.discard("meta.json")  # its colours are those of masks_human
-    return sorted(name for name in names if (folder / name).is_file())
+    if PROJECT[0] in names:
+        names.discard(PROJECT[1])  # its colours are those of masks_human
+    return sorted(folder / name for name in names if (folder / name).is_file())
+
+
+def _list_outer(root: Path) -> list[Path]:
+    """Return the files above root that may be tables, where root is a split or of Supervisely's."""
+    files = _list_candidates(root.parent)
+    is_split = read_name(root.name).template == "*"
+    return [file for file in files if is_split or file.name in PROJECT]
 
 
 def _number_from_zero(rows: list[Row]) -> list[Row]:
@@ -166,9 +177,9 @@ def name_classes(listing: Listing, layout: str, config: DataConfig, root: Path) 
     published = PUBLISHED.get(layout) if listing.classes else None
     if listing.classes and not published:
         return listing
-    masks = {m for groups in listing.groups.values() for _, files in groups for m in files}
-    folders = {(root / mask).parent for mask in masks if isinstance(mask, str)}
-    tables, findings = find_class_tables(root, folders)
+    masks = (m for groups in listing.groups.values() for _, files in groups for m in files)
+    folders = {os.path.dirname(mask) for mask in masks if isinstance(mask, str)}
+    tables, findings = find_class_tables(root, [root / folder for folder in folders])
     findings = listing.findings + findings
     confirmed = any(_confirms(table, listing) for table in tables) if published else False
     table, errors = (None, []) if confirmed else pick_table(tables, config)

@@ -348,3 +348,21 @@ def test_cityscapes_of_cvat(tmp_path: Path):
     found = find_pairs(DataConfig(), tmp_path)
     assert (found.format, found.classes, found.findings) == ("cityscapes", NAMES, [])
     assert [len(pairs) for pairs in found.splits.values()] == [3, 1]
+
+
+@pytest.mark.parametrize("root, table", [("ds0", "meta.json"), ("train", "label_colors.txt")])
+def test_a_table_one_folder_above(tmp_path: Path, root: str, table: str):
+    """Supervisely's project holds data sets, and any data set its splits; else it's another's."""
+    pairs_in(tmp_path / root, np.array(COLOURS, np.uint8)[TRUTH])
+    write(tmp_path / table, COLOURED[table])
+    assert find_pairs(DataConfig(), tmp_path / root).classes == NAMES
+    pairs_in(tmp_path / "roads", TRUTH)
+    write(tmp_path / "label_colors.txt", COLOURED["label_colors.txt"])
+    (tmp_path / "meta.json").unlink(missing_ok=True)
+    assert find_pairs(DataConfig(), tmp_path / "roads").classes == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-8"])
+def test_tables_of_spreadsheets(tmp_path: Path, encoding: str):
+    (tmp_path / "class_dict.csv").write_bytes("name;r;g;b\r\nvéhicule;9;8;7\r\n".encode(encoding))
+    assert read_rows(tmp_path / "class_dict.csv") == [Row("véhicule", (9, 8, 7))]
