@@ -21,6 +21,7 @@ from segtrain.data.layouts.folders import walk_folder
 from segtrain.data.layouts.list_layout import (
     divide_by_lists,
     find_lists,
+    find_missing_lists,
     find_run_lengths,
     list_files,
     splits_of,
@@ -165,6 +166,7 @@ LAYOUTS = (
     Layout("rle", find_run_lengths, "a table of run lengths: train.csv of ImageId, EncodedPixels"),
     Layout("coco", find_loose_coco, "a COCO JSON in the folder itself, or in one of its folders"),
     Layout("polygons", find_polygons, "YOLO's .txt or labelme's .json of polygons for each image"),
+    Layout("lists", find_missing_lists, "the same, of which nothing is there"),
 )
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.layouts.explicit import find_splits
 from segtrain.data.layouts.folder_words import SPLIT_WORDS, read_name
-from segtrain.data.layouts.lists import names_pairs
+from segtrain.data.layouts.lists import names_pairs, pairs_exist
 from segtrain.data.layouts.name_lists import NameIndex, is_name_list, read_name_list
 from segtrain.data.layouts.pairing import Group, Listing, files_by_stem
 from segtrain.data.layouts.run_length_tables import is_run_table, list_run_lengths
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError, UsageError, shorten
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list", ".jsonl")
 LIST_FOLDERS = (
@@ -24,6 +24,9 @@ LIST_FOLDERS = (
 TABLES = ("data", "dataset", "metadata", "index", "pairs", "all")
 SUBMISSION = re.compile(r"(?i)submi|sample|solution|stub")
 MOST_LISTS = 50  # files that may be lists; a folder of labels has thousands of .txt
+
+
+Accepts = Callable[[Path], bool]  # whether a file is a list to use
 
 
 def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:
@@ -69,9 +72,7 @@ def list_files(root: Path, below: bool = True) -> list[Path]:
     return list(walk(root, 2 * below)) if root.is_dir() else []
 
 
-def by_split(
-    files: list[Path], accepts: Callable[[Path], bool] = lambda _: True
-) -> dict[str, Path]:
+def by_split(files: list[Path], accepts: Accepts = lambda _: True) -> dict[str, Path]:
     """Return the accepted list of each split, by its name: train.txt before train_list.txt.
 
     A split of which several lists have such names has none.
@@ -94,18 +95,29 @@ def find_lists(config: DataConfig, root: Path) -> Listing | None:
 
     They come before folders without splits, which they divide, and after folders with splits.
     """
+    return _find_lists(config, root, partial(pairs_exist, root=root))
+
+
+def find_missing_lists(config: DataConfig, root: Path) -> Listing | None:
+    """Find lists of pairs of which nothing is there, which becomes an error that says so."""
+    return _find_lists(config, root, partial(names_pairs, root=root))
+
+
+def _find_lists(config: DataConfig, root: Path, accepts: Accepts) -> Listing | None:
     files = [file for file in list_files(root) if not is_run_table(file)]
-    named = by_split(files, lambda file: config.format == "lists" or names_pairs(file, root))
+    named = by_split(files, lambda file: config.format == "lists" or accepts(file))
+    if "train" in named:  # a split of which nothing is there is no reason to hold one out
+        named |= by_split([f for f in files if names_pairs(f, root)])
     if "train" not in named:
         named = {
             split: file
             for split, words in SPLIT_WORDS.items()
             for folder in words[::-1]
             for name in ("metadata.csv", "metadata.jsonl")
-            if (file := root / folder / name).is_file() and names_pairs(file, root)
+            if (file := root / folder / name).is_file() and accepts(file)
         }
     if "train" not in named:
-        named = _find_table(config, root, files)
+        named = _find_table(config, root, files, accepts)
     if not named:
         return None
     splits = {name: SplitConfig(list=os.path.relpath(file, root)) for name, file in named.items()}
@@ -127,9 +139,11 @@ def find_run_lengths(config: DataConfig, root: Path) -> Listing | None:
     return list_run_lengths(config, root, {s: f for s, f in named.items() if s != "test"})
 
 
-def _find_table(config: DataConfig, root: Path, files: list[Path]) -> dict[str, Path]:
+def _find_table(
+    config: DataConfig, root: Path, files: list[Path], accepts: Accepts
+) -> dict[str, Path]:
     """Return the one list of pairs that is of no split by its name; of several, one of TABLES."""
-    tables = [f for f in files if not read_name(f.stem).split and names_pairs(f, root)]
+    tables = [f for f in files if not read_name(f.stem).split and accepts(f)]
     known = [f for name in TABLES for f in tables if f.stem.lower() == name]
     if len(tables) > 1 and not known and config.format == "lists":
         raise SegtrainError(
@@ -169,9 +183,12 @@ def divide_by_lists(listing: Listing, root: Path) -> Listing:
                 if "" not in listed.groups:
                     named, read = {"": file}, {file: listed}
                     break
-    unread = [f.name for f in by_split(files).values() if f not in named.values()]
+    unread = [f for f in files if read_name(f.stem).split and f not in named.values()]
     if unread:
-        listing.layout += f" ({', '.join(unread)} not read: no names of pairs)"
+        names = shorten(os.path.relpath(f, root) for f in unread)
+        several = any(is_name_list(f, index) for f in unread)
+        why = "several for a split; choose with data.splits" if several else "no names of pairs"
+        listing.layout += f" ({names} not read: {why})"
     if not named:
         return listing
     divided: dict[str, list[Group]] = {}

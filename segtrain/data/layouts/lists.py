@@ -56,6 +56,11 @@ def names_pairs(file: Path, root: Path) -> bool:
     return len(_file_columns(table, finder)) > 1 or 2 * sum(named) > len(named)
 
 
+def pairs_exist(file: Path, root: Path) -> bool:
+    """Return whether a list names images and masks that are there."""
+    return len(_file_columns(*open_list(file, root))) > 1
+
+
 def read_pairs(file: Path, root: Path, allow_outside: bool) -> ListedPairs:
     """Return the pairs that a list names, sorted by the images' names, and faults of paths.
 
@@ -92,12 +97,16 @@ def read_pairs(file: Path, root: Path, allow_outside: bool) -> ListedPairs:
         named.append(([pair[0]], [pair[1]] if pair[1] else []))
     if rows and not whole:
         raise _all_missing(table, columns, rows[0])
+    unlabelled = [s for s, pairs in groups.items() if pairs and not any(m for _, m in pairs)]
+    unlabelled = [s for s in unlabelled if s not in ("", "train")]
+    groups = {s: pairs for s, pairs in groups.items() if s not in unlabelled}
     for of_split in groups.values():
         of_split.sort(
             key=lambda pair: (os.path.splitext(os.path.basename(pair[0][0]))[0], pair[0][0])
         )
     folded = f"{len(finder.folded)} names found in another case or Unicode form"
-    notes = (columns.note, split, table.coding, folded if finder.folded else "")
+    dropped = f"{', '.join(unlabelled)} left out: no masks" if unlabelled else ""
+    notes = (columns.note, split, table.coding, folded if finder.folded else "", dropped)
     return ListedPairs(groups, faults, "; ".join(str(note) for note in notes if note))
 
 

@@ -334,3 +334,28 @@ def test_any_dialect_reads_the_same_pairs_or_is_refused(data: st.DataObject):
         assert set(pairs) <= set(rows)
         if quote:
             assert (sorted(pairs), found.findings) == (sorted(rows), [])
+
+
+def test_a_list_of_which_nothing_is_there_does_not_hide_folders(tmp_path: Path):
+    for i in range(4):
+        touch(tmp_path, f"images/{i}.png", f"masks/{i}.png")
+    write(tmp_path, "pairs.csv", *(f"/kaggle/rgb/{i}.png,/kaggle/gt/{i}.png" for i in range(4)))
+    assert len(find_pairs(DataConfig(), tmp_path).splits["train"]) == 3
+    with pytest.raises(SegtrainError, match="none of its pairs is there"):
+        find_pairs(DataConfig(), tmp_path / "pairs.csv")
+
+
+def test_folds_are_named_as_not_read(tmp_path: Path):
+    for i in range(4):
+        touch(tmp_path, f"images/{i}.png", f"masks/{i}.png")
+    for fold in range(2):
+        write(tmp_path, f"splits/train_{fold}.txt", *(str(i) for i in range(4) if i % 2 != fold))
+    found = find_pairs(DataConfig(), tmp_path)
+    assert "train_0.txt, splits/train_1.txt not read: several for a split" in found.layout
+
+
+def test_a_split_whose_rows_have_no_masks_is_left_out(root: Path):
+    lines = [*(f"{a},{b},train" for a, b in ROWS[:3]), f"{ROWS[3][0]},,test"]
+    found = find_pairs(DataConfig(), write(root, "data.csv", "image,mask,split", *lines))
+    assert (list(found.splits), found.findings) == (["train", "val"], [])
+    assert "test left out: no masks" in found.layout
