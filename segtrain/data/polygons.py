@@ -136,7 +136,8 @@ def read_labelme(file: Path) -> LabelmeFile:
                 if kind in LINES:
                     read.undrawn[kind] += 1
                     continue
-                label = entry["label"].strip()
+                if not (label := entry["label"].strip()):
+                    raise ValueError("a shape without a label")
                 shape = _read_shape(kind, entry, read.size)
                 if shape:
                     read.shapes.append((label, shape))
@@ -169,16 +170,13 @@ def _read_crop(encoded: str, corners: Sequence, size: tuple[int, int] | None) ->
     if size is None:
         raise ValueError("a mask without imageHeight and imageWidth")
     (left, top), (right, bottom) = ([round(number) for number in corner] for corner in corners)
+    height, width = bottom - top + 1, right - left + 1
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
-        height, width = bottom - top + 1, right - left + 1
         inside = min(left, top) >= 0 and right < size[1] and bottom < size[0]
-        if image.size != (width, height) or not inside:
+        if image.size != (width, height) or not inside or width * height > MAX_PIXELS:
             raise ValueError(f"a mask of {image.size} pixels in a box of {(width, height)}")
-        columns, rows = np.nonzero(np.asarray(image).T)
-    pixels = (columns + left) * size[0] + rows + top  # down the columns, in order
-    if not len(pixels):
-        return array("q")
-    starts = pixels[np.diff(pixels, prepend=-2) > 1]
-    ends = pixels[np.diff(pixels, append=pixels[-1] + 2) > 1] + 1
-    edges = np.stack([starts, ends], axis=1).ravel()
-    return array("q", np.diff(edges, prepend=0, append=size[0] * size[1]).tolist())
+        columns = np.zeros((width, height + 1), np.int8)  # the last pixel of each ends a run
+        columns[:, :height] = (np.asarray(image) != 0).T
+    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=np.int8(0)))
+    pixels = (edges // (height + 1) + left) * size[0] + edges % (height + 1) + top
+    return array("q", np.diff(pixels, prepend=0, append=size[0] * size[1]).tolist())

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.layouts.detect import FoundPairs, find_pairs
 from segtrain.data.masks import MaskReader
+from segtrain.data.polygons import YoloMask, read_labelme
 from segtrain.errors import SegtrainError, UsageError
 
 WIDTH, HEIGHT = 8, 4
@@ -228,6 +231,20 @@ def test_labelme_layouts(tmp_path: Path, images: str, labels: str):
     assert "3 linestrip" in note and "3 point" in note and "3 polygon of fewer" in note
 
 
+def test_labelme_s_masks_are_those_of_their_boxes(tmp_path: Path):
+    rng, drawn = np.random.default_rng(0), {}
+    for name in "abcdef":
+        write_image(tmp_path / f"{name}.png")
+        whole = rng.random((HEIGHT, WIDTH)) < rng.choice([0.2, 0.9, 1])
+        top, left = rng.integers(HEIGHT), rng.integers(WIDTH)
+        whole[:top], whole[:, :left] = False, False
+        corners = [[int(left), int(top)], [WIDTH - 1, HEIGHT - 1]]
+        mask = crop(whole[top:, left:].tolist())
+        write_labelme(tmp_path / f"{name}.json", [shape("a", corners, "mask", mask=mask)])
+        drawn[name] = whole.astype(int).tolist()
+    assert read(find_pairs(DataConfig(), tmp_path)) == drawn
+
+
 def test_labelme_s_circle_and_image_s_own_size(tmp_path: Path):
     for name in "ab":
         write_image(tmp_path / f"{name}.png")
@@ -267,6 +284,7 @@ WRONG_SHAPES = {
     "text": (shape("cat", [["a", "b"], [1, 1], [2, 2]]), "TypeError"),
     "far away": (shape("cat", [[0, 0], [99, 1], [2, 2]]), "far outside"),
     "no label": (shape(None, WHOLE), "AttributeError"),
+    "an empty label": (shape(" ", WHOLE), "without a label"),
     "an unknown kind": (shape("cat", WHOLE, "cuboid"), "type cuboid"),
     "a mask of another size": (shape("cat", [[0, 0], [3, 3]], "mask", mask=crop([[1]])), "a mask"),
     "a mask outside": (shape("cat", [[8, 0], [8, 0]], "mask", mask=crop([[1]])), "a mask"),
@@ -288,6 +306,55 @@ def test_a_wrong_shape_is_its_image_s_fault(tmp_path: Path, case: str):
                 pair.mask.values()
         else:
             assert (pair.mask.values() > 0).sum() == 4
+
+
+part = st.recursive(
+    st.none() | st.integers(-3, 9) | st.sampled_from([2**70, 1e308, "x", "", True]) | st.floats(),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=9,
+)
+point = st.lists(st.floats(-2, 9) | st.integers(0, 8), min_size=2, max_size=2)
+entry = st.fixed_dictionaries(
+    {}, optional={
+        "label": st.sampled_from(["cat", "", " dog ", None, 7]),
+        "points": st.lists(point, max_size=5) | part,
+        "shape_type": st.sampled_from([None, "rectangle", "circle", "mask", "line", "x"]),
+        "mask": st.sampled_from([None, "", "AAAA", crop([[1, 0], [1, 1]])]),
+    },
+)  # fmt: skip
+sides = st.sampled_from([None, 0, HEIGHT, WIDTH, float(WIDTH), 2**40, "x"])
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(entry | part, max_size=3) | part, sides, sides)
+def test_any_labelme_json_is_drawn_or_refused(tmp_path: Path, shapes, height, width):
+    image = tmp_path / "a.png"
+    if not image.exists():
+        write_image(image)
+    write_labelme(tmp_path / "a.json", shapes, imageHeight=height, imageWidth=width)
+    found = read_labelme(tmp_path / "a.json")
+    values = {label: i for i, (label, _) in enumerate(found.shapes, 1)}
+    try:
+        drawn = found.draw(values, image, True).values(10_000)
+    except SegtrainError as error:
+        assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
+        return
+    assert set(np.unique(drawn)) <= {0, *values.values()} and drawn.size <= 10_000
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.text("0123456789.- \nenaf+_x", max_size=60) | st.binary(max_size=40))
+def test_any_text_is_drawn_or_refused(tmp_path: Path, text: str | bytes):
+    image, file = tmp_path / "a.png", tmp_path / "a.txt"
+    if not image.exists():
+        write_image(image)
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    try:
+        drawn = YoloMask(image, file, 3).values()
+    except SegtrainError as error:
+        assert str(error).startswith(f"{file}: ") and "\n" not in str(error)
+        return
+    assert drawn.shape == (HEIGHT, WIDTH) and drawn.max() <= 3
 
 
 def test_an_image_that_labelme_did_not_save_is_an_error(tmp_path: Path):
