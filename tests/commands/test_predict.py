@@ -99,6 +99,17 @@ def test_a_turned_photo_comes_out_upright(cli, trained: Path, orientation: int, 
     np.testing.assert_array_equal(*overlays)
 
 
+@pytest.mark.parametrize("orientation", [6, 3])
+def test_data_exif_false_predicts_photos_as_stored(cli, trained: Path, orientation: int):
+    exif = Image.Exif()
+    photo(Path("plain.png"))
+    exif[0x0112] = orientation
+    photo(Path("tagged.png"), exif=exif)
+    answer = predict(cli, trained, "plain.png", "tagged.png", "--set", "data.exif=false")
+    assert answer.code == 0, answer.error
+    np.testing.assert_array_equal(ids("tagged"), ids("plain"))
+
+
 def test_folders_globs_and_files_are_each_taken_once(cli, trained: Path):
     for name in ("in/a.png", "in/b.jpg", "in/.hidden.png", "more/c1.png", "more/c2.png",
                  "more/d.png"):  # fmt: skip

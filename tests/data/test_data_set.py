@@ -137,3 +137,24 @@ def test_a_command_builds_each_reader_once(cli, tmp_path: Path, monkeypatch):
         answer = cli(*command)
         assert answer.code == 0, answer.stderr
         assert built == {"ImageReader": 1, "MaskReader": 1}
+
+
+@pytest.mark.parametrize("tags", [(6, 1), (6, 6), (1, 8)])
+def test_data_exif_false_reads_images_and_masks_as_stored(tmp_path: Path, tags: tuple[int, int]):
+    """Whichever of the two has the tag, and at every reader of the data set."""
+    truth = np.random.default_rng(0).integers(0, 3, (6, 12, 20), dtype=np.uint8)
+    for index, ids in enumerate(truth):
+        for folder, pixels, tag in zip(("images", "masks"), (ids * 80, ids), tags, strict=True):
+            exif = Image.Exif()
+            exif[0x0112] = tag
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png", exif=exif)
+    data = open_data_set(DataConfig(path=str(tmp_path), exif=False))
+    sample = data.splits["train"][0]
+    ids = truth[int(sample.name)]
+    np.testing.assert_array_equal(data.images(sample.image)[..., 0], ids * 80)
+    np.testing.assert_array_equal(data.masks(sample.mask), ids)
+    assert data.images.size(sample.image) == (12, 20)
+    if tags[0] != tags[1]:
+        with pytest.raises(SegtrainError, match="sizes differ"):
+            open_data_set(DataConfig(path=str(tmp_path), exif=True))

@@ -13,6 +13,7 @@ from segtrain.console import Note
 from segtrain.data.findings import Choice, Finding
 from segtrain.data.inspection.scan import PairFacts
 from segtrain.data.mask_options import LARGEST, MaskOptions
+from segtrain.data.stored_masks import NAN_VALUE
 from segtrain.errors import shorten
 
 
@@ -92,5 +93,6 @@ class Nodata:
         if not masks:
             return []
         share = sum(pixels.values()) / sum(f.mask.size[0] * f.mask.size[1] for f in self.facts)
-        text = f"masks: {shorten(sorted(pixels))} is nodata and ignored: {share:.2%} of the pixels"
+        values = ["NaN" if value == NAN_VALUE else value for value in sorted(pixels)]
+        text = f"masks: {shorten(values)} is nodata and ignored: {share:.2%} of the pixels"
         return [Note(f"{text}, in {masks} masks (data.nodata)")]
