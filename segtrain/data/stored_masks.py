@@ -118,6 +118,8 @@ def _without_alpha(values: np.ndarray, path: Path) -> np.ndarray:
 
 def _merge_bands(values: np.ndarray, path: Path) -> np.ndarray:
     """Return (H,W) ids of bands (H,W,C) or (C,H,W) that are one class each, or (H,W,3) colours."""
+    if values.ndim == 4 and values.shape[0] == 1:  # a batch of one
+        values = values[0]
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim == 2:
@@ -125,7 +127,7 @@ def _merge_bands(values: np.ndarray, path: Path) -> np.ndarray:
     axes = _class_axes(values)
     colours = values.ndim == 3 and values.shape[2] == 3 and values.dtype.kind in "iu"
     if axes == [2] or axes == [0] and not colours:
-        return values.argmax(axes[0])
+        return values.argmax(axes[0]).astype(np.uint16)
     if colours:
         return values
     found = "" if axes is None else ", of bands that are not one class at each pixel (one-hot)"

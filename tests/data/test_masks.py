@@ -362,6 +362,8 @@ def test_one_hot_bands_are_their_class(tmp_path: Path, dtype, first: bool, class
     hot = np.eye(classes, dtype=dtype)[ids]
     np.save(tmp_path / "mask.npy", hot.transpose(2, 0, 1) if first else hot)
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.npy").values, ids)
+    np.save(tmp_path / "mask.npy", hot[None])
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.npy").values, ids)
     if classes != 3:
         np.save(tmp_path / "mask.npy", hot * 255 if hot.dtype.kind != "b" else hot)
         np.testing.assert_array_equal(read_mask(tmp_path / "mask.npy").values, ids)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from segtrain.data.images import ImageReader, read_header
 from segtrain.data.stored_masks import NAN_VALUE, read_mask
+from segtrain.data.tiff import IMAGECODECS
 from segtrain.errors import SegtrainError
 
 SIDES = (5, 9)
@@ -301,6 +302,7 @@ def test_13_bands_are_read_in_silence(tmp_path: Path, capfd: pytest.CaptureFixtu
 # refused by name
 
 
+@pytest.mark.skipif(IMAGECODECS, reason="imagecodecs is installed")
 def test_a_codec_that_nothing_here_has_names_what_to_install(tmp_path: Path):
     write(tmp_path / "a.tif", random_values(4, "uint16"), photometric="minisblack")
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
