@@ -150,6 +150,16 @@ def test_palettes_that_agree_leave_the_indices(tmp_path: Path, name: str):
         np.testing.assert_array_equal(ids, truth(int(number)))
 
 
+def test_a_colour_that_a_palette_has_twice_contradicts_nothing(tmp_path: Path):
+    twice = COLOURS[[0, 1, 1]]
+    apart = [np.where(truth(i, 2), 1 + i % 2, 0) for i in range(4)]
+    together = indexed(truth(4, 3), twice)
+    masks = [*(indexed(mask, twice) for mask in apart), together]
+    read_all(write_set(tmp_path / "apart", masks))
+    masks = [*(indexed(truth(i, 3), COLOURS[:3]) for i in range(4)), together]
+    read_all(write_set(tmp_path / "together", masks))
+
+
 def test_colours_that_would_merge_classes_are_not_offered(tmp_path: Path):
     twice = indexed(truth(4), COLOURS[[0, 1, 1, 3]])
     path = write_set(tmp_path, [*(reordered(i) for i in range(4)), twice])
@@ -372,6 +382,12 @@ def test_classes_are_no_instances(tmp_path: Path):
         assert all((ids == masks[int(name)]).all() for name, ids in read.items())
 
 
+def test_many_classes_that_masks_share_are_no_instances(tmp_path: Path):
+    masks = [(truth(i, 6) + i % 5 * 3).astype(np.uint8) for i in range(10)]
+    for name, ids in read_all(write_set(tmp_path, masks)).items():
+        np.testing.assert_array_equal(ids, masks[int(name)])
+
+
 # nodata
 
 
@@ -382,7 +398,7 @@ def geotiff(mask: np.ndarray, tag: str | None = None) -> Callable[[Path], None]:
 
 NODATA = {
     "-9999": (np.int16, -9999, None),
-    "-1": (np.int16, -1, "-1"),
+    "-1": (np.int16, -1, None),
     "65535": (np.uint16, 65535, None),
     "2**32 - 1": (np.uint32, 2**32 - 1, None),
     "32767": (np.int16, 32767, "32767"),
