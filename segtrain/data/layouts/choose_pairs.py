@@ -38,11 +38,12 @@ def find_folder_pairs(config: DataConfig, root: Path, only_split: bool = False) 
     refuse_channels(found, root)
     splits, variants = found.split_configs(), find_variants(found)
     if len(variants) > 1:
+        refuse_parts(found, variants, root)
         if names := name_variants(variants, root, config.max_pixels):
             return list_class_masks(root, found, variants, names)
         splits = choose_variant(found, variants, root)
     listing = find_splits(config.model_copy(update={"splits": splits}), root)
-    listing.layout += describe_rest(found, splits)
+    listing.layout += describe_rest(found, splits, len(variants) > 1)
     return listing
 
 
@@ -55,8 +56,15 @@ def rank_candidates(candidates: list[Candidate]) -> list[Candidate]:
     rivals = list({str(c): c for c in candidates if c.evidence == evidence > 0}.values())
     most = max((c.agreement.paired for c in rivals), default=0)
     rivals = [c for c in rivals if c.agreement.paired >= CLEAR * most]
-    for is_better in (_has_train, _has_image_word, _is_no_rendering, _has_subfolders):
+    for is_better in (
+        _has_train,
+        _has_image_word,
+        _is_no_rendering,
+        _has_subfolders,
+    ):
         rivals = [c for c in rivals if is_better(c)] or rivals
+    if len({id(c.images) for c in rivals}) > 1:
+        rivals = [c for c in rivals if _has_same_words(c)] or rivals
     return rivals
 
 
@@ -95,6 +103,15 @@ def _has_image_word(candidate: Candidate) -> bool:
 def _is_no_rendering(candidate: Candidate) -> bool:
     parts = candidate.masks.words_beside(candidate.images)
     return not any(part.is_rendering for part in (*parts, read_name(candidate.agreement.mask[1])))
+
+
+def _has_same_words(candidate: Candidate) -> bool:
+    """Return whether the folders differ in their role only: images_2 and masks_2."""
+    rests = [
+        {word for part in side for word in part.words if not part.is_role(word)}
+        for side in (candidate.images.parts, candidate.masks.parts)
+    ]
+    return rests[0] == rests[1]
 
 
 def _has_subfolders(candidate: Candidate) -> bool:
@@ -170,15 +187,21 @@ def list_class_masks(
     return Listing(groups, layout, ["background", *classes], None, overlap)
 
 
+def refuse_parts(found: Candidate, variants: dict[str, dict[str, str]], root: Path) -> None:
+    """Raise SegtrainError where each image has one mask, in one of several folders of masks."""
+    cores = [core for files in variants.values() for core in files]
+    if found.flat and len(set(cores)) == len(cores):
+        raise SegtrainError(
+            f"{root}: each image has a mask in one of {shorten(variants)}: are these classes, then "
+            f"merge their masks; or parts of one set, then name it with {found}"
+        )
+
+
 def choose_variant(
     found: Candidate, variants: dict[str, dict[str, str]], root: Path
 ) -> dict[str, SplitConfig]:
     """Return data.splits with the one kind of masks that is meant. Raises SegtrainError."""
-    cores = [core for files in variants.values() for core in files]
     base = found.split_configs()
-    disjoint = len(set(cores)) == len(cores)
-    if found.flat and disjoint:
-        return base
     if not any(c.isalpha() for label in variants for c in label):
         raise SegtrainError(
             f"{root}: several masks an image in {base[found.splits[0]].masks}, such as "
@@ -224,17 +247,22 @@ def refuse_channels(found: Candidate, root: Path) -> None:
     raise_choice(root, problem, lines)
 
 
-def describe_rest(found: Candidate, splits: dict[str, SplitConfig]) -> str:
+def describe_rest(found: Candidate, splits: dict[str, SplitConfig], variants: bool) -> str:
     """Return the end of the layout's description, about splits and files that are not read."""
     text = ""
-    for family, lacks in ((found.images, "masks"), (found.masks, "images")):
-        for split in family.files if not found.is_within else ():
-            if split and family.files[split] and split not in splits:
+    sides = [(found.images, "masks")] + [(found.masks, "images")] * (not found.is_within)
+    for family, lacks in sides:
+        for split, files in family.files.items():
+            if split and files and split not in splits:
                 text += f"; {split} left out: no {lacks}"
-    for side, family in enumerate((found.images, found.masks)):
-        sides = [split_sides(config)[side] for config in splits.values()]
-        files = [file[2] for split in family.files for file in family.files[split]]
-        if not found.is_within and (sides[0].start or sides[0].end):
-            if unread := sum(sides[0].cut(name) is None for name in files):
-                text += f"; {unread} other file(s) in {sides[0].folder} not read"
+    for place, family in enumerate((found.images, found.masks) if not found.is_within else ()):
+        side = split_sides(next(iter(splits.values())))[place]
+        names = [file[2] for files in family.files.values() for file in files]
+        unread = sum(side.cut(name) is None for name in names)
+        if place and unread >= CLEAR * found.agreement.paired and not variants:
+            raise SegtrainError(
+                f"{side.folder} has {unread} files besides those of {splits_line(splits)}: several "
+                "masks an image? Remove them, or confirm this line"
+            )
+        text += f"; {unread} other file(s) in {side.folder} not read" if unread else ""
     return text

@@ -182,7 +182,7 @@ def find_layout(root: Path, config: DataConfig | None = None) -> tuple[str, List
 def explain_nothing(config: DataConfig, root: Path) -> str:
     """Return the message about a folder without a data set: what it holds, and what to name."""
     meaning = read_name(root.name)
-    is_part = meaning.template == "*" or meaning.is_mask or meaning.is_image
+    is_part = meaning.template == "*" or all(map(meaning.is_role, meaning.words))
     text = f"{root}: no data set found; " + (f"did you mean {root.parent}? " if is_part else "")
     if config.format != "auto":
         rows = [row for row in LAYOUTS if row.name == config.format]

@@ -47,6 +47,15 @@ class Meaning(NamedTuple):
     def is_image(self) -> bool:
         return not self.is_mask and not IMAGE_WORDS.isdisjoint(self.words)
 
+    @staticmethod
+    def is_role(word: str) -> bool:
+        """Return whether a word says images or masks, or that it is a folder."""
+        return word.removesuffix("s") in IMAGE_WORDS | MASK_WORDS | {"dir", "folder", "png", "jpg"}
+
+    @property
+    def is_neither(self) -> bool:
+        return not NEITHER_WORDS.isdisjoint(self.words) and not self.is_mask and not self.is_image
+
     @property
     def is_rendering(self) -> bool:
         return not RENDERING_WORDS.isdisjoint(self.words)
@@ -55,6 +64,7 @@ class Meaning(NamedTuple):
 def read_name(name: str) -> Meaning:
     """Return the meaning of a folder's name, or of a beginning or ending of files' names."""
     plain = re.sub(r"(?i)train_?(?=ids?(?![a-z]))", "", name)  # labelTrainIds are of no split
+    plain = re.sub(r"(?i)train[-_]?val(?![a-z])", "train", plain)
     split, words, template = None, set(), plain
     for start, word in _words(plain):
         if found := SPLIT_OF.get(word.lower()) or (ABBREVIATED.get(word) if start else None):

@@ -47,6 +47,8 @@ def find_agreement(images: Sequence[Stem], masks: Sequence[Stem]) -> Agreement |
     if not same and (found := _agree(images, masks, ("", ""), False)):
         if found.paired >= ENOUGH * smaller and not any(found.mask):
             return found
+    if constant := _match_constant(images, masks):
+        return constant
     folded = [[(where, fold_name(stem)) for where, stem in side] for side in (images, masks)]
     ways = [(images, masks)]  # exactly, then in any case and Unicode form
     if folded != [images, masks]:
@@ -65,6 +67,15 @@ def find_agreement(images: Sequence[Stem], masks: Sequence[Stem]) -> Agreement |
         cores = {(where, cut_ends(stem, best.mask) or "") for where, stem in masks}
         best.image_endings = _count_endings(cores, images, best.image[0], None)
     return best
+
+
+def _match_constant(images: Sequence[Stem], masks: Sequence[Stem]) -> Agreement | None:
+    """Return the agreement of sides that have one name each in all folders: img.png, mask.png."""
+    names = [{stem for _, stem in side} for side in (images, masks)]
+    if len(names[0]) != 1 or len(names[1]) != 1 or len(images) < 2 or names[0] == names[1]:
+        return None
+    both = {where for where, _ in images} & {where for where, _ in masks}
+    return Agreement(("", min(names[0])), ("", min(names[1])), len(both)) if both else None
 
 
 def _agree(

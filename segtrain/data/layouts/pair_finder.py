@@ -15,12 +15,13 @@ from pathlib import Path
 from segtrain.config import SplitConfig
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.findings import yaml_line
-from segtrain.data.layouts.folder_words import NEITHER_WORDS, SPLIT_WORDS, Meaning, read_name
-from segtrain.data.layouts.folders import suffix_of
+from segtrain.data.layouts.folder_words import SPLIT_WORDS, Meaning, read_name
+from segtrain.data.layouts.folders import Side, suffix_of
 from segtrain.data.layouts.name_ends import Agreement, Stem, find_agreement
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jfif"}  # of which masks can't be
 MOST_FAMILIES = 30  # the largest ones, of which each is compared with each
+MOST_CONSTANT = 8  # names of files that all folders share
 AGREE = 0.5  # least share of the smaller side that pairs
 SURE = 0.9  # the same where only file types tell the sides apart
 KeyedFile = tuple[str, str, str, str]
@@ -88,7 +89,16 @@ class Candidate:
         there = [s for s in SPLIT_WORDS if all(s in family.roots for family in both)]
         if "test" in there and not all(family.files.get("test") for family in both):
             there.remove("test")  # often it has no masks
+        if both and self.is_within:  # so may any
+            there = [
+                s
+                for s in there
+                if any(self._is_mask(file[2]) for file in self.masks.files.get(s, ()))
+            ]
         return there if both else ["train"]
+
+    def _is_mask(self, name: str) -> bool:
+        return Side("", *self.agreement.mask).cut(name) is not None
 
     @property
     def paired_share(self) -> float:
@@ -174,7 +184,9 @@ def _drop_common_folder(family: FolderFamily) -> None:
 def find_candidates(tree: Tree) -> list[Candidate]:
     """Return what may be the images and masks of a tree, by the first grouping that has any."""
     images_only = [
-        (path, [name for name in names if suffix_of(name) in SUFFIXES]) for path, names in tree
+        (path, [name for name in names if suffix_of(name) in SUFFIXES])
+        for path, names in tree
+        if not any(read_name_once(part).is_neither for part in Path(path).parts)
     ]
     found: list[Candidate] = []
     for how in ("merged", "apart", "neutral"):
@@ -183,15 +195,13 @@ def find_candidates(tree: Tree) -> list[Candidate]:
         if not any(c.evidence == 2 and c.paired_share >= SURE for c in found):
             found += [c for family in families for c in _compare_within(family)]
         found = [candidate for candidate in found if candidate.split_configs()]
-        if any(candidate.evidence for candidate in found):
-            break
+        if any(candidate.evidence == 2 for candidate in found):
+            break  # file types count between single folders only
     return found
 
 
 def _compare(images: FolderFamily, masks: FolderFamily) -> Iterator[Candidate]:
     mine, theirs = images.words_beside(masks), masks.words_beside(images)
-    if any(not NEITHER_WORDS.isdisjoint(part.words) for part in (*mine, *theirs)):
-        return
     if any(part.is_mask for part in mine) or any(part.is_image for part in theirs[-1:]):
         return
     named = any(part.is_mask for part in theirs)
@@ -209,6 +219,7 @@ def _compare(images: FolderFamily, masks: FolderFamily) -> Iterator[Candidate]:
 def _compare_within(family: FolderFamily) -> Iterator[Candidate]:
     """Yield images and masks that lie in the same folders."""
     splits = list(family.files)
+    yield from _compare_constant(family, splits)
     stems = family.stems(splits, False, True)
     agreement = find_agreement(stems, stems)
     if agreement and agreement.paired >= AGREE * len(stems) / 2 and any(agreement.mask):
@@ -235,6 +246,18 @@ def _compare_within(family: FolderFamily) -> Iterator[Candidate]:
         apart = ("", "") if named else (first, second)
         evidence = 2 if named else int(first in PHOTO_SUFFIXES)
         yield Candidate(images, masks, both, evidence, apart)
+
+
+def _compare_constant(family: FolderFamily, splits: list[str]) -> Iterator[Candidate]:
+    """Yield images and masks of which each folder has one, of the same name: rgb.png, mask.png."""
+    by_name: dict[str, set[str]] = {}
+    for where, _, _, name in family.keyed_files(splits, False, True):
+        by_name.setdefault(name, set()).add(where)
+    for image, mask in permutations(by_name, 2) if len(by_name) <= MOST_CONSTANT else ():
+        paired = len(by_name[image] & by_name[mask])
+        ends = ("", image), ("", mask)
+        if paired > 2 and _ends_name_masks(agreement := Agreement(*ends, paired)):
+            yield Candidate(family, family, agreement, 2)
 
 
 def _match(images: FolderFamily, masks: FolderFamily) -> tuple[Agreement, bool] | None:

@@ -86,8 +86,15 @@ UNSPLIT = {
     "two extensions": ("images/{n}.jpg", "masks/{n}.jpg.png"),
     "case": ("images/IMG_{n}.jpg", "masks/img_{n}.png"),
     "neutral folders, file types": ("a/{n}.jpg", "b/{n}.png"),
+    "one name in each folder": ("scene{n}/rgb.png", "scene{n}/mask.png"),
+    "one name on each side": ("s{n}/images/img.png", "s{n}/masks/mask.png"),
+    "ISIC": ("ISIC-2017_Training_Data/ISIC_{n:07}.jpg",
+             "ISIC-2017_Training_Part1_GroundTruth/ISIC_{n:07}_segmentation.png"),
+    "Potsdam": ("2_Ortho_RGB/top_potsdam_{n}_10_RGB.tif",
+                "5_Labels_all/top_potsdam_{n}_10_label.tif"),
+    "BUSI": ("benign/benign ({n}).png", "benign/benign ({n})_mask.png"),
     "the mask in the name": ("a/{n}.png", "b/{n}_mask.png"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [3, 12, 25])
@@ -110,6 +117,14 @@ def test_a_test_split_without_masks_is_left_out(tmp_path: Path):
     assert list(found.splits) == ["train", "val"] and "test left out: no masks" in found.layout
 
 
+def test_a_val_split_without_masks_among_images_is_left_out(tmp_path: Path):
+    write(tmp_path, *(f"train/{n}_{end}.png" for n in range(4) for end in ("sat", "mask")))
+    write(tmp_path, *(f"valid/{n}_sat.png" for n in range(4)))
+    found = find_pairs(DataConfig(), tmp_path)
+    assert found.findings == [] and "val left out: no masks" in found.layout
+    assert (len(found.splits["train"]), len(found.splits["val"])) == (3, 1)
+
+
 def choices(root: Path) -> str:
     with pytest.raises(SegtrainError) as raised:
         find_pairs(DataConfig(), root)
@@ -122,6 +137,43 @@ def test_two_folders_of_masks_are_a_choice(tmp_path: Path):
     text = choices(tmp_path)
     for folder in ("labels", "annotations"):
         assert f"data.splits: {{train: {{images: images, masks: {folder}}}}}" in text
+
+
+def test_the_field_of_view_is_not_taken_for_the_truth(tmp_path: Path):
+    """DRIVE has both under names that agree with those of images."""
+    for n in range(3):
+        write(tmp_path, f"training/images/{n}_training.tif", f"training/mask/{n}_training_mask.gif",
+              f"training/1st_manual/{n}_manual1.gif")  # fmt: skip
+    text = choices(tmp_path)
+    assert "masks: training/1st_manual, image_end: _training, mask_end: _manual1" in text
+    assert "masks: training/mask, mask_end: _mask" in text
+
+
+def test_images_and_depth_are_no_pairs(tmp_path: Path):
+    write(tmp_path, *(path for n in range(3) for path in (f"images/{n}.jpg", f"depth/{n}.png")))
+    assert "depth holds 3 .png" in choices(tmp_path)
+
+
+def test_augmented_copies_are_a_choice(tmp_path: Path):
+    folders = ("images", "images_aug", "masks", "masks_aug")
+    write(tmp_path, *(f"{folder}/{n}.png" for n in range(3) for folder in folders))
+    text = choices(tmp_path)
+    assert "{images: images_aug, masks: masks_aug}" in text and text.count("train:") == 2
+
+
+def test_parts_of_masks_are_no_classes(tmp_path: Path):
+    for n in range(6):
+        write(tmp_path, f"images/{n}.png", f"masks/part{n % 2}/{n}.png", value=255)
+    assert "part0, part1" in (text := choices(tmp_path))
+    assert "{images: images, masks: masks}" in text
+    splits = {"train": SplitConfig(images="images", masks="masks")}
+    assert len(find_pairs(DataConfig(splits=splits), tmp_path).splits["train"]) == 5
+
+
+def test_masks_of_one_object_each_are_refused(tmp_path: Path):
+    for n in range(4):
+        write(tmp_path, f"{n}/images/{n}.png", f"{n}/masks/a{n}.png", f"{n}/masks/b{n}.png")
+    assert "several masks an image?" in choices(tmp_path)
 
 
 @pytest.mark.parametrize("other", ["masks_color", "masks_human", "mask_overlay", "vis/masks"])
