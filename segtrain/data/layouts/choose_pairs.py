@@ -259,7 +259,7 @@ def describe_rest(found: Candidate, splits: dict[str, SplitConfig], variants: bo
         side = split_sides(next(iter(splits.values())))[place]
         names = [file[2] for files in family.files.values() for file in files]
         unread = sum(side.cut(name) is None for name in names)
-        if place and unread >= CLEAR * found.agreement.paired and not variants:
+        if place and unread > CLEAR * found.agreement.paired and not variants:
             raise SegtrainError(
                 f"{side.folder} has {unread} files besides those of {splits_line(splits)}: several "
                 "masks an image? Remove them, or confirm this line"
