@@ -548,6 +548,13 @@ def test_other_json_files_are_named(tmp_path: Path, case: str):
         find_pairs(DataConfig(), tmp_path / "a.json")
 
 
+def test_a_json_alone_whose_images_are_beside_its_folder(tmp_path: Path):
+    file = tmp_path / "annotations/instances_train2017.json"
+    write(file, tmp_path / "train2017")
+    with pytest.raises(SegtrainError, match=f"images are in .*train2017, .*give {tmp_path} as"):
+        find_pairs(DataConfig(), file)
+
+
 def test_jsons_of_which_none_is_for_training_are_named(tmp_path: Path):
     for name in ("first.json", "second.json"):
         write(tmp_path / name, tmp_path / "images")

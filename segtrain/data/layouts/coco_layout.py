@@ -162,6 +162,9 @@ def list_coco(config: DataConfig, root: Path, files: Jsons, unread: Sequence[Pat
         find = ImageFinder(root, [name for name, _ in coco.images], files[split][1])
         listing.groups[split], faults = _pair_images(config, root, coco, find, background)
         listing.faults |= faults
+        missing = sum(fault[0] == "missing" for fault in faults.values())
+        if missing == len(coco.images) > 0:
+            _refuse_images_above(root, coco, split)
         named.append(f"{os.path.relpath(coco.file, root)} + {os.path.relpath(find.folder, root)}")
     listing.layout = ", ".join(named) + (
         "; panoptic masks, pixels without a segment are ignored"
@@ -271,6 +274,17 @@ def _pair_images(
         groups.append(([path], [mask] if mask else []))
     groups.sort(key=lambda pair: (Path(pair[0][0]).stem, pair[0][0]))
     return groups, faults
+
+
+def _refuse_images_above(root: Path, coco: Coco, split: str) -> None:
+    """Raise SegtrainError where a JSON's images are beside its folder, which is the data set's."""
+    for folder in image_folders(root.parent, coco.file, split):
+        if folder.is_dir() and FileFinder(root.parent, [folder]).exists(coco.images[0][0]):
+            raise SegtrainError(
+                f"{coco.file}: its images are in {folder}, outside {root}; give {root.parent} as "
+                f"data.path, and data.splits: {{{split}: {{coco: "
+                f"{coco.file.relative_to(root.parent)}}}}} if it holds several JSON files"
+            )
 
 
 class ImageFinder:
