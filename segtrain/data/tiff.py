@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +35,7 @@ WHOLE_BITS = {1, 8, 16, 32, 64}
 PILLOW_CODECS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}  # CCITT, LZW, JPEG, zstd
 JPEG = {6, 7, 33007, 34892}
 LOSSY = JPEG | {33003, 33004, 33005, 34934, 50002}  # JPEG 2000 and XR, JPEG XL
-WEBP = {34927, 50001}
+SOMETIMES_LOSSY = {34712, 34887, 34927, 50001}  # JPEG 2000, LERC, WebP
 # samples of a pixel's colour; any further ones are extra
 COLOURS: dict[int, int] = {
     PHOTOMETRIC.MINISWHITE: 1,
@@ -266,14 +267,16 @@ def _decode_by_pillow(path: Path, page: TiffPage, header: TiffHeader, exact: boo
 
 
 def _is_lossy(file: TiffFile, page: TiffPage) -> bool:
-    if page.compression in WEBP or page.compression == COMPRESSION.JPEG2000:
-        file.filehandle.seek(page.dataoffsets[0])
-        start = file.filehandle.read(min(page.databytecounts[0], 4096))
-        if page.compression in WEBP:
-            return not is_lossless_webp(start)
-        coding = start.find(b"\xff\x52")  # of JPEG 2000: the wavelet is the 13th byte from there
+    if page.compression not in SOMETIMES_LOSSY:
+        return int(page.compression) in LOSSY
+    file.filehandle.seek(page.dataoffsets[0])
+    start = file.filehandle.read(min(page.databytecounts[0], 4096))
+    if page.compression == COMPRESSION.JPEG2000:
+        coding = start.find(b"\xff\x52")  # the wavelet is the 13th byte from there
         return coding < 0 or start[coding + 13 : coding + 14] != b"\1"
-    return int(page.compression) in LOSSY
+    if page.compression == COMPRESSION.LERC:  # integers are whole up to an error of 0.5
+        return start.startswith(b"Lerc2 ") and struct.unpack_from("<d", start, 42)[0] > 0.5
+    return not is_lossless_webp(start)
 
 
 def _palette(page: TiffPage) -> np.ndarray | None:
