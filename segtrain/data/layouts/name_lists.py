@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from segtrain.data.layouts.pairing import Fault, Group, fold_name, group_by_stem
@@ -37,12 +38,17 @@ class NameIndex:
             if files[0] and files[1]:
                 for part in _common_parts(files[0][0], files[1][0]):
                     _add(self._tiers[2], part, index)
-        self._folded: dict[str, int] = {}
+
+    @cached_property
+    def _folded(self) -> dict[str, int]:
+        """The names of all tiers in one case and Unicode form."""
+        folded: dict[str, int] = {}
         for tier in self._tiers:
             of_tier: dict[str, int] = {}
             for name, index in tier.items():
                 _add(of_tier, fold_name(name), index)
-            self._folded = of_tier | self._folded
+            folded = of_tier | folded
+        return folded
 
     def find(self, name: str) -> int | None:
         """Return the place of the group that a name, or the end of a path, means."""
@@ -50,11 +56,13 @@ class NameIndex:
         for form in dict.fromkeys((path, EXTENSION.sub("", path))):
             parts = form.split("/")
             ends = ["/".join(parts[i:]) for i in range(len(parts)) if _is_path(parts[:i])]
-            for tier in (*self._tiers, self._folded):
-                for end in ends:
-                    index = tier.get(end if tier is not self._folded else fold_name(end))
-                    if index is not None:
-                        return index if index >= 0 else None
+            for tier in self._tiers:
+                if found := [tier[end] for end in ends if end in tier]:
+                    return found[0] if found[0] >= 0 else None
+            if found := [
+                self._folded[key] for end in ends if (key := fold_name(end)) in self._folded
+            ]:
+                return found[0] if found[0] >= 0 else None
         return None
 
     def knows(self, name: str) -> bool:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from segtrain.data.decoding import SUFFIXES
@@ -24,6 +25,7 @@ GAPS = {mark: re.compile(rf"\s*{re.escape(mark)}\s*") for mark in SEPARATORS.val
 GAPS[" "] = re.compile(r"\s+")
 SAMPLE = 200  # lines from which separator and columns are inferred
 LONGEST = 40  # words of a line in which names with separators are looked for
+TableLine = tuple[int, str]  # number in the file, text
 Known = Callable[[str], bool]  # whether a cell names something that is there
 
 
@@ -40,17 +42,22 @@ class Table:
     """The rows of a file, without blank lines and comments, and how they were read."""
 
     file: Path
-    rows: list[TableRow]
+    lines: Sequence[TableLine]
     separator: str  # a name of SEPARATORS
     coding: str  # empty for UTF-8
     width: int  # cells of most rows
     comment: list[str]  # cells of a comment above the first row: it may name the columns
+    split: Callable[[TableLine], TableRow]
 
-    @property
+    @cached_property
+    def rows(self) -> list[TableRow]:
+        """All rows; a table that only the sample is asked of takes little time."""
+        return [self.split(line) for line in self.lines]
+
+    @cached_property
     def sample(self) -> list[TableRow]:
         """Rows spread over the file, without the first, which may be a header."""
-        rows = self.rows[1:] or self.rows
-        return rows[:: -(-len(rows) // SAMPLE)] if rows else []
+        return [self.split(line) for line in _spread(self.lines)]
 
     def count_known(self, is_known: Known) -> list[int]:
         """Return the rows of the sample whose cell is known, for each column."""
@@ -100,7 +107,7 @@ def read_table(file: Path, is_known: Known, wanted: int) -> Table:
     separators read other names.
     """
     text, coding = read_text(file)
-    lines: list[tuple[int, str]] = []
+    lines: list[TableLine] = []
     comment = ""
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         line = line.strip("\ufeff \t")
@@ -112,17 +119,27 @@ def read_table(file: Path, is_known: Known, wanted: int) -> Table:
         lines.append((number, line))
     if file.suffix.lower() == ".jsonl":
         rows = _read_json_lines(file, lines)
-        return Table(file, rows, "JSON", coding, len(rows[0].cells) if rows else 0, [])
-    sample = [line for _, line in lines[1:] or lines]
-    sample = sample[:: -(-len(sample) // SAMPLE)] if sample else []
+        width = len(rows[0].cells) if rows else 0
+        numbered = [(number, "") for number in range(len(rows))]
+        return Table(file, numbered, "JSON", coding, width, [], lambda line: rows[line[0]])
+    sample = [line for _, line in _spread(lines)]
     name, cells = _choose_separator(file, sample, is_known, wanted)
     mark = SEPARATORS[name]
     width = Counter(map(len, cells)).most_common(1)[0][0] if cells else 0
-    rows = [TableRow(number, _split_row(line, mark, width, is_known)) for number, line in lines]
-    return Table(file, rows, name, coding, width, split_line(comment, mark))
+
+    def split(line: TableLine) -> TableRow:
+        return TableRow(line[0], _split_row(line[1], mark, width, is_known))
+
+    return Table(file, lines, name, coding, width, split_line(comment, mark), split)
 
 
-def _read_json_lines(file: Path, lines: Sequence[tuple[int, str]]) -> list[TableRow]:
+def _spread(lines: Sequence[TableLine]) -> Sequence[TableLine]:
+    """Return lines from all of a file, without the first, which may be a header."""
+    lines = lines[1:] or lines
+    return lines[:: -(-len(lines) // SAMPLE)] if lines else []
+
+
+def _read_json_lines(file: Path, lines: Sequence[TableLine]) -> list[TableRow]:
     """Return the objects of JSON lines as rows below a header."""
     rows = []
     for number, line in lines:
