@@ -82,6 +82,7 @@ def build_check_report(inspection: Inspection) -> dict[str, Any]:
         "mean": mean,
         "std": std,
         "classes": build_class_rows(inspection) if isinstance(inspection, Survey) else [],
+        "ignored": build_ignored_row(inspection) if isinstance(inspection, Survey) else {},
         "errors": sum(finding.error for finding in inspection.findings),
         "notes": sum(not finding.error for finding in inspection.findings),
         "findings": [
@@ -131,6 +132,17 @@ def build_class_rows(inspection: Survey) -> list[dict[str, Any]]:
     return rows
 
 
+def build_ignored_row(inspection: Survey) -> dict[str, dict[str, Any]]:
+    """Return the ignored pixels, their share of all pixels and the images with any, by split."""
+    row = {}
+    for split, (pixels, total) in inspection.ignored.items():
+        valid = inspection.by_image[split].sum(1)
+        sizes = [height * width for height, width in inspection.sizes[split]]
+        images = int((valid < np.array(sizes, np.int64)).sum())
+        row[split] = {"pixels": pixels, "share": pixels / max(1, total), "images": images}
+    return row
+
+
 def print_check_report(report: dict[str, Any], findings: list[Finding]) -> None:
     """Print the report on one page, errors before notes."""
     splits = ", ".join(f"{count} {split}" for split, count in report["pairs"].items())
@@ -148,7 +160,9 @@ def print_check_report(report: dict[str, Any], findings: list[Finding]) -> None:
     for note in report["said"]:
         write(note)
     if report["classes"]:
-        write_table(build_class_table(report["classes"], list(report["readable"])), PAGE_WIDTH)
+        splits_read = list(report["readable"])
+        table = build_class_table(report["classes"], report["ignored"], splits_read)
+        write_table(table, PAGE_WIDTH)
     for finding in sorted(findings, key=lambda finding: not finding.error):
         print_finding(finding)
     errors, notes = report["errors"], report["notes"]
@@ -173,7 +187,9 @@ def format_sizes(sizes: list[dict[str, int]]) -> str:
     return f"{shown} and {len(sizes) - 4} more; {extent}"
 
 
-def build_class_table(rows: list[dict[str, Any]], splits: list[str]) -> Table:
+def build_class_table(
+    rows: list[dict[str, Any]], ignored: dict[str, Any], splits: list[str]
+) -> Table:
     table = Table("id", "class", box=None, header_style="bold")
     for split in splits:
         for column in (f"{split} pixels", "share", "images"):
@@ -186,6 +202,12 @@ def build_class_table(rows: list[dict[str, Any]], splits: list[str]) -> Table:
         table.add_row(*cells)
     if len(rows) > MAX_CLASSES:
         table.add_row("", f"and {len(rows) - MAX_CLASSES} more (--json has all)")
+    if any(part["pixels"] for part in ignored.values()):
+        cells = ["", "ignored (share of all pixels)"]
+        for split in splits:
+            part = ignored[split]
+            cells += [f"{part['pixels']:,}", f"{part['share']:.2%}", str(part["images"])]
+        table.add_row(*cells)
     return table
 
 

@@ -39,7 +39,7 @@ from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError
 from segtrain.files import cache_folder, save_text, stamp_files
 
-FACTS_VERSION = 5  # of the saved facts; raise it when they are computed differently
+FACTS_VERSION = 6  # of the saved facts; raise it when they are computed differently
 SLIGHTLY_SMOOTH = 0.02  # smooth_share of masks whose flat areas are counted
 HIGHEST_ID = 63  # they are also counted in masks of higher values: few data sets have such ids
 MOST_VALUES = 4096  # values counted one by one in a mask; valid masks have far fewer
@@ -50,7 +50,7 @@ class ImageFacts:
     """Facts of an image: from its header, and of its pixels after a full scan."""
 
     size: tuple[int, int]  # (height, width), upright
-    turned: bool = False  # EXIF says that width and height change places
+    orientation: int = 1  # EXIF's
     alpha: bool = False
     deep: bool = False  # 16-bit integers
     digest: str = ""  # of shape and pixels; from here on of a full scan only
@@ -59,6 +59,11 @@ class ImageFacts:
     sums: list[int] = field(default_factory=list)  # of each channel's 0..255 values
     squares: list[int] = field(default_factory=list)
     highest: int = 0
+
+    @property
+    def turned(self) -> bool:
+        """Width and height change places by EXIF."""
+        return self.orientation in ROTATED_ORIENTATIONS
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ def from_json(kind: type, fields: dict) -> ImageFacts | MaskFacts:
 def header_facts(path: Path, images: ImageReader) -> ImageFacts:
     size = images.size(path)
     orientation, alpha, deep = read_header(path)
-    return ImageFacts(size, orientation in ROTATED_ORIENTATIONS, alpha, deep)
+    return ImageFacts(size, orientation, alpha, deep)
 
 
 def image_facts(path: Path, images: ImageReader) -> ImageFacts:
@@ -222,7 +227,7 @@ def image_facts(path: Path, images: ImageReader) -> ImageFacts:
     levels = np.arange(256)
     return ImageFacts(
         (height, width),
-        orientation in ROTATED_ORIENTATIONS,
+        orientation,
         alpha,
         deep,
         digest.hexdigest(),

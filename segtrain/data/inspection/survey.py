@@ -26,6 +26,8 @@ from segtrain.data.inspection.conventions import (
     find_void_apart,
     list_values,
 )
+from segtrain.data.inspection.exif_evidence import weigh_orientations
+from segtrain.data.inspection.ignored import count_ignored, note_mostly_ignored
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
 from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.palettes import check_palettes, find_colours, find_grey_among_colours
@@ -62,6 +64,7 @@ class Survey(Inspection):
 
     data_set: DataSet
     by_image: dict[str, np.ndarray]  # (images, classes): each mask's pixels of each class, by split
+    ignored: dict[str, tuple[int, int]]  # pixels that are ignored, and all, by split
 
     @property
     def config(self) -> DataConfig:
@@ -116,8 +119,10 @@ def _survey_source(source: DataSource) -> Survey:
         f"{name} {share:.2%}"
         for name, share in zip(inspection.data_set.classes, pixels / pixels.sum(), strict=True)
     )
+    ignored, total = inspection.ignored["train"]
+    void = f"; {ignored / total:.2%} of all are ignored" if ignored else ""
     notes = [Note(str(finding), "note") for finding in inspection.findings]
-    notes = [*inspection.notes, *notes, Note(f"training pixels: {shares}")]
+    notes = [*inspection.notes, *notes, Note(f"training pixels: {shares}{void}")]
     return replace(inspection, notes=tuple(notes))
 
 
@@ -148,8 +153,9 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
         for split, samples in source.splits.items()
         if full or split in ("train", "val")
     }
+    scanned, turned = weigh_orientations(scanned, source.config)
     facts, findings = drop_unreadable(checks, scanned, source.config)
-    findings = source.findings + findings
+    findings = [*source.findings, *map(checks.localise, turned), *findings]
     everything = [fact for of_split in facts.values() for fact in of_split]
     if not data_set:  # classes may be in any mask
         rest = [scan(samples) for split, samples in source.splits.items() if split not in facts]
@@ -183,9 +189,11 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     findings += checks.contents(facts, by_image, data_set.classes) if full else []
     if not any(finding.error for finding in findings):  # an error may be why nothing is left
         findings += checks.nothing_to_learn(facts["train"], by_image["train"], data_set)
+    ignored = {s: count_ignored(facts[s], by_image[s], data_set.masks) for s in facts}
+    findings += note_mostly_ignored(ignored, data_set.masks)
     usable = {split: [fact.sample for fact in of_split] for split, of_split in facts.items()}
     data_set = replace(data_set, splits=source.splits | usable)
-    return Survey(source, facts, findings, notes, data_set, by_image)
+    return Survey(source, facts, findings, notes, data_set, by_image, ignored)
 
 
 def read_some_deep(scan: Scanner, facts: Facts) -> Facts:

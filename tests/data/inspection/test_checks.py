@@ -81,7 +81,9 @@ def test_sizes_say_width_and_height_of_both():
     "turned, size, hint", [(True, (6, 4), True), (True, (5, 4), False), (False, (6, 4), False)]
 )
 def test_a_mask_that_was_not_turned_with_its_image(turned: bool, size: tuple, hint: bool):
-    finding = one(checks.unreadable([fact("a", {"turned": turned}, {"size": size})]))
+    finding = one(
+        checks.unreadable([fact("a", {"orientation": 6 if turned else 1}, {"size": size})])
+    )
     assert ("EXIF" in finding.places[0]) == hint
 
 

@@ -1,0 +1,37 @@
+"""Share of the pixels that no class has: void, nodata and what data.label_map ignores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from segtrain.data.findings import Finding
+from segtrain.data.inspection.checks import unknown_of
+from segtrain.data.inspection.scan import PairFacts
+from segtrain.data.masks import MaskReader
+
+MOST_IGNORED = 0.5  # largest share that needs no note
+
+
+def count_ignored(
+    facts: Sequence[PairFacts], by_image: np.ndarray, masks: MaskReader
+) -> tuple[int, int]:
+    """Return the ignored pixels and all pixels of masks; by_image has those of each class."""
+    total = sum(sum((fact.mask.colours or fact.mask.values).values()) for fact in facts)
+    unknown = sum(sum(kind.values()) for fact in facts for kind in unknown_of(fact, masks))
+    return max(0, total - int(by_image.sum()) - unknown), total
+
+
+def note_mostly_ignored(ignored: Mapping[str, tuple[int, int]], masks: MaskReader) -> list[Finding]:
+    """Find splits of whose pixels more than half are ignored."""
+    shares = {split: pixels / max(1, total) for split, (pixels, total) in ignored.items()}
+    most = [f"{share:.1%} of {split}" for split, share in shares.items() if share > MOST_IGNORED]
+    if not most:
+        return []
+    text = f"more than half of the pixels are ignored, by training and by scores: {', '.join(most)}"
+    advice = (
+        f"intended, or give them a class: values that data.label_map ignores, {masks.lb_ignore} "
+        "(data.lb_ignore) and nodata have none"
+    )
+    return [Finding("void", False, text, [], advice)]
