@@ -13,6 +13,7 @@ from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource
 from segtrain.data.findings import Choice, Finding
 from segtrain.data.inspection.checks import Facts, by_index, unknown_of
+from segtrain.data.layouts.label_maps import DRAWN
 from segtrain.data.layouts.published import PUBLISHED
 from segtrain.data.masks import colour_counts, decode_colour
 from segtrain.errors import shorten
@@ -25,7 +26,8 @@ def describe_class_source(source: DataSource) -> Note:
     count, name = len(source.merged.classes or ()), source.class_source.name
     if source.config.classes:
         name = "the demo" if source.config.path == "demo" else "data.classes"
-    return Note(f"classes: {count}, by {name or 'the annotations'}")
+    layout = "the annotations" if source.format in DRAWN else "the names of folders and files"
+    return Note(f"classes: {count}, by {name or layout}")
 
 
 def weigh_class_source(
@@ -42,7 +44,7 @@ def weigh_class_source(
     `by_image` has each mask's pixels of each class, by split.
     """
     origin = source.class_source
-    if not origin.unconfirmed and (origin.left_out is None or source.config.classes):
+    if not origin.unconfirmed and origin.left_out is None:
         return findings
     values, colours, used = Counter[int](), Counter[int](), Counter[int]()
     for fact in (fact for split in facts.values() for fact in split if not fact.mask.lossy):
@@ -53,9 +55,13 @@ def weigh_class_source(
     if origin.unconfirmed:
         counts = sum(split.sum(0) for split in by_image.values())
         return _weigh_published(source, np.asarray(counts), used, values, findings)
+    smooth = any(finding.kind == "smooth" and finding.error for finding in findings)
+    if source.config.classes or smooth:  # values beyond them are findings as for any masks
+        values, colours = Counter(), Counter()
+    else:
+        findings = [finding for finding in findings if finding.kind not in ("value", "colour")]
     unnamed = set(origin.left_out or ()) - source.config.label_map.keys()
     values.update({value: used[value] for value in unnamed if used[value]})
-    findings = [finding for finding in findings if finding.kind not in ("value", "colour")]
     names = f"{origin.name} names {shorten(data_set.classes, 4)}, but the masks hold"
     if values:
         text = f"{names} values that are none of them: {shorten(sorted(values), MOST_ADDED)}"

@@ -195,8 +195,10 @@ def name_classes(listing: Listing, layout: str, config: DataConfig, root: Path) 
             findings=findings,
         )
     labels = {v: label for v, label in table.label_map.items() if v != label}
-    # a value that the table leaves out is none of its classes, even where it is a class's id
-    left_out = set(range(len(table.classes))) - table.label_map.keys()
+    # a value that the table leaves out is none of its classes, even where it is a class's id; but
+    # masks of grey levels may hold ids as well, and lossy ones hold any value
+    exact = table.rows[0].value is not None and not config.allow_lossy_masks
+    left_out = set(range(len(table.classes))) - table.label_map.keys() if exact else set()
     # CamVid's void is no class of a table that renames its classes
     void = listing.label_map if len(table.classes) == len(listing.classes or ()) else {}
     void = {v: label for v, label in void.items() if label == "ignore" and v not in table.values}

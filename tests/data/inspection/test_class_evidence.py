@@ -149,6 +149,8 @@ def test_a_value_that_a_table_leaves_out_is_no_class(tmp_path: Path):
     config = with_table(tmp_path, tile([10, 20, 1]), classes_csv="value,name\n10,a\n20,b\n")
     (finding,) = errors(inspect_data_set(config))
     assert "classes.csv" in finding.text and ": 1" in finding.text
+    named = config.model_copy(update={"classes": ["a", "b"]})
+    assert [found.text for found in errors(inspect_data_set(named))] == [finding.text]
     more, ignored = (DataConfig(path=str(tmp_path), **choice.fix) for choice in finding.choices)
     assert read_names(more).tolist() == ["a", "b", "1"]
     assert read_names(ignored).tolist() == ["a", "b", "void"]
@@ -195,3 +197,11 @@ def test_a_reading_that_check_writes_can_be_chosen(cli, tmp_path: Path, reading:
     assert line in text
     Path("c.yaml").write_text(text.replace(line, line[1:]))
     assert cli("check", "--config", "c.yaml").code == 0
+
+
+def test_smooth_masks_are_no_fault_of_the_table(tmp_path: Path):
+    mask = np.tile(np.array([0, 0, 0, 85, 170, 255, 255, 255], np.uint8), (8, 1))
+    config = with_table(tmp_path, mask, classes_csv="value,name\n0,a\n255,b\n")
+    (finding,) = errors(inspect_data_set(config))
+    assert finding.fix == {"allow_lossy_masks": True}
+    assert not errors(inspect_data_set(config.model_copy(update=finding.fix)))

@@ -150,10 +150,11 @@ def test_values_are_those_of_the_table(tmp_path: Path):
     assert read_ids(found) == np.array([0, 1, 3, 2])[TRUTH].tolist()
 
 
+@pytest.mark.parametrize("white", [255, 1])
 @pytest.mark.parametrize("mode", ["grey", "rgb"])
-def test_grey_colours_are_levels(tmp_path: Path, mode: str):
-    """A table of black and white holds for masks of one channel, too, where 255 is no void."""
-    levels = np.array([0, 255], np.uint8)[TRUTH % 2]
+def test_grey_colours_are_levels(tmp_path: Path, mode: str, white: int):
+    """A table of black and white holds for masks of one channel, too, and for those of ids."""
+    levels = np.array([0, white], np.uint8)[TRUTH % 2]
     root = pairs_in(tmp_path / "set", levels if mode == "grey" else np.dstack([levels] * 3))
     write(root / "label_class_dict.csv", "name,r,g,b\nbackground,0,0,0\nroad,255,255,255\n")
     assert read_ids(find_pairs(DataConfig(), root)) == (TRUTH % 2).tolist()
