@@ -12,6 +12,7 @@ from segtrain.data.findings import Finding
 from segtrain.data.layouts.coco_layout import image_folders, list_coco
 from segtrain.data.layouts.folders import Side, list_sides
 from segtrain.data.layouts.lists import read_pairs
+from segtrain.data.layouts.name_ends import find_agreement
 from segtrain.data.layouts.name_lists import select_by_split
 from segtrain.data.layouts.pairing import (
     Fault,
@@ -113,7 +114,7 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
         describe_split(split) + notes.get(name, "") for name, split in config.splits.items()
     )
     by_name = {name: groups[name] for name in sides if not config.splits[name].list}
-    findings = drop_lone(by_name, named)
+    findings = drop_lone(by_name, named) + suggest_ends(by_name, config)
     return Listing(groups | by_name, layout, faults=faults, findings=findings)
 
 
@@ -128,6 +129,32 @@ def split_sides(split: SplitConfig) -> tuple[Side, Side]:
         Side(split.images or "", split.image_start, split.image_end),
         Side(split.masks or "", split.mask_start, split.mask_end),
     )
+
+
+def suggest_ends(groups: dict[str, list[Group]], config: DataConfig) -> list[Finding]:
+    """Return a finding with the splits by what names end with, where no names of a split agree."""
+    fixed = {}
+    for name, files in groups.items():
+        split = config.splits[name]
+        stems = [
+            [os.path.split(str(path)) for group in files for path in group[side]] for side in (0, 1)
+        ]
+        flat = all(len({where for where, _ in side}) < 2 for side in stems)
+        if any(all(group) for group in files) or not all(stems) or not flat:
+            continue
+        found = find_agreement(*([("", Path(file).stem) for _, file in side] for side in stems))
+        if found:
+            (image_start, image_end), (mask_start, mask_end) = found.image, found.mask
+            ends = (image_start, image_end, mask_start, mask_end)
+            fixed[name] = split.model_copy(update=dict(zip(AFFIXES, ends, strict=True)))
+    if not fixed:
+        return []
+    splits = {
+        name: split.model_dump(exclude_defaults=True)
+        for name, split in (config.splits | fixed).items()
+    }
+    text = f"{', '.join(fixed)}: names of images and masks differ by what they begin or end with"
+    return [Finding("ends", True, text, fix={"splits": splits})]
 
 
 def drop_lone(groups: dict[str, list[Group]], named: Collection[str]) -> list[Finding]:

@@ -126,6 +126,17 @@ def test_names_that_differ_in_case_alone_stay_apart(tmp_path: Path):
     assert (finding.kind, finding.places) == ("unpaired", ["i/Y.png"])
 
 
+def test_names_that_differ_by_an_ending_get_the_line_that_pairs_them(tmp_path: Path):
+    write(tmp_path, *(path for n in range(4) for path in (f"i/{n}_a.png", f"m/{n}_b.png")))
+    splits = {"train": SplitConfig(images="i", masks="m")}
+    found = find_pairs(DataConfig(splits=splits), tmp_path)
+    (finding,) = (finding for finding in found.findings if finding.kind == "ends")
+    assert "image_end: _a, mask_end: _b" in str(finding)
+    assert both(tmp_path, **finding.fix["splits"]["train"]) == [
+        (f"i/{n}_a.png", f"m/{n}_b.png") for n in range(4)
+    ]
+
+
 def test_one_folder_for_both_needs_ends(tmp_path: Path):
     write(tmp_path, "i/x.png")
     with pytest.raises(UsageError, match="both i; .*mask_end"):
