@@ -26,6 +26,7 @@ from segtrain.data.inspection.conventions import (
     find_void_apart,
     list_values,
 )
+from segtrain.data.inspection.exchanged import find_photos
 from segtrain.data.inspection.exif_evidence import weigh_orientations
 from segtrain.data.inspection.ignored import count_ignored, note_mostly_ignored
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
@@ -161,7 +162,8 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
         rest = [scan(samples) for split, samples in source.splits.items() if split not in facts]
         everything += [fact for of in rest for fact in of if isinstance(fact, PairFacts)]
     nodata = Nodata(everything, source.merged)
-    unclear = [checks.localise(finding) for finding in find_ambiguities(source, everything, nodata)]
+    unclear = find_photos(source, everything) or find_ambiguities(source, everything, nodata)
+    unclear = [*map(checks.localise, unclear)]
     findings += checks.duplicates(facts) if full else checks.copies(source.splits)
     findings += checks.dark(facts if full else read_some_deep(scan, facts), source.config)
 
