@@ -114,18 +114,30 @@ def _match_folders(root: Path, tree: dict[str, list[str]]) -> list[PolygonFolder
     found: dict[str, PolygonFolders] = {}
     for suffix in TOOLS:  # labelme's files count before a conversion of them
         matched: list[tuple[bool, PolygonFolders]] = []
+        alone: list[PolygonFolders] = []
+        counts: list[tuple[int, int]] = []
         for folder, names in sorted(tree.items()):
             stems = [stem for stem in _by_stem(folder, names, {suffix}) if stem in homes]
             probed = stems[:: len(stems) // PROBED + 1]
             if hits := Counter(home for stem in probed for home in homes[stem]):
                 near = {home: len({*Path(home).parts} ^ {*Path(folder).parts}) for home in hits}
                 images = max(sorted(hits), key=lambda home: (hits[home], -near[home]))
-                holds = _holds_polygons(root, folder, probed, suffix)
-                matched.append((holds, PolygonFolders(images, folder, suffix)))
+                counts.append(_count_probed(root, folder, probed, suffix))
+                matched.append((counts[-1][0] > 0, PolygonFolders(images, folder, suffix)))
+            elif names_alone := [*_by_stem(folder, names, {suffix})][:PROBED]:
+                if _count_probed(root, folder, names_alone, suffix)[0]:  # without any image
+                    alone.append(PolygonFolders(folder, folder, suffix))
         # beside folders that hold some, others are of the same kind: empty, or damaged
         if any(holds for holds, _ in matched):
             for _, folders in sorted(matched, key=lambda match: not match[0]):
                 found.setdefault(folders.images, folders)
+            for folders in alone:
+                found.setdefault(folders.images, folders)
+        elif any(boxes for _, boxes in counts):
+            raise SegtrainError(
+                f"{root / matched[0][1].labels}: YOLO's boxes (class x y width height), not "
+                "polygons (class x y x y ...): segmentation needs outlines or masks"
+            )
     return sorted(found.values())
 
 
@@ -138,19 +150,13 @@ def _by_stem(folder: str, names: Sequence[str], suffixes: set[str]) -> Files:
     return found
 
 
-def _holds_polygons(root: Path, folder: str, stems: Sequence[str], suffix: str) -> bool:
-    """Return whether files have polygons. Raises SegtrainError where all have boxes only."""
+def _count_probed(root: Path, folder: str, stems: Sequence[str], suffix: str) -> tuple[int, int]:
+    """Return the polygons and the boxes in files, for labelme the files that are its own."""
     files = [root / folder / f"{stem}{suffix}" for stem in stems]
     if suffix == ".json":
-        return any(read_labelme(file).is_labelme for file in files)
+        return sum(read_labelme(file).is_labelme for file in files), 0
     counts = [is_yolo(file.read_text(encoding="utf-8", errors="replace")) for file in files]
-    polygons, boxes = (sum(numbers) for numbers in zip(*counts, strict=True))
-    if boxes and not polygons:
-        raise SegtrainError(
-            f"{root / folder}: YOLO's boxes (class x y width height), not polygons (class x y x y "
-            "...): segmentation needs outlines or masks"
-        )
-    return polygons > 0
+    return sum(polygons for polygons, _ in counts), sum(boxes for _, boxes in counts)
 
 
 def list_polygons(

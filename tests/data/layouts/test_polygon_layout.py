@@ -129,6 +129,18 @@ def test_polygons_without_an_image_are_an_error(tmp_path: Path):
     ]
 
 
+def test_a_folder_of_polygons_or_boxes_beside_others_is_an_error(tmp_path: Path):
+    write_yolo(tmp_path / "train")
+    write_text(tmp_path / "val/labels/z.txt", LINES)
+    write_image(tmp_path / "test/images/y.png")
+    write_text(tmp_path / "test/labels/y.txt", "0 0.5 0.5 0.2 0.2\n")
+    found = find_pairs(DataConfig(), tmp_path)
+    (error,) = [f for f in found.findings if f.error]
+    assert (error.kind, error.places) == ("unpaired", ["val/labels/z.txt"])
+    with pytest.raises(SegtrainError, match="y.txt: line 1 is a box"):
+        found.splits["test"][0].mask.values()
+
+
 WRONG_LINES = {
     "a box": ("0 0.5 0.5 0.2 0.2", "line 2 is a box"),
     "half a point": ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.9", "got 8 numbers"),
