@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from conftest import QUICK, scene
 from PIL import Image
 
@@ -96,3 +97,15 @@ def test_ids_in_jpeg_masks_have_no_line(cli):
     assert answer.code == 1 and "JPEG" in answer.stdout and "PNG" in answer.stdout
     assert "allow_lossy_masks" not in Path("c.yaml").read_text()
     assert cli("fit", "--config", "c.yaml", *DRY).code == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_smooth_colours_are_no_classes(cli, suffix: str):
+    colours = np.array([(0, 0, 0), (200, 0, 0), (0, 200, 0)], np.uint8)
+    write_set([0, 1, 2], lambda ids: cv2.GaussianBlur(colours[ids], (0, 0), 1), suffix)
+    assert cli("check", SET, "--write-config", "c.yaml").code == 1
+    data = yaml.safe_load(Path("c.yaml").read_text())["data"]
+    assert data["allow_lossy_masks"] and len(data["classes"]) == len(data["palette"]) == 3
+    near = np.array(sorted(data["palette"])) - sorted(colours.tolist())
+    assert abs(near).max() <= 8
+    assert cli("fit", "--config", "c.yaml", *DRY).code == 0

@@ -7,8 +7,9 @@ from typing import Any
 
 from segtrain.data.findings import Choice, Finding
 from segtrain.data.inspection.levels import FEW, Levels, find_levels
-from segtrain.data.inspection.scan import MaskFacts
+from segtrain.data.inspection.scan import MaskFacts, PairFacts
 from segtrain.data.layouts.label_maps import LabelMap
+from segtrain.data.masks import decode_colour
 from segtrain.errors import SegtrainError, shorten
 
 MOST_CLASSES = 256  # more values than that are no classes, unless they are ids without a gap
@@ -96,6 +97,25 @@ def _describe_soft(levels: Levels, values: Collection[int], readings: list[Choic
     if levels.lossy:
         return f"{text}, too near each other for classes after {cause}, which changes them"
     return f"{text} that gather nowhere: probability maps, photographs or blurred masks?"
+
+
+def find_soft_colours(facts: Iterable[PairFacts]) -> list[Finding]:
+    """Find coloured masks, of a data set without a palette, whose edges hold other colours."""
+    coloured = [fact for fact in facts if fact.mask.colours]
+    codes = {code for fact in coloured for code in fact.mask.colours}
+    levels = find_levels([fact.mask for fact in coloured], codes)
+    if not levels.lossy and not (levels.soft and levels.between):
+        return []
+    cause = "lossy compression (JPEG)" if levels.lossy else "anti-aliasing, resizing or JPEG"
+    text = f"coloured masks hold {len(codes)} colours, as after {cause}"
+    places = [str(fact.sample.mask) for fact in coloured]
+    fix: dict[str, Any] = {}
+    if levels.settled:
+        colours = [decode_colour(code) for code in levels.values]
+        text += f"; all but {shorten(colours, 8)} lie along edges"
+        names = ["colour " + " ".join(map(str, colour)) for colour in colours]
+        fix = {"palette": [*map(list, colours)], "classes": names, "allow_lossy_masks": True}
+    return [Finding("lossy" if levels.lossy else "smooth", True, text, places, SAVE_AGAIN, fix)]
 
 
 def list_readings(values: Collection[int], label_map: LabelMap, lb_ignore: int) -> list[Choice]:

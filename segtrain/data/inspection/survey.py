@@ -29,7 +29,11 @@ from segtrain.data.inspection.conventions import (
 from segtrain.data.inspection.exchanged import find_photos
 from segtrain.data.inspection.exif_evidence import weigh_orientations
 from segtrain.data.inspection.ignored import count_ignored, note_mostly_ignored
-from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
+from segtrain.data.inspection.infer_classes import (
+    ClassesUnclear,
+    find_num_classes,
+    find_soft_colours,
+)
 from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.palettes import check_palettes, find_colours, find_grey_among_colours
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
@@ -300,7 +304,7 @@ def infer_classes(source: DataSource, facts: list[PairFacts], nodata: Nodata) ->
         values.update({v: n for v, n in fact.mask.values.items() if v not in ignored})
     if any(fact.mask.colours for fact in facts):
         if not source.merged.palette:
-            return InferredClasses(findings=find_colours(facts))
+            return InferredClasses(findings=find_soft_colours(facts) or find_colours(facts))
         # each colour may be a class: a rare one need not occur in the masks
         values.update(dict.fromkeys(range(len(source.merged.palette)), 1))
     if not values:
