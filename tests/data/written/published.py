@@ -91,6 +91,9 @@ PAIRS = {
         coloured,
         UNNAMED_COLOURS,
     ),
+    "suim": Pairs(
+        "train_val/images/x{i}.jpg", "train_val/masks/x{i}.bmp", coloured, UNNAMED_COLOURS
+    ),
     "uavid": Pairs(
         "train/seq{i}/Images/x{i}.png",
         "train/seq{i}/Labels/x{i}.png",
@@ -119,6 +122,32 @@ def run_lengths(pixels: np.ndarray) -> str:
     return " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends, strict=True))
 
 
+def airbus(root: Path) -> Written:
+    """A row for each ship, down the columns; an image without one has an empty row."""
+    save_photos(root, "train_v2/x{i}.jpg")
+    rows = []
+    for i in range(COUNT):
+        for label in (1, 2, 3) if i != 2 else ():
+            pixels = (truth(i) == label).ravel(order="F")
+            rows += [f"x{i}.jpg,{run_lengths(pixels)}"] if pixels.any() else []
+        rows += ["x2.jpg,"] if i == 2 else []
+    write_text(root, "train_ship_segmentations_v2.csv", ["ImageId,EncodedPixels", *rows])
+    return Written("", lambda i: binary(i) * np.uint8(i != 2))
+
+
+def severstal(root: Path) -> Written:
+    """A row for each image and class; images without a defect have no row."""
+    save_photos(root, "train_images/x{i}.jpg")
+    rows = [
+        f"x{i}.jpg,{label},{run_lengths((truth(i) == label).ravel(order='F'))}"
+        for i in range(COUNT)
+        for label in (1, 2, 3)
+        if (truth(i) == label).any()
+    ]
+    write_text(root, "train.csv", ["ImageId,ClassId,EncodedPixels", *rows])
+    return Written("")
+
+
 def pets(root: Path) -> Written:
     """Trimaps 1..3, lists of numbers, and the hidden files of a Mac's archive."""
     save_photos(root, "images/x{i}.jpg")
@@ -129,7 +158,15 @@ def pets(root: Path) -> Written:
     rows = [f"x{i} 1 1 1" for i in range(COUNT)]
     write_text(root, "annotations/trainval.txt", rows)
     write_text(root, "annotations/list.txt", ["#Image CLASS-ID SPECIES BREED ID", *rows])
-    return Written("", lambda i: np.maximum(truth(i), 1) - 1)
+    return Written("", lambda i: np.maximum(truth(i), 1) - 1, answer="1: 0")
+
+
+def kvasir(root: Path) -> Written:
+    """Masks of 0 and 255 saved as JPEG."""
+    save_photos(root, "Kvasir-SEG/images/x{i}.jpg")
+    save_masks(root, "Kvasir-SEG/masks/x{i}.jpg", black_and_white, quality=95)
+    path_at(root, "Kvasir-SEG/kavsir_bboxes.json").write_text("{}")
+    return BINARY
 
 
 def drive(root: Path) -> Written:
@@ -224,7 +261,10 @@ SETS = {
         writer.__name__: writer
         for writer in (
             carvana,
+            airbus,
+            severstal,
             pets,
+            kvasir,
             drive,
             love_da,
             mapillary,

@@ -62,6 +62,16 @@ def instance_colours(index: int) -> np.ndarray:
     return mask
 
 
+def cvat_camvid(root: Path) -> Written:
+    save_photos(root, "default/x{i}.png")
+    save_masks(root, "defaultannot/x{i}.png", coloured)
+    write_text(
+        root, "default.txt", (f"/default/x{i}.png /defaultannot/x{i}.png" for i in range(COUNT))
+    )
+    write_label_colours(root)
+    return Written(NAMES)
+
+
 def write_label_colours(root: Path) -> None:
     rows = zip(NAMES, COLOURS, strict=True)
     write_text(root, "label_colors.txt", ("{} {} {} {}".format(*c, name) for name, c in rows))
@@ -230,6 +240,26 @@ def hugging_face(root: Path) -> Written:
     return Written("0123", splits=True)
 
 
+def paddle(root: Path) -> Written:
+    """PaddleSeg's lists, and PaddleX's labels.txt of class names."""
+    save_photos(root, "JPEGImages/x{i}.jpg")
+    save_masks(root, "Annotations/x{i}.png")
+    for split, indices in (("train", TRAIN), ("val", VAL)):
+        rows = (f"JPEGImages/x{i}.jpg Annotations/x{i}.png" for i in indices)
+        write_text(root, f"{split}_list.txt", rows)
+    write_text(root, "labels.txt", NAMES)
+    return Written(NAMES, splits=True)
+
+
+def fastai_camvid(root: Path) -> Written:
+    """Masks x_P.png, names in codes.txt, the validation set in valid.txt."""
+    save_photos(root, "images/x{i}.png")
+    save_masks(root, "labels/x{i}_P.png")
+    write_text(root, "codes.txt", NAMES)
+    write_text(root, "valid.txt", (f"x{i}.png" for i in VAL))
+    return Written(NAMES, splits=True)
+
+
 def mmsegmentation(root: Path) -> Written:
     for index, name in named("img_dir/{s}/x{i}.jpg"):
         save(photo(index), root, name, quality=97)
@@ -239,6 +269,7 @@ def mmsegmentation(root: Path) -> Written:
 
 MASK_TOOLS = (
     cvat_segmentation_mask,
+    cvat_camvid,
     datumaro_kitti,
     datumaro_cityscapes,
     roboflow_masks,
@@ -251,5 +282,7 @@ MASK_TOOLS = (
     supervisely_json,
     fiftyone_masks,
     hugging_face,
+    paddle,
+    fastai_camvid,
     mmsegmentation,
 )
