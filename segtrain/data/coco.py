@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from array import array
 from collections.abc import Iterable, Mapping
@@ -242,10 +243,15 @@ def _pack_shape(
     counts = segmentation["counts"]
     height, width = map(whole_number, segmentation["size"])
     if height is None or width is None or size and size != (height, width):
-        raise ValueError(f"run lengths of size {segmentation['size']}")
+        raise ValueError(
+            f"run lengths of size {segmentation['size']}, the height first"
+            + (f", of an image of {list(size)}" if size else "")
+        )
     if not counts:
         raise ValueError("no counts")
     if isinstance(counts, str):
+        if counts[:2] in ("b'", 'b"'):  # str() of bytes; run lengths have no quotation marks
+            counts = ast.literal_eval(counts).decode("ascii")
         return counts.encode("ascii"), (height, width)
     return array("q", [n if type(n) is int else _whole_run(n) for n in counts]), (height, width)
 

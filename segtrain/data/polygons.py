@@ -78,7 +78,9 @@ class YoloMask(DrawnMask):
             )
         points = np.array(rest).reshape(-1, 2)
         if not (np.abs(points - 0.5) <= 0.5 + MOST_OUTSIDE).all():  # false for NaN
-            raise ValueError(f"line {number}: expected fractions of the image's width and height")
+            raise ValueError(
+                f"line {number}: expected fractions of the image's width and height, not pixels"
+            )
         return class_id + 1, (array("d", (points * size[::-1]).ravel()),)
 
 

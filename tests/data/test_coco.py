@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from segtrain.config import DataConfig, SplitConfig
+from segtrain.data.coco import read_coco
 from segtrain.data.layouts.detect import FoundPairs, find_pairs
 from segtrain.data.masks import MaskReader
 from segtrain.data.regions import RegionMask, unpack_runs
@@ -220,7 +221,8 @@ WRONG_REGIONS = {
     "nowhere": ([[0, 0, 1, 1, 2, NAN]], "far outside"),
     "infinite": ([[0, 0, 1, 1, 2, float("inf")]], "far outside"),
     "a long outline": ([[0, 0, 12, 12] * 400_000], "outline of a polygon is longer"),
-    "runs of another size": (RUNS | {"size": [6, 4]}, "run lengths of size"),
+    "runs of another size": (RUNS | {"size": [6, 4]}, r"size \[6, 4\].*of \[4, 6\]"),
+    "text of cut bytes": (RUNS | {"counts": "b'4220<"}, "wrong segmentation"),
     "runs without size": ({"counts": [24]}, "wrong segmentation"),
     "no runs": (RUNS | {"counts": ""}, "no counts"),
     "broken runs": (RUNS | {"counts": [1.5]}, "a run of length 1.5"),
@@ -243,6 +245,18 @@ def test_a_wrong_region_is_its_image_s_fault(tmp_path: Path, case: str):
     annotations = [*ANNOTATIONS[2:], annotation(11, 3, segmentation)]
     write(tmp_path / "annotations/train.json", tmp_path / "images", annotations=annotations)
     check_only_image_11_fails(tmp_path, words)
+
+
+@pytest.mark.parametrize("counts", ["4220<", r"4220\\P"])
+def test_run_lengths_may_be_the_text_of_bytes(tmp_path: Path, counts: str):
+    """str() of pycocotools' bytes has quotation marks, and each backslash twice."""
+    shapes = []
+    for text in (counts, str(counts.encode())):
+        runs = annotation(11, 3, {"size": [4, 6], "counts": text})
+        write(tmp_path / "a.json", None, annotations=[runs])
+        mask = dict(read_coco(tmp_path / "a.json").images)["000000000011.png"]
+        shapes.append(mask.regions)
+    assert shapes[0] == shapes[1] and shapes[0][0][1] == counts.encode()
 
 
 WRONG_ENTRIES = {

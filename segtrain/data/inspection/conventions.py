@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,12 +155,7 @@ def find_instances(masks: list[MaskValues], config: DataConfig) -> list[Finding]
         and max(counts) >= FEWEST_INSTANCES
         and 2 * files[max(files)] <= len(sets)
     )
-    sparse = (
-        len(files) >= FEWEST_SPARSE
-        and sum(counts) >= 2 * len(sets)
-        and sum(counts) <= 1.2 * len(files)
-    )
-    if not numbered and not sparse:
+    if not numbered and not are_apart(sets):
         return []
     text = "values look like ids of instances: " + (
         "each mask holds 1..k of its own" if numbered else "hardly any is in two masks"
@@ -174,6 +169,12 @@ def find_instances(masks: list[MaskValues], config: DataConfig) -> list[Finding]
         choices.append(Choice("ids are classes", classes | avoid_ignored(max(files), config)))
     most = sorted(masks, key=lambda mask: -len(mask.values))
     return [Finding("instances", True, text, [*map(str, most)], choices=tuple(choices))]
+
+
+def are_apart(sets: Sequence[Collection[int]]) -> bool:
+    """Return whether hardly any of the values, or colours, of several masks is in two of them."""
+    count, different = sum(map(len, sets)), len(set().union(*sets))
+    return different >= FEWEST_SPARSE and 2 * len(sets) <= count <= 1.2 * different
 
 
 def avoid_ignored(highest: int, config: DataConfig) -> dict[str, int]:

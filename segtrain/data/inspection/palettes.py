@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from segtrain.data.findings import Choice, Finding
+from segtrain.data.inspection.conventions import are_apart
 from segtrain.data.inspection.scan import PairFacts
 from segtrain.data.masks import Palette, colour_counts, decode_colour
 from segtrain.errors import shorten
 
 MOST_COLOURS = 64  # more are not classes
+CHANNELS = (0xFF0000, 0xFF00, 0xFF)  # of a colour's code
 GREY = 0x010101  # code of a grey level's colour, over the level
 BY_INDEX = Choice("the indices are ids, their colours are for the eye", {"palette_by": "index"})
 LOSSY_COLOURS = "so many come from lossy or smooth masks: save PNG without anti-aliasing"
@@ -101,7 +103,10 @@ def choose_colours(
     {} where classes are named but not their colours, and for too many colours.
     """
     known = [encode_colour(colour) for colour in palette or ()]
-    codes = [*known, *(code for code, _ in pixels.most_common() if code not in known)]
+    # the most frequent first, unless one channel alone has something: these are ids
+    by_id = any(all(code & ~channel == 0 for code in pixels) for channel in CHANNELS)
+    order = sorted(pixels) if by_id else [code for code, _ in pixels.most_common()]
+    codes = [*known, *(code for code in order if code not in known)]
     if (classes and not palette) or len(codes) > max(MOST_COLOURS, len(known)):
         return {}
     fix: dict[str, Any] = {"palette_by": "colour"}
@@ -123,6 +128,8 @@ def find_colours(facts: Sequence[PairFacts]) -> list[Finding]:
     others = [fact for fact in facts if not (fact.mask.colours or fact.mask.rgb)]
     pixels = count_colours(rgb)
     places = [f"{f.sample.mask}: {shorten(colour_counts(f.mask.colours))}" for f in coloured]
+    if objects := _find_object_colours(coloured):
+        return [objects]
     text = f"RGB masks of {len(pixels)} colours need data.palette, in the order of class ids"
     if len(pixels) > MOST_COLOURS:
         return [Finding("colour", True, text, places, LOSSY_COLOURS)]
@@ -141,6 +148,26 @@ def find_colours(facts: Sequence[PairFacts]) -> list[Finding]:
         Choice("they hold ids", by_index),
     )
     return [Finding("colour", True, text, places, "", choices=choices)]
+
+
+def _find_object_colours(coloured: Sequence[PairFacts]) -> Finding | None:
+    """Find coloured masks that give each object of an image its own colour, not its class's."""
+    files = Counter(code for fact in coloured for code in fact.mask.colours)
+    common = {code for code, count in files.items() if 2 * count > len(coloured)}
+    sets = [fact.mask.colours.keys() - common for fact in coloured]
+    each = sum(map(len, sets)) / len(sets)
+    if len(sets) < 3 or len(common) > 1 or each > MOST_COLOURS or not are_apart(sets):
+        return None
+    text = "colours look like those of objects, not of classes: hardly any is in two masks"
+    places = [f"{f.sample.mask}: {shorten(colour_counts(f.mask.colours))}" for f in coloured]
+    advice = "give masks with a colour for each class, or name the classes' in data.palette"
+    fix: dict[str, Any] = {}
+    if common:
+        others = (code for code in files if code not in common)
+        palette = [list(decode_colour(code)) for code in (*common, next(others))]
+        fix = {"palette": palette, "classes": ["background", "object"], "other_values": 1}
+    choices = (Choice("one class of objects", fix),) if fix else ()
+    return Finding("instances", True, text, places, advice, choices=choices)
 
 
 def is_black(fact: PairFacts) -> bool:

@@ -476,3 +476,37 @@ def test_a_class_of_any_split_is_a_class(tmp_path: Path, split: str, full: bool)
     found = inspect_data_set(DataConfig(path=str(tmp_path)), full=full)
     assert isinstance(found, Survey) and len(found.data_set.classes) == 5
     assert ("test" in found.facts) == full
+
+
+@pytest.mark.parametrize("channel", range(3))
+def test_ids_in_one_channel_are_classes_in_their_order(tmp_path: Path, channel: int):
+    masks = [np.zeros((H, W, 3), np.uint8) for _ in range(4)]
+    for i, mask in enumerate(masks):
+        mask[..., channel] = truth(i)
+        mask[:3, :, channel] = 3  # the most frequent colour
+    path = write_set(tmp_path, masks)
+    palette = only_error(inspect(path)).fix["palette"]
+    assert [colour[channel] for colour in palette] == [0, 1, 2, 3]
+
+
+def coloured_objects(i: int, background: bool) -> np.ndarray:
+    """Two blocks and the rest, in colours of their own in each file."""
+    colours = np.random.default_rng(i).integers(1, 255, (3, 3), np.uint8)
+    colours[0] *= not background
+    mask = np.zeros((H, W), np.uint8)
+    mask[2:4, 3:9], mask[6 : 7 + i % 4, 2:7] = 1, 2
+    return colours[mask]
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_colours_of_single_objects_are_no_classes(tmp_path: Path, background: bool):
+    masks = [coloured_objects(i, background) for i in range(6)]
+    path = write_set(tmp_path, masks)
+    error = only_error(inspect(path))
+    assert "objects" in error.text and not error.fix and len(error.choices) == background
+    for choice in error.choices:
+        found = inspect(path, **choice.fix)
+        assert isinstance(found, Survey) and not [f for f in found.findings if f.error]
+        for sample in found.data_set.splits["train"]:
+            inside = masks[int(sample.mask.stem)].any(axis=2)
+            assert (found.data_set.masks(sample.mask) == inside).all()
