@@ -141,7 +141,7 @@ def test_notes_alone_are_no_failure(cli, good: Path):
     "args, code, words",
     [
         (["nowhere"], 2, ["nowhere", "no such folder"]),
-        (["empty"], 1, ["empty", "looked for"]),
+        (["empty"], 1, ["empty", "no data set found", "data.splits"]),
         ([SET, "--set", "data.clases=[a, b]"], 2, ["data.clases", "data.classes"]),
         ([SET, "--config", "gone.yaml"], 2, ["gone.yaml", "no such file"]),
         ([SET, "--set", "data.format=voc"], 1, ["JPEGImages"]),

@@ -9,6 +9,7 @@ import numpy as np
 from segtrain.data.findings import Finding
 from segtrain.data.inspection.checks import unknown_of
 from segtrain.data.inspection.scan import PairFacts
+from segtrain.data.layouts.class_masks import ClassMasks
 from segtrain.data.masks import MaskReader
 
 MOST_IGNORED = 0.5  # largest share that needs no note
@@ -21,6 +22,21 @@ def count_ignored(
     total = sum(sum((fact.mask.colours or fact.mask.values).values()) for fact in facts)
     unknown = sum(sum(kind.values()) for fact in facts for kind in unknown_of(fact, masks))
     return max(0, total - int(by_image.sum()) - unknown), total
+
+
+def note_overlaps(facts: Sequence[PairFacts]) -> list[Finding]:
+    """Find the pixels that are ignored as masks of several classes cover them."""
+    merged = [(f, f.sample.mask.overlap) for f in facts if isinstance(f.sample.mask, ClassMasks)]
+    shared = {str(f.sample.image): f.mask.values[v] for f, v in merged if v in f.mask.values}
+    if not shared:
+        return []
+    pixels = sum(shared.values())
+    covered = sum(count for f, _ in merged for value, count in f.mask.values.items() if value)
+    text = (
+        f"{pixels:,} pixels, {pixels / covered:.1%} of those of a class, are ignored in "
+        f"{len(shared)} images: masks of several classes cover them"
+    )
+    return [Finding("overlap", False, text, list(shared), "draw each pixel in one class's mask")]
 
 
 def note_mostly_ignored(ignored: Mapping[str, tuple[int, int]], masks: MaskReader) -> list[Finding]:

@@ -28,7 +28,7 @@ from segtrain.data.inspection.conventions import (
 )
 from segtrain.data.inspection.exchanged import find_photos
 from segtrain.data.inspection.exif_evidence import weigh_orientations
-from segtrain.data.inspection.ignored import count_ignored, note_mostly_ignored
+from segtrain.data.inspection.ignored import count_ignored, note_mostly_ignored, note_overlaps
 from segtrain.data.inspection.infer_classes import (
     ClassesUnclear,
     find_num_classes,
@@ -197,6 +197,7 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
         findings += checks.nothing_to_learn(facts["train"], by_image["train"], data_set)
     ignored = {s: count_ignored(facts[s], by_image[s], data_set.masks) for s in facts}
     findings += note_mostly_ignored(ignored, data_set.masks)
+    findings += map(checks.localise, note_overlaps(everything))
     usable = {split: [fact.sample for fact in of_split] for split, of_split in facts.items()}
     data_set = replace(data_set, splits=source.splits | usable)
     return Survey(source, facts, findings, notes, data_set, by_image, ignored)

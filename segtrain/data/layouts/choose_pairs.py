@@ -7,15 +7,22 @@ import re
 from pathlib import Path
 
 from segtrain.config import DataConfig, SplitConfig
-from segtrain.data.layouts.class_masks import are_binary, label_variants, merge_variants
+from segtrain.data.layouts.class_masks import (
+    MOST_SHARED,
+    are_binary,
+    label_variants,
+    measure_overlaps,
+    merge_variants,
+)
 from segtrain.data.layouts.explicit import describe_split, find_splits, split_sides
 from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.folders import join_path, walk_folder
 from segtrain.data.layouts.name_ends import cut_ends
 from segtrain.data.layouts.pair_finder import Candidate, find_candidates, splits_line
-from segtrain.data.layouts.pairing import Group, Listing
+from segtrain.data.layouts.pairing import ClassSource, Group, Listing
 from segtrain.errors import SegtrainError, shorten
 
+MOST_LINES = 4  # that a message offers
 CLEAR = 0.5  # share of the best candidate's pairs that makes another one its rival
 CHANNEL = re.compile(r"_\d{4}")  # nnU-Net's ending of an image's channel
 
@@ -31,15 +38,16 @@ def find_folder_pairs(config: DataConfig, root: Path, only_split: bool = False) 
         return None
     found = rivals[0]
     if len(rivals) > 1:
-        variants = variants_by_folder(rivals)
-        if variants and (names := name_variants(variants, root, config.max_pixels)):
+        lines, variants = [str(c) for c in rivals], variants_by_folder(rivals)
+        if variants and (names := name_variants(variants, lines, root, config.max_pixels)):
             return list_class_masks(root, found, variants, names)
-        raise_choice(root, "several folders could hold the masks", [str(c) for c in rivals])
+        raise_choice(root, "several folders could hold the masks", lines)
     refuse_channels(found, root)
     splits, variants = found.split_configs(), find_variants(found)
     if len(variants) > 1:
         refuse_parts(found, variants, root)
-        if names := name_variants(variants, root, config.max_pixels):
+        lines = [splits_line(splits_of_variant(found, label)) for label in variants]
+        if names := name_variants(variants, lines, root, config.max_pixels):
             return list_class_masks(root, found, variants, names)
         splits = choose_variant(found, variants, root)
     listing = find_splits(config.model_copy(update={"splits": splits}), root)
@@ -142,8 +150,13 @@ def find_variants(found: Candidate) -> dict[str, dict[str, str]]:
     return dict(sorted(variants.items()))
 
 
-def name_variants(variants: dict[str, dict[str, str]], root: Path, max_pixels: int) -> list[str]:
-    """Return the names of the classes where each variant is the binary mask of one; else []."""
+def name_variants(
+    variants: dict[str, dict[str, str]], lines: list[str], root: Path, max_pixels: int
+) -> list[str]:
+    """Return the names of the classes where each variant is the binary mask of one; else [].
+
+    Raises SegtrainError where they cover the same pixels, with the line that names each alone.
+    """
     names = label_variants(list(variants))
     meanings = [read_name(name) for name in names]
     if any(meaning.is_mask or meaning.is_rendering for meaning in meanings):
@@ -151,7 +164,24 @@ def name_variants(variants: dict[str, dict[str, str]], root: Path, max_pixels: i
     if not all(any(c.isalpha() for c in name) for name in names):  # numbers are objects
         return []
     paths = [[root / path for path in files.values()] for files in variants.values()]
-    return names if all(are_binary(files, max_pixels) for files in paths) else []
+    if not all(are_binary(files, max_pixels) for files in paths):
+        return []
+    # what no other class covers may be stored as anything
+    covering = [
+        {} if n == "background" else v for n, v in zip(names, variants.values(), strict=True)
+    ]
+    overlaps = measure_overlaps(covering, root, max_pixels)
+    (one, other), share = max(overlaps.items(), key=lambda item: item[1], default=((0, 0), 0.0))
+    if share > MOST_SHARED:
+        alike = sorted({i for pair, s in overlaps.items() if s > MOST_SHARED for i in pair})
+        raise_choice(
+            root,
+            f"an image has several masks: {names[one]} and {names[other]} have {share:.0%} of the "
+            "smaller one's pixels in common, drawings of the same by several people or one within "
+            "the other? A pixel has one class: paint both in one file, or use one",
+            [lines[i] for i in alike[:MOST_LINES]],
+        )
+    return names
 
 
 def list_class_masks(
@@ -184,7 +214,10 @@ def list_class_masks(
         "several classes are ignored"
     )
     overlap: dict[int, int | str] = {len(classes) + 1: "ignore"}
-    return Listing(groups, layout, ["background", *classes], None, overlap)
+    folders = [{os.path.dirname(path) for path in files.values()} for files in variants.values()]
+    kind = "endings of the masks' names" if set.intersection(*folders) else "folders of the masks"
+    source = ClassSource(f"the {kind}, one a class ({', '.join(classes)})")
+    return Listing(groups, layout, ["background", *classes], None, overlap, class_source=source)
 
 
 def refuse_parts(found: Candidate, variants: dict[str, dict[str, str]], root: Path) -> None:
@@ -212,19 +245,22 @@ def choose_variant(
     rivals = [label for label, files in variants.items() if len(files) >= CLEAR * most]
     rivals = [label for label in rivals if not read_name(label).is_rendering] or rivals
     rivals = [label for label in rivals if "trainid" in label.lower()] or rivals
-    key = "masks" if found.flat else "mask_end"
-    ways = [
-        {
-            split: config.model_copy(
-                update={key: f"{config.masks}/{label}" if found.flat else label + found.suffixes[1]}
-            )
-            for split, config in base.items()
-        }
-        for label in rivals
-    ]
+    ways = [splits_of_variant(found, label) for label in rivals]
     if len(ways) > 1:
         raise_choice(root, "an image has several masks", [splits_line(way) for way in ways])
     return ways[0]
+
+
+def splits_of_variant(found: Candidate, label: str) -> dict[str, SplitConfig]:
+    """Return data.splits with the masks of one ending or subfolder."""
+    return {
+        split: config.model_copy(
+            update={"masks": f"{config.masks}/{label}"}
+            if found.flat
+            else {"mask_end": label + found.suffixes[1]}
+        )
+        for split, config in found.split_configs().items()
+    }
 
 
 def refuse_channels(found: Candidate, root: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError, shorten
 
 SAMPLES = 5  # masks of each class that are read to see that they are binary
+MOST_SHARED = 0.25  # of the smaller mask's pixels; classes share a few at their borders
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,31 @@ def are_binary(paths: Sequence[Path], max_pixels: int) -> bool:
         with suppress(SegtrainError):
             seen.append(bool(read_binary(path, max_pixels).any()))
     return any(seen) and len(seen) > min(len(paths), SAMPLES) / 2
+
+
+def measure_overlaps(
+    variants: Sequence[Mapping[str, str]], root: Path, max_pixels: int
+) -> dict[tuple[int, int], float]:
+    """Return the share of the smaller one's pixels that two variants have in common, by both.
+
+    Of a few images with most masks, and one of each variant; MOST_SHARED is what classes may have.
+    """
+    counts = Counter(core for files in variants for core in files)
+    most = sorted(counts, key=lambda core: (-counts[core], core))
+    first = [next(core for core in most if core in files) for files in variants if files]
+    shared: Counter[tuple[int, int]] = Counter()
+    smaller: Counter[tuple[int, int]] = Counter()
+    for core in dict.fromkeys(most[:SAMPLES] + first):
+        inside = {}
+        for place, files in enumerate(variants):
+            if core in files:
+                with suppress(SegtrainError):
+                    inside[place] = read_binary(root / files[core], max_pixels)
+        for (one, mine), (other, theirs) in combinations(inside.items(), 2):
+            if mine.shape == theirs.shape:
+                shared[one, other] += int(np.count_nonzero(mine & theirs))
+                smaller[one, other] += int(min(mine.sum(), theirs.sum()))
+    return {pair: shared[pair] / pixels for pair, pixels in smaller.items() if pixels}
 
 
 def label_variants(variants: Sequence[str]) -> list[str]:

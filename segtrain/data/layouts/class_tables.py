@@ -189,7 +189,8 @@ def name_classes(listing: Listing, layout: str, config: DataConfig, root: Path) 
             listing,
             layout=f"{listing.layout}; {listing.meaning}" if published else listing.layout,
             class_source=ClassSource(
-                listing.class_source.name or f"the published table of {published}",
+                listing.class_source.name
+                or (f"the published table of {published}" if published else ""),
                 bool(published) and not (confirmed or named or listing.class_source.name),
             ),
             findings=findings,

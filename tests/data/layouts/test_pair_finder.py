@@ -11,6 +11,7 @@ from PIL import Image
 from test_detect import fill
 
 from segtrain.config import DataConfig, SplitConfig
+from segtrain.data.inspection.survey import inspect_data_set
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.layouts.folder_words import read_name
 from segtrain.errors import SegtrainError
@@ -284,14 +285,38 @@ def test_one_binary_mask_a_class_is_merged(tmp_path: Path, mask: str):
 
 def test_pixels_of_two_classes_are_ignored(tmp_path: Path):
     write_classes(tmp_path, "masks/x{n}_{name}.png")
-    pixels = np.full((4, 4), 255, np.uint8)
+    pixels = np.zeros((4, 4), np.uint8)
+    pixels[0] = pixels[1, 0] = 255
     for n in range(4):
         Image.fromarray(pixels).save(tmp_path / f"masks/x{n}_car.png")
     found = find_pairs(DataConfig(), tmp_path)
     pair = next(p for pairs in found.splits.values() for p in pairs if p.name == "x1")
     values = pair.mask.values(99)[:, 0].tolist()
-    assert [found.label_map.get(v, v) for v in values] == [1, "ignore", "ignore", 1]
+    assert [found.label_map.get(v, v) for v in values] == [1, "ignore", 2, 0]
     assert "several classes are ignored" in found.layout
+    assert "car, road, tree" in found.class_source.name
+    findings = inspect_data_set(DataConfig(path=str(tmp_path))).findings
+    (note,) = [finding for finding in findings if finding.kind == "overlap"]
+    assert "4 pixels, 9.1% of" in note.text and "4 images" in note.text and not note.error
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+@pytest.mark.parametrize(
+    "masks",
+    ["x{n}_{who}.png", "masks/x{n}_{who}.png", "masks/{who}/x{n}.png", "{who}_mask/x{n}.png"],
+)
+def test_drawings_of_the_same_by_two_people_are_no_classes(tmp_path: Path, masks: str, shift: int):
+    images = "images/x{n}.jpg" if "/" in masks else "x{n}.jpg"
+    for n in range(4):
+        write(tmp_path, images.format(n=n))
+        for place, who in enumerate(("anna", "ben")):
+            path = masks.format(n=n, who=who)
+            fill(tmp_path, os.path.dirname(path), os.path.basename(path))
+            pixels = np.zeros((12, 12), np.uint8)
+            pixels[2 + shift * place : 8, 2:8] = 255
+            Image.fromarray(pixels).save(tmp_path / path)
+    text = choices(tmp_path)
+    assert "100%" in text and "anna" in text and "ben" in text and text.count("{train:") == 2
 
 
 def test_a_mask_of_a_class_must_be_binary(tmp_path: Path):
