@@ -121,7 +121,11 @@ def test_json_holds_all_findings_with_all_places(cli, good: Path):
     found = report(cli, SET, "--set", "data.classes=[a, b]", code=1)
     (value,) = [f for f in found["findings"] if f["kind"] == "value"]
     assert value["severity"] == "error" and value["count"] == 8 == len(value["places"])
-    assert value["mend"] == {"data.label_map": {"7": "ignore"}}
+    assert value["mend"] == {}
+    assert [choice["data.label_map"] for choice in value["choices"]] == [
+        {"7": 2},
+        {"7": "ignore"},
+    ]
     assert "data.label_map: {7: ignore}" in value["remedy"]
     assert found["errors"] == 1 and kinds(found, "error") == ["value"]
     page = cli("check", SET, "--set", "data.classes=[a, b]")
@@ -314,7 +318,12 @@ def test_the_config_of_a_good_data_set_trains_too(cli, good: Path):
 
 def test_the_written_config_keeps_the_given_fields(cli, good: Path):
     write_pairs(good, 1, "images/train", "masks/train", first=20)
-    repaint(good / "masks/train/001.png", lambda mask: np.where(mask == 2, 9, mask).astype("u1"))
+
+    def slip(mask: np.ndarray) -> np.ndarray:
+        mask[0, 0] = 9
+        return mask
+
+    repaint(good / "masks/train/001.png", slip)
     (good / "masks/train/003.png").unlink()
     Path("given.yaml").write_text(
         "data: {classes: [sky, road], label_map: {2: 1}, exclude: [images/train/020.png],"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,14 @@ from segtrain.config import DataConfig
 from segtrain.data.data_set import DataSet
 from segtrain.data.findings import Choice, Finding
 from segtrain.data.inspection.duplicates import groups_by, near_pairs, same_bytes
-from segtrain.data.inspection.levels import APART
+from segtrain.data.inspection.named_values import (
+    count_values_held,
+    is_soft,
+    read_soft,
+    read_values,
+    remedy_of,
+    used_classes,
+)
 from segtrain.data.inspection.scan import PairFacts, UnreadablePair
 from segtrain.data.masks import LOSSY, SMOOTH, UNKNOWN, MaskReader, colour_counts
 from segtrain.data.sample import Sample
@@ -78,40 +84,61 @@ class Checks:
             f"{fact.sample.mask} is {mask_width}x{mask_height}{hint}"
         )
 
-    def lossy(self, facts: Facts, masks: MaskReader) -> list[Finding]:
-        """Find JPEG masks that are not allowed."""
-        lossy = [fact for fact in _all(facts) if fact.mask.lossy]
-        places = [self.short(fact.sample.mask) for fact in lossy]
-        if not places:
-            return []
-        fix: dict[str, Any]
-        text, fix = f"{_count(places, 'JPEG mask')}: {LOSSY}", {"allow_lossy_masks": True}
-        if any(b - a < APART for a, b in pairwise(masks.anchors.tolist())):
-            text += ", and the values of the classes are too near to tell them apart"
-            fix = self.exclude_fix(lossy, _all(facts))
-        return [Finding("lossy", True, text, places, "save masks as PNG", fix)]
+    def soft(self, facts: Facts, masks: MaskReader, classes: Sequence[str]) -> list[Finding]:
+        """Find lossy and smooth masks that are not allowed, or whose levels are not the classes'.
 
-    def values(self, facts: Facts, masks: MaskReader) -> list[Finding]:
+        The facts are of masks as they are stored.
+        """
+        everything = _all(facts)
+        grey = [fact for fact in everything if not fact.mask.colours]
+        coloured = [fact for fact in everything if fact.mask.colours and fact.mask.lossy]
+        levels, remedy = read_soft(grey, classes, masks) or ([], {})
+        bad = [fact for fact in grey if remedy and is_soft(fact)]
+        if coloured and not masks.allow_lossy:
+            bad += coloured
+            remedy = remedy or {"fix": {"allow_lossy_masks": True}}
+        if not bad:
+            return []
+        lossy = [fact for fact in bad if fact.mask.lossy]
+        kind, advice = "smooth", SMOOTH_ADVICE
+        text = f"{_count(bad, 'mask')} with smooth edges, as after drawing with anti-aliasing or "
+        text += "resizing"
+        if lossy:
+            kind, advice = "lossy", "save masks as PNG"
+            text = f"{_count(lossy, 'JPEG mask')}: {LOSSY}"
+        if levels:
+            text += f"; the pixels gather at {shorten(levels, 8)}"
+        if not any(remedy.values()):
+            text += "; no values of the classes are near these, or too many"
+            remedy = {"fix": self.exclude_fix(lossy, everything)} if lossy else {}
+            advice = f"name the class of each level with data.label_map, or {advice}"
+        places = [self._unknown_place(fact, unknown_of(fact, masks)[0]) for fact in bad]
+        return [Finding(kind, True, text, places, advice, **remedy)]
+
+    def _unknown_place(self, fact: PairFacts, unknown: Mapping[int, int]) -> str:
+        named = shorten(f"{v} ({count} px)" for v, count in sorted(unknown.items()))
+        has = f" has value {named}" if unknown and not fact.mask.lossy else ""
+        return self.short(f"{fact.sample.mask}{has}")
+
+    def values(self, facts: Facts, masks: MaskReader, classes: Sequence[str]) -> list[Finding]:
         """Find grey values and colours that are neither a class nor ignored."""
         unknown, colours = Counter[int](), Counter[int]()
         places: list[str] = []
-        smooth = False
+        known_soft = masks.allow_lossy or read_soft(_all(facts), classes, masks)
         for fact in _all(facts):
-            if fact.mask.lossy or masks.allow_lossy and fact.mask.smooth > SMOOTH:
+            if fact.mask.lossy or known_soft and fact.mask.values and is_soft(fact):
                 continue  # a finding already, or read as the nearest class
             grey, coloured = unknown_of(fact, masks)
             unknown.update(grey)
             colours.update(coloured)
             if grey:
-                named = shorten(f"{v} ({count} px)" for v, count in sorted(grey.items()))
-                places.append(self.short(f"{fact.sample.mask} has value {named}"))
-                smooth |= fact.mask.smooth > SMOOTH
+                places.append(self._unknown_place(fact, grey))
             elif coloured:
                 named = shorten(colour_counts(coloured))
                 places.append(self.short(f"{fact.sample.mask}: {named}"))
         findings = []
         if unknown:
-            findings.append(self._unknown_values(unknown, places, masks, smooth))
+            findings.append(self._unknown_values(unknown, places, facts, masks, classes))
         if colours:
             text = (
                 f"{_count(list(colours), 'colour')} that data.palette lacks in "
@@ -124,12 +151,9 @@ class Checks:
                 "are no class with data.label_map, by index in the palette: {INDEX: ignore}"
             )
             stray = {"other_values": "ignore"}
-            pixels = sum(fact.mask.size[0] * fact.mask.size[1] for fact in _all(facts))
-            few = sum(colours.values()) <= STRAY_PIXELS * pixels
-            few &= len(places) <= STRAY_MASKS * len(_all(facts))
             if not masks.palette:
                 findings.append(Finding("colour", True, text, places, advice))
-            elif few:
+            elif _are_stray(colours, places, facts):
                 findings.append(Finding("colour", True, text, places, advice, stray))
             else:
                 choices = (Choice("they are no class", stray),)
@@ -137,18 +161,23 @@ class Checks:
         return findings
 
     def _unknown_values(
-        self, unknown: Counter, places: list[str], masks: MaskReader, smooth: bool
+        self,
+        unknown: Counter,
+        places: list[str],
+        facts: Facts,
+        masks: MaskReader,
+        classes: Sequence[str],
     ) -> Finding:
         text = (
             f"values that are no class in {_count(places, 'mask')} (classes are "
             f"0..{masks.num_classes - 1} and {masks.lb_ignore} is ignored)"
         )
-        if smooth:
-            text += "; edges are smooth, as after drawing with anti-aliasing or resizing"
-            fix = {"allow_lossy_masks": True}
-            return Finding("smooth", True, text, places, SMOOTH_ADVICE, fix)
-        label_map = {value: "ignore" for value in sorted(unknown)}
-        return Finding("value", True, text, places, "fix the mask", {"label_map": label_map})
+        held = count_values_held(_all(facts), masks)
+        if _are_stray(unknown, places, facts) and len(used_classes(held, masks)) > 1:
+            fix = {"label_map": dict.fromkeys(sorted(unknown), "ignore")}
+            return Finding("value", True, text, places, "fix the mask", fix)
+        remedy = remedy_of(read_values(held, classes, masks), held, masks)
+        return Finding("value", True, text, places, "fix the masks", **remedy)
 
     def contents(
         self, facts: Facts, by_image: dict[str, np.ndarray], names: list[str]
@@ -199,7 +228,9 @@ class Checks:
             share = ignored / (ignored + counts.sum())
             contents += f", and {data.lb_ignore} ({share:.0%} of their pixels) is ignored"
         advice = "check that data.classes and data.label_map match the mask values"
-        return [Finding("ignored", True, text + contents, [], advice)]
+        held = count_values_held(facts, data.masks)
+        remedy = remedy_of(read_values(held, data.classes, data.masks), held, data.masks)
+        return [Finding("ignored", True, text + contents, [], advice, **remedy)]
 
     def copies(self, splits: dict[str, list[Sample]]) -> list[Finding]:
         """Find images in two splits by their files' bytes: quick, but blind to re-encoding."""
@@ -309,6 +340,13 @@ def count_class_pixels(fact: PairFacts, masks: MaskReader) -> np.ndarray:
         if class_id not in (UNKNOWN, masks.lb_ignore):
             pixels[class_id] += count
     return pixels
+
+
+def _are_stray(unknown: Counter[int], places: list[str], facts: Facts) -> bool:
+    """Return whether so few pixels of few masks have unknown values that these are slips."""
+    pixels = sum(fact.mask.size[0] * fact.mask.size[1] for fact in _all(facts))
+    few = len(places) <= STRAY_MASKS * len(_all(facts))
+    return few and unknown.total() <= STRAY_PIXELS * pixels
 
 
 def _all(facts: Facts) -> list[PairFacts]:

@@ -13,12 +13,11 @@ from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource
 from segtrain.data.findings import Choice, Finding
 from segtrain.data.inspection.checks import Facts, by_index, unknown_of
+from segtrain.data.inspection.named_values import MOST_ADDED, read_values, remedy_of
 from segtrain.data.layouts.label_maps import DRAWN
 from segtrain.data.layouts.published import PUBLISHED
 from segtrain.data.masks import colour_counts, decode_colour
 from segtrain.errors import shorten
-
-MOST_ADDED = 8  # more values or colours than these that a table lacks are hardly classes
 
 
 def describe_class_source(source: DataSource) -> Note:
@@ -65,8 +64,9 @@ def weigh_class_source(
     names = f"{origin.name} names {shorten(data_set.classes, 4)}, but the masks hold"
     if values:
         text = f"{names} values that are none of them: {shorten(sorted(values), MOST_ADDED)}"
-        choices = _choose_values(data_set.classes, sorted(values), source.merged.label_map)
-        findings.append(Finding("table", True, text, choices=choices))
+        choices = read_values(used, data_set.classes, data_set.masks, values)
+        remedy = remedy_of(choices, used, data_set.masks)
+        findings.append(Finding("table", True, text, **remedy))
     if colours:
         text = f"{names} colours that it lacks: {shorten(colour_counts(colours), MOST_ADDED)}"
         added = [list(decode_colour(code)) for code, _ in colours.most_common()]
@@ -117,23 +117,6 @@ def _own_classes(source: DataSource, used: Counter) -> dict[str, Any]:
     label_map = {v: i for i, v in enumerate(values) if known.get(v, v) != i or v != i}
     fields = {"classes": [str(value) for value in values]}
     return fields | ({"label_map": label_map} if label_map else {})
-
-
-def _choose_values(
-    classes: list[str], values: list[int], label_map: Mapping[int, int | str]
-) -> tuple[Choice, ...]:
-    """Return the choices for mask values of which the user's table has no class."""
-    count = len(classes)
-    choices = [Choice("no classes", {"label_map": dict.fromkeys(values, "ignore")})]
-    if len(values) <= MOST_ADDED:
-        added = {"label_map": {value: count + i for i, value in enumerate(values)}}
-        names = [str(value) for value in values]
-        choices.insert(0, Choice("more classes", {"classes": [*classes, *names]} | added))
-    if values == [count] and not label_map and "background" not in classes:  # YOLO's names
-        moved = {"label_map": {value: value for value in range(count + 1)}}
-        meaning = "0 is the background, which it leaves out"
-        choices.insert(0, Choice(meaning, {"classes": ["background", *classes]} | moved))
-    return tuple(choices)
 
 
 def _choose_colours(data: DataSet, colours: list[list[int]]) -> tuple[Choice, ...]:

@@ -34,6 +34,7 @@ from segtrain.data.inspection.infer_classes import (
     find_num_classes,
     find_soft_colours,
 )
+from segtrain.data.inspection.named_values import is_soft
 from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.palettes import check_palettes, find_colours, find_grey_among_colours
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
@@ -179,18 +180,21 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
     if inferred.names:
         data_set = source.with_classes(inferred.names)
     fix = next((finding.fix for finding in inferred.findings), {})  # names the classes, if any
-    if data_set and not snapping_reader:  # else lossy masks are read as the user asked for
-        findings += checks.lossy(facts, data_set.masks)
+    if data_set:
+        stored = read_stored(scan, facts) if snapping_reader else facts
+        findings += checks.soft(stored, data_set.masks, data_set.classes)
     changes = list_changes(facts, source.images.channels)
     notes = (*changes, *nodata.note(), *inferred.notes)
     if data_set is None or unclear:
         if "classes" in fix:  # what else is wrong once that is fixed: both are reported together
             fixed = source.with_fields(fix)
-            findings += checks.values(facts, fixed.with_classes(fix["classes"]).masks)
+            findings += checks.values(
+                facts, fixed.with_classes(fix["classes"]).masks, fix["classes"]
+            )
         return Inspection(source, facts, findings, notes)
     notes += tuple(note_other_values(facts, data_set.masks))
     by_image = {split: class_matrix(of_split, data_set.masks) for split, of_split in facts.items()}
-    findings += checks.values(facts, data_set.masks)
+    findings += checks.values(facts, data_set.masks, data_set.classes)
     findings = weigh_class_source(source, data_set, facts, by_image, findings)
     findings += checks.contents(facts, by_image, data_set.classes) if full else []
     if not any(finding.error for finding in findings):  # an error may be why nothing is left
@@ -214,6 +218,17 @@ def read_some_deep(scan: Scanner, facts: Facts) -> Facts:
     scan_fully = Scanner(scan.root, scan.images, scan.masks, True, scan.palette, scan.options)
     scanned = scan_fully(deep[:: -(-len(deep) // DEEP_READ)])  # spread: neighbours look alike
     return {"train": [fact for fact in scanned if isinstance(fact, PairFacts)]}
+
+
+def read_stored(scan: Scanner, facts: Facts) -> Facts:
+    """Return the facts with those of lossy and smooth masks as they are stored, not snapped."""
+    scan_stored = Scanner(scan.root, scan.images, None, False, scan.palette, scan.options)
+    stored = {}
+    for split, of_split in facts.items():
+        again = scan_stored([fact.sample for fact in of_split if is_soft(fact)])
+        stored[split] = [fact for fact in of_split if not is_soft(fact)]
+        stored[split] += [fact for fact in again if isinstance(fact, PairFacts)]
+    return stored
 
 
 def class_matrix(facts: list[PairFacts], masks: MaskReader) -> np.ndarray:

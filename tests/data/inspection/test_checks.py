@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from segtrain.config import DataConfig
 from segtrain.data.findings import Finding, merge_fixes, raise_errors
 from segtrain.data.inspection.checks import DARK, Checks, by_index, count_class_pixels, unknown_of
+from segtrain.data.inspection.named_values import read_values, remedy_of
 from segtrain.data.inspection.palettes import find_colours
 from segtrain.data.inspection.scan import ImageFacts, MaskFacts, PairFacts, UnreadablePair
-from segtrain.data.masks import MaskReader
+from segtrain.data.masks import UNKNOWN, MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 
 ROOT = Path("/data/set")
 checks = Checks(ROOT)
+NAMES = ["road", "car"]
 SIZE = (4, 6)
 
 
@@ -97,12 +102,64 @@ def test_both_kinds_at_once():
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_unknown_values_are_errors_in_every_split(split: str):
-    facts = {"train": [fact("a")], split: [fact("b", mask={"values": {0: 3, 7: 2, 9: 19}})]}
-    finding = one(checks.values(facts, MaskReader(2)))
+    slip = {"values": {0: 3, 1: 9, 7: 2, 9: 1}, "size": (200, 300)}
+    others = [fact(name, mask={"values": {0: 12, 1: 12}}) for name in "acdef"]
+    facts = {"train": others, split: [*others, fact("b", mask=slip)]}
+    finding = one(checks.values(facts, MaskReader(2), NAMES))
     assert (finding.kind, finding.error) == ("value", True)
     assert "1 mask" in finding.text and "0..1" in finding.text and "255" in finding.text
-    assert finding.places == ["masks/b.png has value 7 (2 px), 9 (19 px)"]
+    assert finding.places == ["masks/b.png has value 7 (2 px), 9 (1 px)"]
     assert finding.fix == {"label_map": {7: "ignore", 9: "ignore"}}
+    assert checks.values(facts, MaskReader(2, finding.fix["label_map"]), NAMES) == []
+
+
+def test_more_than_slips_are_never_ignored_by_a_fix():
+    facts = {"train": [fact("a", mask={"values": {0: 3, 1: 4, 7: 12, 9: 5}})]}
+    finding = one(checks.values(facts, MaskReader(2), NAMES))
+    assert not finding.fix and len(finding.choices) == 2
+    for choice in finding.choices:
+        names = choice.fix.get("classes", NAMES)
+        masks = MaskReader(len(names), choice.fix["label_map"])
+        assert checks.values(facts, masks, names) == []
+
+
+@pytest.mark.parametrize(
+    "values, count, label_map",
+    [
+        ({0: 9, 255: 15}, 2, {255: 1}),
+        ({0: 9, 7: 15}, 2, {7: 1}),
+        ({0: 9, 128: 3, 255: 12}, 3, {128: 1, 255: 2}),
+        ({1: 9, 2: 15}, 2, {1: 0, 2: 1}),
+        ({0: 9, 1: 10, 4: 5}, 3, {4: 2}),
+    ],
+)
+def test_as_many_values_as_names_are_read_in_their_order(values: dict, count: int, label_map: dict):
+    ways = read_values(values, list("abc")[:count], MaskReader(count))
+    assert ways[0].fix == {"label_map": label_map}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sets(st.sampled_from([0, 1, 2, 3, 4, 7, 40, 127, 128, 254, 255, 300]), min_size=1),
+    st.integers(2, 5),
+    st.sampled_from([{}, {255: 1}, {7: 0}, {128: "ignore"}]),
+    st.sampled_from([255, -1]),
+)
+def test_no_fix_for_named_classes_loses_a_value(values, count, label_map, lb_ignore):
+    names, masks = list("abcde")[:count], MaskReader(count, label_map, lb_ignore)
+    ways = read_values(values, names, masks)
+    for way in ways:
+        fixed = MaskReader(len(way.fix.get("classes", names)), label_map | way.fix["label_map"])
+        ids = fixed.ids(np.array(sorted(values)))
+        assert len(set(ids.tolist()) - {255, UNKNOWN}) >= 2
+        assert not (ids[~np.isin(sorted(values), [255, -1])] == UNKNOWN).any()
+    fix = remedy_of(ways, values, masks).get("fix")
+    if fix:
+        assert "ignore" not in fix["label_map"].values()
+        read = {label_map.get(v, fix["label_map"].get(v, v)) for v in values} - {"ignore"}
+        assert len(read) == len(values - label_map.keys()) + len(
+            {label_map[v] for v in values & label_map.keys()} - {"ignore"}
+        )
 
 
 @pytest.mark.parametrize(
@@ -111,29 +168,70 @@ def test_unknown_values_are_errors_in_every_split(split: str):
 )
 def test_known_values_are_not_reported(label_map: dict, lb_ignore: int, known: bool):
     facts = {"train": [fact("a", mask={"values": {0: 20, 7: 4}})]}
-    assert (checks.values(facts, MaskReader(2, label_map, lb_ignore)) == []) == known
+    assert (checks.values(facts, MaskReader(2, label_map, lb_ignore), NAMES) == []) == known
 
 
-def test_the_fix_of_values_fixes_them():
-    facts = {"train": [fact("a", mask={"values": {0: 3, 7: 2, 300: 4, -1: 1}})]}
-    label_map = one(checks.values(facts, MaskReader(2))).fix["label_map"]
-    assert checks.values(facts, MaskReader(2, label_map)) == []
+def soft_fact(name: str, levels: list[int], **mask) -> PairFacts:
+    """Facts of a mask with as many flat pixels of each level, and edges of values between them."""
+    edges = {(a + b) // 2: 2 for a, b in pairwise(levels) if b - a > 1}
+    flat = dict.fromkeys(levels, 50)
+    kind = {"smooth": 0.4, "flat": flat, "even": flat, "size": (10, 20)}
+    return fact(name, mask={"values": dict.fromkeys(levels, 60) | edges, **kind, **mask})
 
 
-def test_smooth_masks_are_distinguished_from_wrong_values():
-    mask = {"values": {0: 3, 7: 2}, "smooth": 0.4}
-    finding = one(checks.values({"train": [fact("a", mask=mask)]}, MaskReader(2)))
-    assert (finding.kind, finding.error) == ("smooth", True)
-    assert finding.fix == {"allow_lossy_masks": True}
-    assert "smooth" in finding.text and "nearest neighbour" in finding.remedy
-    assert not finding.remedy.rstrip().endswith((",", "or"))
+@pytest.mark.parametrize("lossy", [False, True])
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize(
+    "levels, count, label_map, fixed",
+    [
+        ([0, 255], 2, {}, {255: 1}),
+        ([0, 128, 255], 3, {}, {128: 1, 255: 2}),
+        ([0, 255], 2, {255: 1}, None),
+        ([0, 128, 255], 3, {128: 1, 255: 2}, None),
+        ([0, 128, 255], 3, {255: 1}, {128: 2}),
+    ],
+)
+def test_levels_of_soft_masks_are_the_classes(lossy, allowed, levels, count, label_map, fixed):
+    names, masks = list("abc")[:count], MaskReader(count, label_map, allow_lossy=allowed)
+    facts = {"train": [soft_fact("a", levels, lossy=lossy)]}
+    found = checks.soft(facts, masks, names)
+    if allowed and fixed is None:
+        assert found == []
+        return
+    finding = one(found)
+    assert (finding.kind, finding.error) == ("lossy" if lossy else "smooth", True)
+    assert ("PNG" if lossy else "nearest neighbour") in finding.remedy
+    ways = [finding.fix] if finding.fix else [choice.fix for choice in finding.choices]
+    assert ways[0].pop("allow_lossy_masks") and ways[0].get("label_map") == fixed
+    settled = MaskReader(count, label_map | (fixed or {}), allow_lossy=True)
+    assert checks.soft(facts, settled, names) == []
+
+
+def test_ids_beside_a_soft_void_stay_ids():
+    finding = one(checks.soft({"train": [soft_fact("a", [0, 1, 255])]}, MaskReader(2), NAMES))
+    ids, binary = (choice.fix["label_map"] for choice in finding.choices)
+    assert not finding.fix and (ids[1], binary) == (1, {255: 1})
+
+
+def test_levels_without_names_of_their_own_are_errors():
+    facts = {"train": [soft_fact("a", [0, 255])]}
+    finding = one(checks.soft(facts, MaskReader(3, allow_lossy=True), list("abc")))
+    assert not finding.fix and not finding.choices and "data.label_map" in finding.remedy
+
+
+def test_thin_smooth_lines_are_asked_about():
+    values = {"values": {0: 190} | dict.fromkeys(range(2, 190), 1), "flat": {0: 150}}
+    facts = {"train": [fact("a", mask=values | {"smooth": 0.5, "size": (20, 20)})]}
+    (choice,) = one(checks.soft(facts, MaskReader(2), NAMES)).choices
+    assert choice.fix == {"label_map": {255: 1}, "allow_lossy_masks": True}
+    assert checks.soft(facts, MaskReader(2, {255: 1}, allow_lossy=True), NAMES) == []
 
 
 def test_colours_that_the_palette_lacks():
     palette = [(0, 0, 0), (255, 0, 0)]
     mask = {"values": {}, "colours": {0: 10, 0xFF0000: 5, 0x010203: 2, 0x040506: 7}}
     facts = {"train": [fact("a", mask=mask)], "val": [fact("b", mask=mask)]}
-    finding = one(checks.values(facts, MaskReader(2, palette=palette)))
+    finding = one(checks.values(facts, MaskReader(2, palette=palette), NAMES))
     assert (finding.kind, finding.error) == ("colour", True)
     assert "2 colours" in finding.text and "2 masks" in finding.text
     assert finding.places[0] == "masks/a.png: (4, 5, 6) (7 px), (1, 2, 3) (2 px)"
@@ -142,7 +240,7 @@ def test_colours_that_the_palette_lacks():
 
 def test_coloured_masks_with_classes_but_without_palette():
     facts = {"train": [fact("a", mask={"values": {}, "colours": {0xFF0000: 24}})]}
-    finding = one(checks.values(facts, MaskReader(2)))
+    finding = one(checks.values(facts, MaskReader(2), NAMES))
     assert finding.error and "data.palette" in finding.text
     assert "(255, 0, 0) (24 px)" in finding.remedy
 
@@ -164,17 +262,18 @@ def test_hundreds_of_colours_are_no_classes():
 
 
 def test_lossy_masks_are_errors():
-    facts = {"train": [fact("a", mask={"lossy": True}), fact("b")], "val": [fact("c")]}
-    finding = one(checks.lossy(facts, MaskReader(2, {255: 1})))
+    facts = {"train": [soft_fact("a", [0, 255], lossy=True), fact("b")], "val": [fact("c")]}
+    finding = one(checks.soft(facts, MaskReader(2, {255: 1}), NAMES))
     assert (finding.kind, finding.error, finding.places) == ("lossy", True, ["masks/a.png"])
     assert "labels" in finding.text and finding.fix == {"allow_lossy_masks": True}
-    assert checks.lossy({"train": [fact("a")]}, MaskReader(2, {255: 1})) == []
+    assert checks.soft({"train": [fact("a")]}, MaskReader(2, {255: 1}), NAMES) == []
 
 
 def test_ids_are_not_read_from_lossy_masks():
     """JPEG changes values by more than neighbouring ids differ: the nearest one is noise."""
-    finding = one(checks.lossy({"train": [fact("a", mask={"lossy": True})]}, MaskReader(6)))
-    assert finding.error and not finding.fix and "near" in finding.text
+    facts = {"train": [soft_fact("a", [0, 1, 2], lossy=True)]}
+    finding = one(checks.soft(facts, MaskReader(6), list("abcdef")))
+    assert finding.error and not finding.fix and not finding.choices
 
 
 # counting
