@@ -124,9 +124,10 @@ class Checks:
         """Find grey values and colours that are neither a class nor ignored."""
         unknown, colours = Counter[int](), Counter[int]()
         places: list[str] = []
-        known_soft = masks.allow_lossy or read_soft(_all(facts), classes, masks)
+        reported = not masks.allow_lossy and read_soft(_all(facts), classes, masks)
         for fact in _all(facts):
-            if fact.mask.lossy or known_soft and fact.mask.values and is_soft(fact):
+            soft = is_soft(fact) and (masks.allow_lossy or reported and fact.mask.values)
+            if soft or fact.mask.lossy:
                 continue  # a finding already, or read as the nearest class
             grey, coloured = unknown_of(fact, masks)
             unknown.update(grey)

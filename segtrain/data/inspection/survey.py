@@ -181,16 +181,13 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
         data_set = source.with_classes(inferred.names)
     fix = next((finding.fix for finding in inferred.findings), {})  # names the classes, if any
     if data_set:
-        stored = read_stored(scan, facts) if snapping_reader else facts
-        findings += checks.soft(stored, data_set.masks, data_set.classes)
+        findings += checks.soft(read_stored(scan, facts), data_set.masks, data_set.classes)
     changes = list_changes(facts, source.images.channels)
     notes = (*changes, *nodata.note(), *inferred.notes)
     if data_set is None or unclear:
         if "classes" in fix:  # what else is wrong once that is fixed: both are reported together
-            fixed = source.with_fields(fix)
-            findings += checks.values(
-                facts, fixed.with_classes(fix["classes"]).masks, fix["classes"]
-            )
+            fixed = source.with_fields(fix).with_classes(fix["classes"])
+            findings += checks.values(facts, fixed.masks, fixed.classes)
         return Inspection(source, facts, findings, notes)
     notes += tuple(note_other_values(facts, data_set.masks))
     by_image = {split: class_matrix(of_split, data_set.masks) for split, of_split in facts.items()}
@@ -222,6 +219,8 @@ def read_some_deep(scan: Scanner, facts: Facts) -> Facts:
 
 def read_stored(scan: Scanner, facts: Facts) -> Facts:
     """Return the facts with those of lossy and smooth masks as they are stored, not snapped."""
+    if not scan.masks:
+        return facts
     scan_stored = Scanner(scan.root, scan.images, None, False, scan.palette, scan.options)
     stored = {}
     for split, of_split in facts.items():
