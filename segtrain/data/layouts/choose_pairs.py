@@ -19,7 +19,7 @@ from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.folders import join_path, walk_folder
 from segtrain.data.layouts.name_ends import cut_ends
 from segtrain.data.layouts.pair_finder import Candidate, find_candidates, splits_line
-from segtrain.data.layouts.pairing import ClassSource, Group, Listing
+from segtrain.data.layouts.pairing import ClassSource, Group, Listing, drop_zeros
 from segtrain.errors import SegtrainError, shorten
 
 MOST_LINES = 4  # that a message offers
@@ -144,10 +144,16 @@ def find_variants(found: Candidate) -> dict[str, dict[str, str]]:
             if ending is None:
                 continue
             core = cut_ends(stem, (start, ending))
-            where, label = ("", below.split("/")[0]) if found.flat else (below, ending)
-            path = join_path(folder, name)
-            variants.setdefault(label, {})[f"{split_key}/{where.casefold()}/{core}"] = path
+            by_folder = found.flat and len(endings) < 2
+            label = below.split("/")[0] if by_folder else ending
+            where = "" if found.flat else below.casefold()
+            key = _pair_key(found, f"{split_key}/{where}/{core}")
+            variants.setdefault(label, {})[key] = join_path(folder, name)
     return dict(sorted(variants.items()))
+
+
+def _pair_key(found: Candidate, name: str) -> str:
+    return drop_zeros(name) if found.agreement.padded else name
 
 
 def name_variants(
@@ -199,7 +205,8 @@ def list_class_masks(
         images: dict[str, list[str]] = {}
         for where, stem, folder, name in found.images.keyed_files([split], found.flat, found.keyed):
             if core := cut_ends(stem, found.agreement.image):
-                images.setdefault(f"{where}/{core}", []).append(join_path(folder, name))
+                key = _pair_key(found, f"{where}/{core}")
+                images.setdefault(key, []).append(join_path(folder, name))
         groups[split] = [
             (sorted(paths), [masks.pop(core)] if core in masks else [])
             for core, paths in sorted(images.items())

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from segtrain.data.layouts.folder_words import read_name
-from segtrain.data.layouts.pairing import fold_name
+from segtrain.data.layouts.pairing import drop_zeros, fold_name
 
 PIVOTS = 30  # masks whose names are looked for in those of images
 MOST_ENDS = 12  # pairs of beginning and ending that are counted on all files
@@ -34,6 +34,7 @@ class Agreement:
     # masks of the same beginning by other endings: each may be a class, or another kind of mask
     endings: dict[str, int] = field(default_factory=dict)
     image_endings: dict[str, int] = field(default_factory=dict)  # likewise, of images with a mask
+    padded: bool = False  # numbers have leading zeros on one side
 
 
 def find_agreement(images: Sequence[Stem], masks: Sequence[Stem]) -> Agreement | None:
@@ -49,10 +50,30 @@ def find_agreement(images: Sequence[Stem], masks: Sequence[Stem]) -> Agreement |
             return found
     if constant := _match_constant(images, masks):
         return constant
-    folded = [[(where, fold_name(stem)) for where, stem in side] for side in (images, masks)]
+    folded, plain = (
+        [[(where, fold(stem)) for where, stem in side] for side in (images, masks)]
+        for fold in (fold_name, drop_zeros)
+    )
     ways = [(images, masks)]  # exactly, then in any case and Unicode form
     if folded != [images, masks]:
         ways.append((folded[0], folded[0] if same else folded[1]))
+    best = _cut_shortest(ways, same, ENOUGH * smaller)
+    if plain != folded and (best is None or best.paired < ENOUGH * smaller):
+        images, masks = plain[0], plain[0] if same else plain[1]
+        found = _cut_shortest([(images, masks)], same, ENOUGH * smaller)
+        ends = "".join((*found.image, *found.mask)) if found else ""
+        if found and found.paired >= ENOUGH * smaller and not re.search(r"\d", ends):
+            best = replace(found, padded=True)
+    if best and best.image[1] and not same and len(images) > best.paired:
+        cores = {(where, cut_ends(stem, best.mask) or "") for where, stem in masks}
+        best.image_endings = _count_endings(cores, images, best.image[0], None)
+    return best
+
+
+def _cut_shortest(
+    ways: Sequence[tuple[Sequence[Stem], Sequence[Stem]]], same: bool, enough: float
+) -> Agreement | None:
+    """Return the shortest cut after which `enough` names agree, else that of most names."""
     tries = [(way, ends) for way in ways for ends in _common_ends([stem for _, stem in way[0]])]
     best = None
     for (mine, theirs), ends in sorted(tries, key=lambda attempt: _length(attempt[1])):
@@ -61,11 +82,8 @@ def find_agreement(images: Sequence[Stem], masks: Sequence[Stem]) -> Agreement |
             continue  # of one pair anything can be cut
         if found and (best is None or found.paired > best.paired):
             best = _with_separators(found, mine)
-        if best and best.paired >= ENOUGH * smaller:
+        if best and best.paired >= enough:
             break
-    if best and best.image[1] and not same and len(images) > best.paired:
-        cores = {(where, cut_ends(stem, best.mask) or "") for where, stem in masks}
-        best.image_endings = _count_endings(cores, images, best.image[0], None)
     return best
 
 

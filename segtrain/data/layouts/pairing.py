@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from segtrain.data.drawn import DrawnMask
 from segtrain.data.findings import Finding
 from segtrain.errors import UsageError
 
+LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 # images and masks of one name, as paths relative to the data set's folder
 Group = tuple[Sequence[str], Sequence[str | DrawnMask]]
 Fault = tuple[str, ...]  # kind of finding, and the arguments of its text in TEXTS
@@ -67,32 +69,37 @@ def fold_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def drop_zeros(name: str) -> str:
+    """Return a folded name whose numbers have no leading zeros: 1 and 00001 are one."""
+    return LEADING_ZEROS.sub("", fold_name(name))
+
+
 def group_by_stem(images: dict[str, list[str]], masks: dict[str, list[str]]) -> list[Group]:
     """Return the files of each stem, sorted by stem.
 
-    Stems without a partner that differ in case or Unicode form only are one, where each is alone.
+    Stems without a partner that differ in case or Unicode form only are one, where each is alone;
+    so are those that differ in leading zeros, if nothing else on one side is without a partner.
     """
-    if images.keys() != masks.keys():
-        lone, others = (
-            _by_folded(mine.keys() - theirs.keys())
-            for mine, theirs in ((images, masks), (masks, images))
-        )
+    for fold in (fold_name, drop_zeros) if images.keys() != masks.keys() else ():
+        mine, theirs = images.keys() - masks.keys(), masks.keys() - images.keys()
+        lone, others = (_by_folded(stems, fold) for stems in (mine, theirs))
         same = {
             others[folded][0]: stems[0]
             for folded, stems in lone.items()
             if len(stems) == len(others.get(folded, ())) == 1
         }
-        masks = {same.get(stem, stem): paths for stem, paths in masks.items()}
+        if fold is fold_name or 1 < len(same) == min(len(mine), len(theirs)):
+            masks = {same.get(stem, stem): paths for stem, paths in masks.items()}
     return [
         (sorted(images.get(stem, ())), sorted(masks.get(stem, ())))
         for stem in sorted(images.keys() | masks.keys())
     ]
 
 
-def _by_folded(stems: Iterable[str]) -> dict[str, list[str]]:
+def _by_folded(stems: Iterable[str], fold: Callable[[str], str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for stem in stems:
-        found.setdefault(fold_name(stem), []).append(stem)
+        found.setdefault(fold(stem), []).append(stem)
     return found
 
 

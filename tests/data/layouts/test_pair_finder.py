@@ -14,6 +14,7 @@ from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.inspection.survey import inspect_data_set
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.layouts.folder_words import read_name
+from segtrain.data.layouts.pairing import group_by_stem
 from segtrain.errors import SegtrainError
 
 TWO = {"train": range(4), "val": range(4, 6)}
@@ -356,3 +357,27 @@ def test_words_of_names(name: str, template: str, split: str | None, side: str):
     meaning = read_name(name)
     assert (meaning.template, meaning.split) == (template, split)
     assert (meaning.is_image, meaning.is_mask) == (side == "image", side == "mask")
+
+
+# names of images, names of masks, those that pair
+PADDED = {
+    "one side": ("1 2 12", "01 02 12", ["1 01", "12 12", "2 02"]),
+    "either side": ("a01_1 a02_1", "a1_01 a2_01", ["a01_1 a1_01", "a02_1 a2_01"]),
+    "two of one number": ("1 01 2", "001 2", ["2 2"]),
+    "others without a partner": ("1 2 3", "01 02 4", []),
+    "a single one": ("7 x", "07 x", ["x x"]),
+}
+
+
+@pytest.mark.parametrize("images, masks, pairs", PADDED.values(), ids=PADDED)
+def test_zeros_before_numbers_count_unless_all_pair_without(images: str, masks: str, pairs: list):
+    groups = group_by_stem(*({name: [name] for name in side.split()} for side in (images, masks)))
+    assert [f"{i[0]} {m[0]}" for i, m in groups if i and m] == pairs
+
+
+def test_numbers_may_be_padded_in_names_that_begin_otherwise(tmp_path: Path):
+    write(tmp_path, *(f"images/image-{n}.png" for n in range(1, 13)))
+    write(tmp_path, *(f"masks/mask-{n:02}.png" for n in range(1, 13)))
+    found = find_pairs(DataConfig(), tmp_path)
+    pairs = [(pair.image.stem, pair.mask.stem) for s in found.splits.values() for pair in s]
+    assert sorted(pairs) == sorted((f"image-{n}", f"mask-{n:02}") for n in range(1, 13))

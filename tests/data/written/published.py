@@ -186,6 +186,24 @@ def field_of_view(index: int) -> np.ndarray:
     return mask
 
 
+def celeb_a_mask(root: Path) -> Written:
+    """A file for each part of a face, numbers with leading zeros, three faces a folder."""
+    save_photos(root, "CelebA-HQ-img/x{i}.jpg")
+    for i in range(COUNT):
+        for label, name in enumerate(NAMES[1:], 1):
+            if (part := truth(i) == label).any():
+                mask = indexed(part, np.array([(0, 0, 0), (255, 255, 255)], np.uint8))
+                save(mask, root, f"CelebAMask-HQ-mask-anno/{i // 3}/x{i:05}_{name}.png")
+    return Written(NAMES)
+
+
+def one_side_padded(root: Path) -> Written:
+    """Numbers with leading zeros in one folder only."""
+    save_photos(root, "photos/x{i}.jpg")
+    save_masks(root, "masks/mask-{i:02}.png")
+    return Written("")
+
+
 def love_da(root: Path) -> Written:
     """Two scenes below each split; 0 is no data, but no file says so."""
     for i in range(COUNT):
@@ -266,6 +284,8 @@ SETS = {
             pets,
             kvasir,
             drive,
+            celeb_a_mask,
+            one_side_padded,
             love_da,
             mapillary,
             bdd100k,
