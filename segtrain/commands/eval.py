@@ -50,7 +50,7 @@ def evaluate_network(
     model, meta = load_model(checkpoint)
     config = meta.config_here(checkpoint, sets, flags)
     fabric = make_fabric(config.train)
-    data = open_data_set(config.data, config.model.in_channels)
+    data = open_data_set(config.data, config.model.in_channels, split)
     pairs = Pairs.of(data, split)
     write_notes(data.notes, stderr=as_json)  # stdout is for the JSON alone
     # as `predict` has it: another memory format rounds differently
@@ -93,7 +93,7 @@ def evaluate_masks(
     config, notes = adopt_older_names(load_config(file, sets, flags))
     write_notes(notes, stderr=as_json)
     fabric = make_fabric(config.train)
-    data = open_data_set(config.data, config.model.in_channels)
+    data = open_data_set(config.data, config.model.in_channels, split)
     pairs = Pairs.of(data, split)
     write_notes(data.notes, stderr=as_json)
     # tools write class ids; data sets may have other values, colours or a label map

@@ -19,6 +19,9 @@ FAR = 8  # smallest ratio of a grey level to a class id
 MOST_IDS = 64  # more values of a data set are not two conventions
 FEWEST_INSTANCES = 5  # in the masks with most of them
 FEWEST_SPARSE = 10  # values that mark instances where hardly one is in two masks
+MANY_INSTANCES = 256  # in one mask, which shows fewer classes
+BASES = (256, 1000, 10000, 65536)  # of numbers that hold a class and an instance
+MOST_COMPOSED = 1024  # more values than these are no line of a config
 FROM_ONE = 0.9  # share of the masks that hold 1..k of their own where values are instances
 
 
@@ -149,26 +152,64 @@ def find_instances(masks: list[MaskValues], config: DataConfig) -> list[Finding]
         return []
     counts = [len(values) for values in sets]
     whole = sum(max(values) == len(values) for values in sets)
-    numbered = (
-        whole >= FROM_ONE * len(sets)
-        and len(set(counts)) >= 3
-        and max(counts) >= FEWEST_INSTANCES
-        and 2 * files[max(files)] <= len(sets)
-    )
+    differ = len(set(counts)) >= 3 and 2 * files[max(files)] <= len(sets)
+    numbered = whole >= FROM_ONE * len(sets) and max(counts) >= FEWEST_INSTANCES
+    numbered &= differ or max(counts) >= MANY_INSTANCES
+    names = len(config.classes or ())
+    if names and (max(files) < names or config.other_values is not None):
+        return []
     if not numbered and not are_apart(sets):
         return []
     text = "values look like ids of instances: " + (
         "each mask holds 1..k of its own" if numbered else "hardly any is in two masks"
     )
-    one: dict[str, Any] = {"other_values": 1, "classes": ["background", "object"]}
+    one: dict[str, Any] = {"other_values": 1}
+    if not config.classes:
+        one["classes"] = ["background", "object"]
     if void in files:
         one["label_map"] = {void: 1}
-    choices = [Choice("one class of objects", one)]
-    if max(files) < 2**15 - 1 and (numbered or len(files) == max(files)):
+    choices = [Choice("one class of objects", one)] if names in (0, 2) else []
+    if not config.classes and max(files) < 2**15 - 1 and (numbered or len(files) == max(files)):
         classes = {"classes": [str(class_id) for class_id in range(max(files) + 1)]}
         choices.append(Choice("ids are classes", classes | avoid_ignored(max(files), config)))
     most = sorted(masks, key=lambda mask: -len(mask.values))
     return [Finding("instances", True, text, [*map(str, most)], choices=tuple(choices))]
+
+
+def find_composed(masks: list[MaskValues], config: DataConfig) -> list[Finding]:
+    """Find values that hold a class and an instance in one number, such as class * 256 + instance.
+
+    Ids almost without gaps are no such values: a class's instances begin at 0 or 1.
+    """
+    held = set().union(*(mask.values for mask in masks)) - {config.lb_ignore}
+    if not held or min(held) < 0 or 2 * len(held) > max(held):
+        return []
+    for base in BASES:
+        high = sorted(value for value in held if value >= base)
+        first = {value // base: value % base for value in reversed(high)}
+        begins = sum(rest <= 1 for rest in first.values()) >= FROM_ONE * len(first)
+        near = max((value % base for value in high), default=base) < base // 2
+        files = Counter(i for m in masks for i in {v // base for v in m.values if v >= base})
+        shared = 2 * sum(count > 1 for count in files.values()) >= len(first)
+        if len(high) >= max(3, 1.5 * len(first)) and begins and near and shared:
+            break
+    else:
+        return []
+    ids = {value: value // base if value >= base else value for value in sorted(held)}
+    names = sorted(set(ids.values()))
+    text = f"values look like class * {base} + instance, of the classes {shorten(names, 8)}"
+    fix: dict[str, Any] = {"label_map": {v: i for v, i in ids.items() if v != i}}
+    if not config.classes:
+        ranks = {v: names.index(i) for v, i in ids.items()}
+        fix = {"label_map": {v: i for v, i in ranks.items() if v != i}}
+        fix["classes"] = [str(name) for name in names]
+    known = set(config.label_map) | set(range(len(config.classes or names)))
+    fits = len(names) > 1 and len(high) <= MOST_COMPOSED
+    fits &= not config.classes or known.issuperset(names) and not config.label_map
+    choices = (Choice("the instances of a class are one class", fix),) if fits else ()
+    advice = f"save the masks again with the class alone: value // {base}"
+    places = [*map(str, masks_with(masks, high[-1])), *map(str, masks)][:4]
+    return [Finding("instances", True, text, list(dict.fromkeys(places)), advice, {}, choices)]
 
 
 def are_apart(sets: Sequence[Collection[int]]) -> bool:

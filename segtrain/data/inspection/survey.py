@@ -1,7 +1,7 @@
 """Survey of a data set: its contents, statistics and problems, from one pass over its files.
 
 inspect_data_set lists all problems, for check; survey_data_set raises on errors, for training;
-open_data_set reads no pixel unless the classes must be inferred, for evaluation.
+open_data_set reads no pixel unless classes must be inferred or masks are indexed, for evaluation.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from copy import copy
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from segtrain.config import DataConfig
 from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource, find_data_source
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
+from segtrain.data.indexed import is_indexed
 from segtrain.data.inspection.checks import Checks, Facts, count_class_pixels, unknown_of
 from segtrain.data.inspection.class_evidence import describe_class_source, weigh_class_source
 from segtrain.data.inspection.conventions import (
+    find_composed,
     find_conventions,
     find_instances,
     find_void_apart,
@@ -39,9 +42,11 @@ from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.palettes import check_palettes, find_colours, find_grey_among_colours
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
 from segtrain.data.masks import SMOOTH, UNKNOWN, MaskReader
+from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, shorten
 
 RARE_MASKS = 0.2  # largest share of the masks with a value that may be a slip
+FEW_MASKS = 8  # whose headers show that a data set may have indexed masks
 DEEP_READ = 8  # 16-bit images that the quick survey decodes: it must stay quick before training
 
 
@@ -95,16 +100,30 @@ class Survey(Inspection):
         return int(height), int(width)
 
 
-def open_data_set(config: DataConfig, channels: int = 3) -> DataSet:
-    """Open a data set for evaluation, unreadable pairs included.
+def open_data_set(config: DataConfig, channels: int = 3, split: str = "") -> DataSet:
+    """Open a data set for evaluation of a split, unreadable pairs included.
 
-    If config or layout name the classes, no pixel is read; else they are inferred from the training
-    masks, as for training. Raises UsageError and SegtrainError if that fails, or if files form no
-    pair.
+    If config or layout name the classes, only indexed masks of the split are read; else they are
+    inferred from the training masks, as for training. Raises UsageError and SegtrainError if that
+    fails, or if files form no pair.
     """
     source = find_data_source(config, channels)
     raise_errors(source.findings)
+    if source.merged.classes:
+        raise_errors(_compare_palettes(source, source.splits.get(split, [])))
     return source.with_classes(source.merged.classes or _survey_source(source).data_set.classes)
+
+
+def _compare_palettes(source: DataSource, samples: list[Sample]) -> list[Finding]:
+    """Find indexed masks that contradict each other; all are read if one of a few is indexed."""
+    few = [sample.mask for sample in samples[:: -(-len(samples) // FEW_MASKS) or 1]]
+    indexed = any(isinstance(mask, Path) and is_indexed(mask) for mask in few)
+    merged = source.merged
+    if not indexed or merged.palette_by is not None:
+        return []
+    scan = Scanner(source.root, source.images, None, False, merged.palette, source.mask_options)
+    facts = [fact for fact in scan(samples) if isinstance(fact, PairFacts)]
+    return check_palettes(facts, merged.palette, merged.classes)
 
 
 def survey_data_set(config: DataConfig, channels: int = 3) -> Survey:
@@ -364,7 +383,7 @@ def find_ambiguities(source: DataSource, facts: list[PairFacts], nodata: Nodata)
             findings = find_grey_among_colours(facts, merged.palette)
         if findings:
             return findings
-    findings = nodata.find_ambiguous()
+    findings = nodata.find_ambiguous() or find_composed(list_values(facts, nodata), merged)
     if findings or (named and not source.config.classes):  # the layout says what values mean
         return findings
     for value in nodata.untagged:
@@ -372,4 +391,4 @@ def find_ambiguities(source: DataSource, facts: list[PairFacts], nodata: Nodata)
         if findings:
             return findings
     values = list_values(facts, nodata)
-    return find_conventions(values, merged) or ([] if named else find_instances(values, merged))
+    return find_conventions(values, merged) or find_instances(values, merged)

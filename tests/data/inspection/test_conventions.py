@@ -373,6 +373,44 @@ def test_ids_of_instances_may_be_classes(tmp_path: Path):
     read_all(path, classes=[f"c{i}" for i in range(12)])  # named: no question
 
 
+def composed(i: int, base: int) -> np.ndarray:
+    """Classes 0..3 of which 1..3 have instances, numbered from 0 or 1 in each image."""
+    classes = truth(i).astype(np.uint16)
+    return np.where(classes, classes * base + 1 + np.arange(W) // 4, 0).astype(np.uint16)
+
+
+@pytest.mark.parametrize("classes", [None, list("abcd")])
+@pytest.mark.parametrize("base", [256, 1000])
+def test_class_and_instance_in_one_number(tmp_path: Path, base: int, classes: list[str] | None):
+    masks = [composed(i, base) for i in range(6)]
+    config = DataConfig(path=write_set(tmp_path, masks), classes=classes)
+    (finding,) = [f for f in inspect_data_set(config).findings if f.error]
+    assert finding.kind == "instances" and not finding.fix
+    assert f"class * {base}" in finding.text and f"value // {base}" in finding.remedy
+    (choice,) = finding.choices
+    survey = survey_data_set(config.model_copy(update=choice.fix))
+    for split in survey.data_set.splits.values():
+        for sample in split:
+            ids = survey.data_set.masks(sample.mask)
+            assert (ids == truth(int(sample.image.stem))).all()
+
+
+def test_instances_are_not_taken_for_named_classes(tmp_path: Path):
+    masks = [np.arange(H * W, dtype=np.uint8).reshape(H, W) // 12 % k for k in (4, 6, 8, 9, 12)]
+    config = DataConfig(path=write_set(tmp_path, masks), classes=["ground", "object"])
+    (finding,) = [f for f in inspect_data_set(config).findings if f.kind == "instances"]
+    (choice,) = finding.choices
+    assert choice.fix == {"other_values": 1}
+
+
+def test_evaluation_compares_the_palettes_of_named_classes(tmp_path: Path):
+    path = write_set(tmp_path, [reordered(i) for i in range(5)])
+    config = DataConfig(path=path, classes=list("abcd"), val_fraction=0.8)
+    with pytest.raises(SegtrainError, match="contradict"):
+        open_data_set(config, split="val")
+    assert open_data_set(config.model_copy(update={"palette_by": "index"}), split="val")
+
+
 def test_classes_are_no_instances(tmp_path: Path):
     """Severities 0..4, and six classes of which most masks have all."""
     grades = [truth(i, 2 + i % 4) for i in range(6)]
