@@ -144,8 +144,7 @@ def find_variants(found: Candidate) -> dict[str, dict[str, str]]:
             if ending is None:
                 continue
             core = cut_ends(stem, (start, ending))
-            by_folder = found.flat and len(endings) < 2
-            label = below.split("/")[0] if by_folder else ending
+            label = below.split("/")[0] if found.by_folder else ending
             where = "" if found.flat else below.casefold()
             key = _pair_key(found, f"{split_key}/{where}/{core}")
             variants.setdefault(label, {})[key] = join_path(folder, name)
@@ -263,7 +262,7 @@ def splits_of_variant(found: Candidate, label: str) -> dict[str, SplitConfig]:
     return {
         split: config.model_copy(
             update={"masks": f"{config.masks}/{label}"}
-            if found.flat
+            if found.by_folder
             else {"mask_end": label + found.suffixes[1]}
         )
         for split, config in found.split_configs().items()

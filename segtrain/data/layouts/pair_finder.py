@@ -106,6 +106,11 @@ class Candidate:
         return self.agreement.paired / min(self.images.count, self.masks.count)
 
     @property
+    def by_folder(self) -> bool:
+        """Return whether several masks of an image are told apart by subfolders, not endings."""
+        return self.flat and not (self.agreement.mask[1] and len(self.agreement.endings) > 1)
+
+    @property
     def is_within(self) -> bool:
         """Return whether images and masks lie in the same folders."""
         return self.images.roots is self.masks.roots

@@ -381,3 +381,17 @@ def test_numbers_may_be_padded_in_names_that_begin_otherwise(tmp_path: Path):
     found = find_pairs(DataConfig(), tmp_path)
     pairs = [(pair.image.stem, pair.mask.stem) for s in found.splits.values() for pair in s]
     assert sorted(pairs) == sorted((f"image-{n}", f"mask-{n:02}") for n in range(1, 13))
+
+
+def test_one_of_several_endings_in_numbered_subfolders(tmp_path: Path):
+    """Parts that cover each other are no classes: the line reads one kind of all subfolders."""
+    write(tmp_path, *(f"photos/{n}.png" for n in range(6)))
+    for part in ("hair", "skin"):
+        names = (f"masks/{n // 3}/{n:05}_{part}.png" for n in range(6))
+        write(tmp_path, *names, value=255)
+    with pytest.raises(SegtrainError, match="mask_end: _skin"):
+        find_pairs(DataConfig(), tmp_path)
+    split = SplitConfig(images="photos", masks="masks", mask_end="_skin")
+    found = find_pairs(DataConfig(splits={"train": split}), tmp_path)
+    pairs = [(pair.image.stem, pair.mask.stem) for s in found.splits.values() for pair in s]
+    assert sorted(pairs) == [(f"{n}", f"{n:05}_skin") for n in range(6)]

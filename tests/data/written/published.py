@@ -204,6 +204,14 @@ def one_side_padded(root: Path) -> Written:
     return Written("")
 
 
+def chase(root: Path) -> Written:
+    """Two people's drawings of each photo, all in one folder."""
+    save_photos(root, "Image_x{i}L.jpg")
+    save_masks(root, "Image_x{i}L_1stHO.png", black_and_white)
+    save_masks(root, "Image_x{i}L_2ndHO.png", lambda i: np.roll(black_and_white(i), 1, 1))
+    return Written("", binary, answer="1stHO")
+
+
 def love_da(root: Path) -> Written:
     """Two scenes below each split; 0 is no data, but no file says so."""
     for i in range(COUNT):
@@ -286,6 +294,7 @@ SETS = {
             drive,
             celeb_a_mask,
             one_side_padded,
+            chase,
             love_da,
             mapillary,
             bdd100k,
