@@ -169,7 +169,12 @@ def find_instances(masks: list[MaskValues], config: DataConfig) -> list[Finding]
     if void in files:
         one["label_map"] = {void: 1}
     choices = [Choice("one class of objects", one)] if names in (0, 2) else []
-    if not config.classes and max(files) < 2**15 - 1 and (numbered or len(files) == max(files)):
+    if (
+        not config.classes
+        and max(counts) < MANY_INSTANCES
+        and max(files) < 2**15 - 1
+        and (numbered or len(files) == max(files))
+    ):
         classes = {"classes": [str(class_id) for class_id in range(max(files) + 1)]}
         choices.append(Choice("ids are classes", classes | avoid_ignored(max(files), config)))
     most = sorted(masks, key=lambda mask: -len(mask.values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from segtrain.data.findings import Choice, Finding
@@ -12,6 +13,7 @@ from segtrain.data.inspection.scan import PairFacts
 from segtrain.data.masks import Palette, colour_counts, decode_colour
 from segtrain.errors import shorten
 
+RARE = 0.01  # largest share of the pixels of an index that dithering may have made
 MOST_COLOURS = 64  # more are not classes
 CHANNELS = (0xFF0000, 0xFF00, 0xFF)  # of a colour's code
 GREY = 0x010101  # code of a grey level's colour, over the level
@@ -115,6 +117,34 @@ def choose_colours(
     if not classes:
         fix["classes"] = ["colour " + " ".join(map(str, decode_colour(c))) for c in codes]
     return fix
+
+
+def merge_rare_indices(finding: Finding, facts: Sequence[PairFacts]) -> Finding:
+    """Return a finding about indices with a further choice: rare ones come from dithering.
+
+    Each then is of the class of the frequent index with the nearest colour.
+    """
+    pixels, colours = Counter[int](), dict[int, int]()
+    for fact in facts:
+        pixels.update(fact.mask.values)
+        colours |= fact.mask.palette
+    frequent = sorted(v for v, count in pixels.items() if count >= RARE * pixels.total())
+    sparse = finding.kind == "classes" and colours.keys() == pixels.keys()
+    if not sparse or len(frequent) in (len(pixels), 0, 1):
+        return finding
+    label_map = {}
+    for value in sorted(pixels):
+        colour = decode_colour(colours[value])
+        others = [decode_colour(colours[other]) for other in frequent]
+        distances = [
+            sum((i - j) ** 2 for i, j in zip(colour, other, strict=True)) for other in others
+        ]
+        label_map[value] = distances.index(min(distances))
+    fix = {"label_map": {v: i for v, i in label_map.items() if v != i}}
+    meaning = f"indices of less than {RARE:.0%} come from dithering: the nearest colour's class"
+    merged = Choice(meaning, fix | {"classes": [str(v) for v in frequent]})
+    own = (Choice("a class for each", finding.fix),) if finding.fix else finding.choices
+    return replace(finding, fix={}, choices=(*own, merged))
 
 
 def find_colours(facts: Sequence[PairFacts]) -> list[Finding]:

@@ -39,7 +39,12 @@ from segtrain.data.inspection.infer_classes import (
 )
 from segtrain.data.inspection.named_values import is_soft
 from segtrain.data.inspection.nodata import Nodata
-from segtrain.data.inspection.palettes import check_palettes, find_colours, find_grey_among_colours
+from segtrain.data.inspection.palettes import (
+    check_palettes,
+    find_colours,
+    find_grey_among_colours,
+    merge_rare_indices,
+)
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
 from segtrain.data.masks import SMOOTH, UNKNOWN, MaskReader
 from segtrain.data.sample import Sample
@@ -352,7 +357,8 @@ def infer_classes(source: DataSource, facts: list[PairFacts], nodata: Nodata) ->
         if error.finding.kind != "classes":
             soft = [fact for fact in facts if fact.mask.lossy or fact.mask.smooth > SMOOTH]
             places = [str(fact.sample.mask) for fact in soft]
-        return InferredClasses(findings=[replace(error.finding, places=places)])
+        finding = merge_rare_indices(replace(error.finding, places=places), facts)
+        return InferredClasses(findings=[finding])
     unused = [v for v in sorted(values) if label_map.get(v, v) in ("ignore", lb_ignore)]
     text = f"classes: ids 0..{count - 1} found in the masks"
     note = Note(text + "".join(f", {value} ignored" for value in unused))

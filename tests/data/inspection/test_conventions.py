@@ -411,6 +411,23 @@ def test_evaluation_compares_the_palettes_of_named_classes(tmp_path: Path):
     assert open_data_set(config.model_copy(update={"palette_by": "index"}), split="val")
 
 
+def test_indices_of_dithering_may_be_the_nearest_class(tmp_path: Path):
+    colours = np.zeros((40, 3), np.uint8)
+    colours[[13, 14, 28]] = (200, 0, 0), (204, 51, 0), (0, 200, 0)
+    masks = []
+    for i in range(6):
+        indices = np.array([0, 13, 28])[truth(i, 3)]
+        y, x = np.argwhere(indices == 13)[0]
+        indices[y, x] = 14
+        masks.append(indexed(indices, colours))
+    config = DataConfig(path=write_set(tmp_path, masks))
+    (finding,) = [f for f in inspect_data_set(config).findings if f.error]
+    assert not finding.fix
+    survey = survey_data_set(config.model_copy(update=finding.choices[-1].fix))
+    for sample in survey.data_set.splits["train"]:
+        assert (survey.data_set.masks(sample.mask) == truth(int(sample.image.stem), 3)).all()
+
+
 def test_classes_are_no_instances(tmp_path: Path):
     """Severities 0..4, and six classes of which most masks have all."""
     grades = [truth(i, 2 + i % 4) for i in range(6)]
