@@ -21,13 +21,14 @@ class Runs(NamedTuple):
     """The run lengths of one row of a table."""
 
     line: int
-    class_id: int
-    text: str
+    label: str
+    spans: np.ndarray  # (n,2): the first pixel of each run as the table counts, and that after it
 
-    def spans(self) -> np.ndarray:
-        """Return (n,2): the start of each run as the table counts, and the number after its end."""
-        numbers = np.array(self.text.split(), np.int64).reshape(-1, 2)
-        return np.stack([numbers[:, 0], numbers.sum(1)], 1)
+
+def read_runs(line: int, label: str, text: str) -> Runs:
+    """Return the runs of a cell that RUNS matches."""
+    starts, lengths = np.array(text.split(), np.int64).reshape(-1, 2).T
+    return Runs(line, label, np.stack([starts, starts + lengths], 1))
 
 
 @dataclass(frozen=True)
@@ -37,34 +38,34 @@ class RunLengthMask(DrawnMask):
     table: Path
     name: str  # of the image, as the table has it
     image: Path  # which has the size
-    rows: tuple[Runs, ...] = field(default=(), repr=False, compare=False)
-    first: int = 1  # number of the first pixel
-    across: bool = False  # pixels are counted along the rows, not down the columns
-    upright: bool = True  # after EXIF's rotation
-    others: tuple[Path, ...] = ()  # tables of other splits: the ids are in the order of all labels
+    rows: list[Runs] = field(repr=False, compare=False)
+    ids: dict[str, int] = field(repr=False, compare=False)  # of the labels
+    tables: tuple[Path, ...]  # of all splits: the ids are in the order of all labels
+    first: int  # number of the first pixel
+    across: bool  # pixels are counted along the rows, not down the columns
+    upright: bool  # after EXIF's rotation
 
     def __str__(self) -> str:
         return f"{self.table} (image {self.name}{', along the rows' if self.across else ''})"
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self.table, self.image, *self.others)
+        return (*self.tables, self.image)
 
     def values(self, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Return (H,W) class ids. Raises SegtrainError for runs that lead out of the image."""
         height, width = read_size(self.image, max_pixels, self.upright)
         flat = np.zeros(height * width, np.int32)
-        drawn = [(row, row.spans() - self.first) for row in self.rows]
-        drawn.sort(key=lambda region: -int(np.diff(region[1]).sum()))
-        for row, spans in drawn:
-            if spans[:, 1].max() > flat.size or spans[:, 0].min() < 0:
+        for row in sorted(self.rows, key=lambda row: -int(np.diff(row.spans).sum())):
+            spans = row.spans - self.first
+            if spans[:, 1].max() > flat.size:
                 raise SegtrainError(
                     f"{self.table}: line {row.line} has a run up to pixel {spans[:, 1].max()}, but "
                     f"{self.image} has {width} x {height} = {flat.size}; the table is of images of "
                     "another size: use these, or exclude the image with data.exclude"
                 )
             for start, end in spans.tolist():
-                flat[start:end] = row.class_id
+                flat[start:end] = self.ids[row.label]
         if self.across:
             return flat.reshape(height, width)
         return np.ascontiguousarray(flat.reshape(width, height).T)

@@ -11,9 +11,8 @@ from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.findings import Finding
 from segtrain.data.layouts.coco_layout import image_folders, list_coco
 from segtrain.data.layouts.folders import Side, list_sides
-from segtrain.data.layouts.lists import read_pairs
+from segtrain.data.layouts.lists import read_pairs, select_listed
 from segtrain.data.layouts.name_ends import find_agreement
-from segtrain.data.layouts.name_lists import select_by_split
 from segtrain.data.layouts.pairing import (
     Fault,
     Group,
@@ -104,7 +103,7 @@ def find_splits(config: DataConfig, root: Path) -> Listing:
             if not split.list:
                 groups[name] = group_by_stem(*found)
                 continue
-            listed = select_by_split(root / split.list, *found, root)
+            listed = select_listed(root / split.list, *found, root)
         else:  # as all have that lack images
             listed = read_pairs(root / str(split.list), root, config.allow_outside)
         groups |= listed.of_split(name, alone=len(config.splits) == 1)

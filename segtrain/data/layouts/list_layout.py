@@ -1,32 +1,28 @@
-"""Lists and tables in a folder: pairs, or the splits of pairs that folders hold."""
+"""Lists and tables in a folder: pairs, run lengths, or the splits of pairs that folders hold."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.layouts.explicit import find_splits
-from segtrain.data.layouts.folder_words import SPLIT_WORDS, read_name
-from segtrain.data.layouts.lists import names_pairs, pairs_exist
-from segtrain.data.layouts.name_lists import NameIndex, is_name_list, read_name_list
+from segtrain.data.layouts.folder_words import SPLIT_OF, SPLIT_WORDS, read_name
+from segtrain.data.layouts.listed_files import NameIndex
+from segtrain.data.layouts.lists import is_name_list, names_pairs, read_name_list
 from segtrain.data.layouts.pairing import Group, Listing, files_by_stem
 from segtrain.data.layouts.run_length_tables import is_run_table, list_run_lengths
-from segtrain.errors import SegtrainError, UsageError, shorten
+from segtrain.errors import UsageError, shorten
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list", ".jsonl")
 LIST_FOLDERS = (
     "splits split lists list sets imagesets segmentation main annotations meta filelists".split()
 )
-TABLES = ("data", "dataset", "metadata", "index", "pairs", "all")
+TABLES = ("data", "dataset", "metadata", "index", "pairs", "all")  # of several, the one to use
 SUBMISSION = re.compile(r"(?i)submi|sample|solution|stub")
 MOST_LISTS = 50  # files that may be lists; a folder of labels has thousands of .txt
-
-
-Accepts = Callable[[Path], bool]  # whether a file is a list to use
 
 
 def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:
@@ -47,17 +43,19 @@ def splits_of(file: Path, config: DataConfig) -> dict[str, SplitConfig]:
         raise UsageError(f"data.format {config.format}: data.path {file} is not of that format")
     if suffix == ".json":
         return {"train": SplitConfig(coco=file.name)}
-    beside = by_split(list_files(file.parent, False)) if file.stem in SPLIT_WORDS["train"] else {}
-    accepts = is_run_table if is_run_table(file) else partial(names_pairs, root=file.parent)
-    return {
-        split: SplitConfig(list=other.name)
-        for split, other in (beside | {"train": file}).items()
-        if split == "train" or accepts(other)
-    }
+    beside = list_files(file.parent, False) if file.stem.lower() in SPLIT_WORDS["train"] else []
+    beside = [other for other in beside if is_run_table(other) == is_run_table(file)]
+    if not is_run_table(file):
+        beside = [other for other in beside if names_pairs(other, file.parent)]
+    named = by_split(beside, file.parent) | {"train": file}
+    return {split: SplitConfig(list=other.name) for split, other in named.items()}
 
 
 def list_files(root: Path, below: bool = True) -> list[Path]:
-    """Return the files that may be lists: those in root, then those in its folders of lists."""
+    """Return the files that may be lists: in root, then in its folders of lists.
+
+    In folders of splits, only Hugging Face's metadata: other files may be an image's labels.
+    """
 
     def walk(folder: Path, depth: int) -> Iterator[Path]:
         with os.scandir(folder) as entries:
@@ -68,26 +66,28 @@ def list_files(root: Path, below: bool = True) -> list[Path]:
         for name, is_dir in names if depth else ():
             if is_dir and name.lower() in LIST_FOLDERS:
                 yield from walk(folder / name, depth - 1)
+            elif is_dir and name.lower() in SPLIT_OF:
+                yield from (folder / name).glob("metadata.[cj]s*")
 
     return list(walk(root, 2 * below)) if root.is_dir() else []
 
 
-def by_split(files: list[Path], accepts: Accepts = lambda _: True) -> dict[str, Path]:
-    """Return the accepted list of each split, by its name: train.txt before train_list.txt.
+def by_split(files: Collection[Path], root: Path) -> dict[str, Path]:
+    """Return the list of each split, by its name or folder: train.txt before train_list.txt.
 
     A split of which several lists have such names has none.
     """
     found: dict[str, Path] = {}
     for split, words in SPLIT_WORDS.items():
-        exact = [file for file in files if file.stem.lower() in words]
-        named = [file for file in files if read_name(file.stem).split == split]
-        both = [f for f in files if split == "train" and f.stem.lower() == "trainval"]
-        for some in (exact, named, both):
-            accepted = [file for file in some if accepts(file)]
-            if accepted and (len(accepted) == 1 or some is exact):
-                found[split] = accepted[0]
-                break
+        named = [file for file in files if _split_of(file, root) == split]
+        exact = [file for file in named if file.stem.lower() in words]
+        if exact or len(named) == 1:
+            found[split] = (exact or named)[0]
     return found
+
+
+def _split_of(file: Path, root: Path) -> str | None:
+    return read_name(os.path.relpath(file.with_suffix(""), root)).split
 
 
 def find_lists(config: DataConfig, root: Path) -> Listing | None:
@@ -95,72 +95,57 @@ def find_lists(config: DataConfig, root: Path) -> Listing | None:
 
     They come before folders without splits, which they divide, and after folders with splits.
     """
-    return _find_lists(config, root, partial(pairs_exist, root=root))
+    return _find_lists(
+        config, root, lambda f: config.format == "lists" or names_pairs(f, root, existing=True)
+    )
 
 
 def find_missing_lists(config: DataConfig, root: Path) -> Listing | None:
     """Find lists of pairs of which nothing is there, which becomes an error that says so."""
-    return _find_lists(config, root, partial(names_pairs, root=root))
+    return _find_lists(config, root, lambda file: names_pairs(file, root))
 
 
-def _find_lists(config: DataConfig, root: Path, accepts: Accepts) -> Listing | None:
+def _find_lists(config: DataConfig, root: Path, accepts: Callable[[Path], bool]) -> Listing | None:
     files = [file for file in list_files(root) if not is_run_table(file)]
-    named = by_split(files, lambda file: config.format == "lists" or accepts(file))
+    named = by_split([f for f in files if _split_of(f, root) and accepts(f)], root)
     if "train" in named:  # a split of which nothing is there is no reason to hold one out
-        named |= by_split([f for f in files if names_pairs(f, root)])
-    if "train" not in named:
-        named = {
-            split: file
-            for split, words in SPLIT_WORDS.items()
-            for folder in words[::-1]
-            for name in ("metadata.csv", "metadata.jsonl")
-            if (file := root / folder / name).is_file() and accepts(file)
-        }
-    if "train" not in named:
-        named = _find_table(config, root, files, accepts)
-    if not named:
-        return None
+        named |= by_split([f for f in files if _split_of(f, root) and names_pairs(f, root)], root)
+    else:
+        tables = [
+            f for f in files if not _split_of(f, root) and names_pairs(f, root) and accepts(f)
+        ]
+        known = [f for name in TABLES for f in tables if f.stem.lower() == name]
+        if not known and len(tables) != 1:
+            return None
+        named = {"train": (known or tables)[0]}
     splits = {name: SplitConfig(list=os.path.relpath(file, root)) for name, file in named.items()}
     listing = find_splits(config.model_copy(update={"splits": splits}), root)
-    listing.layout += _count_unlisted(listing, root)
-    return listing
+    return _count_unlisted(listing, root)
 
 
 def find_run_lengths(config: DataConfig, root: Path) -> Listing | None:
     """Find tables of run lengths: train.csv and val.csv, or the only one; no submissions."""
-    files = [file for file in list_files(root) if is_run_table(file)]
-    files = [file for file in files if not SUBMISSION.search(file.name)]
-    named = by_split(files)
-    if "train" not in named:
-        others = [file for file in files if not read_name(file.stem).split]
-        named |= {"train": others[0]} if len(others) == 1 else {}
+    files = [f for f in list_files(root) if is_run_table(f) and not SUBMISSION.search(f.name)]
+    named = by_split(files, root)
+    others = [file for file in files if not _split_of(file, root)]
+    if "train" not in named and len(others) == 1:
+        named["train"] = others[0]
     if "train" not in named:
         return None
-    return list_run_lengths(config, root, {s: f for s, f in named.items() if s != "test"})
+    tables = {split: file for split, file in named.items() if split != "test"}
+    return _count_unlisted(list_run_lengths(config, root, tables), root)
 
 
-def _find_table(
-    config: DataConfig, root: Path, files: list[Path], accepts: Accepts
-) -> dict[str, Path]:
-    """Return the one list of pairs that is of no split by its name; of several, one of TABLES."""
-    tables = [f for f in files if not read_name(f.stem).split and accepts(f)]
-    known = [f for name in TABLES for f in tables if f.stem.lower() == name]
-    if len(tables) > 1 and not known and config.format == "lists":
-        raise SegtrainError(
-            f"{root}: {' and '.join(os.path.relpath(file, root) for file in tables)} are lists of "
-            "pairs; give the one to use with --data, or name them with data.splits"
-        )
-    return {"train": (known or tables)[0]} if known or len(tables) == 1 else {}
-
-
-def _count_unlisted(listing: Listing, root: Path) -> str:
-    """Return the end of a description, about images beside the listed ones that no list names."""
-    listed = {str(path) for groups in listing.groups.values() for g in groups for path in g[0]}
-    masks = {str(path) for groups in listing.groups.values() for g in groups for path in g[1]}
+def _count_unlisted(listing: Listing, root: Path) -> Listing:
+    """Add to the description the images beside the listed ones that no list names."""
+    groups = [group for of_split in listing.groups.values() for group in of_split]
+    listed = {str(path) for images, _ in groups for path in images}
+    masks = {str(path) for _, of_group in groups for path in of_group}
     folders = {os.path.dirname(path) for path in listed} - {os.path.dirname(path) for path in masks}
     beside = (path for f in folders for paths in files_by_stem(root, f).values() for path in paths)
-    count = sum(path not in listed for path in beside)
-    return f"; {count} image(s) beside them that no list names left out" if count else ""
+    if count := sum(path not in listed for path in beside):
+        listing.layout += f"; {count} image(s) beside them that no list names left out"
+    return listing
 
 
 def divide_by_lists(listing: Listing, root: Path) -> Listing:
@@ -169,25 +154,25 @@ def divide_by_lists(listing: Listing, root: Path) -> Listing:
     These are train.txt, val.txt and test.txt, or a table with a column that names splits. Without
     a list for train, it is what the others leave.
     """
-    if listing.groups.keys() != {"train"}:
+    files = [file for file in list_files(root) if not is_run_table(file)]
+    if listing.groups.keys() != {"train"} or not files:
         return listing
     groups = listing.groups["train"]
-    files = [file for file in list_files(root) if not is_run_table(file)]
     index = NameIndex(groups)
-    named = by_split(files, lambda file: is_name_list(file, index))
+    lists = [file for file in files if is_name_list(file, index)]
+    named: Mapping[str, Path] = by_split(lists, root)
     read = {file: read_name_list(file, groups, index, root) for file in named.values()}
-    if not named:
-        for file in files:
-            if is_name_list(file, index):
-                listed = read_name_list(file, groups, index, root)
-                if "" not in listed.groups:
-                    named, read = {"": file}, {file: listed}
-                    break
-    unread = [f for f in files if read_name(f.stem).split and f not in named.values()]
+    for file in lists if not named else ():
+        listed = read_name_list(file, groups, index, root)
+        if "" not in listed.groups:
+            named, read = {"": file}, {file: listed}
+            break
+        listing.layout += f" ({listed.note})" if listed.note else ""
+    unread = [f for f in files if _split_of(f, root) and f not in named.values()]
     if unread:
-        names = shorten(os.path.relpath(f, root) for f in unread)
-        several = any(is_name_list(f, index) for f in unread)
+        several = not {*unread}.isdisjoint(lists)
         why = "several for a split; choose with data.splits" if several else "no names of pairs"
+        names = shorten(os.path.relpath(file, root) for file in unread)
         listing.layout += f" ({names} not read: {why})"
     if not named:
         return listing
@@ -201,7 +186,8 @@ def divide_by_lists(listing: Listing, root: Path) -> Listing:
         divided = {"train": rest} | divided
         rest = []
     listing.groups = divided
-    listing.layout += f", divided by {', '.join(os.path.relpath(f, root) for f in named.values())}"
+    notes = [f"{os.path.relpath(f, root)}{f' ({r.note})' * bool(r.note)}" for f, r in read.items()]
+    listing.layout += f", divided by {', '.join(notes)}"
     if rest:
         listing.layout += f"; {len(rest)} that no list names left out"
     return listing

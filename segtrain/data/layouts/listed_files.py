@@ -1,47 +1,35 @@
-"""Files that lists name: by path, by the end of a foreign path, or by a name in some folder."""
+"""Names in lists: the files that they mean by path, or the groups of files by name."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from segtrain.data.layouts.folders import walk_folder
-from segtrain.data.layouts.pairing import fold_name
+from segtrain.data.layouts.pairing import Group, fold_name
 
-
-@dataclass
-class FolderNames:
-    """The names in a folder, and by their folded forms those that have it alone."""
-
-    files: set[str] = field(default_factory=set)
-    folders: set[str] = field(default_factory=set)
-
-    @cached_property
-    def folded(self) -> dict[str, str]:
-        names = self.files | self.folders
-        count = Counter(map(fold_name, names))
-        return {key: name for name in names if count[key := fold_name(name)] == 1}
+Value = TypeVar("Value")
+EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,5}$")
 
 
 class FileFinder:
     """A finder of the files that a list names, relative to its folders.
 
-    A path is absolute, relative to one of the folders (in any case and Unicode form where only one
-    file can be meant), or has a foreign prefix: then its longest end that is a file is taken. With
-    `search_below`, a name without a folder may be a file anywhere below root.
+    A path is absolute, relative to one of the folders, or has a foreign prefix: then its longest
+    end that is a file is taken. Where only one file can be meant, case and Unicode form may differ.
+    With `search_below`, a name without a folder may be a file anywhere below root.
     """
 
     def __init__(self, root: Path, folders: Sequence[Path]):
         self.root = root
         self.folders = list(dict.fromkeys(map(str, folders)))
         self.search_below = False
-        self.folded: set[str] = set()  # files that the list names in another case or Unicode form
-        self._names: dict[str, FolderNames] = {}
+        self._entries: dict[str, tuple[dict[str, bool], dict[str, str]]] = {}
 
     def exists(self, path: str) -> bool:
         """Return whether a path names a file, or several."""
@@ -54,43 +42,34 @@ class FileFinder:
         path = os.path.normpath(path.replace("\\", "/"))
         if os.path.isabs(path) and os.path.isfile(path):
             return [path]
-        if not os.path.isabs(path):
-            for look_up in (self._exact, self._folded):
-                if whole := next((w for f in self.folders if (w := look_up(f, path))), None):
-                    return [whole]
         parts = [part for part in path.split(os.sep) if part not in ("", os.pardir)]
-        for first in range(len(parts)):
-            end = os.sep.join(parts[first:])
-            if whole := next((w for f in self.folders if (w := self._exact(f, end))), None):
-                return [whole]
-        return self._below.get(path, []) if self.search_below else []
+        ends = [parts[first:] for first in range(len(parts))]
+        for end in ends if os.path.isabs(path) else [path.split(os.sep), *ends]:
+            for folder in self.folders:
+                if found := self._descend(folder, end):
+                    return [found]
+        return self._below.get(path, []) if self.search_below and len(parts) == 1 else []
 
-    def _exact(self, folder: str, path: str) -> str | None:
-        where, name = os.path.split(os.path.join(folder, path))
-        return os.path.join(where, name) if name in self._list(where).files else None
+    def _descend(self, folder: str, parts: Sequence[str]) -> str | None:
+        is_file = False
+        for part in parts:
+            files, unfolded = self._list(folder)
+            name = part if part in files else unfolded.get(fold_name(part))
+            if name is None and part != os.pardir:
+                return None
+            folder = os.path.join(folder, name) if name else os.path.dirname(folder)
+            is_file = bool(name and files[name])
+        return folder if is_file else None
 
-    def _folded(self, folder: str, path: str) -> str | None:
-        *above, name = path.split(os.sep)
-        for part in above:
-            names = self._list(folder)
-            same = part if part in names.folders else names.folded.get(fold_name(part), part)
-            folder = os.path.join(folder, same)
-        found = self._list(folder).folded.get(fold_name(name))
-        if found not in self._list(folder).files:
-            return None
-        self.folded.add(path)
-        return os.path.join(folder, str(found))
-
-    def _list(self, folder: str) -> FolderNames:
-        if folder not in self._names:
-            found = self._names[folder] = FolderNames()
+    def _list(self, folder: str) -> tuple[dict[str, bool], dict[str, str]]:
+        """Return for the names in a folder if they are files, and those unique in folded form."""
+        if folder not in self._entries:
+            is_file: dict[str, bool] = {}
             with suppress(OSError), os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_file():
-                        found.files.add(entry.name)
-                    elif entry.is_dir():
-                        found.folders.add(entry.name)
-        return self._names[folder]
+                is_file = {entry.name: entry.is_file() for entry in entries}
+            folded = _map_unique((fold_name(name), name) for name in is_file)
+            self._entries[folder] = is_file, {key: name for key, name in folded.items() if name}
+        return self._entries[folder]
 
     @cached_property
     def _below(self) -> dict[str, list[str]]:
@@ -99,3 +78,71 @@ class FileFinder:
             for name in names:
                 found.setdefault(name, []).append(os.path.normpath(self.root / folder / name))
         return found
+
+
+class NameIndex:
+    """Groups of files by the names that a list may give them.
+
+    These are `names`, then the images' paths and their ends without extension, then the masks',
+    then what the names of both begin or end with; in another case or Unicode form, too. A name of
+    several groups is unknown.
+    """
+
+    def __init__(self, groups: Sequence[Group], names: Sequence[str] = ()):
+        images = [(str(path), i) for i, group in enumerate(groups) for path in group[0]]
+        masks = [
+            (mask, i)
+            for i, group in enumerate(groups)
+            for mask in group[1]
+            if isinstance(mask, str)
+        ]
+        pairs = [(i, m, n) for n, (i, m) in enumerate(groups) if i and m and isinstance(m[0], str)]
+        kinds: list[list[tuple[str, int]]] = [
+            [(part, n) for i, m, n in pairs for part in _common_parts(str(i[0]), str(m[0]))],
+            [(end, i) for path, i in masks for end in _ends(EXTENSION.sub("", path))],
+            [(end, i) for path, i in images for end in _ends(EXTENSION.sub("", path))],
+            list(zip(names, range(len(groups)), strict=False)),
+        ]
+        self._places: dict[str, int | None] = {}
+        for form in (fold_name, str):
+            for kind in kinds:
+                self._places |= _map_unique((form(name), place) for name, place in kind)
+
+    def find(self, name: str) -> int | None:
+        """Return the place of the group that a name, or the end of a path, means."""
+        path = os.path.normpath(name.replace("\\", "/")).strip("/")
+        for form in dict.fromkeys((path, EXTENSION.sub("", path))):
+            for end in _ends(form):
+                cut = form[: len(form) - len(end)]
+                if any(mark in cut for mark in ',;|\t"'):  # these are no folders, but other cells
+                    break
+                for key in (end, fold_name(end)):
+                    if key in self._places:
+                        return self._places[key]
+        return None
+
+    def knows(self, name: str) -> bool:
+        """Return whether a name means a group."""
+        return self.find(name) is not None
+
+
+def _ends(path: str) -> list[str]:
+    """Return a path and what is left of it without its first folders, the longest first."""
+    return [path, *(path[i + 1 :] for i, letter in enumerate(path) if letter == "/")]
+
+
+def _map_unique(items: Iterable[tuple[str, Value]]) -> dict[str, Value | None]:
+    """Return the value of each key, None where it has several."""
+    found: dict[str, Value | None] = {}
+    for key, value in items:
+        if found.setdefault(key, value) != value:
+            found[key] = None
+    return found
+
+
+def _common_parts(image: str, mask: str) -> set[str]:
+    """Return what the stems of both begin and end with."""
+    stems = [EXTENSION.sub("", os.path.basename(path)) for path in (image, mask)]
+    start = os.path.commonprefix(stems).rstrip("_-. ")
+    end = os.path.commonprefix([stem[::-1] for stem in stems])[::-1].lstrip("_-. ")
+    return {part for part in (start, end) if part and part not in stems}

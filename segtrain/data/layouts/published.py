@@ -11,7 +11,7 @@ from pathlib import Path
 from segtrain.config import DataConfig
 from segtrain.config.types import Colour
 from segtrain.data.layouts.folders import Side, list_sides
-from segtrain.data.layouts.name_lists import select_listed
+from segtrain.data.layouts.lists import select_listed
 from segtrain.data.layouts.pairing import (
     ClassSource,
     Fault,
@@ -108,9 +108,9 @@ def find_voc(config: DataConfig, root: Path) -> Listing | None:
     for split, names in lists.items():
         groups[split] = []
         for name in names:
-            listed, wrong = select_listed(name, images, masks, root)
-            groups[split] += listed
-            faults |= wrong
+            listed = select_listed(name, images, masks, root)
+            groups[split] += [group for of_split in listed.groups.values() for group in of_split]
+            faults |= listed.faults
     if lists and lists["train"][0].stem.lower() == "trainval":
         held_out = {files[0][0] for files in groups.get("val", ()) if files[0]}
         groups["train"] = [g for g in groups["train"] if held_out.isdisjoint(g[0])]

@@ -1,4 +1,4 @@
-"""Tables of text: lines to cells, whatever coding, separator and quotes they are written with."""
+"""Tables of text: rows of cells, whatever coding, separator and quotes they are written with."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from segtrain.data.decoding import SUFFIXES
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.data.layouts.folder_words import SPLIT_OF
+from segtrain.errors import SegtrainError, UsageError, shorten
 
-MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # by name, the likelier first; none: each line is one cell
 SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "bar": "|", "space": " ", "no": ""}
-GAPS = {mark: re.compile(rf"\s*{re.escape(mark)}\s*") for mark in SEPARATORS.values() if mark}
-GAPS[" "] = re.compile(r"\s+")
+# a cell in double or single quotes, or without, and the separator after it
+CELLS = {
+    mark: re.compile(rf"""\s*(?:"((?:[^"]|"")*)"|'([^']*)'|([^{pattern}]*?))\s*{pattern}""")
+    for mark, pattern in {"\t": r"\t", ",": ",", ";": ";", "|": r"\|", " ": r"\s"}.items()
+}
+GAP = re.compile(r"\s*[\s,;|]\s*")
+NO_ROW = re.compile(r"""[\s,;|"']*|"?sep=.?"?""")  # blank, or Excel's line with the separator
 SAMPLE = 200  # lines from which separator and columns are inferred
-LONGEST = 40  # words of a line in which names with separators are looked for
-TableLine = tuple[int, str]  # number in the file, text
-Known = Callable[[str], bool]  # whether a cell names something that is there
+SPLIT_VALUES = SPLIT_OF | {"trn": "train", "tr": "train", "eval": "val", "evaluation": "val"}
+SPLIT_COLUMN = re.compile(r"split|subset|partition|usage|^set$|dataset|phase|fold|stage|^mode$")
+FLAG_COLUMN = re.compile(r"is_?([a-z]+)")  # fastai's is_valid
+YES, NO = {"true", "1", "yes", "1.0"}, {"false", "0", "no", "0.0", ""}
+IsKnown = Callable[[str], bool]  # whether a cell is the name of something that is there
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """The cells of a line, and its number in the file."""
+    """The cells of a line, as many as the table has columns or more, and its number."""
 
     number: int
     cells: list[str]
@@ -39,37 +43,49 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file, without blank lines and comments, and how they were read."""
+    """The lines of a file, without blank lines and comments, and how they are split."""
 
     file: Path
-    lines: Sequence[TableLine]
-    separator: str  # a name of SEPARATORS
+    lines: Sequence[tuple[int, str]]  # number, text
     coding: str  # empty for UTF-8
+    separator: str  # a name of SEPARATORS
     width: int  # cells of most rows
-    comment: list[str]  # cells of a comment above the first row: it may name the columns
-    split: Callable[[TableLine], TableRow]
+    is_known: IsKnown
 
     @cached_property
     def rows(self) -> list[TableRow]:
-        """All rows; a table that only the sample is asked of takes little time."""
-        return [self.split(line) for line in self.lines]
+        """All rows: a list that is only tried is not split whole."""
+        return [self._split(*line) for line in self.lines]
 
     @cached_property
     def sample(self) -> list[TableRow]:
-        """Rows spread over the file, without the first, which may be a header."""
-        return [self.split(line) for line in _spread(self.lines)]
+        """Rows from all of the file, without the first, which may be a header."""
+        return [self._split(*line) for line in _spread(self.lines)]
 
-    def count_known(self, is_known: Known) -> list[int]:
-        """Return the rows of the sample whose cell is known, for each column."""
-        return _count_known([row.cells for row in self.sample], is_known)
+    def _split(self, number: int, line: str) -> TableRow:
+        cells = split_line(line, SEPARATORS[self.separator])
+        if len(cells) != self.width > 1:
+            cells = cut_in_two(line, self.is_known) or cut_in_two(line, has_image_suffix) or cells
+        return TableRow(number, cells + [""] * (self.width - len(cells)))
 
     def column(self, index: int) -> list[str]:
-        """Return a column of the sample, without rows that lack it."""
-        return [row.cells[index] for row in self.sample if len(row.cells) > index]
+        """Return a column of the sample."""
+        return [row.cells[index] for row in self.sample]
+
+    def count_known(self, is_known: IsKnown) -> list[int]:
+        """Return the rows of the sample whose cell is known, for each column."""
+        return _count_known((row.cells for row in self.sample), is_known)
+
+    def split_header(
+        self, columns: Iterable[int], is_content: IsKnown
+    ) -> tuple[list[str], list[TableRow]]:
+        """Return the first row's cells, if none in the columns is content, and the other rows."""
+        if not self.rows or any(is_content(self.rows[0].cells[index]) for index in columns):
+            return [], self.rows
+        return self.rows[0].cells, self.rows[1:]
 
     def __str__(self) -> str:
-        kinds = [f"{self.separator} separator", *filter(None, [self.coding])]
-        return f"read with {' as '.join(kinds)}"
+        return " as ".join(filter(None, [f"read with {self.separator} separator", self.coding]))
 
 
 def read_text(file: Path, limit: int = -1) -> tuple[str, str]:
@@ -84,13 +100,13 @@ def read_text(file: Path, limit: int = -1) -> tuple[str, str]:
         raise UsageError(f"data.splits: {file}: no such list file") from error
     except OSError as error:
         raise SegtrainError(f"{file}: not a list that can be read ({error})") from error
-    coding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
-    if coding == "utf-8" and b"\0" in content[:4]:  # ASCII in two bytes each, without a mark
+    coding = "utf-16" if content.startswith(UTF_16) else "utf-8-sig"
+    if coding == "utf-8-sig" and b"\0" in content[:4]:  # ASCII in two bytes each, without a mark
         coding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
     try:
-        text, note = content.decode(coding), "" if coding.startswith("utf-8") else "UTF-16"
+        text, note = content.decode(coding), "" if coding == "utf-8-sig" else "UTF-16"
     except UnicodeDecodeError as error:
-        if not coding.startswith("utf-8"):
+        if coding != "utf-8-sig":
             raise SegtrainError(f"{file}: not a list that can be read ({error})") from error
         line = content.count(b"\n", 0, error.start) + 1
         text = content.decode("cp1252", errors="replace")
@@ -100,183 +116,134 @@ def read_text(file: Path, limit: int = -1) -> tuple[str, str]:
     return text, note
 
 
-def read_table(file: Path, is_known: Known, wanted: int) -> Table:
-    """Read a list by the separator with which most cells of `wanted` columns are known.
+def read_table(file: Path, is_known: IsKnown, wanted: int = 1) -> Table:
+    """Read a table by the separator with which most cells of `wanted` columns are known.
 
-    Raises UsageError for a missing file, SegtrainError for an unreadable one and where two
-    separators read other names.
+    Raises UsageError for a missing file, SegtrainError for an unreadable one.
     """
     text, coding = read_text(file)
-    lines: list[TableLine] = []
-    comment = ""
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
-        line = line.strip("\ufeff \t")
-        if not line.strip(" \t,;|\"'") or number == 1 and re.fullmatch(r'"?sep=.?"?', line):
-            continue  # Excel's line that names the separator
-        if line.startswith("#") and not _names_file(line, is_known):
-            comment = comment if lines else line[1:].strip()
-            continue
-        lines.append((number, line))
+    lines = [
+        (number, stripped)
+        for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1)
+        if not NO_ROW.fullmatch(stripped := line.strip("\ufeff \t"))
+        and not (stripped[0] == "#" and not _names_file(stripped, is_known))  # a comment
+    ]
     if file.suffix.lower() == ".jsonl":
-        rows = _read_json_lines(file, lines)
-        width = len(rows[0].cells) if rows else 0
-        numbered = [(number, "") for number in range(len(rows))]
-        return Table(file, numbered, "JSON", coding, width, [], lambda line: rows[line[0]])
+        lines = _flatten_json(file, lines)
     sample = [line for _, line in _spread(lines)]
-    name, cells = _choose_separator(file, sample, is_known, wanted)
-    mark = SEPARATORS[name]
-    width = Counter(map(len, cells)).most_common(1)[0][0] if cells else 0
+    cells = {name: [split_line(line, m) for line in sample] for name, m in SEPARATORS.items()}
 
-    def split(line: TableLine) -> TableRow:
-        return TableRow(line[0], _split_row(line[1], mark, width, is_known))
+    def rate(name: str) -> tuple[int, bool]:
+        known = sum(sorted(_count_known(cells[name], is_known))[-wanted:])
+        return known, wanted > 1 and 2 * sum(len(row) > 1 for row in cells[name]) > len(sample)
 
-    return Table(file, lines, name, coding, width, split_line(comment, mark), split)
+    # one name a line may hold separators: the whole line first
+    best = max(SEPARATORS if wanted > 1 else reversed(SEPARATORS), key=rate)
+    rows = cells[best]
+    if wanted > 1 and rate(best)[0] < wanted * len(rows):
+        rows = [
+            row if sum(map(is_known, row)) > 1 else cut_in_two(line, is_known) or row
+            for line, row in zip(sample, rows, strict=True)
+        ]
+    width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+    return Table(file, lines, coding, best, width, is_known)
 
 
-def _spread(lines: Sequence[TableLine]) -> Sequence[TableLine]:
-    """Return lines from all of a file, without the first, which may be a header."""
+def _spread(lines: Sequence[tuple[int, str]]) -> Sequence[tuple[int, str]]:
     lines = lines[1:] or lines
-    return lines[:: -(-len(lines) // SAMPLE)] if lines else []
+    return lines[:: -(-len(lines) // SAMPLE) or 1]
 
 
-def _read_json_lines(file: Path, lines: Sequence[TableLine]) -> list[TableRow]:
-    """Return the objects of JSON lines as rows below a header."""
+def _names_file(line: str, is_known: IsKnown) -> bool:
+    """Return whether a line that begins with # names a file of such a name."""
+    return any(is_known(split_line(line, mark)[0]) for mark in SEPARATORS.values())
+
+
+def _flatten_json(file: Path, lines: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return the objects of JSON lines as lines of quoted cells below a header."""
     rows = []
     for number, line in lines:
         try:
             rows.append((number, dict(json.loads(line))))
         except (ValueError, TypeError) as error:
             raise SegtrainError(f"{file}: line {number} is no JSON object ({error})") from error
-    names = list(dict.fromkeys(name for _, row in rows for name in row))
-    cells = ([str(row.get(name) or "") for name in names] for _, row in rows)
-    return [TableRow(0, names)] * bool(rows) + [
-        TableRow(number, row) for (number, _), row in zip(rows, cells, strict=True)
-    ]
+    names = {name: name for _, row in rows for name in row}
+    cells = [(n, [str(row.get(name) or "") for name in names]) for n, row in [(0, names), *rows]]
+    return [(n, ",".join('"{}"'.format(c.replace('"', '""')) for c in row)) for n, row in cells]
 
 
-def _choose_separator(
-    file: Path, lines: Sequence[str], is_known: Known, wanted: int
-) -> tuple[str, list[list[str]]]:
-    """Return the separator with which most cells are known, and the cells of the lines."""
-    best: tuple[int, str, list[list[str]]] = 0, _guess_separator(lines), []
-    best = 0, best[1], [split_line(line, SEPARATORS[best[1]]) for line in lines]
-    # names that hold a separator: all of a line first
-    for name in list(SEPARATORS)[:-1] if wanted > 1 else list(SEPARATORS)[::-1]:
-        mark = SEPARATORS[name]
-        plain = [split_line(line, mark) for line in lines]
-        readings = [plain]
-        if mark and wanted > 1 and _score(plain, is_known, wanted) < wanted * len(lines):
-            joined = (join_cells(line, mark, is_known) for line in lines)
-            readings.append([new or old for new, old in zip(joined, plain, strict=True)])
-        for cells in readings:
-            score = _score(cells, is_known, wanted)
-            if score > best[0]:
-                best = score, name, cells
-            elif score and score == best[0] and wanted > 1:
-                both = ([list(filter(is_known, row)) for row in r] for r in (best[2], cells))
-                if not all(one == other for one, other in zip(*both, strict=True)):
-                    raise SegtrainError(
-                        f"{file}: read with {best[1]} or with {name} as separator, its names are "
-                        "other files, all there; put the names in quotes"
-                    )
-    return best[1:]
-
-
-def _score(rows: Sequence[Sequence[str]], is_known: Known, wanted: int) -> int:
-    """Return the known cells of the `wanted` columns that have the most."""
-    return sum(sorted(_count_known(rows, is_known))[-wanted:])
-
-
-def _names_file(line: str, is_known: Known) -> bool:
-    """Return whether a line that begins with # names a file of such a name."""
-    return any(is_known(split_line(line, mark)[0]) for mark in SEPARATORS.values())
-
-
-def _split_row(line: str, mark: str, width: int, is_known: Known) -> list[str]:
-    cells = split_line(line, mark)
-    if len(cells) == width or not mark:
-        return cells
-    if len(cells) == 1 and mark != " ":  # lists grow by hand: a line of another separator
-        return join_cells(line, " ", is_known) or cells
-    return join_cells(line, mark, is_known) or cells
-
-
-def _guess_separator(lines: Sequence[str]) -> str:
-    """Return the first separator that most lines have, for a list whose names are unknown."""
-    for name, mark in SEPARATORS.items():
-        if sum(len(split_line(line, mark)) > 1 for line in lines) * 2 > len(lines):
-            return name
-    return "no"
-
-
-def _count_known(rows: Sequence[Sequence[str]], is_known: Known) -> list[int]:
-    counts = [0] * max(map(len, rows), default=0)
+def _count_known(rows: Iterable[Sequence[str]], is_known: IsKnown) -> list[int]:
+    counts: Counter[int] = Counter()
     for row in rows:
-        for column, cell in enumerate(row):
-            counts[column] += is_known(cell)
-    return counts
+        counts.update({column: is_known(cell) for column, cell in enumerate(row)})
+    return [counts[column] for column in range(len(counts))]
 
 
 def split_line(line: str, mark: str) -> list[str]:
     """Return the cells of a line, without the quotes around them."""
+    if '"' not in line and "'" not in line:
+        return line.split() if mark == " " else [c.strip() for c in line.split(mark or "\n")]
     if not mark:
-        quoted = len(line) > 1 and line[0] == line[-1] and line[0] in "\"'"
-        return [line[1:-1] if quoted else line.strip()]
-    if '"' in line or "'" in line:
-        cells, place = [], 0
-        pattern = _QUOTED[mark]
-        while place <= len(line) and (match := pattern.match(line, place)):
-            double, single, plain = match.group(1, 2, 3)
-            cells.append(double.replace('""', '"') if double is not None else single or plain or "")
-            place = match.end() + (match.end() == len(line))  # no empty cell after the last
-            if match.end() == len(line) and match[4]:
-                cells.append("")
-        return cells
-    return line.split() if mark == " " else [cell.strip() for cell in line.split(mark)]
+        return [line[1:-1] if len(line) > 1 and line[0] == line[-1] in ('"', "'") else line]
+    found = CELLS[mark].findall(line + mark)
+    return [double.replace('""', '"') or single or plain for double, single, plain in found]
 
 
-def _quoted_pattern(mark: str) -> re.Pattern[str]:
-    gap = r"\s+" if mark == " " else rf"\s*{re.escape(mark)}"
-    other = r"\s" if mark == " " else re.escape(mark)
-    return re.compile(
-        rf"""\s*(?:"((?:[^"]|"")*)"(?={gap}|\s*$)|'([^']*)'(?={gap}|\s*$)|([^{other}]*?))\s*?({gap}|$)"""
-    )
-
-
-_QUOTED = {mark: _quoted_pattern(mark) for mark in SEPARATORS.values() if mark}
-
-
-def join_cells(line: str, mark: str, is_known: Known) -> list[str] | None:
-    """Return the cells of a line whose names hold the separator, by two names that are known.
-
-    Of several readings, the one with the fewest other words. Where none is known, an image's
-    extension ends a name; None for a line with fewer than two of these.
-    """
-    gaps = [match.span() for match in GAPS[mark].finditer(line)]
-    starts, stops = [0, *(stop for _, stop in gaps)], [*(start for start, _ in gaps), len(line)]
-    ends = [i for i, stop in enumerate(stops) if has_image_suffix(line[starts[i] : stop])]
-    if len(ends) < 2 or len(starts) > LONGEST:
-        return None
-    readings = [
-        (first, end, second, last)
-        for end in ends
-        for last in ends
-        for first in range(end + 1)
-        for second in range(end + 1, last + 1)
-    ]
-    readings.sort(key=lambda r: (r[0] + r[2] - r[1] - r[3], r[1]))  # other words, then early ends
-    found = (
-        r
-        for r in readings
-        if is_known(line[starts[r[0]] : stops[r[1]]]) and is_known(line[starts[r[2]] : stops[r[3]]])
-    )
-    first, end, second, last = next(found, (0, ends[0], ends[0] + 1, ends[-1]))
-    spans = [(i, i) for i in range(len(starts))]
-    spans = [*spans[:first], (first, end), *spans[end + 1 : second], (second, last)]
-    spans += [(i, i) for i in range(last + 1, len(starts))]
-    return [line[starts[a] : stops[b]] for a, b in spans]
+def cut_in_two(line: str, fits: IsKnown) -> list[str] | None:
+    """Return two cells that fit, whose names may hold separators; None where no gap divides so."""
+    for gap in GAP.finditer(line):
+        cells = [line[: gap.start()], line[gap.end() :]]
+        if all(map(fits, cells)):
+            return cells
+    return None
 
 
 def has_image_suffix(name: str) -> bool:
     """Return whether a name ends as those of images and masks do."""
     return name.lower().endswith(tuple(SUFFIXES))
+
+
+def divide_rows(
+    table: Table, header: Sequence[str], rows: Sequence[TableRow], taken: Collection[int]
+) -> tuple[dict[str, list[TableRow]], str]:
+    """Return the rows of each split, by the column that names splits, and a note about it.
+
+    It is found by its values, of several the one named split; without one, all rows are of "".
+    `taken` are columns of files. Raises SegtrainError where a column named so has other values,
+    too.
+    """
+    found: dict[int, dict[str, str]] = {}
+    note = ""
+    for index in set(range(table.width)).difference(taken):
+        name = header[index].strip().lower() if header else ""
+        meanings = _split_values(name)
+        values = {row.cells[index].strip().lower() for row in rows}
+        splits = {value: meanings[value] for value in values if value in meanings}
+        others = sorted(values - splits.keys())
+        is_named = bool(SPLIT_COLUMN.search(name)) or meanings is not SPLIT_VALUES
+        if others and ("split" in name or is_named and splits):
+            raise SegtrainError(
+                f"{table.file}: column {header[index]} has the values "
+                f"{shorten(map(repr, others))}, which are no splits; use train, val and test"
+            )
+        if others and is_named:
+            note = f"column {header[index]} not read: {shorten(others)} are no splits"
+        elif not others and (is_named or len({*splits.values()}) > 1):
+            found[index] = splits
+    if not found:
+        return {"": list(rows)}, note
+    index = min(found, key=lambda column: not header or "split" not in header[column].lower())
+    by_split: dict[str, list[TableRow]] = {}
+    for row in rows:
+        split = found[index][row.cells[index].strip().lower()]
+        by_split.setdefault(split, []).append(row)
+    return by_split, f"splits by column {header[index] if header else index + 1}"
+
+
+def _split_values(name: str) -> dict[str, str]:
+    """Return the splits that the values of a column mean, also of yes and no in is_valid."""
+    match = FLAG_COLUMN.fullmatch(name)
+    if not match or match[1] not in SPLIT_VALUES:
+        return SPLIT_VALUES
+    split = SPLIT_VALUES[match[1]]
+    return dict.fromkeys(YES, split) | dict.fromkeys(NO, "val" if split == "train" else "train")

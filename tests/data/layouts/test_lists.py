@@ -106,7 +106,6 @@ def test_names_of_a_mac_are_found_in_their_other_unicode_form(tmp_path: Path):
     touch(tmp_path, *(name for row in rows for name in row))
     file = write(tmp_path, "l.csv", *(f"\u00fc_{i}.jpg,m/\u00fc_{i}.png" for i in range(3)))
     assert read(tmp_path, file) == rows
-    assert "6 names found in another case or Unicode form" in find_pairs(DataConfig(), file).layout
 
 
 def test_mask_and_image_are_told_apart_by_paths_and_types(tmp_path: Path):
@@ -343,6 +342,27 @@ def test_a_list_of_which_nothing_is_there_does_not_hide_folders(tmp_path: Path):
     assert len(find_pairs(DataConfig(), tmp_path).splits["train"]) == 3
     with pytest.raises(SegtrainError, match="none of its pairs is there"):
         find_pairs(DataConfig(), tmp_path / "pairs.csv")
+
+
+@pytest.mark.parametrize("form", ["images/{0}.png,masks/{0}.png,{1}", "{0},{1}"])
+def test_a_column_of_folds_is_named_as_not_read(tmp_path: Path, form: str):
+    for i in range(4):
+        touch(tmp_path, f"images/{i}.png", f"masks/{i}.png")
+    header = "image,mask,kfold" if "png" in form else "image_id,kfold"
+    write(tmp_path, "data.csv", header, *(form.format(i, i % 2) for i in range(4)))
+    found = find_pairs(DataConfig(), tmp_path)
+    assert "column kfold not read" in found.layout and len(found.splits["train"]) == 3
+
+
+def test_a_split_of_a_table_of_names_without_masks_is_left_out(tmp_path: Path):
+    for i in range(4):
+        touch(tmp_path, f"train/{i}_sat.jpg", f"train/{i}_mask.png", f"valid/v{i}_sat.jpg")
+    rows = [f"{i},train,train/{i}_sat.jpg,train/{i}_mask.png" for i in range(4)]
+    rows += [f"v{i},valid,valid/v{i}_sat.jpg," for i in range(4)]
+    write(tmp_path, "metadata.csv", "image_id,split,sat_image_path,mask_path", *rows)
+    found = find_pairs(DataConfig(), tmp_path)
+    assert (len(found.splits["train"]), len(found.splits["val"]), found.findings) == (3, 1, [])
+    assert "val left out: no masks" in found.layout
 
 
 def test_folds_are_named_as_not_read(tmp_path: Path):
