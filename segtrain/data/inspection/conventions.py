@@ -102,9 +102,19 @@ def _two(first: list[MaskValues], second: list[MaskValues], choices: list[Choice
         f"masks of two conventions: {len(first)} masks as the first, {len(second)} as the second, "
         "and none with the values of both"
     )
-    return Finding(
-        "convention", True, text, [str(first[0]), str(second[0])], choices=tuple(choices)
-    )
+    shares, advice = [_share_above_0(group) for group in (first, second)], ""
+    if min(shares) < 0.5 < max(shares) < 1:
+        advice = (
+            f"if 0 is the object in one of the kinds (other values have {shares[0]:.0%} of the "
+            f"first's pixels, {shares[1]:.0%} of the second's), save its masks inverted"
+        )
+    places = [str(first[0]), str(second[0])]
+    return Finding("convention", True, text, places, advice, choices=tuple(choices))
+
+
+def _share_above_0(masks: list[MaskValues]) -> float:
+    pixels = sum((Counter(mask.fact.mask.values) for mask in masks), Counter[int]())
+    return 1 - pixels[0] / pixels.total()
 
 
 def masks_with(masks: list[MaskValues], value: int) -> list[MaskValues]:

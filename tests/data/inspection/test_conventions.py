@@ -284,6 +284,17 @@ def test_two_conventions_may_mean_the_same(tmp_path: Path, name: str, classes: b
         np.testing.assert_array_equal(ids, truth(int(number), len(maps[0])))
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_convention_with_the_object_at_0_is_named(tmp_path: Path, inverted: bool):
+    """Bilevel BMP files of 0 and 1 beside ones of 255 around an object of 0."""
+    masks = [np.zeros((H, W), np.uint8) for _ in range(6)]
+    for i, mask in enumerate(masks):
+        mask[i : i + 4, 3:8] = 1
+    masks[3:] = [np.where((mask == 1) ^ inverted, 255, 0).astype(np.uint8) for mask in masks[3:]]
+    error = only_error(inspect(write_set(tmp_path, masks)))
+    assert error.kind == "convention" and ("inverted" in error.remedy) == inverted
+
+
 def test_void_that_meets_no_class_is_confirmed_or_a_class(tmp_path: Path):
     path = write_set(tmp_path, by_file({0: 0, 1: 1, 2: 2}, {0: 0, 1: 255}))
     error = only_error(inspect(path))
