@@ -1,16 +1,18 @@
-"""Share of the pixels that no class has: void, nodata and what data.label_map ignores."""
+"""Pixels that are ignored or have a class by a rule for the rest: their shares, as notes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import numpy as np
 
+from segtrain.console import Note
 from segtrain.data.findings import Finding
-from segtrain.data.inspection.checks import unknown_of
+from segtrain.data.inspection.checks import Facts, unknown_of
 from segtrain.data.inspection.scan import PairFacts
 from segtrain.data.layouts.class_masks import ClassMasks
-from segtrain.data.masks import MaskReader
+from segtrain.data.masks import UNKNOWN, MaskReader
 
 MOST_IGNORED = 0.5  # largest share that needs no note
 
@@ -51,3 +53,18 @@ def note_mostly_ignored(ignored: Mapping[str, tuple[int, int]], masks: MaskReade
         "(data.lb_ignore) and nodata have none"
     )
     return [Finding("void", False, text, [], advice)]
+
+
+def note_other_values(facts: Facts, masks: MaskReader) -> list[Note]:
+    """Note the pixels whose values have a meaning by data.other_values only."""
+    if masks.other == UNKNOWN:
+        return []
+    strict = copy(masks)
+    strict.other = UNKNOWN
+    found = [unknown_of(fact, strict) for of_split in facts.values() for fact in of_split]
+    pixels = sum(sum(counts.values()) for pair in found for counts in pair)
+    values, colours = (set().union(*parts) for parts in zip(*found, strict=True))
+    meaning = masks.options.other_values
+    text = f"masks: {pixels:,} pixels of {len(values) + len(colours)} other values or colours are "
+    text += "ignored" if meaning == "ignore" else f"class {meaning}"
+    return [Note(f"{text} (data.other_values)")] if pixels else []

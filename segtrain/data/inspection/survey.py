@@ -6,10 +6,7 @@ open_data_set reads no pixel unless classes must be inferred or masks are indexe
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection
-from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +17,25 @@ from segtrain.console import Note
 from segtrain.data.data_set import DataSet, DataSource, find_data_source
 from segtrain.data.findings import MOST_SKIPPED, Finding, raise_errors
 from segtrain.data.indexed import is_indexed
-from segtrain.data.inspection.checks import Checks, Facts, count_class_pixels, unknown_of
-from segtrain.data.inspection.class_evidence import describe_class_source, weigh_class_source
-from segtrain.data.inspection.conventions import (
-    find_composed,
-    find_conventions,
-    find_instances,
-    find_void_apart,
-    list_values,
-)
-from segtrain.data.inspection.exchanged import find_photos
+from segtrain.data.inspection.checks import Checks, Facts, count_class_pixels
+from segtrain.data.inspection.class_evidence import weigh_class_source
 from segtrain.data.inspection.exif_evidence import weigh_orientations
-from segtrain.data.inspection.ignored import count_ignored, note_mostly_ignored, note_overlaps
-from segtrain.data.inspection.infer_classes import (
-    ClassesUnclear,
-    find_num_classes,
-    find_soft_colours,
+from segtrain.data.inspection.ignored import (
+    count_ignored,
+    note_mostly_ignored,
+    note_other_values,
+    note_overlaps,
 )
 from segtrain.data.inspection.named_values import is_soft
 from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.palettes import (
     check_palettes,
-    find_colours,
-    find_grey_among_colours,
-    merge_rare_indices,
 )
+from segtrain.data.inspection.resolve_classes import resolve_classes
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
-from segtrain.data.masks import SMOOTH, UNKNOWN, MaskReader
+from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
-from segtrain.errors import SegtrainError, shorten
+from segtrain.errors import SegtrainError
 
 RARE_MASKS = 0.2  # largest share of the masks with a value that may be a slip
 FEW_MASKS = 8  # whose headers show that a data set may have indexed masks
@@ -172,60 +159,96 @@ def inspect_source(source: DataSource, full: bool = False) -> Inspection:
         raise SegtrainError(
             f"{source.config.path}: no train split; found {others} ({source.layout})"
         )
-    data_set = source.with_classes(source.merged.classes) if source.merged.classes else None
     checks = Checks(source.root if source.root.is_dir() else source.root.parent)
-    # the nearest class is known only where the classes are
-    snapping_reader = data_set.masks if data_set and source.config.allow_lossy_masks else None
-    palette, options = source.merged.palette, source.mask_options
-    scan = Scanner(source.root, source.images, snapping_reader, full, palette, options)
-    scanned = {
-        split: scan(samples)
-        for split, samples in source.splits.items()
-        if full or split in ("train", "val")
-    }
-    scanned, turned = weigh_orientations(scanned, source.config)
-    facts, findings = drop_unreadable(checks, scanned, source.config)
-    findings = [*source.findings, *map(checks.localise, turned), *findings]
-    everything = [fact for of_split in facts.values() for fact in of_split]
-    if not data_set:  # classes may be in any mask
-        rest = [scan(samples) for split, samples in source.splits.items() if split not in facts]
-        everything += [fact for of in rest for fact in of if isinstance(fact, PairFacts)]
-    nodata = Nodata(everything, source.merged)
-    unclear = find_photos(source, everything) or find_ambiguities(source, everything, nodata)
-    unclear = [*map(checks.localise, unclear)]
+    scan = make_scanner(source, full)
+    facts, findings = read_pairs_of_splits(source, scan, checks)
     findings += checks.duplicates(facts) if full else checks.copies(source.splits)
     findings += checks.dark(facts if full else read_some_deep(scan, facts), source.config)
+    everything = [fact for of_split in facts.values() for fact in of_split]
+    if not source.merged.classes:  # they may be in any mask
+        rest = [scan(samples) for split, samples in source.splits.items() if split not in facts]
+        everything += [fact for of in rest for fact in of if isinstance(fact, PairFacts)]
 
-    named = (describe_class_source(source),) if data_set else ()
-    inferred = InferredClasses(notes=named, findings=unclear)
-    if not data_set and not unclear:
-        inferred = infer_classes(source, everything, nodata)
-    findings += map(checks.localise, inferred.findings)
-    if inferred.names:
-        data_set = source.with_classes(inferred.names)
-    fix = next((finding.fix for finding in inferred.findings), {})  # names the classes, if any
-    if data_set:
-        findings += checks.soft(read_stored(scan, facts), data_set.masks, data_set.classes)
-    changes = list_changes(facts, source.images.channels)
-    notes = (*changes, *nodata.note(), *inferred.notes)
-    if data_set is None or unclear:
+    nodata = Nodata(everything, source.merged)
+    resolved = resolve_classes(source, everything, nodata)
+    findings += map(checks.localise, resolved.findings)
+    notes = (*list_changes(facts, source.images.channels), *nodata.note(), *resolved.notes)
+    if not resolved.names:
+        fix = next((finding.fix for finding in resolved.findings), {})
         if "classes" in fix:  # what else is wrong once that is fixed: both are reported together
             fixed = source.with_fields(fix).with_classes(fix["classes"])
             findings += checks.values(facts, fixed.masks, fixed.classes)
         return Inspection(source, facts, findings, notes)
-    notes += tuple(note_other_values(facts, data_set.masks))
-    by_image = {split: class_matrix(of_split, data_set.masks) for split, of_split in facts.items()}
-    findings += checks.values(facts, data_set.masks, data_set.classes)
+
+    data_set = source.with_classes(resolved.names)
+    masks, names = data_set.masks, data_set.classes
+    findings += checks.soft(read_stored(scan, facts), masks, names)
+    by_image = {split: class_matrix(of_split, masks) for split, of_split in facts.items()}
+    findings += checks.values(facts, masks, names)
     findings = weigh_class_source(source, data_set, facts, by_image, findings)
-    findings += checks.contents(facts, by_image, data_set.classes) if full else []
+    findings += checks.contents(facts, by_image, names) if full else []
     if not any(finding.error for finding in findings):  # an error may be why nothing is left
         findings += checks.nothing_to_learn(facts["train"], by_image["train"], data_set)
-    ignored = {s: count_ignored(facts[s], by_image[s], data_set.masks) for s in facts}
-    findings += note_mostly_ignored(ignored, data_set.masks)
+    ignored = {split: count_ignored(facts[split], by_image[split], masks) for split in facts}
+    findings += note_mostly_ignored(ignored, masks)
     findings += map(checks.localise, note_overlaps(everything))
     usable = {split: [fact.sample for fact in of_split] for split, of_split in facts.items()}
     data_set = replace(data_set, splits=source.splits | usable)
+    notes = (*notes, *note_other_values(facts, masks))
     return Survey(source, facts, findings, notes, data_set, by_image, ignored)
+
+
+def make_scanner(source: DataSource, full: bool) -> Scanner:
+    """Return the reader of facts; it snaps lossy masks if the user asked for the nearest class."""
+    merged, config = source.merged, source.config
+    # the nearest class is known only where the classes are
+    names = merged.classes if config.allow_lossy_masks else None
+    masks = source.with_classes(names).masks if names else None
+    return Scanner(source.root, source.images, masks, full, merged.palette, source.mask_options)
+
+
+def read_pairs_of_splits(
+    source: DataSource, scan: Scanner, checks: Checks
+) -> tuple[Facts, list[Finding]]:
+    """Return the facts of the pairs that can be read, and findings about the others.
+
+    A full scan reads all splits, any other train and val.
+    """
+    scanned = {
+        split: scan(samples)
+        for split, samples in source.splits.items()
+        if scan.full or split in ("train", "val")
+    }
+    scanned, turned = weigh_orientations(scanned, source.config)
+    facts, unreadable = drop_unreadable(checks, scanned, source.config)
+    return facts, [*source.findings, *map(checks.localise, turned), *unreadable]
+
+
+def drop_unreadable(
+    checks: Checks, scanned: dict[str, list[PairFacts | UnreadablePair]], config: DataConfig
+) -> tuple[Facts, list[Finding]]:
+    """Return the facts of pairs that can be read, and findings about the others.
+
+    With data.on_error: skip, these are no errors as long as at most the share MOST_SKIPPED of a
+    split is dropped.
+    """
+    readable: Facts = {}
+    findings = []
+    for split, pairs in scanned.items():
+        bad = checks.unreadable(pairs)
+        good = [fact for fact in pairs if isinstance(fact, PairFacts) and fact.sizes_agree]
+        if bad and config.on_error == "skip":
+            few = len(pairs) - len(good) <= MOST_SKIPPED * len(pairs)
+            why = (
+                "skipped"
+                if few
+                else f"more of {split} than data.on_error: skip allows, {MOST_SKIPPED:.0%}"
+            )
+            kind: dict[str, Any] = {"kind": "skipped", "error": False} if few else {}
+            bad = [replace(finding, text=f"{why}: {finding.text}", **kind) for finding in bad]
+        readable[split] = good
+        findings += bad
+    return readable, findings
 
 
 def read_some_deep(scan: Scanner, facts: Facts) -> Facts:
@@ -274,127 +297,3 @@ def list_changes(facts: Facts, channels: int) -> list[Note]:
             "the nearest class (data.allow_lossy_masks)"
         )
     return [Note(text) for text in texts]
-
-
-def note_other_values(facts: Facts, masks: MaskReader) -> list[Note]:
-    """Note the pixels whose values have a meaning by data.other_values only."""
-    if masks.other == UNKNOWN:
-        return []
-    strict = copy(masks)
-    strict.other = UNKNOWN
-    found = [unknown_of(fact, strict) for of_split in facts.values() for fact in of_split]
-    pixels = sum(sum(counts.values()) for pair in found for counts in pair)
-    values, colours = (set().union(*parts) for parts in zip(*found, strict=True))
-    meaning = masks.options.other_values
-    text = f"masks: {pixels:,} pixels of {len(values) + len(colours)} other values or colours are "
-    text += "ignored" if meaning == "ignore" else f"class {meaning}"
-    return [Note(f"{text} (data.other_values)")] if pixels else []
-
-
-def drop_unreadable(
-    checks: Checks, scanned: dict[str, list[PairFacts | UnreadablePair]], config: DataConfig
-) -> tuple[Facts, list[Finding]]:
-    """Return the facts of pairs that can be read, and findings about the others.
-
-    With data.on_error: skip, these are no errors as long as at most the share MOST_SKIPPED of a
-    split is dropped.
-    """
-    readable: Facts = {}
-    findings = []
-    for split, pairs in scanned.items():
-        bad = checks.unreadable(pairs)
-        good = [fact for fact in pairs if isinstance(fact, PairFacts) and fact.sizes_agree]
-        if bad and config.on_error == "skip":
-            few = len(pairs) - len(good) <= MOST_SKIPPED * len(pairs)
-            why = (
-                "skipped"
-                if few
-                else f"more of {split} than data.on_error: skip allows, {MOST_SKIPPED:.0%}"
-            )
-            kind: dict[str, Any] = {"kind": "skipped", "error": False} if few else {}
-            bad = [replace(finding, text=f"{why}: {finding.text}", **kind) for finding in bad]
-        readable[split] = good
-        findings += bad
-    return readable, findings
-
-
-@dataclass(frozen=True)
-class InferredClasses:
-    """Class names inferred from the values of the masks, or a finding if ambiguous.
-
-    Both are empty if no mask could be read, which `drop_unreadable` has reported.
-    """
-
-    names: list[str] = field(default_factory=list)
-    notes: tuple[Note, ...] = ()
-    findings: list[Finding] = field(default_factory=list)
-
-
-def infer_classes(source: DataSource, facts: list[PairFacts], nodata: Nodata) -> InferredClasses:
-    """Infer the classes from the masks of all splits, for a source that names none."""
-    lossless = [fact for fact in facts if not fact.mask.lossy]
-    if 0 < len(lossless) < len(facts):  # ids that the lossy ones can't have, to be left out
-        inferred = infer_classes(source, lossless, nodata)
-        if inferred.names:
-            return inferred
-    values: Counter = Counter()
-    for fact in facts:
-        ignored = nodata.of(fact)
-        values.update({v: n for v, n in fact.mask.values.items() if v not in ignored})
-    if any(fact.mask.colours for fact in facts):
-        if not source.merged.palette:
-            return InferredClasses(findings=find_soft_colours(facts) or find_colours(facts))
-        # each colour may be a class: a rare one need not occur in the masks
-        values.update(dict.fromkeys(range(len(source.merged.palette)), 1))
-    if not values:
-        return InferredClasses()
-    label_map, lb_ignore = source.merged.label_map, source.merged.lb_ignore
-    try:
-        masks = () if source.merged.palette else [fact.mask for fact in facts]
-        count = find_num_classes(values, label_map, lb_ignore, masks)
-    except ClassesUnclear as error:
-        places = list_rare_values(facts, values)
-        if error.finding.kind != "classes":
-            soft = [fact for fact in facts if fact.mask.lossy or fact.mask.smooth > SMOOTH]
-            places = [str(fact.sample.mask) for fact in soft]
-        finding = merge_rare_indices(replace(error.finding, places=places), facts)
-        return InferredClasses(findings=[finding])
-    unused = [v for v in sorted(values) if label_map.get(v, v) in ("ignore", lb_ignore)]
-    text = f"classes: ids 0..{count - 1} found in the masks"
-    note = Note(text + "".join(f", {value} ignored" for value in unused))
-    return InferredClasses([str(i) for i in range(count)], (note,))
-
-
-def list_rare_values(facts: list[PairFacts], values: Collection[int]) -> list[str]:
-    """Return the masks with values that few masks have, and these: they may be slips."""
-    files = Counter(value for fact in facts for value in fact.mask.values)
-    rare = {value for value in values if files[value] <= RARE_MASKS * len(facts)}
-    found = [(fact, sorted(rare & fact.mask.values.keys())) for fact in facts]
-    return [
-        f"{fact.sample.mask} has value {shorten(f'{v} ({fact.mask.values[v]} px)' for v in odd)}"
-        for fact, odd in found
-        if odd
-    ]
-
-
-def find_ambiguities(source: DataSource, facts: list[PairFacts], nodata: Nodata) -> list[Finding]:
-    """Find what masks may mean in several ways: palettes, nodata, conventions, instances.
-
-    Only the first kind that is found: the others are clear once that is.
-    """
-    merged, named = source.merged, source.merged.classes
-    if merged.palette_by is None:
-        findings = check_palettes(facts, merged.palette, named)
-        if not findings and merged.palette:
-            findings = find_grey_among_colours(facts, merged.palette)
-        if findings:
-            return findings
-    findings = nodata.find_ambiguous() or find_composed(list_values(facts, nodata), merged)
-    if findings or (named and not source.config.classes):  # the layout says what values mean
-        return findings
-    for value in nodata.untagged:
-        findings = find_void_apart(list_values(facts, nodata, value), merged, value)
-        if findings:
-            return findings
-    values = list_values(facts, nodata)
-    return find_conventions(values, merged) or find_instances(values, merged)
