@@ -16,7 +16,7 @@ from segtrain.data.layouts.class_masks import (
 )
 from segtrain.data.layouts.explicit import describe_split, find_splits, split_sides
 from segtrain.data.layouts.folder_words import read_name
-from segtrain.data.layouts.folders import join_path, walk_folder
+from segtrain.data.layouts.folders import ONE_FILE, join_path, walk_folder
 from segtrain.data.layouts.name_ends import cut_ends
 from segtrain.data.layouts.pair_finder import Candidate, find_candidates, splits_line
 from segtrain.data.layouts.pairing import ClassSource, Group, Listing, drop_zeros
@@ -51,6 +51,7 @@ def find_folder_pairs(config: DataConfig, root: Path, only_split: bool = False) 
             return list_class_masks(root, found, variants, names)
         splits = choose_variant(found, variants, root)
     listing = find_splits(config.model_copy(update={"splits": splits}), root)
+    listing.unlabelled = frozenset(found.images.files) - splits.keys()
     listing.layout += describe_rest(found, splits, len(variants) > 1)
     return listing
 
@@ -85,7 +86,7 @@ def variants_by_folder(rivals: list[Candidate]) -> dict[str, dict[str, str]]:
         return {}
     return {
         "/".join(part.template for part in c.masks.words_beside(first.images)): {
-            f"{where}/{core}": join_path(folder, name)
+            _pair_key(c, f"{where}/{core}"): join_path(folder, name)
             for where, stem, folder, name in c.masks.keyed_files(
                 list(c.masks.files), c.flat, c.keyed
             )
@@ -245,7 +246,7 @@ def choose_variant(
         raise SegtrainError(
             f"{root}: several masks an image in {base[found.splits[0]].masks}, such as "
             f"{shorten(list(files)[0] for files in map(dict.values, variants.values()))}: one an "
-            "object? A mask is one file with the class of each pixel"
+            f"object? {ONE_FILE}"
         )
     most = max(map(len, variants.values()))
     rivals = [label for label, files in variants.items() if len(files) >= CLEAR * most]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segtrain.data.decoding import SUFFIXES
-from segtrain.data.layouts.pairing import fold_name
-from segtrain.errors import SegtrainError
+from segtrain.data.layouts.pairing import drop_zeros
+from segtrain.errors import SegtrainError, shorten
 
+ONE_FILE = "A mask is one file with the class of each pixel"
 Files = dict[str, list[str]]  # paths relative to root, by the name that pairs them
 DEEPEST = 10  # levels of subfolders
 MOST_FOLDERS = 20_000  # a home folder given by mistake must not take minutes
@@ -112,12 +113,33 @@ def list_sides(
         _list_side(root, side, other, named) for side, other in ((images, masks), (masks, images))
     ]
     if any("/" in key for files in found for key in files):
-        folded = [{fold_name(key) for key in files} for files in found]
+        folded = [{drop_zeros(key) for key in files} for files in found]
         flat = [{os.path.basename(key): files for key, files in side.items()} for side in found]
         unique = all(len(short) == len(side) for short, side in zip(flat, found, strict=True))
-        if unique and folded[0].isdisjoint(folded[1]):
-            found = flat
+        if folded[0].isdisjoint(folded[1]):
+            named_alike = unique and not set(map(drop_zeros, flat[0])).isdisjoint(
+                map(drop_zeros, flat[1])
+            )
+            found = flat if named_alike else _key_by_folder(found)
     return found[0], found[1]
+
+
+def _key_by_folder(sides: list[Files]) -> list[Files]:
+    """Return the files by subfolder alone where each has one image. Raises SegtrainError."""
+    by_folder: list[Files] = [{}, {}]
+    for files, side in zip(by_folder, sides, strict=True):
+        for key, paths in side.items():
+            files.setdefault(os.path.dirname(key), []).extend(paths)
+    images, masks = by_folder
+    if images.keys() != masks.keys() or any(len(paths) > 1 for paths in images.values()):
+        return sides
+    several = max(masks.values(), key=len)
+    if len(several) > 1:
+        raise SegtrainError(
+            f"{os.path.dirname(several[0])} holds {len(several)} masks of one image, such as "
+            f"{shorten(map(os.path.basename, sorted(several)), 2)}: one an object? {ONE_FILE}"
+        )
+    return by_folder
 
 
 def _list_side(root: Path, side: Side, other: Side, named: Collection[str]) -> Files:

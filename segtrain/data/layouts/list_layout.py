@@ -180,7 +180,17 @@ def divide_by_lists(listing: Listing, root: Path) -> Listing:
     for split, file in named.items():
         divided |= read[file].of_split(split, len(named) == 1)
         listing.faults |= read[file].faults
-    chosen = {id(group) for of_split in divided.values() for group in of_split}
+    left_out: list[Group] = []  # often a test split's
+    for name in [s for s in divided if s != "train"]:
+        images_alone = {image for images, _ in divided[name] for image in images}
+        if any(masks for _, masks in divided[name]):
+            continue
+        if name in listing.unlabelled:
+            listing.faults = {p: f for p, f in listing.faults.items() if p not in images_alone}
+        if images_alone.isdisjoint(listing.faults):
+            left_out += divided.pop(name)
+            listing.layout += f"; {name} left out: no masks" * (name not in listing.unlabelled)
+    chosen = {id(group) for pairs in (*divided.values(), left_out) for group in pairs}
     rest = [group for group in groups if id(group) not in chosen]
     if "train" not in divided:
         divided = {"train": rest} | divided

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from segtrain.config import DataConfig
 from segtrain.console import Note
 from segtrain.data.demo import CLASSES, PALETTE, write_demo
 from segtrain.data.layouts.detect import find_layout
+from segtrain.data.layouts.folder_words import read_name
+from segtrain.data.layouts.folders import DEEPEST
 from segtrain.errors import SegtrainError
 from segtrain.files import cache_folder
 from segtrain.version import __version__
 
 DEFAULT_FOLDER = Path("data")
+# what may lie beside the only folder of an archive
+ASIDE = re.compile(r"(?i)\..*|__MACOSX|(read.?me|licen[cs]e).*|.*\.(md|pdf|html?|url|ini|db)")
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,38 @@ def demo_folder() -> Path:
     return folder
 
 
+def enter_single_folders(root: Path, config: DataConfig) -> Path:
+    """Return root, or the folder in it that alone holds the data set, as in unpacked archives.
+
+    A folder named for images, masks or a split is part of a data set, and so is one that
+    data.splits or data.exclude names.
+    """
+    splits = config.splits.values()
+    given = [
+        *config.exclude,
+        *(path for s in splits for path in (s.images, s.list, s.coco) if path),
+    ]
+    names = {Path(path).parts[:1] for path in given}
+    inner: list[os.DirEntry] = []
+    for _ in range(DEEPEST):
+        if any((root / Path(*name)).exists() for name in names) or not root.is_dir():
+            break
+        with suppress(OSError), os.scandir(root) as entries:
+            inner = list(islice((e for e in entries if not ASIDE.fullmatch(e.name)), 2))
+        meaning = read_name(inner[0].name if len(inner) == 1 else "images")
+        if meaning.split or meaning.is_mask or meaning.is_image or not inner[0].is_dir():
+            break
+        root = root / inner[0].name
+    return root
+
+
 def locate(config: DataConfig) -> Location:
     """Return the folder that data.path names.
 
     The path `demo` is the embedded demo; without a path it is ./data where that holds a data set,
     else the demo.
     """
-    default = DEFAULT_FOLDER.is_dir() and find_layout(DEFAULT_FOLDER)
+    default = DEFAULT_FOLDER.is_dir() and find_layout(enter_single_folders(DEFAULT_FOLDER, config))
     if config.path is None and (config.splits or default):
         config = config.model_copy(update={"path": str(DEFAULT_FOLDER)})
     if config.path is None or config.path == "demo":
@@ -61,5 +94,5 @@ def locate(config: DataConfig) -> Location:
         }
         note = Note(f"data: {why}the embedded demo, at {root}")
         return Location(config.model_copy(update=own), root, note)
-    root = Path(config.path).expanduser().resolve()
+    root = enter_single_folders(Path(config.path).expanduser().resolve(), config)
     return Location(config.model_copy(update={"path": str(root)}), root, Note(f"data: {root}"))

@@ -224,7 +224,9 @@ def _compare(images: FolderFamily, masks: FolderFamily) -> Iterator[Candidate]:
 def _compare_within(family: FolderFamily) -> Iterator[Candidate]:
     """Yield images and masks that lie in the same folders."""
     splits = list(family.files)
-    yield from _compare_constant(family, splits)
+    if constant := list(_compare_constant(family, splits)):
+        yield from constant
+        return
     stems = family.stems(splits, False, True)
     agreement = find_agreement(stems, stems)
     if agreement and agreement.paired >= AGREE * len(stems) / 2 and any(agreement.mask):
@@ -258,7 +260,8 @@ def _compare_constant(family: FolderFamily, splits: list[str]) -> Iterator[Candi
     by_name: dict[str, set[str]] = {}
     for where, _, _, name in family.keyed_files(splits, False, True):
         by_name.setdefault(name, set()).add(where)
-    for image, mask in permutations(by_name, 2) if len(by_name) <= MOST_CONSTANT else ():
+    few = by_name if len(by_name) <= MOST_CONSTANT else ()
+    for image, mask in permutations([n for n in few if not read_name(n).is_neither], 2):
         paired = len(by_name[image] & by_name[mask])
         ends = ("", image), ("", mask)
         if paired > 2 and _ends_name_masks(agreement := Agreement(*ends, paired)):

@@ -41,6 +41,7 @@ class Listing:
     label_map: dict[int, int | str] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)  # by path
     findings: list[Finding] = field(default_factory=list)
+    unlabelled: frozenset[str] = frozenset()  # splits left out that have images only
     meaning: str = ""  # how the published table reads mask values, in words
     class_source: ClassSource = ClassSource()
 

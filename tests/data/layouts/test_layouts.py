@@ -449,6 +449,21 @@ def test_lists_split_folders_that_have_no_splits(tmp_path: Path):
         find_pairs(DataConfig(format="lists"), tmp_path)
 
 
+@pytest.mark.parametrize("folder", ["train", "valid"])
+def test_a_split_without_masks_in_a_table_is_left_out(tmp_path: Path, folder: str):
+    rows = ["id,split,image,mask"]
+    for n in range(3):
+        image(tmp_path / f"train/x{n}_sat.jpg")
+        grey(tmp_path / f"train/x{n}_mask.png", [0, 1])
+        rows.append(f"x{n},train,train/x{n}_sat.jpg,train/x{n}_mask.png")
+        image(tmp_path / f"{folder}/y{n}_sat.jpg")
+        rows.append(f"y{n},valid,{folder}/y{n}_sat.jpg,")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    found = find_pairs(DataConfig(), tmp_path)
+    assert found.findings == [] and "val left out: no masks" in found.layout
+    assert {split: len(pairs) for split, pairs in found.splits.items()} == {"train": 2, "val": 1}
+
+
 def test_folders_with_splits_come_before_lists(tmp_path: Path):
     for split in ("train", "val"):
         image(tmp_path / f"images/{split}/{split}.png")

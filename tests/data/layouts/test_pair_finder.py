@@ -178,6 +178,39 @@ def test_masks_of_one_object_each_are_refused(tmp_path: Path):
     assert "several masks an image?" in choices(tmp_path)
 
 
+@pytest.mark.parametrize("above", ["", "train/"])
+def test_masks_of_objects_of_any_name_are_refused(tmp_path: Path, above: str):
+    for n, name in enumerate(("3fa", "b7c", "e91")):
+        masks = (f"{above}{name}/masks/{n}{other}f.png" for other in ("c", "d", "e")[: n + 1])
+        write(tmp_path, f"{above}{name}/images/{name}.png", *masks)
+    assert "3 masks of one image" in choices(tmp_path)
+
+
+def test_one_image_and_one_mask_of_any_name_in_each_folder_are_a_pair(tmp_path: Path):
+    for image, mask in (("3fa", "k"), ("b7c", "mm"), ("e91", "zq")):
+        write(tmp_path, f"train/{image}/images/{image}.png", f"train/{image}/masks/{mask}.png")
+    splits = find_pairs(DataConfig(), tmp_path).splits
+    pairs = {(p.image.stem, p.mask.stem) for pairs in splits.values() for p in pairs}
+    assert pairs == {("3fa", "k"), ("b7c", "mm"), ("e91", "zq")}
+
+
+@pytest.mark.parametrize("names", ["image.jpg mask.png", "image.png mask.png depth.png"])
+def test_the_same_two_names_in_each_folder(tmp_path: Path, names: str):
+    for n in range(4):
+        write(tmp_path, *(f"x{n}/{name}" for name in names.split()))
+    pairs = sum(find_pairs(DataConfig(), tmp_path).splits.values(), [])
+    assert {(p.image.stem, p.mask.stem) for p in pairs} == {("image", "mask")} and len(pairs) == 4
+
+
+@pytest.mark.parametrize("image, mask", [("{}.jpg", "{:05}_mask.png"), ("{:03}.jpg", "{}.png")])
+def test_names_may_differ_by_leading_zeros(tmp_path: Path, image: str, mask: str):
+    for n in range(12):
+        write(tmp_path, f"photos/{image.format(n)}", f"truth/{mask.format(n)}")
+    pairs = sum(find_pairs(DataConfig(), tmp_path).splits.values(), [])
+    numbers = [(int(p.image.stem), int(p.mask.stem.removesuffix("_mask"))) for p in pairs]
+    assert len(numbers) == 12 and all(one == other for one, other in numbers)
+
+
 @pytest.mark.parametrize("other", ["masks_color", "masks_human", "mask_overlay", "vis/masks"])
 def test_masks_painted_for_the_eye_are_none(tmp_path: Path, other: str):
     for n in range(3):
@@ -271,7 +304,7 @@ def write_classes(root: Path, mask: str, count: int = 4) -> None:
 @pytest.mark.parametrize(
     "mask",
     ["masks/x{n}_{name}.png", "masks/{name}/x{n}.png", "masks/x{n}_mask_{name}.png",
-     "masks/{name}_mask/x{n}.png", "images/x{n}_{name}.png"],
+     "masks/{name}_mask/x{n}.png", "images/x{n}_{name}.png", "masks/{n}/x0{n}_{name}.png"],
 )  # fmt: skip
 def test_one_binary_mask_a_class_is_merged(tmp_path: Path, mask: str):
     write_classes(tmp_path, mask)
