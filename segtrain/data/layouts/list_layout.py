@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from segtrain.config import DataConfig, SplitConfig
@@ -95,25 +95,25 @@ def find_lists(config: DataConfig, root: Path) -> Listing | None:
 
     They come before folders without splits, which they divide, and after folders with splits.
     """
-    return _find_lists(
-        config, root, lambda f: config.format == "lists" or names_pairs(f, root, existing=True)
-    )
+    return _find_lists(config, root, existing=True)
 
 
 def find_missing_lists(config: DataConfig, root: Path) -> Listing | None:
     """Find lists of pairs of which nothing is there, which becomes an error that says so."""
-    return _find_lists(config, root, lambda file: names_pairs(file, root))
+    return _find_lists(config, root, existing=False)
 
 
-def _find_lists(config: DataConfig, root: Path, accepts: Callable[[Path], bool]) -> Listing | None:
+def _find_lists(config: DataConfig, root: Path, existing: bool) -> Listing | None:
     files = [file for file in list_files(root) if not is_run_table(file)]
-    named = by_split([f for f in files if _split_of(f, root) and accepts(f)], root)
+    of_splits = [file for file in files if _split_of(file, root)]
+    named = by_split([file for file in of_splits if names_pairs(file, root, existing)], root)
     if "train" in named:  # a split of which nothing is there is no reason to hold one out
-        named |= by_split([f for f in files if _split_of(f, root) and names_pairs(f, root)], root)
-    else:
-        tables = [
-            f for f in files if not _split_of(f, root) and names_pairs(f, root) and accepts(f)
-        ]
+        named = by_split([f for f in of_splits if names_pairs(f, root)], root) | named
+    elif named and not existing or config.format == "lists":  # a damaged list becomes an error
+        named = by_split(of_splits, root)
+    if "train" not in named:
+        others = [file for file in files if file not in of_splits]
+        tables = [file for file in others if names_pairs(file, root, existing)]
         known = [f for name in TABLES for f in tables if f.stem.lower() == name]
         if not known and len(tables) != 1:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -89,37 +89,45 @@ class NameIndex:
     """
 
     def __init__(self, groups: Sequence[Group], names: Sequence[str] = ()):
-        images = [(str(path), i) for i, group in enumerate(groups) for path in group[0]]
-        masks = [
-            (mask, i)
-            for i, group in enumerate(groups)
-            for mask in group[1]
-            if isinstance(mask, str)
-        ]
-        pairs = [(i, m, n) for n, (i, m) in enumerate(groups) if i and m and isinstance(m[0], str)]
-        kinds: list[list[tuple[str, int]]] = [
-            [(part, n) for i, m, n in pairs for part in _common_parts(str(i[0]), str(m[0]))],
-            [(end, i) for path, i in masks for end in _ends(EXTENSION.sub("", path))],
-            [(end, i) for path, i in images for end in _ends(EXTENSION.sub("", path))],
-            list(zip(names, range(len(groups)), strict=False)),
-        ]
-        self._places: dict[str, int | None] = {}
-        for form in (fold_name, str):
-            for kind in kinds:
-                self._places |= _map_unique((form(name), place) for name, place in kind)
+        ends: list[list[tuple[str, int]]] = [[], [], []]  # of common parts, of masks, of images
+        for place, (images, masks) in enumerate(groups):
+            files = [[path for path in side if isinstance(path, str)] for side in (masks, images)]
+            for kind, paths in zip(ends[1:], files, strict=True):
+                kind += [(end, place) for path in paths for end in _ends(EXTENSION.sub("", path))]
+            if all(files):
+                ends[0] += [(part, place) for part in _common_parts(files[0][0], files[1][0])]
+        self._kinds = [*ends, [(name, place) for place, name in enumerate(names)]]
+
+    @cached_property
+    def _places(self) -> dict[str, int | None]:
+        return self._map_names(str)
+
+    @cached_property
+    def _folded(self) -> dict[str, int | None]:
+        return self._map_names(fold_name)
+
+    def _map_names(self, form: Callable[[str], str]) -> dict[str, int | None]:
+        found: dict[str, int | None] = {}
+        for kind in self._kinds:  # what comes later wins
+            found |= _map_unique((form(name), place) for name, place in kind)
+        return found
 
     def find(self, name: str) -> int | None:
         """Return the place of the group that a name, or the end of a path, means."""
         path = os.path.normpath(name.replace("\\", "/")).strip("/")
-        for form in dict.fromkeys((path, EXTENSION.sub("", path))):
-            for end in _ends(form):
-                cut = form[: len(form) - len(end)]
-                if any(mark in cut for mark in ',;|\t"'):  # these are no folders, but other cells
-                    break
-                for key in (end, fold_name(end)):
-                    if key in self._places:
-                        return self._places[key]
-        return None
+        ends = [
+            end
+            for form in dict.fromkeys((path, EXTENSION.sub("", path)))
+            for end in _ends(form)
+            # else what is cut off are no folders, but other cells
+            if not any(mark in form[: len(form) - len(end)] for mark in ',;|\t"')
+        ]
+        for end in ends:
+            if end in self._places:
+                return self._places[end]
+        return next(
+            (self._folded[key] for key in map(fold_name, ends) if key in self._folded), None
+        )
 
     def knows(self, name: str) -> bool:
         """Return whether a name means a group."""

@@ -104,8 +104,9 @@ def read_pairs(file: Path, root: Path, allow_outside: bool) -> ListedPairs:
             f"below {file.parent}, also without their first folders; give the folder that has them "
             "with --data, or fix the list"
         )
-    labelled = [split for split, of_split in groups.items() if any(m for _, m in of_split)]
-    kept, left_out = _leave_out(groups, labelled)
+    kept, left_out = _leave_out(
+        groups, [s for s, of in groups.items() if not any(m for _, m in of)]
+    )
     notes = filter(None, (columns_note, split_note, table.coding, left_out))
     return ListedPairs(kept, faults, "; ".join(notes))
 
@@ -203,12 +204,12 @@ def _locate(path: str, is_mask: bool, finder: FileFinder, file: Path) -> str | N
 
 
 def _leave_out(
-    groups: Mapping[str, list[Group]], labelled: Collection[str]
+    groups: Mapping[str, list[Group]], unlabelled: Collection[str]
 ) -> tuple[dict[str, list[Group]], str]:
     """Return the pairs without the splits, named by a column, that lack masks, and a note."""
-    kept = {s: of for s, of in groups.items() if s in ("", "train", *labelled)}
-    dropped = ", ".join(groups.keys() - kept.keys())
-    return kept, f"{dropped} left out: no masks" if dropped else ""
+    dropped = [split for split in unlabelled if split not in ("", "train")]
+    kept = {split: of_split for split, of_split in groups.items() if split not in dropped}
+    return kept, f"{', '.join(dropped)} left out: no masks" if dropped else ""
 
 
 def read_name_list(
@@ -224,17 +225,18 @@ def read_name_list(
     by_split, note = divide_rows(table, header, rows, [column])
     faults: dict[str, Fault] = {}
     found: dict[str, list[Group]] = {}
-    labelled = []
+    unlabelled = []
     for split, of_split in by_split.items():
         names = [row.cells[column] or " ".join(row.cells) for row in of_split]
         places = {name: index.find(name) for name in names}
         known = sorted({place for place in places.values() if place is not None})
         unknown = [name for name, place in places.items() if place is None]
         found[split] = [*(groups[place] for place in known), *(([name], []) for name in unknown)]
-        if split in ("", "train") or known:
-            labelled.append(split)
+        if not known:
+            unlabelled.append(split)
+        if known or split in ("", "train"):
             faults |= dict.fromkeys(unknown, ("missing", os.path.relpath(file, root), "pair"))
-    kept, left_out = _leave_out(found, labelled)
+    kept, left_out = _leave_out(found, unlabelled)
     notes = filter(None, (note, table.coding, left_out))
     return ListedPairs(kept, faults, "; ".join(notes))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -86,7 +86,8 @@ def list_run_lengths(config: DataConfig, root: Path, files: Mapping[str, Path]) 
         found += [(split or name, file, runs) for split, runs in by_split.items()]
         layout.append(os.path.relpath(file, root) + (f" ({note})" if note else ""))
     rows = [row for _, _, images in found for runs in images.values() for row in runs]
-    labels = sort_labels({row.label for row in rows})
+    # in the order of their names, numbers by value
+    labels = sorted({row.label for row in rows}, key=lambda x: (len(x) * x.isdigit() or np.inf, x))
     first = min(1, *(int(row.spans[0, 0]) for row in rows))
     ids = {label: class_id for class_id, label in enumerate(labels, 1)}
     upright = config.exif is not False
@@ -129,17 +130,20 @@ def read_run_table(file: Path, index: ImageIndex) -> tuple[dict[str, RunsOfImage
     found: dict[str, RunsOfImages] = {split: {} for split in by_split}
     for split, of_split in by_split.items():
         for row in of_split:
-            name, label, text = (
-                row.cells[names],
-                row.cells[labels[0]] if labels else "",
-                row.cells[column],
-            )
+            name, text = row.cells[names], row.cells[column]
+            label = row.cells[labels[0]].strip() if labels else ""
             if is_combined and (match := COMBINED.fullmatch(name)):
                 name, label = match.group("name", "label")
             of_image = found[split].setdefault(name, [])
             if is_runs(text):
-                of_image.append(read_runs(row.number, label.strip(), text))
-                _refuse_relative(file, of_image[-1])
+                runs = read_runs(row.number, label, text)
+                if (runs.spans[1:, 0] < runs.spans[:-1, 1]).any():
+                    raise SegtrainError(
+                        f"{file}: the runs of line {row.number} are not in ascending order; if "
+                        "each start counts from the end of the run before (SIIM-ACR), convert it "
+                        "to a pixel's number"
+                    )
+                of_image.append(runs)
             elif not _is_empty(text):
                 raise SegtrainError(
                     f"{file}: line {row.number}: expected 'start length start length ...', got "
@@ -171,20 +175,6 @@ def _find_names(table: Table, runs: int, index: ImageIndex) -> tuple[int, bool]:
             "the images beside it, under the names in the table, each of which only one may have"
         )
     return (plain.index(most), False) if most in plain else (both.index(most), True)
-
-
-def sort_labels(labels: Collection[str]) -> list[str]:
-    """Return labels in their order, numbers by value."""
-    return sorted(labels, key=lambda label: (int(label) if label.isdigit() else np.inf, label))
-
-
-def _refuse_relative(file: Path, runs: Runs) -> None:
-    """Raise SegtrainError for runs that overlap, as starts counted from the last run's end do."""
-    if (runs.spans[1:, 0] < runs.spans[:-1, 1]).any():
-        raise SegtrainError(
-            f"{file}: the runs of line {runs.line} are not in ascending order; if each start "
-            "counts from the end of the run before (SIIM-ACR), convert it to a pixel's number"
-        )
 
 
 def find_order(

@@ -130,6 +130,14 @@ def test_header_and_paths_that_contradict_each_other_are_refused(tmp_path: Path)
         find_pairs(DataConfig(), write(tmp_path, "list.csv", "image,mask", *rows))
 
 
+def test_a_damaged_list_beside_others_is_named(tmp_path: Path):
+    touch(tmp_path, "a/x0.png", "a/x1.png", "b/y0.png", "b/y1.png")
+    write(tmp_path, "test.txt", "a/x0.png, b/y0.png")
+    write(tmp_path, "train.txt", "a/x1.png! b/y1.png", "a.x1.pn! b/y1.png")
+    with pytest.raises(SegtrainError, match="train.txt: expected 'image mask'.* in line 1"):
+        find_pairs(DataConfig(), tmp_path)
+
+
 def test_the_same_names_in_folders_beside_are_told_apart_by_the_folders(tmp_path: Path):
     for i in range(3):
         touch(tmp_path, f"images/{i}.png", f"masks/{i}.png")
