@@ -70,7 +70,8 @@ def load_config(
     """
     values = base.model_dump(mode="json") if base else {}
     if file:
-        given = {entry.partition("=")[0].strip() for entry in sets} | flags.keys()
+        given = {entry.partition("=")[0].strip() for entry in sets}
+        given |= {key for key, value in flags.items() if value is not None}
         _merge(values, _read_yaml(file, given))
     for entry in sets:
         key, equals, text = entry.partition("=")

@@ -79,6 +79,13 @@ def test_two_readings_at_once_are_refused(tmp_path: Path):
     assert "label_map" in refused(tmp_path / "c.yaml")
 
 
+def test_an_option_that_is_not_given_makes_no_choice(tmp_path: Path):
+    """Commands pass all their options, None for those that are left out."""
+    write_file(tmp_path / "c.yaml", READINGS)
+    assert "choose one" in refused(tmp_path / "c.yaml", flags={"data.lb_ignore": None})
+    assert load_config(tmp_path / "c.yaml", flags={"data.lb_ignore": 7}).data.lb_ignore == 7
+
+
 def test_a_choice_is_made_by_deleting_it_or_on_the_command_line(tmp_path: Path):
     lines = write_file(tmp_path / "c.yaml", READINGS)
     chosen = load_config(tmp_path / "c.yaml", sets=["data.label_map={128: 0}"])
