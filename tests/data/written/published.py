@@ -23,6 +23,7 @@ from written.scenes import (
     indexed,
     path_at,
     photo,
+    regions,
     save,
     save_masks,
     save_photos,
@@ -212,6 +213,28 @@ def chase(root: Path) -> Written:
     return Written("", binary, answer="1stHO")
 
 
+def nuclei(root: Path) -> Written:
+    """Data Science Bowl 2018: a folder for each image, a binary mask for each nucleus."""
+    save_photos(root, "stage1_train/x{i}/images/x{i}.png")
+    for i in range(COUNT):
+        for region in regions(i):
+            nucleus = ((truth(i) == region.label) * 255).astype(np.uint8)
+            save(nucleus, root, f"stage1_train/x{i}/masks/{i}{region.label}f3a.png")
+    return Written("", binary, refused="masks of one image")
+
+
+def deep_globe(root: Path) -> Written:
+    """Photo and coloured mask side by side; a table of classes, one of files."""
+    save_photos(root, "train/x{i}_sat.jpg")
+    save_masks(root, "train/x{i}_mask.png", coloured)
+    save_photos(root, "valid/y{i}_sat.jpg")
+    write_class_table(root, "class_dict.csv", "name,r,g,b", ",")
+    rows = [f"x{i},train,train/x{i}_sat.jpg,train/x{i}_mask.png" for i in range(COUNT)]
+    rows += [f"y{i},valid,valid/y{i}_sat.jpg," for i in range(COUNT)]
+    write_text(root, "metadata.csv", ["image_id,split,sat_image_path,mask_path", *rows])
+    return Written(NAMES)
+
+
 def love_da(root: Path) -> Written:
     """Two scenes below each split; 0 is no data, but no file says so."""
     for i in range(COUNT):
@@ -295,6 +318,8 @@ SETS = {
             celeb_a_mask,
             one_side_padded,
             chase,
+            nuclei,
+            deep_globe,
             love_da,
             mapillary,
             bdd100k,
