@@ -155,7 +155,8 @@ def _count_probed(root: Path, folder: str, stems: Sequence[str], suffix: str) ->
     files = [root / folder / f"{stem}{suffix}" for stem in stems]
     if suffix == ".json":
         return sum(read_labelme(file).is_labelme for file in files), 0
-    counts = [is_yolo(file.read_text(encoding="utf-8", errors="replace")) for file in files]
+    texts = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.is_file()]
+    counts = [is_yolo(text) for text in texts]  # a dangling link is none
     return sum(polygons for polygons, _ in counts), sum(boxes for _, boxes in counts)
 
 

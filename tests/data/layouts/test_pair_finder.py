@@ -279,6 +279,12 @@ def test_labels_that_are_no_images_leave_the_annotations(tmp_path: Path):
     assert find_pairs(DataConfig(), tmp_path).layout.startswith("images + annotations ")
 
 
+def test_texts_that_are_dangling_links_are_no_polygons(tmp_path: Path):
+    write(tmp_path, "a/x.png")
+    (tmp_path / "a/x.txt").symlink_to("gone")
+    assert "a holds 1" in choices(tmp_path)
+
+
 def test_the_lines_of_a_choice_read(tmp_path: Path):
     write(tmp_path, *(f"{folder}/{n}.png" for n in range(3) for folder in "ab"))
     splits = {"train": SplitConfig(images="a", masks="b")}
