@@ -115,9 +115,13 @@ class NameIndex:
     def find(self, name: str) -> int | None:
         """Return the place of the group that a name, or the end of a path, means."""
         path = os.path.normpath(name.replace("\\", "/")).strip("/")
+        forms = dict.fromkeys((path, EXTENSION.sub("", path)))
+        for form in forms:
+            if form in self._places:
+                return self._places[form]
         ends = [
             end
-            for form in dict.fromkeys((path, EXTENSION.sub("", path)))
+            for form in forms
             for end in _ends(form)
             # else what is cut off are no folders, but other cells
             if not any(mark in form[: len(form) - len(end)] for mark in ',;|\t"')
@@ -136,7 +140,8 @@ class NameIndex:
 
 def _ends(path: str) -> list[str]:
     """Return a path and what is left of it without its first folders, the longest first."""
-    return [path, *(path[i + 1 :] for i, letter in enumerate(path) if letter == "/")]
+    parts = path.split("/")
+    return ["/".join(parts[first:]) for first in range(len(parts))]
 
 
 def _map_unique(items: Iterable[tuple[str, Value]]) -> dict[str, Value | None]:
