@@ -49,6 +49,8 @@ def resolve_indices(mask: StoredMask, palette: Palette | None, options: MaskOpti
             )
         return replace(mask, values=mask.palette[mask.values], palette=None)
     used = used[used < len(mask.palette)]
+    if used.any() and (mask.palette[used] == used[:, None]).all():
+        return replace(mask, palette=None)  # a grey mask, as GIF stores it: both mean the same
     if palette and is_reordered(mask.palette, used, palette):
         raise ContradictoryPalette(
             f"its own palette has colours of data.palette elsewhere: {CONTRADICTION}"

@@ -46,11 +46,15 @@ def weigh_class_source(
     if not origin.unconfirmed and origin.left_out is None:
         return findings
     values, colours, used = Counter[int](), Counter[int](), Counter[int]()
+    unnamed = set(origin.left_out or ()) - source.config.label_map.keys()
+    odd_values, odd_colours = list[str](), list[str]()
     for fact in (fact for split in facts.values() for fact in split if not fact.mask.lossy):
         unknown, lacking = unknown_of(fact, data_set.masks)
-        used.update(by_index(fact, data_set.masks))
+        used.update(held := by_index(fact, data_set.masks))
         values.update(unknown)
         colours.update(lacking)
+        odd_values += [str(fact.sample.mask)] * bool(unknown or not unnamed.isdisjoint(held))
+        odd_colours += [str(fact.sample.mask)] * bool(lacking)
     if origin.unconfirmed:
         counts = sum(split.sum(0) for split in by_image.values())
         return _weigh_published(source, np.asarray(counts), used, values, findings)
@@ -59,20 +63,20 @@ def weigh_class_source(
         values, colours = Counter(), Counter()
     else:
         findings = [finding for finding in findings if finding.kind not in ("value", "colour")]
-    unnamed = set(origin.left_out or ()) - source.config.label_map.keys()
     values.update({value: used[value] for value in unnamed if used[value]})
     names = f"{origin.name} names {shorten(data_set.classes, 4)}, but the masks hold"
     if values:
         text = f"{names} values that are none of them: {shorten(sorted(values), MOST_ADDED)}"
         choices = read_values(used, data_set.classes, data_set.masks, values)
         remedy = remedy_of(choices, used, data_set.masks)
-        findings.append(Finding("table", True, text, **remedy))
+        findings.append(Finding("table", True, text, odd_values, **remedy))
     if colours:
         text = f"{names} colours that it lacks: {shorten(colour_counts(colours), MOST_ADDED)}"
         added = [list(decode_colour(code)) for code, _ in colours.most_common()]
         choices = _choose_colours(data_set, added)
         advice = f"name the colour of each class with data.palette, in the order of {origin.name}"
-        findings.append(Finding("table", True, text, [], "" if choices else advice, {}, choices))
+        advice = "" if choices else advice
+        findings.append(Finding("table", True, text, odd_colours, advice, {}, choices))
     return findings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from segtrain.config import DataConfig, SplitConfig
@@ -219,7 +220,7 @@ def list_class_masks(
     layout += (
         f"; one mask a class ({', '.join(classes)}), merged: background is class 0, pixels of "
         "several classes are ignored"
-    )
+    ) + describe_lone_splits(found, found.splits)
     overlap: dict[int, int | str] = {len(classes) + 1: "ignore"}
     folders = [{os.path.dirname(path) for path in files.values()} for files in variants.values()]
     kind = "endings of the masks' names" if set.intersection(*folders) else "folders of the masks"
@@ -290,14 +291,20 @@ def refuse_channels(found: Candidate, root: Path) -> None:
     raise_choice(root, problem, lines)
 
 
+def describe_lone_splits(found: Candidate, splits: Collection[str]) -> str:
+    """Return the end of the layout's description, about splits of images or of masks alone."""
+    sides = [(found.images, "masks")] + [(found.masks, "images")] * (not found.is_within)
+    return "".join(
+        f"; {split} left out: no {lacks}"
+        for family, lacks in sides
+        for split, files in family.files.items()
+        if split and files and split not in splits
+    )
+
+
 def describe_rest(found: Candidate, splits: dict[str, SplitConfig], variants: bool) -> str:
     """Return the end of the layout's description, about splits and files that are not read."""
-    text = ""
-    sides = [(found.images, "masks")] + [(found.masks, "images")] * (not found.is_within)
-    for family, lacks in sides:
-        for split, files in family.files.items():
-            if split and files and split not in splits:
-                text += f"; {split} left out: no {lacks}"
+    text = describe_lone_splits(found, splits)
     for place, family in enumerate((found.images, found.masks) if not found.is_within else ()):
         side = split_sides(next(iter(splits.values())))[place]
         names = [file[2] for files in family.files.values() for file in files]

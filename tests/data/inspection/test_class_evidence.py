@@ -164,6 +164,7 @@ def test_colours_that_a_table_lacks(tmp_path: Path):
     (tmp_path / "label.colors").unlink()
     (finding,) = errors(inspect_data_set(config))
     assert "label_colors.txt" in finding.text and "(0, 0, 0)" in finding.text
+    assert finding.places
     more, ignored = (DataConfig(path=str(tmp_path), **choice.fix) for choice in finding.choices)
     assert read_names(more).tolist() == ["background", "road", "car"]
     assert read_names(ignored).tolist() == ["void", "road", "car"]

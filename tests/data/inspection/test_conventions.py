@@ -56,6 +56,17 @@ def indexed(indices: np.ndarray, colours: Any) -> Image.Image:
     return image
 
 
+def test_a_gif_of_grey_ids_beside_indexed_masks_contradicts_none(tmp_path: Path):
+    """GIF has no grey: Pillow writes a palette of the levels themselves."""
+    masks = [indexed(truth(i), COLOURS) for i in range(2)]
+    config = DataConfig(path=write_set(tmp_path, masks))
+    write_set(tmp_path, [truth(i).astype(np.uint8) for i in (2, 3)], ".gif", 2)
+    reader = survey_data_set(config).data_set.masks
+    for i in range(4):
+        file = tmp_path / f"masks/{i}{'.gif' if i > 1 else '.png'}"
+        assert (reader(file) == truth(i)).all()
+
+
 def reordered(i: int, void: bool = False) -> Image.Image:
     """The truth in colours whose palette has another order in each file."""
     order = np.roll(np.arange(4), i)

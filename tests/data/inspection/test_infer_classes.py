@@ -262,6 +262,14 @@ def test_a_thin_border_is_a_class_or_an_edge(tmp_path: Path):
     assert infer(tmp_path, list(small)) == 3
 
 
+def test_a_slip_among_few_values_is_no_smooth_edge(tmp_path: Path):
+    """Noise has no flat areas, but four values are no photograph."""
+    masks = [np.random.default_rng(i).integers(0, 3, (12, 12), np.uint8) for i in range(4)]
+    masks[0][0, 0] = 180
+    finding = infer(tmp_path, masks)
+    assert isinstance(finding, Finding) and finding.kind == "classes" and "180" in finding.text
+
+
 def test_masks_that_gather_nowhere_are_named(tmp_path: Path):
     rng = np.random.default_rng(0)
     blobs = [cv2.resize(rng.integers(0, 256, (5, 5), np.uint8), (96, 96)) for _ in range(4)]

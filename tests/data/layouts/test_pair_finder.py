@@ -323,6 +323,16 @@ def test_one_binary_mask_a_class_is_merged(tmp_path: Path, mask: str):
     assert "car, road, tree" in found.layout
 
 
+def test_a_split_without_masks_of_its_classes_is_left_out_aloud(tmp_path: Path):
+    write_classes(tmp_path, "masks/{name}/x{n}.png")
+    for side in ("images", "masks"):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / side).rename(tmp_path / "train" / side)
+    write(tmp_path, "val/images/y.jpg", "test/masks/car/z.png")
+    layout = find_pairs(DataConfig(), tmp_path).layout
+    assert "val left out: no masks" in layout and "test left out: no images" in layout
+
+
 def test_pixels_of_two_classes_are_ignored(tmp_path: Path):
     write_classes(tmp_path, "masks/x{n}_{name}.png")
     pixels = np.zeros((4, 4), np.uint8)
