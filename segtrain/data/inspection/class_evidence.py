@@ -43,12 +43,13 @@ def weigh_class_source(
     `by_image` has each mask's pixels of each class, by split.
     """
     origin = source.class_source
-    if not origin.unconfirmed and origin.left_out is None:
+    hard = [fact for split in facts.values() for fact in split if not fact.mask.lossy]
+    if not hard or not origin.unconfirmed and origin.left_out is None:
         return findings
     values, colours, used = Counter[int](), Counter[int](), Counter[int]()
     unnamed = set(origin.left_out or ()) - source.config.label_map.keys()
     odd_values, odd_colours = list[str](), list[str]()
-    for fact in (fact for split in facts.values() for fact in split if not fact.mask.lossy):
+    for fact in hard:
         unknown, lacking = unknown_of(fact, data_set.masks)
         used.update(held := by_index(fact, data_set.masks))
         values.update(unknown)

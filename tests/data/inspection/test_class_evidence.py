@@ -180,6 +180,13 @@ def test_the_note_says_what_names_the_classes(tmp_path: Path, own: dict, named: 
     assert f"classes: 2, by {named}" in [str(note) for note in survey.notes]
 
 
+def test_lossy_masks_alone_are_no_evidence_against_a_table(tmp_path: Path):
+    root = published(tmp_path, "camvid", [0, 1])
+    for mask in root.glob("*annot/*"):
+        Image.open(mask).save(mask, "JPEG")
+    assert {f.kind for f in errors(inspect_data_set(DataConfig(path=str(root))))} == {"lossy"}
+
+
 def test_fit_refuses_and_names_the_readings(tmp_path: Path):
     root = published(tmp_path, "camvid", [0, 1])
     with pytest.raises(SegtrainError, match="CamVid.*data.format: camvid.*data.classes"):
