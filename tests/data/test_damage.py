@@ -912,7 +912,7 @@ def spoil(
         case "size":
             resize(meaning, pair, file, side, rng)
         case "mode":
-            another_mode(meaning, pair, file, side, rng)
+            another_mode(layout, meaning, pair, file, side, rng)
         case "jpeg":
             file.unlink()
             pair.mask = file.with_suffix(".jpg")
@@ -970,14 +970,15 @@ def resize(meaning: Meaning, pair: Pair, file: Path, side: str, rng: np.random.G
 
 
 def another_mode(
-    meaning: Meaning, pair: Pair, file: Path, side: str, rng: np.random.Generator
+    layout: Layout, meaning: Meaning, pair: Pair, file: Path, side: str, rng: np.random.Generator
 ) -> None:
     """Write what the suffix does not say: another format, or a mode that is no mask's."""
     pair.rules[side] = "right"
     if side == "image":
         kind = rng.choice(list(IMAGES))
+        orientation = 1 if layout.stored else int(rng.integers(1, 9))
         content, pair.pixels, pair.exact = image_file(
-            kind, rng.choice(IMAGES[kind][3]), pair.ids.shape, int(rng.integers(1, 9)), rng
+            kind, rng.choice(IMAGES[kind][3]), pair.ids.shape, orientation, rng
         )
         file.write_bytes(content)
         return
@@ -1115,6 +1116,9 @@ def follow(case: Case, found: Inspection, pair: Pair, errors: list) -> str:
     rules = pair.rules | ({} if sample.mask == pair.mask or not pair.mask else {"mask": "right"})
     assert "bad" not in rules.values(), f"{label} is not reported: {errors}"
     assert read is not None and labels is not None, f"{label} can't be read, and no error says so"
+    drawn = LAYOUTS[case.layout].finish in (write_yolo, write_run_table)
+    if drawn and rules["image"] == "shape":
+        return "shape"  # regions are drawn to any size
     assert read.dtype == np.uint8 and read.shape == pair.pixels.shape, label
     assert labels.shape == pair.ids.shape, label
     if rules["image"] == "right" and pair.exact:

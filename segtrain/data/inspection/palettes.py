@@ -206,7 +206,8 @@ def is_black(fact: PairFacts) -> bool:
 
 def find_grey_among_colours(facts: Sequence[PairFacts], palette: Palette) -> list[Finding]:
     """Find grey masks among coloured ones whose levels are colours of data.palette at other ids."""
-    if not any(fact.mask.colours for fact in facts):
+    coloured = [fact for fact in facts if fact.mask.colours]
+    if not coloured:
         return []
     known: dict[int | None, int] = {
         encode_colour(colour): index for index, colour in reversed(list(enumerate(palette)))
@@ -216,6 +217,7 @@ def find_grey_among_colours(facts: Sequence[PairFacts], palette: Palette) -> lis
     if not odd:
         return []
     text = f"{len(odd)} grey masks among coloured ones have levels that are colours of data.palette"
+    text += f"; {len(coloured)} have colours: {coloured[0].sample.mask}"
     places = [f"{f.sample.mask} has value {shorten(sorted(f.mask.values))}" for f in odd]
     by_colour = Choice("their levels are colours, too", {"palette_by": "colour"})
     by_index = Choice("they hold ids", {"palette_by": "index"})

@@ -160,7 +160,7 @@ def drop_lone(groups: dict[str, list[Group]], named: Collection[str]) -> list[Fi
     """Remove, in place, the files without a partner that need none; return notes about them.
 
     These are files that pair in another split, which names their folder, too, and those of
-    subfolders, not `named` themselves, in which no file has a partner, as long as others have.
+    subfolders, not `named` themselves, in which no file has a partner, if others of the split have.
     """
     if all(images and masks for files in groups.values() for images, masks in files):
         return []
@@ -170,11 +170,11 @@ def drop_lone(groups: dict[str, list[Group]], named: Collection[str]) -> list[Fi
     pairing = {os.path.dirname(path) for path in paired}
     alone: Counter[str] = Counter()
     for split, files in groups.items():
-        kept = []
+        kept, some = [], any(map(all, files))
         for group in files:
             paths = [str(path) for side in group for path in side]
             folder = os.path.dirname(paths[0])
-            if not all(group) and paired and folder not in pairing and folder not in named:
+            if not all(group) and some and folder not in pairing and folder not in named:
                 alone[folder] += len(paths)
             elif all(group) or paired.isdisjoint(paths):
                 kept.append(group)

@@ -32,7 +32,9 @@ def merge_labels(config: DataConfig, found: FoundPairs) -> tuple[DataConfig, tup
     if config.palette is None and found.palette:
         if len(found.palette) >= len(config.classes or found.classes):  # else they are others
             known["palette"] = found.palette
-    merged: DataConfig = revise_section(config, known, f"data.format {found.format}")
+    merged: DataConfig = revise_section(
+        config, known, found.class_source.name or f"data.format {found.format}"
+    )
     overridden = [
         f"{value} is {_describe_label(label)} by data.label_map, "
         f"{_describe_label(labels[value])} by the layout"

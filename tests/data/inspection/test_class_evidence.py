@@ -187,6 +187,12 @@ def test_lossy_masks_alone_are_no_evidence_against_a_table(tmp_path: Path):
     assert {f.kind for f in errors(inspect_data_set(DataConfig(path=str(root))))} == {"lossy"}
 
 
+def test_a_table_of_one_class_is_named(tmp_path: Path):
+    config = with_table(tmp_path, tile([0, 1]), labelmap_txt="road:0,0,0::\n")
+    with pytest.raises(SegtrainError, match="labelmap.txt: classes: expected at least 2"):
+        inspect_data_set(config)
+
+
 def test_fit_refuses_and_names_the_readings(tmp_path: Path):
     root = published(tmp_path, "camvid", [0, 1])
     with pytest.raises(SegtrainError, match="CamVid.*data.format: camvid.*data.classes"):

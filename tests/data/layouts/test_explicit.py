@@ -116,6 +116,15 @@ def test_names_of_another_unicode_form_or_case_are_one(tmp_path: Path):
     assert len(both(tmp_path, images="i", masks="m")) == 3
 
 
+def test_a_split_of_nothing_but_lone_subfolders_names_its_files(tmp_path: Path):
+    for path in ("rgb/train/a/x", "ids/train/a/x", "rgb/val/a/y", "ids/val/b/z"):
+        write(tmp_path, f"{path}.png")
+    splits = {s: SplitConfig(images=f"rgb/{s}", masks=f"ids/{s}") for s in ("train", "val")}
+    findings = find_pairs(DataConfig(splits=splits), tmp_path).findings
+    places = [place for finding in findings if finding.error for place in finding.places]
+    assert places == ["rgb/val/a/y.png", "ids/val/b/z.png"]
+
+
 def test_names_that_differ_in_case_alone_stay_apart(tmp_path: Path):
     write(tmp_path, "i/x.png", "i/X.png", "m/x.png", "m/X.png")
     pairs = both(tmp_path, images="i", masks="m")
