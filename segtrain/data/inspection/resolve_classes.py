@@ -110,7 +110,7 @@ def infer_classes(source: DataSource, facts: list[PairFacts], nodata: Nodata) ->
         places = list_rare_values(facts, values)
         if error.finding.kind != "classes":
             soft = [fact for fact in facts if fact.mask.lossy or fact.mask.smooth > SMOOTH]
-            places = [str(fact.sample.mask) for fact in soft]
+            places = [str(f.sample.mask) for f in sorted(soft, key=lambda f: not f.mask.lossy)]
         finding = merge_rare_indices(replace(error.finding, places=places), facts)
         return ResolvedClasses(findings=[finding])
     unused = [v for v in sorted(values) if label_map.get(v, v) in ("ignore", lb_ignore)]
