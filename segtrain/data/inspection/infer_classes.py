@@ -47,9 +47,7 @@ def find_num_classes(
         f"the masks hold the values {shorten(sorted(values), 8)}, which are not class ids "
         f"0..max of two classes or more (data.lb_ignore is {lb_ignore})"
     )
-    # a few values of noise, which gather nowhere, are no edges
-    edges = levels.soft and levels.between and (levels.covered or len(values) > 4 * FEW_IDS)
-    if levels.lossy or edges:
+    if levels.lossy or levels.soft and levels.between and not levels.scattered:
         kind, advice = "lossy" if levels.lossy else "smooth", SAVE_AGAIN
         readings = _read_levels(levels, values, label_map, lb_ignore)
         text = _describe_soft(levels, values, readings)

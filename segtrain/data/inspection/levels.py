@@ -18,6 +18,7 @@ SECOND = 0.002  # share of a level's even blocks that two values of it have if t
 COVERED = 0.25  # smallest share of flat pixels near levels where these are classes
 FEW = 3  # values along edges that may be classes, such as a thin border
 MOST_LEVELS = 64
+MOST_SCATTERED = 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Levels:
     settled: bool = True  # they are two or more, and too far apart for one to be taken for another
     lossy: bool = False  # some masks are compressed with loss
     soft: bool = False  # some masks are lossy or have smooth edges
+
+    @property
+    def scattered(self) -> bool:
+        """Few values that gather nowhere, as ids of noise with a slip: edges have many."""
+        few = len(self.values) + len(self.between) <= MOST_SCATTERED
+        return few and not self.covered and not self.lossy
 
 
 def find_levels(masks: Iterable[MaskFacts], values: Collection[int]) -> Levels:

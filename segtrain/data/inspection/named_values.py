@@ -100,7 +100,7 @@ def read_soft(
     held = count_values_held(facts, masks)
     levels = find_levels([fact.mask for fact in facts if fact.mask.values], held)
     edges = held.keys() - levels.exact - set(masks.known.tolist())
-    if not levels.lossy and not (levels.soft and edges):
+    if not levels.lossy and not (levels.soft and edges) or levels.scattered:
         return None
     ids = set(levels.exact) - {masks.lb_ignore}
     exact = levels.covered and not levels.lossy and len(levels.exact) <= MOST_LEVELS

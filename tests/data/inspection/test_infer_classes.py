@@ -14,8 +14,10 @@ from PIL import Image
 from segtrain.config import DataConfig
 from segtrain.data.findings import Finding, apply_fixes, list_choices
 from segtrain.data.inspection.infer_classes import ClassesUnclear, find_num_classes
-from segtrain.data.inspection.scan import mask_facts
+from segtrain.data.inspection.named_values import read_soft
+from segtrain.data.inspection.scan import ImageFacts, PairFacts, mask_facts
 from segtrain.data.masks import UNKNOWN, MaskReader
+from segtrain.data.sample import Sample
 
 
 def unclear(values, label_map: dict = {}, lb_ignore: int = 255) -> Finding:
@@ -268,6 +270,9 @@ def test_a_slip_among_few_values_is_no_smooth_edge(tmp_path: Path):
     masks[0][0, 0] = 180
     finding = infer(tmp_path, masks)
     assert isinstance(finding, Finding) and finding.kind == "classes" and "180" in finding.text
+    facts = [PairFacts(Sample(tmp_path, tmp_path), ImageFacts((12, 12)), f)
+             for f in (mask_facts(tmp_path / f"{i}.png", None) for i in range(4))]  # fmt: skip
+    assert read_soft(facts, ["a", "b", "c"], MaskReader(3, {}, 255)) is None
 
 
 def test_masks_that_gather_nowhere_are_named(tmp_path: Path):
