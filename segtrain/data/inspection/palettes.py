@@ -14,6 +14,8 @@ from segtrain.data.masks import Palette, colour_counts, decode_colour
 from segtrain.errors import shorten
 
 RARE = 0.01  # largest share of the pixels of an index that dithering may have made
+STRAY = 0.001  # largest share of all pixels of a colour that slips of a brush may have made
+STRAY_MASKS = 0.2  # largest share of the masks with such a colour
 MOST_COLOURS = 64  # more are not classes
 CHANNELS = (0xFF0000, 0xFF00, 0xFF)  # of a colour's code
 GREY = 0x010101  # code of a grey level's colour, over the level
@@ -161,23 +163,54 @@ def find_colours(facts: Sequence[PairFacts]) -> list[Finding]:
     if objects := _find_object_colours(coloured):
         return [objects]
     text = f"RGB masks of {len(pixels)} colours need data.palette, in the order of class ids"
-    if len(pixels) > MOST_COLOURS:
+    stray = _find_stray(facts)
+    if len(pixels.keys() - stray) > MOST_COLOURS:
         return [Finding("colour", True, text, places, LOSSY_COLOURS)]
-    by_colour = choose_colours(count_colours(facts), None, None)
-    if not others or not by_colour:
-        fix = choose_colours(pixels, None, None)
-        del fix["palette_by"]
-        return [Finding("colour", True, text, places, "", fix)]
+    every = count_colours(facts)
+    by_colour = _spare_stray(every, stray, {"palette_by": "colour"})
+    by_index = _spare_stray(pixels, stray, {"palette_by": "index"})
     shared = set(pixels) - {0}
-    if all(shared.intersection(count_colours([fact])) or is_black(fact) for fact in others):
-        return [Finding("colour", True, text, places, "", by_colour)]
-    text += f"; {len(others)} other masks are grey or indexed: {others[0].sample.mask}"
-    by_index = choose_colours(pixels, None, None) | {"palette_by": "index"}
-    choices = (
-        Choice("their grey levels and palettes are colours, too", by_colour),
-        Choice("they hold ids", by_index),
-    )
-    return [Finding("colour", True, text, places, "", choices=choices)]
+    choices = by_colour
+    if not others or not by_colour:
+        choices = _spare_stray(pixels, stray, {})
+    elif not all(shared.intersection(count_colours([fact])) or is_black(fact) for fact in others):
+        text += f"; {len(others)} other masks are grey or indexed: {others[0].sample.mask}"
+        meanings = "their grey levels and palettes are colours, too", "they hold ids"
+        choices = [
+            replace(choice, meaning=f"{meaning}; {choice.meaning}" if stray else meaning)
+            for meaning, found in zip(meanings, (by_colour, by_index), strict=True)
+            for choice in found
+        ]
+    if len(choices) == 1 and not stray:
+        return [Finding("colour", True, text, places, "", choices[0].fix)]
+    return [Finding("colour", True, text, places, "", choices=tuple(choices))]
+
+
+def _find_stray(facts: Sequence[PairFacts]) -> set[int]:
+    """Return the colours (codes) of a tiny share of the pixels, in few masks: perhaps slips."""
+    pixels = count_colours(facts)
+    files = Counter(code for fact in facts for code in count_colours([fact]))
+    most_files = max(1, STRAY_MASKS * len(facts))
+    stray = {
+        code
+        for code, count in pixels.items()
+        if count < STRAY * pixels.total() and files[code] <= most_files
+    }
+    return stray if len(pixels) - len(stray) > 1 else set()
+
+
+def _spare_stray(pixels: Counter[int], stray: set[int], fields: dict[str, Any]) -> list[Choice]:
+    """Return the readings of colours as classes: without the stray ones, and all of them."""
+    frequent = Counter({code: pixels[code] for code in pixels if code not in stray})
+    readings = [("colours of hardly a pixel are no class", frequent)] if stray else []
+    readings.append((f"{len(pixels)} classes, one for each colour", pixels))
+    choices = []
+    for meaning, counts in readings:
+        if fix := choose_colours(counts, None, None):
+            own = {key: value for key, value in fix.items() if key != "palette_by"} | fields
+            ignored = {"other_values": "ignore"} if counts is frequent else {}
+            choices.append(Choice(meaning, own | ignored))
+    return choices
 
 
 def _find_object_colours(coloured: Sequence[PairFacts]) -> Finding | None:
