@@ -14,6 +14,7 @@ from segtrain.data.data_set import DataSet, DataSource
 from segtrain.data.findings import Choice, Finding
 from segtrain.data.inspection.checks import Facts, by_index, unknown_of
 from segtrain.data.inspection.named_values import MOST_ADDED, read_values, remedy_of
+from segtrain.data.inspection.palettes import find_colours
 from segtrain.data.layouts.label_maps import DRAWN
 from segtrain.data.layouts.published import PUBLISHED
 from segtrain.data.masks import colour_counts, decode_colour
@@ -58,7 +59,8 @@ def weigh_class_source(
         odd_colours += [str(fact.sample.mask)] * bool(lacking)
     if origin.unconfirmed:
         counts = sum(split.sum(0) for split in by_image.values())
-        return _weigh_published(source, np.asarray(counts), used, values, findings)
+        findings = _weigh_published(source, np.asarray(counts), used, values, findings)
+        return _offer_colours(facts, findings) if colours else findings
     smooth = any(finding.kind == "smooth" and finding.error for finding in findings)
     if source.config.classes or smooth:  # values beyond them are findings as for any masks
         values, colours = Counter(), Counter()
@@ -97,8 +99,7 @@ def _weigh_published(
         wrong.append(f"{absent} of its {len(counts)} classes are in no mask")
     if 2 * ignored > total:
         wrong.append(f"{ignored / total:.0%} of the pixels would be ignored")
-    own = Choice("the classes are others, by mask value; rename them", _own_classes(source, used))
-    owns = (own,) * (len(own.fix["classes"]) > 1)
+    owns = _own_classes(source, used)
     if not wrong:
         ignore = Choice("no classes", {"label_map": dict.fromkeys(sorted(unknown), "ignore")})
         return [
@@ -115,13 +116,49 @@ def _weigh_published(
     return [*findings, Finding("published", True, text, choices=choices)]
 
 
-def _own_classes(source: DataSource, used: Counter) -> dict[str, Any]:
-    """Return the data fields that take mask values as classes of their own."""
-    values = sorted(value for value in used if value not in (source.merged.lb_ignore, -1))
+def _offer_colours(facts: Facts, findings: list[Finding]) -> list[Finding]:
+    """Return the findings whose one about a published table also offers the masks' colours.
+
+    Those that the table lacks are then no finding of their own: it does not fit.
+    """
+    if not any(finding.kind == "published" for finding in findings):
+        return findings
+    found = find_colours([fact for split in facts.values() for fact in split])
+    ways = [c for f in found for c in (*f.choices, Choice("", f.fix)) if "palette" in c.fix]
+    meaning = "the classes are others, by colour; rename them"
+    own = tuple(
+        Choice(f"{meaning}; {way.meaning}" if way.meaning else meaning, way.fix) for way in ways
+    )
+    offered = []
+    for finding in findings:
+        if finding.kind == "published":
+            by_value = any(fact.mask.palette for split in facts.values() for fact in split)
+            finding = replace(finding, choices=finding.choices[: None if by_value else 1] + own)
+        if finding.kind != "colour" or not own:
+            offered.append(finding)
+    return offered
+
+
+def _own_classes(source: DataSource, used: Counter) -> tuple[Choice, ...]:
+    """Return the readings of mask values as classes of their own, of two or more.
+
+    The ignored value is a class where hardly another is left, and may be one beside spread values.
+    """
+    every = sorted(value for value in used if value != -1)
+    valid = [value for value in every if value != source.merged.lb_ignore]
+    readings = [valid] * (len(valid) > 1)
+    if valid != every and len(every) > 1 and valid != list(range(len(valid))) or len(valid) < 2:
+        readings.append(every)
+    meaning = "the classes are others, by mask value; rename them"
     known = source.merged.label_map
-    label_map = {v: i for i, v in enumerate(values) if known.get(v, v) != i or v != i}
-    fields = {"classes": [str(value) for value in values]}
-    return fields | ({"label_map": label_map} if label_map else {})
+    choices = []
+    for values in readings if len(every) > 1 else ():
+        label_map = {v: i for i, v in enumerate(values) if known.get(v, v) != i or v != i}
+        fix: dict[str, Any] = {"label_map": label_map} if label_map else {}
+        fix["classes"] = [str(value) for value in values]
+        of_all = f"{meaning} ({len(values)} of them)" if len(readings) > 1 else meaning
+        choices.append(Choice(of_all, fix))
+    return tuple(choices)
 
 
 def _choose_colours(data: DataSet, colours: list[list[int]]) -> tuple[Choice, ...]:

@@ -171,6 +171,8 @@ def find_cityscapes(config: DataConfig, root: Path) -> Listing | None:
     chosen = train_ids if whole else ids
     groups = {split: group_by_stem(*sides) for split, sides in chosen.items()}
     labelled = drop_unlabelled(groups)
+    if "train" not in labelled:  # masks of another kind, as IDD's, or of the user's own
+        return None
     classes, palette, label_map = load_table("cityscapes")
     if whole:
         palette, label_map = class_palette(len(classes), palette, label_map), {255: "ignore"}

@@ -91,6 +91,40 @@ def test_own_ids_in_published_folders_are_no_published_classes(
     assert read_names(others).tolist() == [str(i) for i in range(count)]
 
 
+@pytest.mark.parametrize("format", ["camvid", "voc", "cityscapes"])
+@pytest.mark.parametrize("values, counts", [([0, 255], [2]), ([0, 128, 255], [2, 3])])
+def test_255_is_an_own_class_where_no_other_is_left(
+    tmp_path: Path, format: str, values: list[int], counts: list[int]
+):
+    root = published(tmp_path, format, values)
+    (finding,) = errors(inspect_data_set(DataConfig(path=str(root))))
+    own = [DataConfig(path=str(root), **choice.fix) for choice in finding.choices[1:]]
+    assert [len(set(read_names(config)) - {"void"}) for config in own] == counts
+    assert read_names(own[-1]).tolist() == list(map(str, values))
+
+
+def test_own_colours_in_published_folders_may_be_classes(tmp_path: Path):
+    root = published(tmp_path, "voc", [0, 1, 2])
+    colours = np.array([[0, 0, 0], [9, 99, 9], [200, 1, 0]], np.uint8)
+    for file in (root / "SegmentationClass").iterdir():
+        save(file, colours[np.array(Image.open(file))])
+    (finding,) = errors(inspect_data_set(DataConfig(path=str(root))))
+    own = DataConfig(path=str(root), **finding.choices[-1].fix)
+    names = ["colour 0 0 0", "colour 9 99 9", "colour 200 1 0"]
+    assert not errors(inspect_data_set(own)) and read_names(own).tolist() == names
+
+
+@pytest.mark.parametrize("end", ["_gtFine_labellevel3Ids", ""])
+def test_masks_of_another_kind_in_the_folders_of_cityscapes(tmp_path: Path, end: str):
+    root = published(tmp_path, "cityscapes", [0, 1, 2])
+    for mask in (root / "gtFine").rglob("*.png"):
+        mask.rename(mask.with_name(mask.name.replace("_gtFine_labelIds", end)))
+    for image in (root / "leftImg8bit").rglob("*.png") if not end else ():
+        image.rename(image.with_name(image.name.replace("_leftImg8bit", "")))
+    config = DataConfig(path=str(root))
+    assert not errors(inspect_data_set(config)) and read_names(config).tolist() == list("012")
+
+
 @pytest.mark.parametrize(
     "format, values",
     [
