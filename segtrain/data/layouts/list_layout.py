@@ -21,6 +21,8 @@ LIST_FOLDERS = (
     "splits split lists list sets imagesets segmentation main annotations meta filelists".split()
 )
 TABLES = ("data", "dataset", "metadata", "index", "pairs", "all")  # of several, the one to use
+UNREAD = (".json", ".odgt", ".yaml", ".pkl", ".mat")
+DIVIDING = {"split", "fold", "partition"}  # words in names such as nnU-Net's splits_final.json
 SUBMISSION = re.compile(r"(?i)submi|sample|solution|stub")
 MOST_LISTS = 50  # files that may be lists; a folder of labels has thousands of .txt
 
@@ -148,14 +150,25 @@ def _count_unlisted(listing: Listing, root: Path) -> Listing:
     return listing
 
 
+def _name_unread(root: Path) -> list[str]:
+    """Return the files in root that seem to divide it, in formats that aren't read."""
+    files = sorted(file for ending in UNREAD for file in root.glob(f"*{ending}"))
+    names = [(file.name, read_name(file.stem)) for file in files]
+    return [name for name, words in names if words.split or not DIVIDING.isdisjoint(words.words)]
+
+
 def divide_by_lists(listing: Listing, root: Path) -> Listing:
     """Return a listing without splits, divided by the lists of names beside its folders.
 
     These are train.txt, val.txt and test.txt, or a table with a column that names splits. Without
     a list for train, it is what the others leave.
     """
+    if listing.groups.keys() != {"train"}:
+        return listing
+    if others := _name_unread(root):
+        listing.layout += f" ({shorten(others)} not read: splits are lists of names, .txt or .csv)"
     files = [file for file in list_files(root) if not is_run_table(file)]
-    if listing.groups.keys() != {"train"} or not files:
+    if not files:
         return listing
     groups = listing.groups["train"]
     index = NameIndex(groups)

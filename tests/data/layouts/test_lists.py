@@ -387,3 +387,12 @@ def test_a_split_whose_rows_have_no_masks_is_left_out(root: Path):
     found = find_pairs(DataConfig(), write(root, "data.csv", "image,mask,split", *lines))
     assert (list(found.splits), found.findings) == (["train", "val"], [])
     assert "test left out: no masks" in found.layout
+
+
+@pytest.mark.parametrize("name", ["splits_final.json", "val.json", "training.odgt", "fold0.pkl"])
+def test_divisions_in_other_formats_are_named_as_not_read(tmp_path: Path, name: str):
+    for i in range(4):
+        touch(tmp_path, f"images/{i}.png", f"masks/{i}.png")
+    assert "not read" not in find_pairs(DataConfig(), tmp_path).layout
+    touch(tmp_path, name, "meta.json")
+    assert f"({name} not read" in find_pairs(DataConfig(), tmp_path).layout
