@@ -10,6 +10,7 @@ import numpy as np
 
 from segtrain.config import DataConfig
 from segtrain.data.findings import Choice, Finding
+from segtrain.data.inspection.infer_classes import SPREAD, list_readings
 from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.scan import PairFacts
 from segtrain.data.mask_options import LARGEST
@@ -19,6 +20,7 @@ FAR = 8  # smallest ratio of a grey level to a class id
 MOST_IDS = 64  # more values of a data set are not two conventions
 FEWEST_INSTANCES = 5  # in the masks with most of them
 FEWEST_SPARSE = 10  # values that mark instances where hardly one is in two masks
+FEWEST_TIGHT = 6  # instances whose numbers need not begin at 0 or 1, if all are small
 MANY_INSTANCES = 256  # in one mask, which shows fewer classes
 BASES = (256, 1000, 10000, 65536)  # of numbers that hold a class and an instance
 MOST_COMPOSED = 1024  # more values than these are no line of a config
@@ -63,38 +65,52 @@ def find_conventions(masks: list[MaskValues], config: DataConfig) -> list[Findin
         ignored = {value: "ignore" for value in sorted(high)}
         others = Choice(f"{shorten(high, 8)} are no class", {"label_map": ignored})
         return [_two(first, second, [Choice("both mean the same", ranks), others])]
-    binary = all(len(mask.values - {0}) <= 1 for mask in masks)
-    if binary and len(present) == 2 and present[0] > MOST_IDS:  # 128 and 255
-        one = {"label_map": dict.fromkeys(present, 1)} | _names(config, 2)
-        each = {
-            "label_map": {value: i for i, value in enumerate(present, 1)},
-            "classes": [str(i) for i in range(len(present) + 1)],
-        }
-        choices = [Choice("both mean the same", one)]
-        choices += [] if config.classes else [Choice("each is a class", each | {"lb_ignore": -1})]
-        return [_two(masks_with(masks, present[0]), masks_with(masks, present[-1]), choices)]
     return find_void_apart(masks, config, config.lb_ignore)
 
 
 def find_void_apart(masks: list[MaskValues], config: DataConfig, void: int) -> list[Finding]:
     """Find masks of 0 and `void`, which is ignored, where none has it beside an id above 0."""
+    if findings := find_binary(masks, config):
+        return findings
     apart = [mask for mask in masks if mask.values - {0} == {void}]
     with_ids = [mask for mask in masks if mask.values - {0, void} and void not in mask.values]
     mixed = any(void in mask.values and mask.values - {0, void} for mask in masks)
-    if void in LARGEST and not mixed and apart and not with_ids:  # bool as 16 bits
+    mapped = config.label_map.keys() - {0}
+    beside = any(mapped & mask.fact.mask.values.keys() for mask in masks)
+    if void in LARGEST and not mixed and apart and not with_ids and not beside:  # bool as 16 bits
         text = f"masks hold nothing but {void} beside 0"
         one = {"label_map": {void: 1}} | _names(config, 2)
         return [Finding("convention", True, text, [str(apart[0])], "", one)]
     # of masks without a 0, all may be void
     if void <= 0 or mixed or not with_ids or not any(0 in mask.values for mask in apart):
         return []
-    highest = max(set().union(*(mask.values for mask in with_ids)))
-    own = highest + 1 if highest > 1 and not config.classes else 1
+    held = set().union(*(mask.values for mask in with_ids))
+    own = max(held) + 1 if max(held) > 1 and not config.classes else 1
     choices = [
         Choice(f"{void} is class {own}", {"label_map": {void: own}}),
         Choice(f"{void} is ignored", {"label_map": {void: "ignore"}}),
     ]
+    if min(held - {0}) >= SPREAD and not config.classes:  # levels
+        choices = list_readings(held | {0, void}, config.label_map, void)
     return [_two(with_ids, apart, choices)]
+
+
+def find_binary(masks: list[MaskValues], config: DataConfig) -> list[Finding]:
+    """Find masks that hold one value each beside 0, and not all the same: 1, 128 and 255."""
+    present = sorted(set().union(*(mask.values for mask in masks)) - {0})
+    binary = all(len(mask.values - {0}) <= 1 for mask in masks)
+    if not binary or len(present) < 2 or present[1] <= MOST_IDS or 1 < present[0] <= MOST_IDS:
+        return []
+    if present[0] == 1 and len(present) == 2 or present[0] < 0:
+        return []
+    same = {value: 1 for value in present if value != 1}
+    choices = [Choice("all mean the same", {"label_map": same} | _names(config, 2))]
+    if not config.classes:
+        each = {value: i for i, value in enumerate(present, 1) if value != i}
+        names = [str(i) for i in range(len(present) + 1)]
+        fix = {"label_map": each, "classes": names, "lb_ignore": -1}
+        choices.append(Choice("each is a class", fix))
+    return [_two(masks_with(masks, present[0]), masks_with(masks, present[-1]), choices)]
 
 
 def _two(first: list[MaskValues], second: list[MaskValues], choices: list[Choice]) -> Finding:
@@ -203,6 +219,8 @@ def find_composed(masks: list[MaskValues], config: DataConfig) -> list[Finding]:
         high = sorted(value for value in held if value >= base)
         first = {value // base: value % base for value in reversed(high)}
         begins = sum(rest <= 1 for rest in first.values()) >= FROM_ONE * len(first)
+        tight = max(value % base for value in held) < base // 10 and len(first) > 1
+        begins |= tight and len(high) >= max(FEWEST_TIGHT, 2 * len(first))
         near = max((value % base for value in high), default=base) < base // 2
         files = Counter(i for m in masks for i in {v // base for v in m.values if v >= base})
         shared = 2 * sum(count > 1 for count in files.values()) >= len(first)

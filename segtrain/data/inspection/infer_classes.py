@@ -15,6 +15,7 @@ from segtrain.errors import SegtrainError, shorten
 MOST_CLASSES = 256  # more values than that are no classes, unless they are ids without a gap
 FEW_IDS = 4  # so many levels, and as few values between each two, are ids in any case
 SPREAD = 32  # values from here on are levels of grey, chosen to be seen, rather than ids
+FAR_OUT = 4  # a value of so many times the ids below may mark what has no class
 SAVE_AGAIN = "save the masks again, as PNG without smooth edges"
 
 
@@ -148,6 +149,11 @@ def list_readings(values: Collection[int], label_map: LabelMap, lb_ignore: int) 
         readings += [as_they_are] if as_they_are.fix not in [r.fix for r in readings] else []
         if lb_ignore in free:  # beside ids it is hardly a class
             readings = [*readings[1:], readings[0]]
+    below = ids - {highest}
+    far = highest >= max(FAR_OUT * len(below), 2 * FAR_OUT)
+    if far and not label_map and len(below) >= 2 and below == set(range(len(below))):
+        meaning = f"{highest} is ignored, {len(below)} classes"
+        readings.append(_reading(meaning, {highest: "ignore"}, len(below), lb_ignore))
     return readings if len(values) <= MOST_CLASSES else []
 
 

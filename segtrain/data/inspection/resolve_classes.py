@@ -81,7 +81,8 @@ def find_ambiguities(source: DataSource, facts: list[PairFacts], nodata: Nodata)
         if findings:
             return findings
     values = list_values(facts, nodata)
-    return find_conventions(values, merged) or find_instances(values, merged)
+    findings = find_conventions(values, merged) or find_instances(values, merged)
+    return findings or nodata.find_background()
 
 
 def infer_classes(source: DataSource, facts: list[PairFacts], nodata: Nodata) -> ResolvedClasses:

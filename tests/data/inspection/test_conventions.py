@@ -353,6 +353,19 @@ def test_white_of_16_bits_may_be_a_class(tmp_path: Path, mixed: bool, classes: b
         np.testing.assert_array_equal(ids, truth(int(number), 2))
 
 
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize(
+    "objects", [(1, 255, 128), (255, 65535), (1, 255, 65535), (100, 200, 255), (1, 254, 255)]
+)
+def test_any_number_of_values_may_be_the_object(tmp_path: Path, objects: tuple, classes: bool):
+    names = {"classes": ["a", "b"]} if classes else {}
+    masks = [truth(i, 2).astype(np.uint16) * objects[i % len(objects)] for i in range(6)]
+    path = write_set(tmp_path, masks)
+    error = only_error(inspect(path, **names))
+    for number, ids in read_all(path, **names | error.choices[0].fix).items():
+        np.testing.assert_array_equal(ids, truth(int(number), 2))
+
+
 # instances
 
 
@@ -415,6 +428,18 @@ def test_class_and_instance_in_one_number(tmp_path: Path, base: int, classes: li
         for sample in split:
             ids = survey.data_set.masks(sample.mask)
             assert (ids == truth(int(sample.image.stem))).all()
+
+
+def test_instances_may_be_numbered_through_all_classes(tmp_path: Path):
+    base = 1000
+    classes = [np.repeat(np.arange(12) * 7 % 4, W).reshape(H, W) for _ in range(6)]
+    number = 3 + np.arange(H)[:, None] // 2
+    masks = [np.where(mask, mask * base + number, 0).astype(np.uint16) for mask in classes]
+    path = write_set(tmp_path, masks)
+    error = only_error(inspect(path))
+    assert f"class * {base}" in error.text
+    for name, ids in read_all(path, **error.choices[0].fix).items():
+        np.testing.assert_array_equal(ids, classes[int(name)])
 
 
 def test_instances_are_not_taken_for_named_classes(tmp_path: Path):
