@@ -150,8 +150,9 @@ def rank_values(
     """
     ids, levels = (sorted(set().union(*(m.values for m in group))) for group in (first, second))
     top = max(ids, default=0)
-    even = {round(255 * rank / top) + off: rank for rank in range(1, top + 1) for off in (-1, 0, 1)}
-    if len(ids) == len(levels) and ids == list(range(ids[0], top + 1)) and ids[0] in (0, 1):
+    ranks = range(1, top + 1) if top < 256 else ()  # a damaged value may be huge
+    even = {round(255 * rank / top) + off: rank for rank in ranks for off in (-1, 0, 1)}
+    if len(ids) == len(levels) and top - ids[0] == len(ids) - 1 and ids[0] in (0, 1):
         pairs = [*((v, rank) for group in (ids, levels) for rank, v in enumerate(group))]
     elif len(levels) > 2 and all(level in even for level in levels if level) and 0 in ids:
         pairs = [(level, even.get(level, 0)) for level in levels]

@@ -56,6 +56,13 @@ def indexed(indices: np.ndarray, colours: Any) -> Image.Image:
     return image
 
 
+def test_a_huge_value_of_a_damaged_mask_costs_nothing(tmp_path: Path):
+    masks = [truth(0, 2).astype(np.int32) * value for value in (2**26, 2**26, 2**30)]
+    write = [lambda file, mask=mask: tifffile.imwrite(file, mask) for mask in masks]
+    found = inspect_data_set(DataConfig(path=write_set(tmp_path, write, ".tif")))
+    assert any(finding.error for finding in found.findings)
+
+
 def test_a_gif_of_grey_ids_beside_indexed_masks_contradicts_none(tmp_path: Path):
     """GIF has no grey: Pillow writes a palette of the levels themselves."""
     masks = [indexed(truth(i), COLOURS) for i in range(2)]
