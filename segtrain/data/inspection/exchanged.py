@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ DECODED = 6  # images that are read, spread over the set
 
 
 def find_photos(source: DataSource, facts: Sequence[PairFacts]) -> list[Finding]:
-    """Find masks most of which are photos, exchanged with the images if these are like masks."""
+    """Find masks that are photos: exchanged with images that are like masks, or most of all."""
     photos = [fact for fact in facts if _is_photo(fact)]
-    if not photos or 2 * len(photos) < len(facts):
+    if not photos:
         return []
     places = [str(fact.sample.mask) for fact in photos]
     if all(_has_few_values(fact) for fact in photos[:: -(-len(photos) // DECODED)]):
@@ -27,10 +28,10 @@ def find_photos(source: DataSource, facts: Sequence[PairFacts]) -> list[Finding]
             f"images and masks are exchanged: {len(photos)} masks hold photos, and their images "
             f"hold few values, such as {photos[0].sample.image}"
         )
-        fix = _exchange(source)
-        advice = "" if fix else "name each as the other: data.splits, or the columns of the list"
+        fix = _exchange(source, facts, photos)
+        advice = "" if fix else "name each as the other: files, data.splits or columns of the list"
         return [Finding("exchanged", True, text, places, advice, fix)]
-    if source.merged.classes:  # unknown values are reported with their masks
+    if 2 * len(photos) < len(facts) or source.merged.classes:  # reported with their masks
         return []
     text = (
         f"{len(photos)} masks hold too many values for classes, and none that most pixels have: "
@@ -58,8 +59,19 @@ def _has_few_values(fact: PairFacts) -> bool:
     return image.distinct <= min(MOST_MASK_VALUES, fact.mask.distinct // 4)
 
 
-def _exchange(source: DataSource) -> dict[str, Any]:
-    """Return the data.splits that exchange the folders, {} where a split has several."""
+def _exchange(
+    source: DataSource, facts: Sequence[PairFacts], photos: Sequence[PairFacts]
+) -> dict[str, Any]:
+    """Return the data.splits that exchange the folders of photos, but not of others.
+
+    {} where a split has several folders, or only few masks of a folder are photos.
+    """
+    read, found = (
+        Counter(fact.sample.mask.parent for fact in kind if isinstance(fact.sample.mask, Path))
+        for kind in (facts, photos)
+    )
+    if any(2 * count < read[folder] for folder, count in found.items()):
+        return {}
     splits: dict[str, dict[str, str]] = {}
     for split, samples in source.splits.items():
         masks = {sample.mask.parent for sample in samples if isinstance(sample.mask, Path)}
@@ -69,10 +81,10 @@ def _exchange(source: DataSource) -> dict[str, Any]:
         (image,), (mask,) = images, masks
         if not (image.is_relative_to(source.root) and mask.is_relative_to(source.root)):
             return {}
-        folders = {
-            "images": str(mask.relative_to(source.root)),
-            "masks": str(image.relative_to(source.root)),
-        }
+        sides = [str(folder.relative_to(source.root)) for folder in (image, mask)]
+        if mask in found or mask not in read and found.keys() == read.keys():
+            sides.reverse()
+        folders = dict(zip(("images", "masks"), sides, strict=True))
         if folders not in splits.values():  # held out of the same folders
             splits[split] = folders
     return {"splits": splits}

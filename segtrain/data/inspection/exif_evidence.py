@@ -14,6 +14,7 @@ UNCONFIRMED = (
     "look at 'segtrain check --preview FILE': where masks don't fit, data.exif: false reads photos "
     "as stored; data.exif: true ends this note"
 )
+LOOKED_AT = 50  # masks of a split whose headers are read for an orientation of their own
 ScannedSplits = dict[str, list[PairFacts | UnreadablePair]]  # by split
 
 
@@ -51,7 +52,25 @@ def weigh_orientations(
         )
         places = list(map(_describe, unproven))
         return scanned, [Finding("exif", False, text, places, UNCONFIRMED)]
-    return scanned, []
+    return scanned, _note_turned_masks(scanned)
+
+
+def _note_turned_masks(scanned: ScannedSplits) -> list[Finding]:
+    """Find masks whose files have an orientation, of photos without one, among some of each split.
+
+    Those turned by 90 degrees are errors of their sizes.
+    """
+    places = []
+    for pairs in scanned.values():
+        for pair in pairs[:: -(-len(pairs) // LOOKED_AT) or 1]:
+            if isinstance(pair, PairFacts) and pair.image.orientation == 1 and _has_own_tag(pair):
+                if pair.mask.size == pair.image.size:
+                    places.append(str(pair.sample.mask))
+    if not places:
+        return []
+    text = f"EXIF or TIFF turns or mirrors {len(places)} masks, not their photos"
+    advice = "look at 'segtrain check --preview FILE': where they don't fit, save the masks again"
+    return [Finding("exif", False, text, places, f"{advice}, without an orientation")]
 
 
 def _describe(pair: PairFacts) -> str:

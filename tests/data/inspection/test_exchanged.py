@@ -58,6 +58,20 @@ def test_splits_are_exchanged_each(cli):
     assert "images: masks/train" in text and "masks: images/val" in text
 
 
+def test_only_the_split_that_is_exchanged_is_exchanged(cli):
+    write_set(photo, ids, split="train")
+    write_set(lambda i: ids(i + 6), lambda i: photo(i + 6), split="val")
+    assert cli("check", SET, "--write-config", "c.yaml").code == 1
+    assert cli("check", "--config", "c.yaml").code == 0
+
+
+def test_an_exchanged_pair_is_named(cli):
+    write_set(lambda i: ids(i) if i == 2 else photo(i), lambda i: photo(i) if i == 2 else ids(i))
+    page = cli("check", SET)
+    assert page.code == 1 and "exchanged" in page.stdout and "masks/2.png" in page.stdout
+    assert "smooth" not in page.stdout and "data.splits: {" not in page.stdout
+
+
 @pytest.mark.parametrize("grey", [True, False])
 def test_overlays_and_probability_maps_are_named(cli, grey: bool):
     write_set(photo, lambda index: photo(index + 50, grey))

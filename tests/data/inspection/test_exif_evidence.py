@@ -80,6 +80,14 @@ def test_masks_that_are_turned_with_their_photos_are_right(tmp_path: Path, masks
     assert exif_findings(write_photos(tmp_path, [6, 3, 8, 1, 2, 5], masks)) == []
 
 
+def test_masks_that_alone_have_an_orientation_are_a_note(tmp_path: Path):
+    root = write_photos(tmp_path, [3, 1, 3, 1, 1, 1], "tagged")
+    for file in (root / "images").iterdir():
+        Image.fromarray(np.array(Image.open(file))).save(file)
+    (finding,) = exif_findings(root)
+    assert not finding.error and set(finding.places) == {"masks/0.png", "masks/2.png"}
+
+
 def test_upright_and_stored_masks_in_one_set_are_errors_of_their_files(tmp_path: Path):
     write_photos(tmp_path, [6, 8, 6, 6], "turned")
     write_photos(tmp_path, [6], first=4)
