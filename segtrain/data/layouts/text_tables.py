@@ -74,7 +74,8 @@ class Table:
 
     def count_known(self, is_known: IsKnown) -> list[int]:
         """Return the rows of the sample whose cell is known, for each column."""
-        return _count_known((row.cells for row in self.sample), is_known)
+        # a name with separators in it makes a row longer than the others
+        return _count_known((row.cells[: self.width] for row in self.sample), is_known)
 
     def split_header(
         self, columns: Iterable[int], is_content: IsKnown
