@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from segtrain.config import DataConfig, SplitConfig
@@ -18,6 +19,7 @@ from segtrain.data.layouts.class_masks import (
 from segtrain.data.layouts.explicit import describe_split, find_splits, split_sides
 from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.folders import ONE_FILE, join_path, walk_folder
+from segtrain.data.layouts.image_ends import are_channels, find_image_ends
 from segtrain.data.layouts.name_ends import cut_ends
 from segtrain.data.layouts.pair_finder import Candidate, find_candidates, splits_line
 from segtrain.data.layouts.pairing import ClassSource, Group, Listing, drop_zeros
@@ -35,6 +37,7 @@ def find_folder_pairs(config: DataConfig, root: Path, only_split: bool = False) 
     """
     candidates = find_candidates(list(walk_folder(root)))
     rivals = rank_candidates([c for c in candidates if not only_split or _has_train(c)])
+    rivals = [replace(c, image_ends=find_image_ends(c)) for c in rivals]
     if not rivals:
         return None
     found = rivals[0]
@@ -205,7 +208,7 @@ def list_class_masks(
     for split in found.splits:
         images: dict[str, list[str]] = {}
         for where, stem, folder, name in found.images.keyed_files([split], found.flat, found.keyed):
-            if core := cut_ends(stem, found.agreement.image):
+            if core := cut_ends(stem, found.image_cut(split)):
                 key = _pair_key(found, f"{where}/{core}")
                 images.setdefault(key, []).append(join_path(folder, name))
         groups[split] = [
@@ -273,11 +276,17 @@ def splits_of_variant(found: Candidate, label: str) -> dict[str, SplitConfig]:
 
 def refuse_channels(found: Candidate, root: Path) -> None:
     """Raise SegtrainError where several files are one image, such as nnU-Net's channels."""
-    most = max(found.agreement.image_endings.values(), default=0)
-    endings = [e for e, count in found.agreement.image_endings.items() if count >= CLEAR * most]
-    if len(endings) < 2:
+    counts = found.agreement.image_endings
+    endings = [e for e, count in counts.items() if count >= CLEAR * max(counts.values())]
+    if len(endings) < 2 or found.image_ends:
         return
     splits = found.split_configs()
+    if not are_channels(found, endings):
+        raise SegtrainError(
+            f"{root}: names in {splits[found.splits[0]].images} end in {shorten(endings)}, each of "
+            "other images; a split has one image_end: give each ending a folder and a split, or "
+            "write the pairs in a list (data.splits: {train: {list: train.csv}})"
+        )
     lines = [
         splits_line({s: c.model_copy(update={"image_end": end}) for s, c in splits.items()})
         for end in endings
@@ -306,9 +315,12 @@ def describe_rest(found: Candidate, splits: dict[str, SplitConfig], variants: bo
     """Return the end of the layout's description, about splits and files that are not read."""
     text = describe_lone_splits(found, splits)
     for place, family in enumerate((found.images, found.masks) if not found.is_within else ()):
-        side = split_sides(next(iter(splits.values())))[place]
-        names = [file[2] for files in family.files.values() for file in files]
-        unread = sum(side.cut(name) is None for name in names)
+        first = next(iter(splits.values()))
+        side = split_sides(first)[place]
+        unread = 0
+        for split, files in family.files.items():
+            own = split_sides(splits.get(split, first))[place]
+            unread += sum(own.cut(file[2]) is None for file in files)
         if place and unread > CLEAR * found.agreement.paired and not variants:
             raise SegtrainError(
                 f"{side.folder} has {unread} files besides those of {splits_line(splits)}: several "

@@ -67,6 +67,9 @@ def find_agreement(images: Sequence[Stem], masks: Sequence[Stem]) -> Agreement |
     if best and best.image[1] and not same and len(images) > best.paired:
         cores = {(where, cut_ends(stem, best.mask) or "") for where, stem in masks}
         best.image_endings = _count_endings(cores, images, best.image[0], None)
+        longest = sorted(best.image_endings, key=len, reverse=True)
+        cut = {(where, cut_longest(stem, best.image[0], longest)[0]) for where, stem in images}
+        best.paired = max(best.paired, len(cores & cut))
     return best
 
 
@@ -122,6 +125,8 @@ def _agree(
             best, rank = Agreement(ends, mask_ends, len(paired)), (len(paired), named)
     if best:
         own = ends if same else None
+        if same:  # x_mask is no image that x_mask_1 is of
+            cores = {(w, c) for w, c in cores if (w, cut_ends(c, best.mask) or "") not in cores}
         best.endings = _count_endings(cores, masks, best.mask[0], own)
     return best
 
@@ -181,6 +186,12 @@ def cut_ends(stem: str, ends: Ends) -> str | None:
     if len(stem) > len(start) + len(end) and stem.startswith(start) and stem.endswith(end):
         return stem[len(start) : len(stem) - len(end)]
     return None
+
+
+def cut_longest(stem: str, start: str, endings: Sequence[str]) -> tuple[str, str]:
+    """Return (what is left, ending) by the first of some endings, longest first; else two ''."""
+    found = ((core, end) for end in endings if (core := cut_ends(stem, (start, end))))
+    return next(found, ("", ""))
 
 
 def _common_ends(stems: Sequence[str]) -> list[Ends]:

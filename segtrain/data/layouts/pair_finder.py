@@ -6,7 +6,7 @@ Names decide what pairs; words in names of folders and files, then file types, w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import permutations
@@ -81,6 +81,7 @@ class Candidate:
     evidence: int  # that the second holds the masks: 2 by words, 1 by file types, 0 none
     suffixes: tuple[str, str] = ("", "")  # where only these tell images and masks apart
     flat: bool = False  # subfolders differ, names alone pair
+    image_ends: Mapping[str, str] = field(default_factory=dict)  # by split, where they differ
 
     @property
     def splits(self) -> list[str]:
@@ -120,6 +121,11 @@ class Candidate:
         """Return whether files pair within their split only."""
         return self.images.is_split and self.masks.is_split
 
+    def image_cut(self, split: str) -> tuple[str, str]:
+        """Return what the stems of a split's images begin and end with."""
+        start, end = self.agreement.image
+        return start, self.image_ends.get(split, end)
+
     def split_configs(self) -> dict[str, SplitConfig]:
         """Return data.splits; empty where they can't say which folders these are."""
         named = {}
@@ -129,7 +135,7 @@ class Candidate:
                 return {}
             fields = {
                 "image_start": self.agreement.image[0],
-                "image_end": self.agreement.image[1] + self.suffixes[0],
+                "image_end": self.image_cut(split)[1] + self.suffixes[0],
                 "mask_start": self.agreement.mask[0],
                 "mask_end": self.agreement.mask[1] + self.suffixes[1],
             }
