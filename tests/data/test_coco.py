@@ -612,6 +612,29 @@ def test_panoptic_masks_are_read(tmp_path: Path, void: int):
     assert [len(pair.mask_files) for pair in pairs] == [2, 2]
 
 
+@pytest.mark.parametrize("file, masks, images", [
+    ("panoptic.json", "panoptic", "images"),
+    ("train/panoptic.json", "train/panoptic", "train/images"),
+])  # fmt: skip
+def test_a_panoptic_json_is_found_beside_folders_of_pairs(tmp_path: Path, file, masks, images):
+    write_panoptic(tmp_path, [[70_000, 5, 0, 0, 300, 300]] * 4)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "annotations/panoptic_train2017.json").rename(tmp_path / file)
+    (tmp_path / "annotations/panoptic_train2017").rename(tmp_path / masks)
+    (tmp_path / "train2017").rename(tmp_path / images)
+    for n in (13, 14):
+        (tmp_path / images / f"{n:012d}.png").unlink()
+    found = find_pairs(DataConfig(), tmp_path)
+    assert found.format == "coco" and found.findings == [] and found.classes == ["cat", "sky"]
+    masks = [pair.mask for split in found.splits.values() for pair in split]
+    assert [np.unique(mask.values()).tolist() for mask in masks] == [[0, 3, 7]] * 2
+
+
+def test_a_name_of_two_categories_is_named(tmp_path: Path):
+    write(tmp_path / "annotations/train.json", tmp_path / "images")
+    assert find_pairs(DataConfig(), tmp_path).layout.count("each id of 'dog'") == 1
+
+
 def test_a_wrong_panoptic_mask_is_its_image_s_fault(tmp_path: Path):
     write_panoptic(tmp_path, [[70_000, 5, 0, 9, 301, 300]] * 4)
     (tmp_path / f"annotations/panoptic_train2017/{12:012d}.png").unlink()

@@ -33,7 +33,10 @@ Jsons = dict[str, tuple[Path, list[Path]]]  # by split: the JSON, folders that m
 
 
 def find_coco(config: DataConfig, root: Path) -> Listing | None:
-    """Find annotations/*.json with image folders, or SPLIT/_annotations.coco.json with images."""
+    """Find annotations/*.json with image folders, or SPLIT/_annotations.coco.json with images.
+
+    Also panoptic JSON files elsewhere: their masks would be taken for colours.
+    """
     files: Jsons = {
         split: (root / folder / "_annotations.coco.json", [root / folder])
         for split, names in (("train", ("train",)), ("val", ("valid", "val")), ("test", ("test",)))
@@ -42,7 +45,10 @@ def find_coco(config: DataConfig, root: Path) -> Listing | None:
     }
     unread: list[Path] = []
     if not files:
-        files, unread = split_jsons(root, list_jsons(root / "annotations"))
+        jsons = list_jsons(root / "annotations") or [
+            file for file in list_loose_jsons(root) if b'"segments_info"' in _read_start(file)
+        ]  # the colours of panoptic masks mean nothing without their JSON
+        files, unread = split_jsons(root, jsons)
     return list_coco(config, root, files, unread) if "train" in files else None
 
 
@@ -53,11 +59,7 @@ def find_loose_coco(config: DataConfig, root: Path) -> Listing | None:
     """
     if not root.is_dir():
         return None
-    with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
-    folders = [root, *(root / name for name in names)]
-    folders += [folder / "annotations" for folder in folders[1:]]
-    found = [file for folder in folders for file in list_jsons(folder) if is_coco(file)]
+    found = [file for file in list_loose_jsons(root) if is_coco(file)]
     files, unread = split_jsons(root, found)
     if not found or "train" in files:
         return list_coco(config, root, files, unread) if files else None
@@ -68,13 +70,23 @@ def find_loose_coco(config: DataConfig, root: Path) -> Listing | None:
     )
 
 
+def list_loose_jsons(root: Path) -> list[Path]:
+    """Return the JSON files in root, its folders and their annotations folders."""
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    folders = [root, *(root / name for name in names)]
+    folders += [folder / "annotations" for folder in folders[1:]]
+    return [file for folder in folders for file in list_jsons(folder)]
+
+
 def list_jsons(folder: Path) -> list[Path]:
     """Return the JSON files of a folder, without hidden ones and labelme's."""
     if not folder.is_dir():
         return []
-    files = [f for f in folder.iterdir() if f.suffix.lower() == ".json" and f.name[0] != "."]
-    if len(files) > MOST_JSONS:
+    names = [n for n in os.listdir(folder) if n.lower().endswith(".json") and n[0] != "."]
+    if len(names) > MOST_JSONS:
         return []
+    files = (folder / name for name in names)
     return sorted(file for file in files if b'"shapes"' not in _read_start(file, 4096))
 
 
@@ -152,8 +164,8 @@ def list_coco(config: DataConfig, root: Path, files: Jsons, unread: Sequence[Pat
         raise SegtrainError(f"{root}: some of its COCO JSON files are panoptic, others are not")
     background, empty = background_value(categories), find_empty(categories, labelled.values())
     if empty:
-        names = ", ".join(repr(categories[value]) for value in empty)
-        text = f"no class: {names} (without annotations; all others' group, or the background)"
+        unused = ", ".join(repr(categories[value]) for value in empty)
+        text = f"no class: {unused} (without annotations; all others' group, or the background)"
         listing.findings.append(Finding("group", False, text))
     kept = {value: name for value, name in categories.items() if value not in empty}
     listing.classes, listing.label_map = number_categories(kept, background, True in panoptic)
@@ -171,6 +183,9 @@ def list_coco(config: DataConfig, root: Path, files: Jsons, unread: Sequence[Pat
         if True in panoptic
         else "; masks are drawn, smaller objects over larger ones, background is class 0"
     )
+    values = list(kept.values())
+    if twice := sorted({name for name in values if values.count(name) > 1}):
+        listing.layout += f"; a class for each id of {shorten(map(repr, twice))}"
     return listing
 
 
@@ -206,6 +221,7 @@ def merge_categories(cocos: Sequence[Coco]) -> dict[int, str]:
             raise SegtrainError(
                 f"{cocos[0].file} and {coco.file} have different categories: "
                 + shorten(f"{key} {name!r}" for key, name in differing)
+                + "; give each category one id and one name in all files"
             )
         merged |= coco.categories
     return dict(sorted(merged.items()))
