@@ -218,8 +218,14 @@ def _is_decodable(page: TiffPage) -> bool:
 
 
 def _refuse_cut_off(file: TiffFile) -> None:
-    """Raise ValueError for pixels behind the file's end, which tifffile may read as zeros."""
+    """Raise ValueError for pixels behind the file's end, which tifffile may read as zeros.
+
+    So are those of strips that a damaged height asks for, after minutes where these are many.
+    """
     for page in file.pages:
+        shape = page.keyframe
+        if shape and len(page.dataoffsets) < math.prod(shape.chunked):
+            raise ValueError("strips of a TIFF are missing")
         ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
         if max(ends, default=0) > file.filehandle.size:
             raise ValueError("truncated TIFF")

@@ -359,3 +359,14 @@ def test_a_tiff_by_another_name_is_a_tiff(tmp_path: Path):
     values = random_values(1, "uint8", 4)
     write(tmp_path / "mask.png", values, photometric="miniswhite")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png").values, values[..., 0])
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("length", [6, 9, 1 << 23])
+def test_a_damaged_height_is_refused_at_once(tmp_path: Path, compression, length: int):
+    path = tmp_path / "mask.tif"
+    tifffile.imwrite(path, np.ones((4, 6), np.uint8), rowsperstrip=2, compression=compression)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["ImageLength"].overwrite(length)
+    with pytest.raises(SegtrainError, match="mask.tif.*(strips|damaged)"):
+        read_mask(path)
