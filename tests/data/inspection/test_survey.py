@@ -516,4 +516,5 @@ def test_files_of_odd_names(tmp_path: Path):
 
 def test_the_folder_of_a_located_section(cache: Path, tmp_path: Path):
     assert locate(DataConfig(path="demo")).root == demo_folder()
-    assert locate(DataConfig(path=str(tmp_path))).root == tmp_path.resolve()
+    (tmp_path / "set").mkdir()
+    assert locate(DataConfig(path=str(tmp_path / "set"))).root == (tmp_path / "set").resolve()
