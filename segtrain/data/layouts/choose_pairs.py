@@ -11,13 +11,15 @@ from pathlib import Path
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.layouts.class_masks import (
     MOST_SHARED,
+    NUMBER,
     are_binary,
+    group_objects,
     label_variants,
     measure_overlaps,
     merge_variants,
 )
 from segtrain.data.layouts.explicit import describe_split, find_splits, split_sides
-from segtrain.data.layouts.folder_words import read_name
+from segtrain.data.layouts.folder_words import NEITHER_WORDS, read_name
 from segtrain.data.layouts.folders import ONE_FILE, join_path, walk_folder
 from segtrain.data.layouts.image_ends import are_channels, find_image_ends
 from segtrain.data.layouts.name_ends import cut_ends
@@ -191,19 +193,24 @@ def name_variants(
             "the other? A pixel has one class: paint both in one file, or use one",
             [lines[i] for i in alike[:MOST_LINES]],
         )
-    return names
+    words = group_objects(names)
+    numbered = [word for word, name in zip(words, names, strict=True) if word != name]
+    if len(set(numbered)) == 1:  # of several words, the numbers can't be those of classes
+        raise SegtrainError(
+            f"{root}: several masks an image ({shorten(names)}): objects of one class? Then paint "
+            "them in one file; or classes? Then tell them apart by words"
+        )
+    return words
 
 
 def list_class_masks(
     root: Path, found: Candidate, variants: dict[str, dict[str, str]], names: list[str]
 ) -> Listing:
     """List the pairs of a data set that has a binary mask for each class of an image."""
-    classes = {
-        name: files
-        for name, files in sorted(zip(names, variants.values(), strict=True))
-        if name != "background"  # which is what no other class covers
-    }
-    masks = merge_variants(root, list(classes.values()))
+    classes = sorted({*names} - {"background"})  # which is what no other class covers
+    named = zip(names, variants.values(), strict=True)
+    parts = [(classes.index(name) + 1, files) for name, files in named if name in classes]
+    masks = merge_variants(root, sorted(parts, key=lambda part: part[0]))
     groups: dict[str, list[Group]] = {}
     for split in found.splits:
         images: dict[str, list[str]] = {}
@@ -223,6 +230,7 @@ def list_class_masks(
     layout += (
         f"; one mask a class ({', '.join(classes)}), merged: background is class 0, pixels of "
         "several classes are ignored"
+        + ("; numbers in names are of objects" if len({*names}) < len(names) else "")
     ) + describe_lone_splits(found, found.splits)
     overlap: dict[int, int | str] = {len(classes) + 1: "ignore"}
     folders = [{os.path.dirname(path) for path in files.values()} for files in variants.values()]
@@ -257,9 +265,33 @@ def choose_variant(
     rivals = [label for label in rivals if not read_name(label).is_rendering] or rivals
     rivals = [label for label in rivals if "trainid" in label.lower()] or rivals
     ways = [splits_of_variant(found, label) for label in rivals]
+    lines = [splits_line(way) for way in ways]
+    if two := find_two_masks(variants, rivals[0]):
+        raise_choice(
+            root,
+            f"several masks an image, such as {' and '.join(two)}: one an object? {ONE_FILE}: "
+            "paint them in one, or choose one where they are of several kinds",
+            lines,
+        )
     if len(ways) > 1:
-        raise_choice(root, "an image has several masks", [splits_line(way) for way in ways])
+        raise_choice(root, "an image has several masks", lines)
     return ways[0]
+
+
+def find_two_masks(variants: dict[str, dict[str, str]], chosen: str) -> list[str]:
+    """Return a mask of the chosen kind, and one of another kind that adds to it; [] for none.
+
+    That is one whose ending differs by a number, or which few images have: mask_1 beside mask.
+    """
+    mine = variants[chosen]
+    for label, files in variants.items():
+        alike = NUMBER.sub("", label) == NUMBER.sub("", chosen)
+        meaning, both = read_name(label), mine.keys() & files.keys()
+        other_kind = meaning.is_rendering or not NEITHER_WORDS.isdisjoint(meaning.words)
+        adds = alike or len(files) < CLEAR * len(mine) and not other_kind
+        if label != chosen and both and adds:
+            return [mine[min(both)], files[min(both)]]
+    return []
 
 
 def splits_of_variant(found: Candidate, label: str) -> dict[str, SplitConfig]:

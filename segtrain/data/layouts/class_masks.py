@@ -17,6 +17,8 @@ from segtrain.data.masks import LOSSY, grey_values
 from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError, shorten
 
+NUMBER = re.compile(r"[-_. (]*\d+\)?$")  # an object's: mask_1, mask (1)
+CLASS_WORDS = {"", "class", "cls", "category", "type"}  # whose numbers are those of classes
 SAMPLES = 5  # masks of each class that are read to see that they are binary
 MOST_SHARED = 0.25  # of the smaller mask's pixels; classes share a few at their borders
 
@@ -50,7 +52,8 @@ class ClassMasks(DrawnMask):
                     f"{path}: its size differs from that of {self.parts[0][1].name}, another "
                     "class's mask of the image"
                 )
-            merged[inside] = np.where(merged[inside], self.overlap, class_id)
+            free = np.isin(merged[inside], (0, class_id))  # objects of a class may touch
+            merged[inside] = np.where(free, class_id, self.overlap)
         return merged
 
 
@@ -114,10 +117,20 @@ def label_variants(variants: Sequence[str]) -> list[str]:
     return cut
 
 
-def merge_variants(root: Path, variants: Sequence[Mapping[str, str]]) -> dict[str, ClassMasks]:
-    """Return the masks by what their files' names share, of the files of classes 1, 2, ..."""
+def merge_variants(
+    root: Path, variants: Sequence[tuple[int, Mapping[str, str]]]
+) -> dict[str, ClassMasks]:
+    """Return the masks by what their files' names share, of class ids 1, 2, ... and their files."""
     parts: dict[str, list[tuple[int, Path]]] = {}
-    for class_id, files in enumerate(variants, 1):
+    for class_id, files in variants:
         for core, path in files.items():
             parts.setdefault(core, []).append((class_id, root / path))
-    return {core: ClassMasks(tuple(files), len(variants) + 1) for core, files in parts.items()}
+    overlap = max(class_id for class_id, _ in variants) + 1
+    return {core: ClassMasks(tuple(files), overlap) for core, files in parts.items()}
+
+
+def group_objects(names: Sequence[str]) -> list[str]:
+    """Return the names without the number at their end, if several then are one: road_0."""
+    words = [NUMBER.sub("", name) for name in names]
+    words = [n if w.lower() in CLASS_WORDS else w for w, n in zip(words, names, strict=True)]
+    return words if len(set(words)) < len(words) else list(names)
