@@ -57,6 +57,8 @@ def find_folder_pairs(config: DataConfig, root: Path, only_split: bool = False) 
             return list_class_masks(root, found, variants, names)
         splits = choose_variant(found, variants, root)
     listing = find_splits(config.model_copy(update={"splits": splits}), root)
+    if not config.exclude:  # by which the user has settled it
+        refuse_second_masks(listing, root)
     listing.unlabelled = frozenset(found.images.files) - splits.keys()
     listing.layout += describe_rest(found, splits, len(variants) > 1)
     return listing
@@ -276,6 +278,21 @@ def choose_variant(
     if len(ways) > 1:
         raise_choice(root, "an image has several masks", lines)
     return ways[0]
+
+
+def refuse_second_masks(listing: Listing, root: Path) -> None:
+    """Raise SegtrainError where x_1 without an image lies beside x, which has one."""
+    files = [(images, str(mask)) for g in listing.groups.values() for images, m in g for mask in m]
+    paired = {os.path.splitext(mask)[0]: mask for images, mask in files if images}
+    if any(NUMBER.sub("", stem) in paired for stem in paired):  # so are images numbered
+        return
+    for images, mask in files:
+        first = paired.get(NUMBER.sub("", os.path.splitext(mask)[0]))
+        if not images and first:
+            raise SegtrainError(
+                f"{root}: several masks an image, such as {first} and {mask}: one an object? "
+                f"{ONE_FILE}: paint them in one, or leave out what is none by data.exclude"
+            )
 
 
 def find_two_masks(variants: dict[str, dict[str, str]], chosen: str) -> list[str]:

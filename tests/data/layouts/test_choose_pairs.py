@@ -62,6 +62,7 @@ def test_endings_of_parts_are_no_channels(tmp_path: Path):
         ("masks/{n}_mask.png", "masks/{n}_mask (1).png"),
         ("images/{n}_mask.png", "images/{n}_mask_1.png"),
         ("masks/{n}_mask1.png", "masks/{n}_mask2.png"),
+        ("masks/x{n}.png", "masks/x{n}_1.png"),
         ("masks/mask_{n}_a.png", "masks/mask_{n}_b.png"),
     ],
 )
@@ -69,7 +70,8 @@ def test_second_masks_of_some_images_are_refused(
     tmp_path: Path, mask: str, other: str, several: int
 ):
     for n in range(6):
-        write(tmp_path, f"images/{n}.jpg" if "masks/" in mask else f"images/{n}.png")
+        name = f"x{n}" if "/x" in mask else n
+        write(tmp_path, f"images/{name}.jpg" if "masks/" in mask else f"images/{n}.png")
         write(tmp_path, mask.format(n=n), value=255)
         if n < several:
             write(tmp_path, other.format(n=n), value=255)
