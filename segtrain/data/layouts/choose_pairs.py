@@ -283,12 +283,14 @@ def choose_variant(
 def refuse_second_masks(listing: Listing, root: Path) -> None:
     """Raise SegtrainError where x_1 without an image lies beside x, which has one."""
     files = [(images, str(mask)) for g in listing.groups.values() for images, m in g for mask in m]
+    alone = [mask for images, mask in files if not images]
+    if not alone:
+        return
     paired = {os.path.splitext(mask)[0]: mask for images, mask in files if images}
     if any(NUMBER.sub("", stem) in paired for stem in paired):  # so are images numbered
         return
-    for images, mask in files:
-        first = paired.get(NUMBER.sub("", os.path.splitext(mask)[0]))
-        if not images and first:
+    for mask in alone:
+        if first := paired.get(NUMBER.sub("", os.path.splitext(mask)[0])):
             raise SegtrainError(
                 f"{root}: several masks an image, such as {first} and {mask}: one an object? "
                 f"{ONE_FILE}: paint them in one, or leave out what is none by data.exclude"
