@@ -249,7 +249,8 @@ def _decode_by_pillow(path: Path, page: TiffPage, header: TiffHeader, exact: boo
         if page.planarconfig == 2 and (divided or image.tile[0].codec_name != "libtiff"):
             raise refused
         if divided and mode == "RGBA":
-            image.tile = [image.tile[0]._replace(args=(str(raw).replace("a", "A"), *rest))]
+            tile = image.tile[0]
+            image.tile = [type(tile)(*tile[:3], (str(raw).replace("a", "A"), *rest))]
         if mode not in PILLOW_MODES:
             raise refused
         image.load()

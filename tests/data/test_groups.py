@@ -93,3 +93,16 @@ def test_whole_groups_about_the_fraction(numbers: list[int], fraction: float, se
     assert chosen and left and chosen.isdisjoint(left)
     # no nearer than the largest group is large
     assert abs(len(held) - fraction * len(paths)) <= max(Counter(groups).values())
+
+
+@pytest.mark.parametrize(
+    "pattern, groups",
+    [
+        ("^._", ["a_", "a_", "b_"]),
+        ("^a_(.)|^(b)", ["1", "2", "b"]),
+        ("^(a)_|(.+)", ["a", "a", "b_0.png"]),
+    ],
+)
+def test_a_group_is_what_the_pattern_finds(pattern: str, groups: list[str]):
+    paths = [Path("/set") / name for name in ("a_1.png", "a_2.png", "b_0.png")]
+    assert group_images(paths, pattern, Path("/set")) == groups

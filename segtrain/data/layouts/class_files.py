@@ -6,8 +6,9 @@ import csv
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -27,7 +28,8 @@ NAMED = re.compile(r"\s*[:=]\s*(?=[\[(]?\d)")  # between a name and its numbers
 HEX = re.compile(r"#([0-9a-fA-F]{6})(?:[0-9a-fA-F]{2})?")
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """A class by a file: its name, and the colour and the value of its pixels where it has them."""
 
     name: str
@@ -138,10 +140,12 @@ def _put_background_first(rows: list[Row]) -> list[Row]:
 
     It writes labels in the order of the task: https://github.com/cvat-ai/cvat/issues/2032.
     """
-    place = next((i for i, row in enumerate(rows) if row[:2] == ("background", BLACK)), 0)
+    place = next(
+        (i for i, row in enumerate(rows) if (row.name, row.colour) == ("background", BLACK)), 0
+    )
     if not place:
         return rows
-    rows = [row._replace(value=line) for line, row in enumerate(rows)]
+    rows = [replace(row, value=line) for line, row in enumerate(rows)]
     return [rows[place], *rows[:place], *rows[place + 1 :]]
 
 
@@ -243,7 +247,7 @@ def _rows_of(content: Any) -> list[Row]:
         return [
             Row(str(label), None, int(value))
             if isinstance(label, (str, int))
-            else _row_of(label)._replace(value=int(value))
+            else replace(_row_of(label), value=int(value))
             for value, label in pairs
         ]
     if all(isinstance(label, (list, str)) for _, label in pairs):
@@ -282,4 +286,4 @@ def _add_background(rows: list[Row]) -> list[Row]:
     if any(row.colour == BLACK or row.value == 0 for row in rows):
         return rows
     name = "background" if all(row.name != "background" for row in rows) else "unlabelled"
-    return [Row(name, BLACK), *(row._replace(value=None) for row in rows)]
+    return [Row(name, BLACK), *(replace(row, value=None) for row in rows)]

@@ -14,7 +14,7 @@ from parity import CASES
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[3]
-SHARDS = 4  # a process each, which costs 3 s of imports
+SHARDS = 2  # a process each, which costs 3 s of imports
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
