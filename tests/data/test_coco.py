@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -633,6 +634,18 @@ def test_a_panoptic_json_is_found_beside_folders_of_pairs(tmp_path: Path, file, 
 def test_a_name_of_two_categories_is_named(tmp_path: Path):
     write(tmp_path / "annotations/train.json", tmp_path / "images")
     assert find_pairs(DataConfig(), tmp_path).layout.count("each id of 'dog'") == 1
+
+
+def test_a_panoptic_json_without_its_masks_leaves_those_that_are_there(tmp_path: Path):
+    write_panoptic(tmp_path, [[70_000, 5, 0, 0, 300, 300]] * 4)
+    (tmp_path / "annotations/panoptic_train2017.json").rename(tmp_path / "panoptic.json")
+    shutil.rmtree(tmp_path / "annotations")
+    (tmp_path / "train2017").rename(tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    for image in (tmp_path / "images").iterdir():
+        Image.new("L", (6, 4)).save(tmp_path / "masks" / f"{image.stem}.png")
+    found = find_pairs(DataConfig(), tmp_path)
+    assert (found.format, found.findings) == ("pairs", [])
 
 
 def test_a_wrong_panoptic_mask_is_its_image_s_fault(tmp_path: Path):

@@ -49,7 +49,13 @@ def find_coco(config: DataConfig, root: Path) -> Listing | None:
             file for file in list_loose_jsons(root) if b'"segments_info"' in _read_start(file)
         ]  # the colours of panoptic masks mean nothing without their JSON
         files, unread = split_jsons(root, jsons)
-    return list_coco(config, root, files, unread) if "train" in files else None
+    if "train" not in files:
+        return None
+    listing = list_coco(config, root, files, unread)
+    if "panoptic" not in listing.layout or config.format == "coco":
+        return listing
+    # a panoptic JSON without any of its PNGs says nothing of the masks that are there
+    return listing if any(masks for of in listing.groups.values() for _, masks in of) else None
 
 
 def find_loose_coco(config: DataConfig, root: Path) -> Listing | None:

@@ -173,9 +173,12 @@ def test_a_colour_that_a_palette_has_twice_contradicts_nothing(tmp_path: Path):
     apart = [np.where(truth(i, 2), 1 + i % 2, 0) for i in range(4)]
     together = indexed(truth(4, 3), twice)
     masks = [*(indexed(mask, twice) for mask in apart), together]
-    read_all(write_set(tmp_path / "apart", masks))
+    expected = [*apart, truth(4, 3)]
+    for number, ids in read_all(write_set(tmp_path / "apart", masks)).items():
+        np.testing.assert_array_equal(ids, expected[int(number)])
     masks = [*(indexed(truth(i, 3), COLOURS[:3]) for i in range(4)), together]
-    read_all(write_set(tmp_path / "together", masks))
+    for number, ids in read_all(write_set(tmp_path / "together", masks)).items():
+        np.testing.assert_array_equal(ids, truth(int(number), 3))
 
 
 def test_colours_that_would_merge_classes_are_not_offered(tmp_path: Path):
