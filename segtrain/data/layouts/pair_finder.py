@@ -241,6 +241,8 @@ def _compare_within(family: FolderFamily) -> Iterator[Candidate]:
             if any(mask_ends):
                 found = replace(agreement, image=image_ends, mask=mask_ends)
                 yield Candidate(family, family, found, 2 * _ends_name_masks(found))
+        if any(_ends_name_masks(replace(agreement, image=i, mask=m)) for i, m in ends.items()):
+            return  # types of files say no more
     by_suffix: dict[str, FolderFamily] = {}
     for split, files in family.files.items():
         for file in files:

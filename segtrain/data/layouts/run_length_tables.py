@@ -131,6 +131,8 @@ def read_run_table(file: Path, index: ImageIndex) -> tuple[dict[str, RunsOfImage
     for split, of_split in by_split.items():
         for row in of_split:
             name, text = row.cells[names], row.cells[column]
+            if labels and len(row.cells) <= labels[0]:
+                raise SegtrainError(f"{file}: line {row.number} lacks {titles[labels[0]]}")
             label = row.cells[labels[0]].strip() if labels else ""
             if is_combined and (match := COMBINED.fullmatch(name)):
                 name, label = match.group("name", "label")

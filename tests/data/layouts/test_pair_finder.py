@@ -444,3 +444,11 @@ def test_one_of_several_endings_in_numbered_subfolders(tmp_path: Path):
     found = find_pairs(DataConfig(splits={"train": split}), tmp_path)
     pairs = [(pair.image.stem, pair.mask.stem) for s in found.splits.values() for pair in s]
     assert sorted(pairs) == [(f"{n}", f"{n:05}_skin") for n in range(6)]
+
+
+def test_types_of_files_make_no_rival_of_endings_that_name_masks(tmp_path: Path):
+    """One split has its own types of files."""
+    write(tmp_path, *(f"train/p{n}{end}" for n in range(2) for end in (".webp", "_mask.png")))
+    write(tmp_path, "test/p2.tif", "test/p2_mask.bmp")
+    splits = find_pairs(DataConfig(), tmp_path).splits
+    assert {name: len(pairs) for name, pairs in splits.items()} == {"train": 1, "val": 1, "test": 1}

@@ -190,3 +190,11 @@ def test_check_reads_them(tmp_path: Path):
     (tmp_path / "train.csv").write_text("\n".join(lines))
     found = inspect_data_set(DataConfig(path=str(tmp_path)))
     assert isinstance(found, Survey) and not [f for f in found.findings if f.error]
+
+
+def test_a_row_without_the_class_that_the_header_names_is_refused(tmp_path: Path):
+    names = photos(tmp_path)
+    lines = ["ImageId,EncodedPixels,ClassId", *(f"{name},1 3" for name in names)]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    with pytest.raises(SegtrainError, match="line 2 lacks ClassId"):
+        find_pairs(DataConfig(), tmp_path)
