@@ -25,6 +25,7 @@ from segtrain.config.loading import load_config, make_config
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.files import save_bytes
 from segtrain.models.segmentation import SegmentationModel, build_model
+from segtrain.models.weights import refuse_nonfinite
 from segtrain.version import __version__
 
 KEY = "segtrain"  # one key: with several the file's bytes would differ from save to save
@@ -127,10 +128,12 @@ def read_meta(path: Path) -> Meta:
 
 
 def read_checkpoint(path: Path) -> tuple[Meta, dict[str, Tensor]]:
-    """Return metadata and weights. Raise SegtrainError for any other file."""
+    """Return metadata and weights. Raise SegtrainError for any other file, and for NaN."""
     meta = read_meta(path)
     with translate_errors(lambda error: _not_ours(path, error)), safe_open(path, "pt") as file:
-        return meta, {name: file.get_tensor(name) for name in file.keys()}
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+    refuse_nonfinite(path, weights)
+    return meta, weights
 
 
 def _read_metadata(path: Path) -> str | None:

@@ -22,6 +22,7 @@ from segtrain.console import Note
 from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.models.checkpoint import is_checkpoint, read_checkpoint
 from segtrain.models.segmentation import SegmentationModel
+from segtrain.models.weights import refuse_nonfinite
 
 HUB_SECONDS = 3.0  # a hub behind a firewall never answers
 HEAD = "network.segmentation_head."
@@ -139,13 +140,15 @@ def _load_encoder(model: SegmentationModel, path: Path) -> Note:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     with _naming(path):
         if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
     if not isinstance(weights, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     ):
         raise SegtrainError(f"{path}: not a checkpoint (expected a dict of tensors)")
+    refuse_nonfinite(path, weights)
     return weights
 
 
