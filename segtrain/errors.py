@@ -1,5 +1,6 @@
 """Errors that the user sees in one line, without a traceback."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -25,10 +26,32 @@ class Stopped(SegtrainError):
         self.exit_code = 128 + signum
 
 
+def match_choice(given: str, known: Iterable[str]) -> str | None:
+    """Return the known name that `given` is, or spells alone among them; None where none is.
+
+    Letter case, `-`, `_` and blanks don't count, and `+` reads as `plus`.
+    """
+    names = dict.fromkeys(known)
+    if given in names:
+        return given
+    spelling = _spelling(given)
+    same = [name for name in names if _spelling(name) == spelling]
+    return same[0] if len(same) == 1 else None
+
+
 def did_you_mean(given: str, known: Iterable[str], limit: int = 3) -> str:
     """Return '; did you mean a, b?' with the known names closest to the given one, else ''."""
-    near = get_close_matches(given, list(known), n=limit, cutoff=0.5)
-    return f"; did you mean {', '.join(near)}?" if near else ""
+    by_spelling: dict[str, list[str]] = {}
+    for name in known:
+        by_spelling.setdefault(_spelling(name), []).append(name)
+    near = get_close_matches(_spelling(given), by_spelling, n=limit, cutoff=0.5)
+    names = [name for spelling in near for name in by_spelling[spelling]]
+    return f"; did you mean {', '.join(names[:limit])}?" if names else ""
+
+
+def _spelling(name: str) -> str:
+    """Return a name as choices compare it."""
+    return re.sub(r"[-_\s]", "", name.casefold()).replace("+", "plus")
 
 
 def first_line(error: BaseException) -> str:
