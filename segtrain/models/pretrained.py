@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Set
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import segmentation_models_pytorch as smp
@@ -138,6 +139,7 @@ def _load_encoder(model: SegmentationModel, path: Path) -> Note:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    weights: Any
     with _naming(path):
         if path.suffix == ".safetensors":
             weights = load_file(path)
