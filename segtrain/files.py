@@ -19,6 +19,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, by which writers choose a format. Raise SegtrainError
     where the file can't be written (full disk, read-only folder), with `path` unchanged.
     """
+    if path.exists() and not path.is_file():  # root could replace even /dev/null
+        raise SegtrainError(f"cannot write {path}: it exists and is no ordinary file")
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # ranks may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

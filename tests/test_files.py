@@ -26,6 +26,17 @@ def test_a_name_that_is_no_text_can_be_written(tmp_path: Path):
     assert path.read_text(encoding="utf-8") == "image\na\\udcff.png\n"
 
 
+@pytest.mark.parametrize(
+    "make", [lambda p: p.mkdir(), lambda p: os.mkfifo(p)], ids=["folder", "fifo"]
+)
+def test_only_files_are_replaced(tmp_path: Path, make):
+    path = tmp_path / "out"
+    make(path)
+    with pytest.raises(SegtrainError, match="out: it exists"):
+        save_text(path, "x")
+    assert list(tmp_path.iterdir()) == [path] and not path.is_file()
+
+
 @pytest.mark.parametrize("old", [None, "what was there"])
 @pytest.mark.parametrize("error", [ValueError("in the block"), KeyboardInterrupt()], ids=repr)
 def test_a_failing_block_changes_nothing(tmp_path: Path, old, error):
