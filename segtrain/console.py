@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, cut_middle
 
 Item = TypeVar("Item")
 
-# control characters, line separators, marks that reverse the reading direction, surrogates
-UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = (
+    r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"  # control characters, separators, surrogates
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks of the reading direction
+    # nothing to see
+    r"\xad\u115f\u1160\u200b\u2060-\u2064\u206a-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f"
+)
+# joiners belong to the letters and emoji that they follow
+UNSAFE = re.compile(rf"[{_UNSAFE}]|(?<![^\x00-\xff\u200c\u200d{_UNSAFE}])[\u200c\u200d]")
 
 
 @dataclass(frozen=True)
@@ -55,10 +64,33 @@ def accept_any_text() -> None:
     """Print characters that the encoding of stdout or stderr lacks as escapes instead of failing.
 
     File names need not be valid text, and the encoding of a terminal or file may be ASCII.
+    Warnings and logs of libraries, which repeat names, are made safe as well.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
+    if logging.lastResort:  # prints what a library logs where nothing is set up
+        logging.lastResort.setFormatter(_SafeFormatter())
+
+
+class _SafeFormatter(logging.Formatter):
+    """A formatter of log records whose lines are safe for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(safe, super().format(record).split("\n")))
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    kind = "" if category is UserWarning else f" ({category.__name__})"
+    write(f"warning: {cut_middle(' '.join(str(message).split()), 1000)}{kind}", stderr=True)
 
 
 def write(line: object = "", *, stderr: bool = False) -> None:
@@ -148,13 +180,20 @@ def safe(text: object) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
-        code -= 0xDC00
+    # 0xdc80 to 0xdcff: a byte of a file name that is not UTF-8
+    return escape_character(chr(code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code))
+
+
+def escape_character(character: str) -> str:
+    r"""Return \xNN, \uNNNN or \UNNNNNNNN, as in Python."""
+    code = ord(character)
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def _json_escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+    return json.dumps(match[0])[1:-1]
 
 
 def progress(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:

@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+LONGEST = 300  # characters of a library's message
+# sentences of torch on a file that it won't read; the reason stands in another one
+ADVICE = re.compile(r"(?i)weights_only|safe_globals|trust|will likely succeed|still be loaded")
+
 
 class SegtrainError(Exception):
     """Wrong input: the message says what was given, what is allowed and what to do."""
@@ -55,8 +59,26 @@ def _spelling(name: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of an exception's message, or its type where it has none.
+
+    Of torch's refusal to unpickle a file, the reason alone: its advice is to run the file's code.
+    """
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0]
+    if isinstance(error, KeyError):  # its message is the key alone
+        line = f"KeyError: {line}"
+    if "weights_only" in text:
+        text = text.replace("Cannot use ``weights_only=True`` with", "torch refuses")
+        sentences = [part.strip() for part in re.split(r"\n+|(?<=\.) ", text)]
+        reasons = [s for s in sentences if s and not ADVICE.search(s) and "https:" not in s]
+        line = reasons[-1].rpartition("WeightsUnpickler error: ")[2] if reasons else "no tensors"
+    return cut_middle(line, LONGEST)
+
+
+def cut_middle(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters: a longer one without its middle."""
+    head = limit * 2 // 3
+    return text if len(text) <= limit else f"{text[:head]}…{text[head + 1 - limit :]}"
 
 
 def shorten(items: Iterable[object], limit: int = 3) -> str:

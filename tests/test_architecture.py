@@ -189,8 +189,8 @@ def test_only_the_console_prints():
     assert {module for module, calls in printing.items() if calls} == {"segtrain.console"}
 
 
-def test_logging_only_silences_libraries():
-    silencers = {"segtrain.distributed.fabric", "segtrain.data.tiff"}
+def test_logging_only_silences_libraries_or_makes_them_safe():
+    silencers = {"segtrain.console", "segtrain.distributed.fabric", "segtrain.data.tiff"}
     assert modules_importing("logging") == silencers
     source = FILES["segtrain.distributed.fabric"].read_text()
     assert source.count("logging.getLogger(") == source.count(".setLevel(") == 1

@@ -25,6 +25,10 @@ NAMES = {
     "\ud834 alone": r"\ud834 alone",
     "line\u2028separator": r"line\u2028separator",
     "txt\u202egnp": r"txt\u202egnp",
+    "road\u200b\u200d": r"road\u200b\u200d",
+    "\u3164": r"\u3164",
+    "tag\U000e0041": r"tag\U000e0041",
+    "می\u200cخواهم 👩\u200d🚒 ❤\ufe0f": "می\u200cخواهم 👩\u200d🚒 ❤\ufe0f",
     "[bold]no[/bold]": "[bold]no[/bold]",
     "[/]": "[/]",
     ":smile:": ":smile:",
@@ -124,10 +128,25 @@ def test_closed_streams_stop_no_command(closed: str):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_full_disk_is_one_line():
-    done = run("from segtrain.cli.app import app; app(['--version'])", "> /dev/full")
+@pytest.mark.parametrize("options", [["--version"], ["--help"], ["fit", "--help"], []], ids=str)
+def test_a_full_disk_is_one_line(options: list[str]):
+    done = run(f"from segtrain.cli.app import app; app({options})", "> /dev/full")
     assert done.returncode == 1
     assert done.stderr == "error: cannot write to stdout: No space left on device\n"
+
+
+def test_warnings_and_logs_of_libraries_are_inert(monkeypatch, capsys):
+    script = """
+import logging, warnings
+from segtrain.console import accept_any_text
+accept_any_text()
+warnings.warn("a\\x1b[31m\\nb" + "c" * 9999)
+logging.getLogger("lib").warning("d\\x1b[31m %s", "\\u202e")
+"""
+    done = run(script)
+    warning, logged = done.stderr.splitlines()
+    assert warning.startswith(r"warning: a\x1b[31m bccc") and len(warning) < 1100
+    assert logged == r"d\x1b[31m \u202e"
 
 
 def test_a_name_in_an_error_is_inert(cli):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from segtrain.console import safe
 from segtrain.errors import SegtrainError
-from segtrain.files import save_bytes, save_csv, save_text, whole_file
+from segtrain.files import read_csv, save_bytes, save_csv, save_text, whole_file
 
 
 def test_writes_a_file_and_its_folders(tmp_path: Path):
@@ -24,6 +28,34 @@ def test_a_name_that_is_no_text_can_be_written(tmp_path: Path):
     path = tmp_path / "names.csv"
     save_csv(path, [{"image": os.fsdecode(b"a\xff.png")}])
     assert path.read_text(encoding="utf-8") == "image\na\\udcff.png\n"
+    assert read_csv(path) == [{"image": os.fsdecode(b"a\xff.png")}]
+
+
+# what escapes and quotes are made of
+AWKWARD = st.text(
+    st.sampled_from("\\xu50cU1b=+-@'\t\r\n\x1b\x85\ud800\udc80\u202e\u200d＝ä,\"\U000e0001")
+)
+
+
+@given(st.lists(st.lists(AWKWARD | st.text(), min_size=3, max_size=3), min_size=1), st.floats())
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_texts_are_inert_in_a_table_and_read_back_as_they_were(tmp_path: Path, rows, number: float):
+    header = dict.fromkeys(rows[0])
+    table = [dict(zip(header, row, strict=False)) for row in rows]
+    save_csv(tmp_path / "t.csv", table)
+    assert read_csv(tmp_path / "t.csv") == table
+    with open(tmp_path / "t.csv", encoding="utf-8", newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not any(cell.startswith(tuple("=+-@\t\r")) or safe(cell) != cell for cell in cells)
+    save_csv(tmp_path / "t.csv", [{"n": number}])
+    assert read_csv(tmp_path / "t.csv") == [{"n": str(number)}]  # -0.5 is a number
+
+
+def test_a_formula_and_names_of_older_tables(tmp_path: Path):
+    save_csv(tmp_path / "t.csv", [{"image": "=1+1", "iou": -0.5}, {"image": "-a", "iou": 1}])
+    assert (tmp_path / "t.csv").read_text() == "image,iou\n'=1+1,-0.5\n'-a,1\n"
+    (tmp_path / "t.csv").write_text("image\n'a'\n-a\n\n")  # as written before there were quotes
+    assert read_csv(tmp_path / "t.csv") == [{"image": "'a'"}, {"image": "-a"}]
 
 
 @pytest.mark.parametrize(

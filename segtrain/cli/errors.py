@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -14,22 +15,23 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from segtrain.console import accept_any_text, write, write_lines
+from segtrain.console import accept_any_text, safe, write, write_lines
 from segtrain.errors import SegtrainError, Stopped
 from segtrain.version import DISTRIBUTION, __version__
 
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class OneLineErrors(TyperGroup):
     """Command group that prints a SegtrainError or a wrong option as one line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer keeps its type private
-        if not args:
-            write_lines(ctx.get_help())
-            raise typer.Exit(2)
-        # --debug may stand anywhere; it is the group's option, so it goes first
         with _one_line("--debug" in args):
+            if not args:
+                write_lines(ctx.get_help())
+                raise typer.Exit(2)
+            # --debug may stand anywhere; it is the group's option, so it goes first
             return super().parse_args(ctx, sorted(args, key=lambda arg: arg != "--debug"))
 
     def invoke(self, ctx: Any) -> Any:
@@ -61,6 +63,10 @@ def _one_line(debug: bool) -> Iterator[None]:
         _print_error(error if isinstance(error, SegtrainError) else _explain_usage(error))
         raise typer.Exit(error.exit_code) from None
     except Exception as error:
+        # typer prints help pages itself; whatever else is written names its file
+        if isinstance(error, OSError) and error.errno in DISK_FULL and error.filename is None:
+            _print_error(f"cannot write to stdout: {error.strerror}")
+            raise typer.Exit(1) from None
         log = _save_traceback()
         if debug:
             write_lines(traceback.format_exc(), stderr=True)
@@ -96,8 +102,8 @@ def _save_traceback() -> str:
     with tempfile.NamedTemporaryFile(
         "w", prefix="segtrain-error-", suffix=".log", delete=False, errors="backslashreplace"
     ) as file:
-        file.write(f"segtrain {__version__}\n{' '.join(sys.argv)}\n\n")
-        traceback.print_exc(file=file)
+        lines = [f"segtrain {__version__}", " ".join(sys.argv), ""]
+        file.writelines(f"{safe(line)}\n" for line in [*lines, *traceback.format_exc().split("\n")])
         return file.name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shlex
 import sys
@@ -18,7 +17,7 @@ from segtrain.errors import SegtrainError, first_line, shorten, translate_errors
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.pictures import paint_extremes
-from segtrain.files import save_csv, save_json
+from segtrain.files import read_csv, save_csv, save_json
 from segtrain.metrics import bootstrap, calibration
 from segtrain.metrics.confusion import Scores, score_counts, score_matrix
 from segtrain.render.plots import save_confusion
@@ -181,16 +180,13 @@ def read_history(table: Path) -> list[dict[str, float | None]] | None:
     """Return the rows of a run's metrics.csv, None without the file. Raise where it is damaged."""
     if not table.is_file():
         return None
-    with (
-        translate_errors(
-            lambda error: (
-                f"{table}: damaged ({first_line(error)}); restore it, or remove it for a report "
-                "without training curves"
-            )
-        ),
-        open(table, encoding="utf-8", newline="") as file,
+    with translate_errors(
+        lambda error: (
+            f"{table}: damaged ({first_line(error)}); restore it, or remove it for a report "
+            "without training curves"
+        )
     ):
-        rows = list(csv.DictReader(file))
+        rows = read_csv(table)
         return [
             {key: float(text) if text else None for key, text in row.items()}
             | {"epoch": int(row["epoch"])}  # curves are drawn over it

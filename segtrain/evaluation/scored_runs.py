@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import BaseModel
 from segtrain.config import Config
 from segtrain.config.loading import load_config
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
+from segtrain.files import read_csv
 from segtrain.runs.folder import CONFIG, ENVIRONMENT
 
 
@@ -69,8 +69,7 @@ def read_scored_run(run: Path, split: str) -> ScoredRun:
         classes = [row["name"] for row in metrics["classes"]]
         if not classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("metrics.json names no classes")
-        with open(folder / "per_image.csv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_csv(folder / "per_image.csv")
         counts = {row["image"]: parse_counts(row, classes) for row in rows}
         groups = {row["image"]: row["group"] for row in rows}
     if len(counts) < len(rows) or not any(each.any() for each in counts.values()):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import QUICK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -166,3 +170,35 @@ def test_metadata_of_wrong_types(key: str, value: object, trained: Path, tmp_pat
         parse_meta(tmp_path / "bad.safetensors", json.dumps(fields | {key: value}))
     assert key in str(raised.value) or key == "config"
     assert "\n" not in str(raised.value)
+
+
+class RunsCode:
+    """An object whose file would run a command as it is read."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch ran",)
+
+
+def write_tar(path: Path) -> None:
+    with tarfile.open(path, "w") as file:
+        file.add(__file__)
+
+
+# what the line names as the reason
+REFUSED = {
+    "module": (lambda path: torch.save(torch.nn.Linear(1, 1), path), "Linear"),
+    "code": (lambda path: torch.save({"a": RunsCode()}, path), "system"),
+    "code pickled": (lambda path: path.write_bytes(pickle.dumps(RunsCode(), 2)), "system"),
+    "page": (lambda path: path.write_text("<!DOCTYPE html>"), "operand"),
+    "tar": (write_tar, "tar"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_nobody_is_advised_to_run_a_files_code(cli, kind: str, pairs: Path, tmp_path: Path):
+    write, reason = REFUSED[kind]
+    write(tmp_path / "w.pt")
+    error = cli("fit", "--data", pairs, *QUICK, "--weights", "w.pt").error
+    assert "w.pt: not a checkpoint" in error and reason in error and len(error) < 400
+    assert not re.search("weights_only|safe_globals|trust", error)
+    assert not (tmp_path / "ran").exists()
