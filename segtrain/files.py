@@ -1,10 +1,12 @@
 """Files written whole or not at all: text, bytes, JSON, CSV; and the cache folder."""
 
 import csv
+import errno
 import io
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from segtrain.errors import SegtrainError
 # what a spreadsheet takes for a formula, also behind the quote that keeps it from doing so
 FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))")
+SHELL_PIPES = ("/dev/fd/", "/dev/stdin", "/dev/null")
 
 
 @contextmanager
@@ -39,6 +42,19 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def refuse_special(path: Path) -> None:
+    """Raise OSError for what exists and is no file: a pipe would never end, nor a device.
+
+    A pipe of the shell's, as of <(command), is read.
+    """
+    status = path.stat()
+    if stat.S_ISREG(status.st_mode) or str(path).startswith(SHELL_PIPES):
+        return
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+    raise OSError(errno.EINVAL, f"{kind}, not a file", str(path))
 
 
 def stamp_files(*paths: Path) -> tuple[int, int] | None:

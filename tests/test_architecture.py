@@ -189,6 +189,19 @@ def test_only_the_console_prints():
     assert {module for module, calls in printing.items() if calls} == {"segtrain.console"}
 
 
+def test_one_call_opens_images():
+    """It names the formats; Pillow's and OpenCV's other readers never see a file."""
+    readers = re.compile(r"(.*\.)?(Image\.open|imread|imageio\..*|io\.(read|decode)_image)")
+    calls = {
+        (module, ast.unparse(node))
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and readers.fullmatch(ast.unparse(node.func))
+    }
+    assert calls == {("segtrain.data.formats", "Image.open(source, formats=FORMATS)")}
+    assert "PIL.Image.open" not in set().union(*map(imported_names, TREES.values()))
+
+
 def test_logging_only_silences_libraries_or_makes_them_safe():
     silencers = {"segtrain.console", "segtrain.distributed.fabric", "segtrain.data.tiff"}
     assert modules_importing("logging") == silencers

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
 import warnings
 import zlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from segtrain.config import DataConfig
+from segtrain.data.formats import name_content, open_known, read_beginning
 from segtrain.errors import SegtrainError, first_line, translate_errors
+from segtrain.files import refuse_special
 
 IMAGE_SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
@@ -28,6 +30,7 @@ MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
 ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 EXIF_ORIENTATION = 0x0112
 ANIMATED = ("GIF", "WEBP", "PNG")
+CHUNK = 1 << 20  # bytes read at a time
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 ORIENTATION_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp")
@@ -48,9 +51,15 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # Pillow only warns at first; `refuse_bomb` enforces data.max_pixels
 
 
-def translate_decoding(path: Path) -> AbstractContextManager[None]:
-    """Turn a decoder's exception into a SegtrainError that names the file and the reason."""
-    return translate_errors(lambda error: f"{path}: {explain_damage(error)}")
+@contextmanager
+def translate_decoding(path: Path) -> Iterator[None]:
+    """Turn a decoder's exception into a SegtrainError that names the file and the reason.
+
+    Pipes, devices and folders are refused unread.
+    """
+    with translate_errors(lambda error: f"{path}: {explain_damage(error)}"):
+        refuse_special(path)
+        yield
 
 
 def raw_modes(image: ImageFile.ImageFile) -> str:
@@ -67,28 +76,29 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -
     """Return the decoded image in the file's own mode, no TIFF, with raw_modes in info["raw"].
 
     Without `upright` it is as stored; the orientation that EXIF names is in info["orientation"].
-    Raises SegtrainError for a file that is not one whole image. A PNG's checksums are verified
-    first: Pillow decodes damaged pixels without an error.
+    Raises SegtrainError for a file that is not one whole image. A PNG's checksums are verified:
+    Pillow decodes damaged pixels without an error.
     """
-    with translate_decoding(path):
-        content = path.read_bytes()
-        refuse_damaged_png(content)
-        with Image.open(io.BytesIO(content)) as image:
-            refuse_bomb(path, image.size, max_pixels)
-            refuse_animation(path, image)
-            raw, kind = raw_modes(image), image.format
-            image.load()
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-            if upright:
-                ImageOps.exif_transpose(image, in_place=True)  # without a copy
-            image.info["raw"], image.format = raw, kind
-            image.info["orientation"] = orientation
-            return image
+    with translate_decoding(path), open(path, "rb") as file, open_known(file) as image:
+        refuse_bomb(path, image.size, max_pixels)
+        refuse_animation(path, image)
+        if image.format == "PNG":
+            place = file.tell()
+            refuse_damaged_png(file)
+            file.seek(place)
+        raw, kind = raw_modes(image), image.format
+        image.load()
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)  # without a copy
+        image.info["raw"], image.format = raw, kind
+        image.info["orientation"] = orientation
+        return image
 
 
 def image_size(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -> tuple[int, int]:
     """Return (height, width) of an image that is no TIFF, after EXIF's rotation if `upright`."""
-    with translate_decoding(path), Image.open(path) as image:
+    with translate_decoding(path), open_known(path) as image:
         refuse_bomb(path, image.size, max_pixels)
         refuse_animation(path, image)
         width, height = image.size
@@ -132,10 +142,17 @@ def read_array(path: Path, max_pixels: int = MAX_PIXELS, channels: int = 3) -> n
     """Return the values of a .npy file, of any channels and type."""
     with translate_decoding(path):
         # mapped, so that its shape is known before any value is read
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = map_array(path)
         refuse_bomb(path, values.shape, max_pixels, channels)
         # torch and OpenCV refuse a foreign byte order
         return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def map_array(path: Path) -> np.ndarray:
+    """Return a .npy file as an array that is read where it is used; runs no pickle."""
+    if not (start := read_beginning(path)).startswith(b"\x93NUMPY"):
+        raise ValueError(f"its content is {name_content(start) or 'not that of a .npy file'}")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def read_deep_png(path: Path) -> np.ndarray:
@@ -196,22 +213,20 @@ def refuse_bomb(path: Path, shape: tuple[int, ...], max_pixels: int, channels: i
         )
 
 
-def refuse_damaged_png(content: bytes) -> None:
+def refuse_damaged_png(file: IO[bytes]) -> None:
     """Raise ValueError where a PNG is cut off or a chunk's checksum is wrong."""
-    if not content.startswith(PNG_SIGNATURE):
-        return
-    start = len(PNG_SIGNATURE)  # of a chunk: length, kind, data, checksum of kind and data
-    while start < len(content):
-        length = int.from_bytes(content[start : start + 4])
-        end = start + 8 + length
-        if end + 4 > len(content):
+    file.seek(len(PNG_SIGNATURE))  # then chunks: length, kind, data, checksum of kind and data
+    while len(head := file.read(8)) == 8:
+        left, checksum = int.from_bytes(head[:4]), zlib.crc32(head[4:])
+        while left and (data := file.read(min(left, CHUNK))):
+            checksum = zlib.crc32(data, checksum)
+            left -= len(data)
+        if left or len(stored := file.read(4)) < 4:
             raise ValueError("truncated PNG")
-        checksum = zlib.crc32(memoryview(content)[start + 4 : end])
-        if checksum != int.from_bytes(content[end : end + 4]):
+        if checksum != int.from_bytes(stored):
             raise ValueError("broken PNG: a checksum differs")
-        if content[start + 4 : start + 8] == b"IEND":
+        if head[4:] == b"IEND":
             return
-        start = end + 4
     raise ValueError("truncated PNG: it has no end")
 
 
@@ -219,8 +234,9 @@ def explain_damage(error: BaseException) -> str:
     """Return why a decoder failed and what to do, in one clause."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if isinstance(error, UnidentifiedImageError):  # its text names a buffer, not the file
-        return "not an image that can be read; replace or remove it"
+    if isinstance(error, UnidentifiedImageError):
+        content = f" (its content is {error})" if str(error) else ""
+        return f"not an image that can be read{content}; replace or remove it"
     text = first_line(error)
     if "imagecodecs" in text:
         return (

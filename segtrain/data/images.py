@@ -15,6 +15,7 @@ from segtrain.data.decoding import (
     ROTATED_ORIENTATIONS,
     image_size,
     is_deep,
+    map_array,
     open_image,
     raw_modes,
     read_array,
@@ -22,6 +23,7 @@ from segtrain.data.decoding import (
     translate_decoding,
     turn_upright,
 )
+from segtrain.data.formats import open_known
 from segtrain.data.tiff import TiffHeader, is_tiff, read_tiff, read_tiff_header
 from segtrain.errors import SegtrainError
 
@@ -87,7 +89,7 @@ class ImageReader:
             turned = self.upright and header.orientation in ROTATED_ORIENTATIONS
             return (width, height) if turned else (height, width)
         size = image_size(path, self.max_pixels, self.upright)
-        with Image.open(path) as image:
+        with open_known(path) as image:
             self._refuse_other_bands(image, path)
         return size
 
@@ -219,10 +221,10 @@ def read_header(path: Path) -> tuple[int, bool, bool]:
     """
     with translate_decoding(path):
         if path.suffix.lower() == ".npy":
-            return 1, False, np.load(path, mmap_mode="r", allow_pickle=False).dtype == np.uint16
+            return 1, False, map_array(path).dtype == np.uint16
         if is_tiff(path):
             header = read_tiff_header(path, NO_LIMIT)
             return header.orientation, header.has_alpha, header.dtype == np.uint16
-        with Image.open(path) as image:
+        with open_known(path) as image:
             deep = is_deep(raw_modes(image)) or image.mode.startswith("I")
             return read_orientation(image), image.mode in ALPHA_MODES, deep

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from segtrain.config.types import Colour
+from segtrain.data.decoding import translate_decoding
+from segtrain.data.formats import open_known
 from segtrain.data.mask_options import MaskOptions
 from segtrain.data.stored_masks import StoredMask
 from segtrain.errors import SegtrainError
@@ -64,11 +66,9 @@ def resolve_indices(mask: StoredMask, palette: Palette | None, options: MaskOpti
 
 def is_indexed(path: Path) -> bool:
     """Return whether an image has a palette, by its header; False where that can't be read."""
-    try:
-        with Image.open(path) as image:
-            return image.mode in ("P", "PA")
-    except (OSError, ValueError, SyntaxError):
-        return False
+    with suppress(SegtrainError), translate_decoding(path), open_known(path) as image:
+        return image.mode in ("P", "PA")
+    return False
 
 
 def as_colours(values: np.ndarray, palette: Palette) -> np.ndarray:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from segtrain.data.coco import whole_number
 from segtrain.data.decoding import MAX_PIXELS
 from segtrain.data.drawn import DrawnMask
+from segtrain.data.formats import open_known
 from segtrain.data.images import read_size
 from segtrain.data.regions import Region, RegionMask, Shape, draw_regions, pack_polygons
 from segtrain.errors import SegtrainError, first_line, translate_errors
@@ -173,7 +173,7 @@ def _read_crop(encoded: str, corners: Sequence, size: tuple[int, int] | None) ->
         raise ValueError("a mask without imageHeight and imageWidth")
     (left, top), (right, bottom) = ([round(number) for number in corner] for corner in corners)
     height, width = bottom - top + 1, right - left + 1
-    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+    with open_known(io.BytesIO(base64.b64decode(encoded))) as image:
         inside = min(left, top) >= 0 and right < size[1] and bottom < size[0]
         if image.size != (width, height) or not inside or width * height > MAX_PIXELS:
             raise ValueError(f"a mask of {image.size} pixels in a box of {(width, height)}")

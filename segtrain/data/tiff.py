@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffFrame, TiffPage
 
 from segtrain.data.decoding import (
@@ -21,6 +21,7 @@ from segtrain.data.decoding import (
     translate_decoding,
     turn_back,
 )
+from segtrain.data.formats import open_known
 from segtrain.errors import SegtrainError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
@@ -238,7 +239,7 @@ def _decode_by_pillow(path: Path, page: TiffPage, header: TiffHeader, exact: boo
     if header.pages > 1 or not known:
         raise refused
     try:
-        image = Image.open(path)
+        image = open_known(path)
     except UnidentifiedImageError:
         raise refused
     with image:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from segtrain.render.overlay import RIGHT, WRONG, ClassColours, paint_kept, to_image
@@ -111,7 +112,7 @@ def paint_ids(ids: np.ndarray, colours: ClassColours) -> bytes:
 
 def repaint_png(ids: bytes, colours: ClassColours) -> bytes:
     """Return a PNG of class ids as a PNG in the classes' colours."""
-    return paint_ids(np.asarray(Image.open(io.BytesIO(ids))), colours)
+    return paint_ids(np.asarray(PngImageFile(io.BytesIO(ids))), colours)
 
 
 def encode_png(image: Image.Image, **options: Any) -> bytes:
