@@ -1,14 +1,16 @@
-"""Files written whole or not at all: text, bytes, JSON, CSV; and the cache folder."""
+"""Files and folders written whole or not at all: text, bytes, JSON, CSV; and the cache folder."""
 
 import csv
 import errno
+import fcntl
 import io
 import json
 import os
 import re
+import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,101 @@ def refuse_special(path: Path) -> None:
     raise OSError(errno.EINVAL, f"{kind}, not a file", str(path))
 
 
+@contextmanager
+def whole_folder(folder: Path, own: Collection[str]) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `folder` if the block ends without an exception.
+
+    own: names of the files that the caller writes; all others in `folder` are the user's and stay.
+    What killed processes left behind is repaired. Raise SegtrainError where it can't be written.
+    """
+    folder = folder.resolve()  # a link stays one
+    temporary = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as writing:
+            with lock_folder(folder.parent, wait=True):
+                remove_leftovers(folder.parent)
+                _finish_swap(folder, own)
+                shutil.rmtree(temporary, ignore_errors=True)  # where file systems have no locks
+                temporary.mkdir()
+                writing.enter_context(lock_folder(temporary))  # else it looks like a leftover
+            yield temporary
+            with lock_folder(folder.parent, wait=True):
+                _finish_swap(folder, own)
+                try:
+                    if folder.exists():
+                        os.rename(folder, _aside(folder))
+                    os.rename(temporary, folder)
+                finally:
+                    _finish_swap(folder, own)
+    except OSError as error:
+        raise SegtrainError(f"cannot write {folder}: {error.strerror or error}") from error
+    except SegtrainError as error:  # of a file in it, by the name that it would have had
+        error.args = (str(error).replace(str(temporary), str(folder)),)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_together(folder: Path, texts: dict[str, str]) -> None:
+    """Write several text files, by name, that belong together, whole or not at all.
+
+    A kill leaves some of them missing, never files of two writers.
+    """
+    paths = [folder / name for name in texts]
+    with suppress(OSError):  # else `whole_file` says why
+        folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder, wait=True), ExitStack() as files:
+        for path, text in zip(paths, texts.values(), strict=True):
+            temporary = files.enter_context(whole_file(path))
+            temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+        for path in paths[:-1]:  # the last is replaced first
+            path.unlink(missing_ok=True)
+
+
+def _aside(folder: Path) -> Path:
+    """Return the name of a folder while another takes its place."""
+    return folder.with_name(f".old-{folder.name}")
+
+
+def _finish_swap(folder: Path, own: Collection[str]) -> None:
+    """Remove the folder set aside after moving the user's files out of it, or put it back."""
+    aside = _aside(folder)
+    if not aside.exists():
+        return
+    if not folder.exists():
+        os.rename(aside, folder)
+        return
+    for entry in aside.iterdir():
+        if entry.name not in own and not (folder / entry.name).exists():
+            os.rename(entry, folder / entry.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def lock_folder(folder: Path, wait: bool = False) -> Iterator[bool | None]:
+    """Lock a folder itself, so that no lock file stays; the lock ends with the process at last.
+
+    Yield True, False where another process has the lock, None on file systems without locks.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield None
+        return
+    try:
+        locked: bool | None = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            locked = False
+        except OSError:
+            locked = None
+        yield locked
+    finally:
+        os.close(handle)
+
+
 def stamp_files(*paths: Path) -> tuple[int, int] | None:
     """Return (bytes, time of the last change in ns) of files: unchanged as long as they are.
 
@@ -70,10 +167,15 @@ def stamp_files(*paths: Path) -> tuple[int, int] | None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed while writing."""
+    """Remove the temporary files and folders of processes that were killed while writing."""
     for leftover in folder.glob(".tmp-*"):
-        with suppress(OSError):
-            leftover.unlink()
+        if leftover.is_dir():
+            with lock_folder(leftover) as locked:
+                if locked:
+                    shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                leftover.unlink()
 
 
 def save_text(path: Path, text: str) -> None:
@@ -89,7 +191,12 @@ def save_bytes(path: Path, content: bytes) -> None:
 
 def save_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all. Raise ValueError for NaN and infinities."""
-    save_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    save_text(path, format_json(content))
+
+
+def format_json(content: Any) -> str:
+    """Return the text of a JSON file. Raise ValueError for NaN and infinities."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def save_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,15 @@ from hypothesis import strategies as st
 
 from segtrain.console import safe
 from segtrain.errors import SegtrainError
-from segtrain.files import read_csv, save_bytes, save_csv, save_text, whole_file
+from segtrain.files import (
+    lock_folder,
+    read_csv,
+    save_bytes,
+    save_csv,
+    save_text,
+    whole_file,
+    whole_folder,
+)
 
 
 def test_writes_a_file_and_its_folders(tmp_path: Path):
@@ -110,3 +121,118 @@ def test_a_table_has_the_columns_of_all_its_rows(tmp_path: Path):
     """An epoch whose observed steps were all skipped has no values of its loss."""
     save_csv(tmp_path / "t.csv", [{"epoch": 1, "lr": None}, {"epoch": 2, "lr": 0.1, "loss/ce": 3}])
     assert (tmp_path / "t.csv").read_text() == "epoch,lr,loss/ce\n1,,\n2,0.1,3\n"
+
+
+OWN = {"scores", "page", "pictures"}
+
+
+def write_both(folder: Path, text: str) -> None:
+    with whole_folder(folder, OWN) as temporary:
+        for name in ("scores", "page"):
+            save_text(temporary / name, text)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_a_folder_is_replaced_whole_and_keeps_what_is_not_its_own(tmp_path: Path):
+    folder = tmp_path / "eval" / "val"
+    write_both(folder, "old")
+    (folder / "pictures").mkdir()
+    (folder / "notes.txt").write_text("mine")
+    write_both(folder, "new")
+    assert contents(folder) == {"notes.txt": "mine", "page": "new", "scores": "new"}
+    assert not (folder / "pictures").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["val"]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "val").symlink_to("elsewhere")
+    write_both(tmp_path / "val", "new")
+    assert (tmp_path / "val").is_symlink()
+    assert contents(tmp_path / "elsewhere") == {"page": "new", "scores": "new"}
+
+
+def test_a_folder_that_fails_is_as_it_was(tmp_path: Path):
+    write_both(tmp_path / "val", "old")
+    with pytest.raises(SegtrainError, match=f"cannot write {tmp_path}/val/page"):
+        with whole_folder(tmp_path / "val", OWN) as temporary:
+            save_text(temporary / "scores", "new")
+            (temporary / "page").mkdir()
+            save_text(temporary / "page", "new")
+    assert contents(tmp_path / "val") == {"page": "old", "scores": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["val"]
+
+
+KILLS = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+from segtrain.files import save_text, save_together, whole_folder
+
+def write(text):
+    with whole_folder(Path("val"), {"scores", "page"}) as folder:
+        save_text(folder / "scores", text)
+        save_text(folder / "page", text)
+    save_together(Path("out"), {"json": text, "html": text})
+
+def contents(folder):
+    return {p.name: p.read_text() for p in sorted(Path(folder).glob("[!.]*"))}
+
+def kill_at(nth):
+    calls = 0
+    def counting(plain):
+        def call(*args, **more):
+            nonlocal calls
+            calls += 1
+            if calls == nth:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return plain(*args, **more)
+        return call
+    for name in ("rename", "replace", "mkdir", "unlink", "rmdir", "fsync"):
+        setattr(os, name, counting(getattr(os, name)))
+
+status, nth = 1, 0
+while status:
+    nth += 1
+    for name in ("val", "out"):
+        shutil.rmtree(name, ignore_errors=True)
+    write("old")
+    Path("val/mine").write_text("mine")
+    if not os.fork():
+        kill_at(nth)
+        write("new")
+        os._exit(0)
+    status = os.wait()[1]
+    left = contents("val"), contents("out")
+    write("last")
+    print(json.dumps([*left, contents("val"), sorted(os.listdir("."))]))
+"""
+
+
+def test_a_kill_at_any_moment_leaves_all_old_or_all_new(tmp_path: Path):
+    """Of a folder, and of files that belong together; the next writer repairs what is left."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    kills = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(kills) > 15
+    for folder, files, repaired, names in kills:
+        folder.pop("mine", None)  # is moved last
+        assert folder in ({}, *({"page": text, "scores": text} for text in ("old", "new")))
+        assert len(set(files.values())) <= 1
+        assert repaired == {"mine": "mine", "page": "last", "scores": "last"}
+        assert names == ["out", "val"]
+    assert sum(not folder for folder, *_ in kills) <= 1  # between two renames
+
+
+def test_what_another_process_is_writing_is_no_leftover(tmp_path: Path):
+    (tmp_path / ".tmp-1-val").mkdir()
+    with lock_folder(tmp_path / ".tmp-1-val") as locked:
+        assert locked
+        write_both(tmp_path / "val", "new")
+        assert (tmp_path / ".tmp-1-val").exists()
+    write_both(tmp_path / "val", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["val"]

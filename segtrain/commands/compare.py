@@ -11,8 +11,8 @@ from segtrain.console import write, write_json, write_table
 from segtrain.errors import UsageError
 from segtrain.evaluation.comparison import build_comparison
 from segtrain.evaluation.scored_runs import read_scored_run, refuse_other_data
-from segtrain.files import save_json
-from segtrain.render.comparison_page import format_interval, format_signed, write_comparison
+from segtrain.files import format_json, save_together
+from segtrain.render.comparison_page import format_interval, format_signed, render_comparison
 
 
 def compare(paths: list[Path], split: str, out: Path, as_json: bool = False) -> dict[str, Any]:
@@ -30,8 +30,11 @@ def compare(paths: list[Path], split: str, out: Path, as_json: bool = False) -> 
     for run in runs[1:]:
         refuse_other_data(run, runs[0])
     comparison = build_comparison(runs, split)
-    save_json(out / "comparison.json", comparison)
-    write_comparison(out / "comparison.html", comparison)
+    texts = {
+        "comparison.json": format_json(comparison),
+        "comparison.html": render_comparison(comparison),
+    }
+    save_together(out, texts)
     if as_json:
         write_json(comparison)
     else:

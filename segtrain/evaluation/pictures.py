@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,19 +23,18 @@ from segtrain.render.overlay import (
 )
 from segtrain.render.viewer_images import ImageMaps, ViewerImage
 
+WORST, HARD = "worst", "hard_pixels"  # folders of pictures
 MAX_SIDE = 1024  # pixels of a picture's longer side
 
 
 def paint_extremes(
     evaluation: Evaluation, rows: dict[int, dict[str, Any]]
 ) -> Iterator[ViewerImage]:
-    """Write the worst images to worst/ and hard_pixels/; yield them and the best for the page.
+    """Write the worst images to WORST/ and HARD/; yield them and the best for the page.
 
     rows: of per_image.csv, by index.
     """
     folder, config = evaluation.folder, evaluation.config
-    for pictures in ("worst", "hard_pixels"):
-        shutil.rmtree(folder / pictures, ignore_errors=True)  # those of an earlier evaluation
     scored = sorted((i for i in rows if rows[i]["miou"] is not None), key=lambda i: rows[i]["miou"])
     worst = scored[: config.eval.worst]
     # of few images some would be among the worst and the best
@@ -50,10 +48,10 @@ def paint_extremes(
         score = f"mIoU {rows[index]['miou']:.3f}"
         if rank <= len(worst):
             file, title = f"{rank:02d}_{sample.name}.png", f"{sample.name}: {score}"
-            save_image(folder / "worst" / file, draw_prediction(maps, evaluation, title))
+            save_image(folder / WORST / file, draw_prediction(maps, evaluation, title))
             if maps.kept is not None:
                 picture = draw_hard_pixels(maps, maps.kept, evaluation, title)
-                save_image(folder / "hard_pixels" / file, picture)
+                save_image(folder / HARD / file, picture)
         yield ViewerImage.encode(
             rows[index]["image"],
             score,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from segtrain.config.loading import to_yaml
 from segtrain.errors import SegtrainError, first_line, shorten, translate_errors
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
-from segtrain.evaluation.pictures import paint_extremes
-from segtrain.files import read_csv, save_csv, save_json
+from segtrain.evaluation.pictures import HARD, WORST, paint_extremes
+from segtrain.files import read_csv, save_csv, save_json, whole_folder
 from segtrain.metrics import bootstrap, calibration
 from segtrain.metrics.confusion import Scores, score_counts, score_matrix
 from segtrain.render.plots import save_confusion
@@ -25,17 +25,33 @@ from segtrain.render.report_page import write_report
 from segtrain.runs.environment import collect_environment
 
 SIZES = ("small", "medium", "large")
+REPORT_FILES = {
+    *("metrics.json", "per_image.csv", "confusion.csv", "confusion.png", "report.html"),
+    *(WORST, HARD),
+}
 
 
 def write_evaluation(
     evaluation: Evaluation, accumulator: Accumulator, groups: list[str], seconds: float
 ) -> dict[str, Any]:
-    """Write all files and return the content of metrics.json.
+    """Write all files, or none, and return the content of metrics.json.
 
     groups: of each image, from `image_groups`; seconds: how long the evaluation took.
     """
-    folder, names, images = evaluation.folder, evaluation.classes, evaluation.image_names
     metrics = build_metrics(evaluation, accumulator, groups)
+    with whole_folder(evaluation.folder, REPORT_FILES) as folder:
+        _write_files(replace(evaluation, folder=folder), accumulator, metrics, groups, seconds)
+    return metrics
+
+
+def _write_files(
+    evaluation: Evaluation,
+    accumulator: Accumulator,
+    metrics: dict[str, Any],
+    groups: list[str],
+    seconds: float,
+) -> None:
+    folder, names, images = evaluation.folder, evaluation.classes, evaluation.image_names
     rows = {
         i: build_image_row(images[i], groups[i], counts, names)
         for i, counts in sorted(accumulator.image_counts.items())
@@ -62,12 +78,12 @@ def write_evaluation(
         "expression": evaluation.config.loss.expression if evaluation.checkpoint else None,
     }
     write_report(folder / "report.html", page, pictures, evaluation.palette)
-    return metrics
 
 
 def refuse_unwritable(folder: Path) -> None:
     """Raise SegtrainError where a report can't be written, before anything is scored."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    places = folder.resolve().parents  # the report's folder is replaced whole
+    existing = folder if folder.is_file() else next(path for path in places if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise SegtrainError(
             f"cannot write the report to {folder}: {existing} is not a writable folder; copy or "

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from segtrain.files import save_text
 from segtrain.render.templating import render_page
 
 
-def write_comparison(path: Path, comparison: dict[str, Any]) -> None:
-    """Write the page of a comparison as `segtrain compare --json` prints it.
-
-    Raises SegtrainError where the file can't be written.
-    """
+def render_comparison(comparison: dict[str, Any]) -> str:
+    """Return the page of a comparison as `segtrain compare --json` prints it."""
     low, high = compute_plot_range(comparison["differences"])
-    html = render_page(
+    return render_page(
         "comparison.html",
         comparison=comparison,
         position=lambda value: f"{100 * (value - low) / (high - low):.2f}%",
@@ -23,7 +18,6 @@ def write_comparison(path: Path, comparison: dict[str, Any]) -> None:
         score=format_signed,
         interval=format_interval,
     )
-    save_text(path, html)
 
 
 def compute_plot_range(differences: list[dict[str, Any]]) -> tuple[float, float]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from segtrain.config import Config
 from segtrain.config.loading import save_config
 from segtrain.errors import SegtrainError, UsageError, shorten
+from segtrain.files import lock_folder
 
 CONFIG = Path("config.yaml")
 ENVIRONMENT = Path("environment.json")
@@ -64,16 +64,10 @@ def lock_run(run: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends. File systems without locks are tolerated.
     """
-    folder = os.open(run, os.O_RDONLY)  # the folder itself: no lock file stays behind
-    try:
-        with suppress(OSError):
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(f"{run}: another process is training it") from error
+    with lock_folder(run) as locked:
+        if locked is False:
+            raise UsageError(f"{run}: another process is training it")
         yield
-    finally:
-        os.close(folder)
 
 
 def point_latest(run: Path) -> None:
