@@ -101,12 +101,20 @@ def sweep(losses: str, seeds: int, options: SharedOptions, out: Path, dry_run: b
         return
     if not (out / BASE).exists():
         save_json(out / BASE, {"base": base.model_dump(mode="json")})
+    failures = []
     for number, job in enumerate(jobs, 1):
-        done = ": done already, skipped" if job.done else ""
-        write(f"[{number}/{len(jobs)}] {job.loss}, seed {job.seed}{done}")
-        for arguments in job.list_commands(options):
-            run_command(arguments, job.run)
-    compare_all(jobs, out)
+        commands = job.list_commands(options)
+        write(
+            f"[{number}/{len(jobs)}] {job.loss}, seed {job.seed}"
+            + ("" if commands else ": done already, skipped")
+        )
+        if failure := run_commands(commands, job.run):
+            failures.append(failure)
+    text = f"{len(failures)} of {len(jobs)} runs failed: {'; '.join(failures)}" if failures else ""
+    if failure := compare_all(jobs, out):
+        text = f"{text}; {failure}" if text else failure
+    if text:
+        raise SegtrainError(f"{text}; the same sweep command takes up the rest")
 
 
 def split_losses(text: str) -> list[str]:
@@ -168,16 +176,25 @@ def print_commands(jobs: list[Job], options: SharedOptions) -> None:
     write(f"{done} of {len(jobs)} are done; nothing was started or written", stderr=True)
 
 
-def run_command(arguments: list[str], run: Path) -> None:
-    """Run one segtrain command. Raise SegtrainError where it fails, Stopped on a signal."""
-    code, signum = run_process(arguments)
-    hint = "the same sweep command continues from there"
-    if not signum and code - 128 in SIGNALS:  # sent to the command alone
-        signum = code - 128
-    if signum:
-        raise Stopped(f"stopped at {run}; {hint}", signum)
-    if code:
-        raise SegtrainError(f"{run}: segtrain {arguments[0]} {describe_exit(code)}; {hint}")
+def run_commands(commands: list[list[str]], place: Path) -> str:
+    """Run segtrain commands, up to the first that fails: return which and how, '' where none does.
+
+    Raise Stopped on a signal.
+    """
+    for arguments in commands:
+        code, signum = run_process(arguments)
+        sent = -code if code < 0 else code - 128
+        if not signum and sent in SIGNALS:  # to the command alone
+            signum = sent
+        if signum:
+            raise Stopped(
+                f"stopped at {place}; the same sweep command continues from there", signum
+            )
+        if code:
+            failure = f"{place}: segtrain {arguments[0]} {describe_exit(code)}"
+            write(f"failed: {failure}", stderr=True)
+            return failure
+    return ""
 
 
 def run_process(arguments: list[str]) -> tuple[int, int]:
@@ -198,12 +215,15 @@ def run_process(arguments: list[str]) -> tuple[int, int]:
                     forwarded = True
 
 
-def compare_all(jobs: list[Job], out: Path) -> None:
-    """Compare the runs of this sweep, its first loss first, and all others in the folder."""
-    runs = [job.run for job in jobs]
+def compare_all(jobs: list[Job], out: Path) -> str:
+    """Compare the runs of this sweep, its first loss first, and all others in the folder.
+
+    Only those that have been evaluated; return how the comparison failed, or ''.
+    """
     evaluated = [scores.parents[2] for scores in sorted(out.glob(f"*/{SCORES}"))]
+    runs = [job.run for job in jobs if job.run in evaluated]
     runs += [run for run in evaluated if run not in runs and not run.is_symlink()]  # OUT/latest
-    if len(runs) == 1:
-        write(f"{runs[0]}: one run, nothing to compare it with")
-        return
-    run_command(["compare", *map(str, runs), "--out", str(out)], out)
+    if len(runs) > 1:
+        return run_commands([["compare", *map(str, runs), "--out", str(out)]], out)
+    write(f"{out}: {len(runs)} evaluated, nothing to compare")
+    return ""

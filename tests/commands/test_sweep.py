@@ -173,14 +173,40 @@ def test_another_config_in_the_same_folder_is_refused(copied: Path, started, mor
     assert [word for word in words if word not in answer.error] == []
 
 
-def test_a_fit_that_fails_ends_the_sweep(started: list):
-    bad = [*SWEEP, "--set", "data.exclude=['images/*']"]
-    answer = run_cli(*bad)
+def test_a_job_that_fails_ends_alone(copied: Path, started: list):
+    """One can't be trained and one can't be scored: the others are trained, scored and compared."""
+    shutil.rmtree(copied / "ohem-seed0")
+    (copied / "ohem-seed0").write_text("in the way")
+    shutil.rmtree(copied / "ce-seed1")
+    shutil.rmtree(copied / "ohem-seed1" / "eval")
+    (copied / "ohem-seed1" / "eval").write_text("in the way")
+    answer = run_cli(*SWEEP)
     assert answer.code == 1
-    assert kinds(started) == [("fit", "ce-seed0")]
-    last = answer.stderr.splitlines()[-1]
-    assert last.startswith("error: sweep/ce-seed0: segtrain fit ended with exit code")
-    assert "the same sweep command continues" in last
+    assert kinds(started) == [
+        ("fit", "ohem-seed0"), *both("ce-seed1"), ("resume", "ohem-seed1"), ("eval", "ohem-seed1"),
+        ("compare", ""),
+    ]  # fmt: skip
+    words = [
+        "2 of 4 runs failed",
+        "sweep/ohem-seed0: segtrain fit",
+        "sweep/ohem-seed1: segtrain eval",
+    ]
+    assert [word for word in words if word not in answer.error] == []
+    comparison = json.loads((copied / "comparison.json").read_text())
+    assert [c["seeds"] for c in comparison["contenders"]] == [[0], [1]]
+    (copied / "ohem-seed0").unlink()
+    (copied / "ohem-seed1" / "eval").unlink()
+    started.clear()
+    assert run_cli(*SWEEP).code == 0
+    assert kinds(started) == [
+        *both("ohem-seed0"), ("resume", "ohem-seed1"), ("eval", "ohem-seed1"), ("compare", "")
+    ]  # fmt: skip
+
+
+def test_where_all_fail_nothing_is_compared(started: list):
+    answer = run_cli(*SWEEP, "--set", "data.exclude=['images/*']")
+    assert answer.code == 1 and "4 of 4 runs failed" in answer.error
+    assert kinds(started) == [("fit", name) for name in NAMES]
 
 
 def test_one_run_needs_no_comparison(started: list):
