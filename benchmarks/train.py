@@ -53,6 +53,7 @@ from machine import RESULTS, machine
 from torch import Tensor
 from torch.optim.lr_scheduler import PolynomialLR
 
+from segtrain.commands.requests import read_loss
 from segtrain.config import Config
 from segtrain.config.loading import load_config
 from segtrain.console import Note
@@ -72,7 +73,7 @@ from segtrain.training.loaders import Loaders, open_loaders
 from segtrain.training.loop import start_training, train_epoch
 from segtrain.training.module import TrainingModule
 from segtrain.training.optim import build_optimizer
-from segtrain.training.plan import TrainingPlan, make_model, make_plan, read_loss
+from segtrain.training.plan import TrainingPlan, make_model, make_plan
 from segtrain.training.progress import Reporter
 from segtrain.training.session import RunStart, Session
 from segtrain.training.state import STEP_PHASES

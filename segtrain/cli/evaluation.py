@@ -39,14 +39,19 @@ def evaluate(
         raise UsageError("--config is for --predictions; a checkpoint has its own config")
     if predictions and run:
         raise UsageError(f"{run} and --predictions: score one of the two")
-    # imported here: torch takes seconds, and help and usage errors need none of it
-    from segtrain.commands.eval import evaluate_masks, evaluate_network
+    from segtrain.commands.requests import request_masks, request_score
     from segtrain.runs.folder import find_checkpoint
 
     if predictions:
-        evaluate_masks(predictions, split, config, set_, flags, json)
+        masks = request_masks(predictions, config, set_, flags, json)
+        from segtrain.commands.eval import evaluate_masks  # it takes torch
+
+        evaluate_masks(masks, split, json)
     else:
-        evaluate_network(find_checkpoint(run, out), split, set_, flags, json)
+        network = request_score(find_checkpoint(run, out), set_, flags)
+        from segtrain.commands.eval import evaluate_network
+
+        evaluate_network(network, split, json)
 
 
 def compare(

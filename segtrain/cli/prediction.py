@@ -34,11 +34,11 @@ def predict(
     set_: Sets = [],
 ) -> None:
     """Predict masks and overlays of images at their original size."""
-    # imported here: torch takes seconds, and help and usage errors need none of it
     from segtrain.commands.predict import find_images
     from segtrain.commands.predict import predict as run_predict
+    from segtrain.commands.requests import request_network
     from segtrain.runs.folder import find_checkpoint
 
     images = find_images(paths)
-    file = find_checkpoint(checkpoint, runs)
-    run_predict(images, file, out, legend, set_, {"train.device": device})
+    network = request_network(find_checkpoint(checkpoint, runs), set_, {"train.device": device})
+    run_predict(images, network, out, legend)

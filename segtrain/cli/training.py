@@ -104,14 +104,17 @@ def fit(
         "train.precision": precision,
         "train.seed": seed,
     }
-    from segtrain.commands.fit import FitOptions, print_dry_run
-    from segtrain.commands.fit import fit as run_fit
+    from segtrain.commands.requests import FitOptions, request_fit
 
-    options = FitOptions(config, set_, flags, out, name, resume)
+    request = request_fit(FitOptions(config, set_, flags, out, name, resume))
+    # from here on it takes torch
+    from segtrain.commands.fit import fit as run_fit
+    from segtrain.commands.fit import print_dry_run
+
     if dry_run:
-        print_dry_run(options)
+        print_dry_run(request)
     else:
-        run_fit(options)
+        run_fit(request)
 
 
 def sweep(

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from segtrain.config.loading import adopt_older_names, load_config
+from segtrain.commands.requests import MasksRequest, NetworkRequest
 from segtrain.console import progress, safe, terminal, write, write_json, write_notes, write_table
 from segtrain.data.inspection.survey import open_data_set
 from segtrain.data.loading.dataset import Pairs, worker_count
@@ -39,16 +39,11 @@ from segtrain.models.checkpoint import load_model
 from segtrain.runs.folder import HISTORY, find_run_of
 
 
-def evaluate_network(
-    checkpoint: Path, split: str, sets: list[str], flags: dict[str, Any], as_json: bool = False
-) -> Path:
-    """Score a checkpoint's predictions of a split; write and print the report, return its folder.
-
-    sets and flags: changes to the checkpoint's config.
-    """
+def evaluate_network(request: NetworkRequest, split: str, as_json: bool = False) -> Path:
+    """Score a network's predictions of a split; write and print the report, return its folder."""
     began = time.perf_counter()
+    checkpoint, config = request.checkpoint, request.config
     model, meta = load_model(checkpoint)
-    config = meta.config_here(checkpoint, sets, flags)
     fabric = make_fabric(config.train)
     data = open_data_set(config.data, config.model.in_channels, split)
     pairs = Pairs.of(data, split)
@@ -77,21 +72,10 @@ def evaluate_network(
     return score_split(evaluation, began, as_json)
 
 
-def evaluate_masks(
-    folder: Path,
-    split: str,
-    file: Path | None,
-    sets: list[str],
-    flags: dict[str, Any],
-    as_json: bool = False,
-) -> Path:
-    """Score masks that another tool predicted of a split, as `evaluate_network` does a network.
-
-    file, sets and flags: the config, for the data set.
-    """
+def evaluate_masks(request: MasksRequest, split: str, as_json: bool = False) -> Path:
+    """Score masks that another tool predicted of a split, as `evaluate_network` does a network."""
     began = time.perf_counter()
-    config, notes = adopt_older_names(load_config(file, sets, flags))
-    write_notes(notes, stderr=as_json)
+    folder, config = request.folder, request.config
     fabric = make_fabric(config.train)
     data = open_data_set(config.data, config.model.in_channels, split)
     pairs = Pairs.of(data, split)

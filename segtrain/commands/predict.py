@@ -6,13 +6,13 @@ import glob
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from segtrain.commands.requests import NetworkRequest
 from segtrain.config import Config
 from segtrain.console import progress, write
 from segtrain.data.images import ImageReader
@@ -40,20 +40,12 @@ DEMO_IMAGES = 3
 
 
 def predict(
-    images: list[Path],
-    checkpoint: Path,
-    out: Path,
-    legend: bool = False,
-    sets: list[str] = [],
-    flags: dict[str, Any] = {},
+    images: list[Path], request: NetworkRequest, out: Path, legend: bool = False
 ) -> list[Path]:
-    """Write STEM_mask.png and STEM_overlay.png of each image below `out`; return their paths.
-
-    sets and flags: changes to the checkpoint's config.
-    """
+    """Write STEM_mask.png and STEM_overlay.png of each image below `out`; return their paths."""
     refuse_same_stems(images)
-    model, meta = load_model(checkpoint)
-    config = meta.config_here(checkpoint, sets, flags)
+    model, meta = load_model(request.checkpoint)
+    config = request.config
     fabric = make_fabric(config.train)
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     network = build_predictor(model, fabric)

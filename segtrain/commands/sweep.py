@@ -11,17 +11,15 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from segtrain.commands.requests import check_training, read_loss
 from segtrain.config import Config
 from segtrain.config.loading import compare_configs, load_config, make_config
 from segtrain.console import write
-from segtrain.distributed.launch import describe_exit
-from segtrain.distributed.processes import PARENT
+from segtrain.distributed.processes import PARENT, describe_exit
 from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped, UsageError, translate_errors
 from segtrain.files import save_json
-from segtrain.models.segmentation import check_names
 from segtrain.runs.folder import CONFIG, safe_name
-from segtrain.training.plan import read_loss
 
 BASE = Path("sweep.json")  # the config that all runs of the folder share
 SCORES = Path("eval/val/metrics.json")  # a run that has it is done
@@ -93,7 +91,7 @@ def sweep(losses: str, seeds: int, options: SharedOptions, out: Path, dry_run: b
     With dry_run, print the commands instead, and write no file.
     """
     base = options.config
-    check_names(base.model.arch, base.model.encoder)  # else the first training would find it
+    check_training(base)  # else the first training would find it
     jobs = make_jobs(split_losses(losses), seeds, base, out)
     refuse_other_base(out, base)
     if dry_run:

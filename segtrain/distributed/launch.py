@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
-import json
 import os
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +24,13 @@ from lightning_fabric.strategies import DDPStrategy
 from segtrain.config import TrainConfig
 from segtrain.config.types import parse_duration
 from segtrain.console import write_unbuffered
-from segtrain.distributed.processes import GATHERING, PARENT, read_stat
+from segtrain.distributed.processes import (
+    GATHERING,
+    PARENT,
+    count_restarts,
+    describe_exit,
+    read_stat,
+)
 from segtrain.errors import SegtrainError, Stopped, first_line
 from segtrain.private import set_collective_timeout
 
@@ -211,21 +215,6 @@ class RankMonitor:
             child.wait()
 
 
-def describe_exit(code: int) -> str:
-    """Return how a process ended, for an exit code other than 0 as subprocess gives it."""
-    if code < 0:
-        memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-        return f"was killed ({_name_signal(-code)}{memory})"
-    if code > 128:
-        return f"was stopped ({_name_signal(code - 128)})"
-    return f"ended with exit code {code}: see its error above"
-
-
-def _name_signal(number: int) -> str:
-    known = {sign.value: sign.name for sign in signal.Signals}
-    return known.get(number, f"signal {number}")
-
-
 def is_lost_peer(error: RuntimeError) -> bool:
     """Return whether torch reports by this error that another process ended or doesn't answer."""
     if isinstance(error, dist.DistError):
@@ -239,11 +228,6 @@ def limit_exit_time() -> None:
     """End Python within GRACE_SECONDS of its exit, where backends may wait for a dead process."""
     nowhere = open(os.devnull, "w")
     atexit.register(faulthandler.dump_traceback_later, GRACE_SECONDS, exit=True, file=nowhere)
-
-
-def count_restarts() -> int:
-    """Return how often torchrun has restarted the ranks."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def rejoin_ranks(fabric: Fabric) -> None:
@@ -261,20 +245,3 @@ def rejoin_ranks(fabric: Fabric) -> None:
         world_size=world,
         timeout=limit,
     )
-
-
-def identify_launcher() -> str:
-    """Return the parent process as its PID and its start in ticks since the system's start."""
-    # both: PIDs are used again
-    return " ".join([str(os.getppid()), *read_stat(os.getppid())[19:20]])
-
-
-def is_restart_of(environment: Path) -> bool:
-    """Return whether torchrun restarted this rank after it had made the run of that file.
-
-    The file is environment.json. A rank resumes only a run of its own job.
-    """
-    if not count_restarts() or not environment.is_file():
-        return False
-    starts = json.loads(environment.read_text(encoding="utf-8"))
-    return (starts.get("resumed") or [starts])[-1]["launcher"] == identify_launcher()

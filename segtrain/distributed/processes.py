@@ -1,6 +1,7 @@
-"""Processes that end together with the one that started them."""
+"""Processes: their end, also with the one that started them, and their rank and restarts."""
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -38,3 +39,46 @@ def read_stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended, for an exit code other than 0 as subprocess gives it."""
+    if code < 0:
+        memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+        return f"was killed ({_name_signal(-code)}{memory})"
+    if code > 128:
+        return f"was stopped ({_name_signal(code - 128)})"
+    return f"ended with exit code {code}: see its error above"
+
+
+def _name_signal(number: int) -> str:
+    known = {sign.value: sign.name for sign in signal.Signals}
+    return known.get(number, f"signal {number}")
+
+
+def count_restarts() -> int:
+    """Return how often torchrun has restarted the ranks."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def identify_launcher() -> str:
+    """Return the parent process as its PID and its start in ticks since the system's start."""
+    # both: PIDs are used again
+    return " ".join([str(os.getppid()), *read_stat(os.getppid())[19:20]])
+
+
+def is_restart_of(environment: Path) -> bool:
+    """Return whether torchrun restarted this rank after it had made the run of that file.
+
+    The file is environment.json. A rank resumes only a run of its own job.
+    """
+    if not count_restarts() or not environment.is_file():
+        return False
+    starts = json.loads(environment.read_text(encoding="utf-8"))
+    return (starts.get("resumed") or [starts])[-1]["launcher"] == identify_launcher()
+
+
+def may_be_rank_zero() -> bool:
+    """Return False where a launcher says that this process is another rank of its run."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next(filter(None, ranks), "0") == "0"

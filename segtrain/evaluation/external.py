@@ -20,7 +20,7 @@ from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches
 from segtrain.data.masks import MaskReader, MaskSource, decode_colour, encode_colours
 from segtrain.data.sample import Sample
 from segtrain.data.stored_masks import read_mask
-from segtrain.errors import SegtrainError, UsageError, shorten
+from segtrain.errors import SegtrainError, shorten
 from segtrain.evaluation.prediction import Prediction
 from segtrain.metrics.calibration import Calibration
 
@@ -79,8 +79,6 @@ def find_masks(folder: Path, samples: list[Sample]) -> list[Sample]:
 
     Masks are found anywhere below `folder`. Raises SegtrainError where one is missing or ambiguous.
     """
-    if not folder.is_dir():
-        raise UsageError(f"--predictions {folder}: no such folder")
     by_stem: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         # the pictures of an earlier report are no masks

@@ -2,6 +2,8 @@
 
 NAME.safetensors holds the weights and, as JSON in its metadata, everything else that prediction
 needs; loading it runs no code and needs no network. last.state.pt serves resuming alone.
+
+Functions that read or write tensors import torch, which takes seconds: metadata needs none of it.
 """
 
 from __future__ import annotations
@@ -11,22 +13,23 @@ import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from segtrain.config import Config
 from segtrain.config.loading import load_config, make_config
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.files import save_bytes
-from segtrain.models.segmentation import SegmentationModel, build_model
-from segtrain.models.weights import refuse_nonfinite
 from segtrain.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from segtrain.models.segmentation import SegmentationModel
 
 KEY = "segtrain"  # one key: with several the file's bytes would differ from save to save
 
@@ -69,8 +72,10 @@ class Meta:
         trained["train"] |= {"device": "auto", "devices": 1, "nodes": 1, "deterministic": False}
         if flags.get("data.path"):  # another folder has its own layout and faults
             trained["data"] |= {"format": "auto", "exclude": []}
-        if trained["train"]["precision"] == "fp16" and not torch.cuda.is_available():
-            trained["train"]["precision"] = "32"
+        if trained["train"]["precision"] == "fp16":
+            import torch
+
+            trained["train"]["precision"] = "fp16" if torch.cuda.is_available() else "32"
         config = load_config(sets=sets, flags=flags, base=Config.model_validate(trained))
         if config.data.group_by != self.config.data.group_by:  # else other images are held out
             data = config.data.model_copy(update={"group_by": self.config.data.group_by})
@@ -87,6 +92,8 @@ class Meta:
 
 def save_model(path: Path, model: SegmentationModel, meta: Meta) -> None:
     """Write weights and metadata to a .safetensors file, whole or not at all."""
+    from safetensors.torch import save
+
     text = json.dumps(asdict(meta) | {"config": meta.config.model_dump(mode="json")})
     # safetensors refuses channels_last, and its save_file raises no OSError on a full disk
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -97,6 +104,8 @@ def load_model(
     path: Path | str, device: torch.device | str = "cpu"
 ) -> tuple[SegmentationModel, Meta]:
     """Return a checkpoint's model, in evaluation mode, and its metadata. Raise SegtrainError."""
+    from segtrain.models.segmentation import build_model
+
     meta, weights = read_checkpoint(Path(path))
     model = build_model(meta.config.model, len(meta.classes))
 
@@ -129,6 +138,8 @@ def read_meta(path: Path) -> Meta:
 
 def read_checkpoint(path: Path) -> tuple[Meta, dict[str, Tensor]]:
     """Return metadata and weights. Raise SegtrainError for any other file, and for NaN."""
+    from segtrain.models.weights import refuse_nonfinite
+
     meta = read_meta(path)
     with translate_errors(lambda error: _not_ours(path, error)), safe_open(path, "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}
@@ -138,7 +149,7 @@ def read_checkpoint(path: Path) -> tuple[Meta, dict[str, Tensor]]:
 
 def _read_metadata(path: Path) -> str | None:
     """Return segtrain's metadata of a .safetensors file, None where it has none."""
-    with translate_errors(lambda error: _not_ours(path, error)), safe_open(path, "pt") as file:
+    with translate_errors(lambda error: _not_ours(path, error)), safe_open(path, "np") as file:
         return (file.metadata() or {}).get(KEY)
 
 
@@ -169,6 +180,8 @@ def parse_meta(path: Path, text: str) -> Meta:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write the state to resume from: a dict of tensors and plain values."""
+    import torch
+
     buffer = io.BytesIO()  # on a full disk torch.save raises no OSError, writing bytes does
     torch.save(state, buffer)
     save_bytes(path, buffer.getvalue())
@@ -176,6 +189,8 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Return the state that save_state wrote; no code in the file runs. Raise SegtrainError."""
+    import torch
+
     if not path.exists():
         raise UsageError(f"{path}: no such file")
 

@@ -22,6 +22,7 @@ from segtrain.config import ModelConfig
 from segtrain.console import Note
 from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.models.checkpoint import is_checkpoint, read_checkpoint
+from segtrain.models.names import refuse_missing_weights
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.models.weights import refuse_nonfinite
 
@@ -98,8 +99,7 @@ def load_file_weights(model: SegmentationModel, path: Path) -> Note:
     All tensors must fit, except those of a head for another number of classes, which starts from
     random weights. Return which were loaded.
     """
-    if not path.is_file():
-        raise UsageError(f"model.weights {path}: no such file; use auto, imagenet, none or a file")
+    refuse_missing_weights(str(path))
     if is_checkpoint(path):
         return _load_whole(model, path)
     return _load_encoder(model, path)

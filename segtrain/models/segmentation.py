@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from segtrain.config import ModelConfig
 from segtrain.errors import SegtrainError, UsageError, did_you_mean, first_line, translate_errors
+from segtrain.models.names import UNIVERSAL, unknown_architecture, unknown_encoder
 
 ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
 # without it a ViT accepts a single image size
@@ -143,22 +144,15 @@ def take_upsampling(network: smp.base.SegmentationModel) -> tuple[int, bool]:
     return int(scale), bool(last.align_corners)
 
 
-def check_names(arch: str, encoder: str) -> None:
+def check_installed(arch: str, encoder: str) -> None:
     """Raise UsageError where smp has no such architecture or encoder."""
     if arch not in ARCHITECTURES:
-        raise UsageError(
-            f"model.arch: there is no {arch!r}{did_you_mean(arch, ARCHITECTURES)}; "
-            f"architectures are {', '.join(ARCHITECTURES)}"
-        )
-    known = smp.encoders.get_encoder_names()
-    if encoder in known or encoder.startswith("tu-") and timm.is_model(encoder[3:]):
-        return
-    if encoder.startswith("tu-"):
-        known = [f"tu-{name}" for name in timm.list_models()]
-    raise UsageError(
-        f"model.encoder: there is no {encoder!r}{did_you_mean(encoder, known)}; encoders are those "
-        "of segmentation-models-pytorch and, as tu-NAME, of timm"
-    )
+        raise unknown_architecture(arch, list(ARCHITECTURES))
+    if encoder.startswith(UNIVERSAL):
+        if not timm.is_model(encoder.removeprefix(UNIVERSAL)):
+            raise unknown_encoder(encoder, timm.list_models())
+    elif encoder not in smp.encoders.get_encoder_names():
+        raise unknown_encoder(encoder, smp.encoders.get_encoder_names())
 
 
 def refuse_unknown_options(arch: str, options: dict[str, Any]) -> None:
@@ -176,7 +170,7 @@ def refuse_unknown_options(arch: str, options: dict[str, Any]) -> None:
 def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
     """Return the model with random weights. Raise UsageError if its parts don't fit."""
     arch, encoder = config.arch, config.encoder
-    check_names(arch, encoder)
+    check_installed(arch, encoder)
     options = DEFAULT_OPTIONS.get(arch, {}) | config.options
     refuse_unknown_options(arch, config.options)
 

@@ -109,6 +109,16 @@ def find_checkpoint(target: Path | None, out: Path) -> Path:
     return run
 
 
+def find_resumed_run(name: str, out: Path) -> Path:
+    """Return the folder of a run to resume: a path, a name in `out`, or `latest`."""
+    if name == LATEST:
+        return find_latest_run(out)
+    for run in (Path(name), out / name):
+        if (run / CONFIG).is_file():
+            return run.resolve() if run.is_symlink() else run  # OUT/latest will point at it
+    raise UsageError(f"--resume {name}: no such run, neither a path nor a name in {out}")
+
+
 def find_run_of(checkpoint: Path) -> Path:
     """Return the folder of a checkpoint's run; for one outside a run, the folder that it is in."""
     in_run = checkpoint.parent.name == BEST.parent.name

@@ -19,7 +19,8 @@ from segtrain.data.loading.dataset import read_batches
 from segtrain.data.loading.sampling import seed_at
 from segtrain.distributed.collectives import broadcast_buffers, max_over_ranks
 from segtrain.distributed.fabric import check_batch_norm
-from segtrain.distributed.launch import RankMonitor, identify_launcher
+from segtrain.distributed.launch import RankMonitor
+from segtrain.distributed.processes import identify_launcher
 from segtrain.distributed.signals import StopRequest
 from segtrain.errors import Stopped
 from segtrain.evaluation.prediction import SplitPredictor

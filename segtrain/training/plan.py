@@ -22,8 +22,7 @@ from segtrain.data.loading.sampling import (
     steps_per_pass,
 )
 from segtrain.errors import UsageError, did_you_mean
-from segtrain.losses.build import load_networks
-from segtrain.losses.spec import LossSpec, parse_loss
+from segtrain.losses.spec import LossSpec
 from segtrain.models.pretrained import can_load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
@@ -97,7 +96,7 @@ class TrainingPlan:
 def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
     """Resolve what config and loss leave open, and refuse what can't work.
 
-    `loss` is the config's, from `read_loss`; `survey` is of its data set.
+    `loss` is the config's, parsed; `survey` is of its data set.
     """
     data, notes = survey.data_set, check_loss(config, loss)
     loss = loss.with_class_weights(*survey.class_pixels)
@@ -168,21 +167,6 @@ def resolve_crop(config: Config, median_size: tuple[int, int]) -> tuple[int, int
     """Return (height, width) of the crop as given, else from the median size of the images."""
     height, width = (math.ceil(min(512, side) / 32) * 32 for side in median_size)
     return config.augment.crop or (height, width)
-
-
-def read_loss(config: Config) -> LossSpec:
-    """Parse the loss of a config and load its networks, before the data set is read.
-
-    Raise UsageError for a wrong expression, and for one that several devices can't compute.
-    """
-    devices = config.train.devices * config.train.nodes
-    loss = parse_loss(config.loss.expression, config.loss.thresh, config.loss.n_min_factor)
-    if config.data.classes:
-        loss.check_classes(len(config.data.classes))
-    if loss.one_device and devices > 1 and config.loss.sync:
-        raise UsageError(f"loss: {loss.one_device}: one device computes it, not {devices}")
-    load_networks(loss)
-    return loss
 
 
 def check_loss(config: Config, loss: LossSpec) -> list[Note]:

@@ -1,4 +1,4 @@
-"""The run to resume: its folder, its state, and the changes that it allows."""
+"""The run to resume: its state, and the changes that it allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segtrain.config.loading import compare_configs, load_config
 from segtrain.console import Note
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.models.checkpoint import load_state
-from segtrain.runs.folder import CONFIG, LATEST, STATE, find_latest_run
+from segtrain.runs.folder import CONFIG, STATE
 from segtrain.training.checkpoints import describe_setting
 from segtrain.training.plan import TrainingPlan
 
@@ -46,16 +46,6 @@ MAY_CHANGE = {
     "data.cache": "",
     "data.cache_gb": "",
 }
-
-
-def find_resumed_run(name: str, out: Path) -> Path:
-    """Return the folder of a run to resume: a path, a name in `out`, or `latest`."""
-    if name == LATEST:
-        return find_latest_run(out)
-    for run in (Path(name), out / name):
-        if (run / CONFIG).is_file():
-            return run.resolve() if run.is_symlink() else run  # OUT/latest will point at it
-    raise UsageError(f"--resume {name}: no such run, neither a path nor a name in {out}")
 
 
 def check_changes(run: Path, config: Config) -> list[Note]:

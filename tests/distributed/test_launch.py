@@ -19,12 +19,10 @@ from running import alive, children, wait_for
 from segtrain.config import TrainConfig
 from segtrain.distributed.launch import (
     RankMonitor,
-    describe_exit,
-    identify_launcher,
     is_lost_peer,
-    is_restart_of,
     launch_ranks,
 )
+from segtrain.distributed.processes import describe_exit, identify_launcher, is_restart_of
 from segtrain.errors import SegtrainError, Stopped
 from segtrain.runs.environment import record_start
 

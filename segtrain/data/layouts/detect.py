@@ -17,7 +17,7 @@ from segtrain.data.layouts.coco_layout import find_coco, find_loose_coco
 from segtrain.data.layouts.contents import describe_contents
 from segtrain.data.layouts.explicit import find_splits, named_format
 from segtrain.data.layouts.folder_words import read_name
-from segtrain.data.layouts.folders import walk_folder
+from segtrain.data.layouts.folders import refuse_missing_folder, walk_folder
 from segtrain.data.layouts.list_layout import (
     divide_by_lists,
     find_lists,
@@ -37,7 +37,7 @@ from segtrain.data.layouts.published import (
     find_voc,
 )
 from segtrain.data.sample import Sample
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError
 
 DIVIDED = ("pairs", "polygons")  # formats whose pairs lists of names may divide into splits
 
@@ -69,10 +69,7 @@ def find_pairs(config: DataConfig, root: Path) -> FoundPairs:
     """
     if root.is_file():
         config, root = config.model_copy(update={"splits": splits_of(root, config)}), root.parent
-    if not root.is_dir():
-        raise UsageError(
-            f"data.path {root}: no such folder; if it has moved, give its new path with --data"
-        )
+    refuse_missing_folder(root)
     found = (named_format(config, root), find_splits(config, root)) if config.splits else None
     found = found or find_layout(root, config)
     if found is None:

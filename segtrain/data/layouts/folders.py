@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.layouts.pairing import drop_zeros
-from segtrain.errors import SegtrainError, shorten
+from segtrain.errors import SegtrainError, UsageError, shorten
 
 ONE_FILE = "A mask is one file with the class of each pixel"
 Files = dict[str, list[str]]  # paths relative to root, by the name that pairs them
@@ -159,3 +159,11 @@ def _list_side(root: Path, side: Side, other: Side, named: Collection[str]) -> F
                         continue
                 found.setdefault(prefix + core, []).append(join_path(path, name))
     return found
+
+
+def refuse_missing_folder(root: Path) -> None:
+    """Raise UsageError where there is no folder of the data set."""
+    if not root.is_dir():
+        raise UsageError(
+            f"data.path {root}: no such folder; if it has moved, give its new path with --data"
+        )

@@ -1,0 +1,135 @@
+"""Requests to the commands: options resolved, and refused as far as neither torch nor data decides.
+
+Importing torch takes seconds, and reading data minutes; a typo should cost neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from segtrain.config import Config
+from segtrain.config.loading import adopt_older_names, load_config
+from segtrain.console import write_notes
+from segtrain.data.layouts.folders import refuse_missing_folder
+from segtrain.distributed.processes import is_restart_of, may_be_rank_zero
+from segtrain.errors import UsageError
+from segtrain.losses.spec import LossSpec, parse_loss
+from segtrain.models.checkpoint import Meta, read_meta
+from segtrain.models.names import check_names, refuse_missing_weights
+from segtrain.runs.folder import CONFIG, ENVIRONMENT, LATEST, find_resumed_run, refuse_name
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of fit's command line."""
+
+    file: Path | None  # --config
+    sets: list[str]  # --set
+    flags: dict[str, Any]  # options of config fields by dotted key; None: not given
+    out: Path
+    name: str | None = None
+    resume: str | None = None
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """A training to start, or to resume."""
+
+    options: FitOptions
+    config: Config
+    loss: LossSpec
+    old_run: Path | None  # the run to resume
+
+
+@dataclass(frozen=True)
+class NetworkRequest:
+    """A trained network to use, with the command's changes to its config."""
+
+    checkpoint: Path
+    meta: Meta
+    config: Config
+
+
+@dataclass(frozen=True)
+class MasksRequest:
+    """Masks of another tool to score."""
+
+    folder: Path
+    config: Config
+
+
+def request_fit(options: FitOptions) -> FitRequest:
+    """Resolve the options of a training. Raise UsageError."""
+    earlier = options.out / (options.name or LATEST)
+    if not options.resume and is_restart_of(earlier / ENVIRONMENT):
+        options = replace(options, resume=str(earlier.resolve()), name=None)
+    if options.resume and options.name:
+        raise UsageError("--name is for a new run, --resume continues one; leave one out")
+    old_run = find_resumed_run(options.resume, options.out) if options.resume else None
+    base = load_config(old_run / CONFIG) if old_run else None
+    config = load_config(options.file, options.sets, options.flags, base)
+    if not old_run:
+        config, notes = adopt_older_names(config)
+        write_notes(notes)
+    loss = check_training(config)
+    if options.name and may_be_rank_zero():
+        refuse_name(options.out, options.name)
+    return FitRequest(options, config, loss, old_run)
+
+
+def check_training(config: Config) -> LossSpec:
+    """Return the loss of a training. Raise UsageError for wrong names and missing files."""
+    check_names(config.model.arch, config.model.encoder)
+    loss = read_loss(config)
+    if may_be_rank_zero():  # other hosts may not see them
+        refuse_missing_weights(config.model.weights)
+        refuse_missing_data(config.data.path)
+    return loss
+
+
+def read_loss(config: Config) -> LossSpec:
+    """Parse the loss of a config.
+
+    Raise UsageError for a wrong expression, and for one that several devices can't compute.
+    """
+    devices = config.train.devices * config.train.nodes
+    loss = parse_loss(config.loss.expression, config.loss.thresh, config.loss.n_min_factor)
+    if config.data.classes:
+        loss.check_classes(len(config.data.classes))
+    if loss.one_device and devices > 1 and config.loss.sync:
+        raise UsageError(f"loss: {loss.one_device}: one device computes it, not {devices}")
+    return loss
+
+
+def refuse_missing_data(path: str | None) -> None:
+    """Raise UsageError where data.path names nothing."""
+    root = Path(path or "demo").expanduser().resolve()
+    if path not in (None, "demo") and not root.is_file():  # a list, or a COCO JSON
+        refuse_missing_folder(root)
+
+
+def request_score(checkpoint: Path, sets: list[str], flags: dict[str, Any]) -> NetworkRequest:
+    """Resolve the options of an evaluation, as `request_network` does, and refuse missing data."""
+    request = request_network(checkpoint, sets, flags)
+    refuse_missing_data(request.config.data.path)
+    return request
+
+
+def request_network(checkpoint: Path, sets: list[str], flags: dict[str, Any]) -> NetworkRequest:
+    """Read a checkpoint's metadata and change its config by sets and flags. Raise SegtrainError."""
+    meta = read_meta(checkpoint)
+    return NetworkRequest(checkpoint, meta, meta.config_here(checkpoint, sets, flags))
+
+
+def request_masks(
+    folder: Path, file: Path | None, sets: list[str], flags: dict[str, Any], as_json: bool
+) -> MasksRequest:
+    """Resolve the config of the data set that masks are scored on. Raise UsageError."""
+    config, notes = adopt_older_names(load_config(file, sets, flags))
+    write_notes(notes, stderr=as_json)
+    if not folder.is_dir():
+        raise UsageError(f"--predictions {folder}: no such folder")
+    refuse_missing_data(config.data.path)
+    return MasksRequest(folder, config)

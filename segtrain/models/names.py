@@ -1,0 +1,79 @@
+"""Names of architectures, encoders and weights, checked without importing torch.
+
+Each name is looked for in names.json, then in the source of the installed libraries: whatever has
+it there is left to the libraries themselves, which `build_model` asks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from segtrain.errors import UsageError, did_you_mean
+
+SMP, TIMM = "segmentation_models_pytorch", "timm"
+UNIVERSAL = "tu-"  # smp's prefix of timm's names
+
+
+@cache
+def stored_names() -> dict[str, list[str]]:
+    """Return names by kind (architectures, encoders, timm) of the libraries at the last release.
+
+    tests/models/test_names.py writes them.
+    """
+    return json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+
+
+def check_names(arch: str, encoder: str) -> None:
+    """Raise UsageError for an architecture or encoder that no library can have."""
+    names = stored_names()
+    # smp's architectures are named as their classes
+    if arch not in names["architectures"] and not _is_in_source(SMP, "class ", arch, r"\("):
+        raise unknown_architecture(arch, names["architectures"])
+    library, kind, name = SMP, "encoders", encoder
+    if encoder.startswith(UNIVERSAL):  # a tag of weights may follow
+        library, kind, name = TIMM, "timm", encoder.removeprefix(UNIVERSAL).split(".")[0]
+    # an encoder is a function, or a key of a dict
+    if name not in names[kind] and not _is_in_source(library, """(def |["'])""", name, """["'(]"""):
+        raise unknown_encoder(encoder, names[kind])
+
+
+def unknown_architecture(arch: str, known: list[str]) -> UsageError:
+    """Return the error for an architecture that is not among the known ones."""
+    return UsageError(
+        f"model.arch: there is no {arch!r}{did_you_mean(arch, known)}; "
+        f"architectures are {', '.join(known)}"
+    )
+
+
+def unknown_encoder(encoder: str, known: list[str]) -> UsageError:
+    """Return the error for an encoder; `known` are smp's, or timm's without their prefix."""
+    if encoder.startswith(UNIVERSAL):
+        known = [UNIVERSAL + name for name in known]
+    return UsageError(
+        f"model.encoder: there is no {encoder!r}{did_you_mean(encoder, known)}; encoders are those "
+        f"of segmentation-models-pytorch and, as {UNIVERSAL}NAME, of timm"
+    )
+
+
+def refuse_missing_weights(weights: str) -> None:
+    """Raise UsageError where model.weights names a file, and there is none."""
+    if weights not in ("auto", "imagenet", "none") and not Path(weights).is_file():
+        raise UsageError(
+            f"model.weights {weights}: no such file; use auto, imagenet, none or a file"
+        )
+
+
+def _is_in_source(library: str, before: str, name: str, after: str) -> bool:
+    """Return whether an installed library's source has the name between two patterns."""
+    spec = find_spec(library)  # imports nothing
+    if spec is None or spec.origin is None:
+        return True  # it is not there to be read
+    if not re.fullmatch(r"[\w-]+", name):
+        return False
+    pattern = re.compile(f"{before}{name}{after}", re.IGNORECASE)
+    files = Path(spec.origin).parent.rglob("*.py")
+    return any(pattern.search(file.read_text("utf-8", "replace")) for file in files)
