@@ -9,11 +9,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -72,6 +73,11 @@ def accept_any_text() -> None:
     warnings.showwarning = _show_warning
     if logging.lastResort:  # prints what a library logs where nothing is set up
         logging.lastResort.setFormatter(_SafeFormatter())
+    # on its cache folder and on fonts: what a picture lacks, render/fonts.py says
+    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"(matplotlib|segtrain\.render)\b"
+    )
 
 
 class _SafeFormatter(logging.Formatter):
@@ -182,6 +188,23 @@ def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     # 0xdc80 to 0xdcff: a byte of a file name that is not UTF-8
     return escape_character(chr(code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code))
+
+
+def show_names(names: Sequence[str], limit: int) -> list[str]:
+    """Return names of classes, in order, for a table or picture: no two of them look the same.
+
+    Each is safe, at most `limit` columns wide without its middle, and numbered where another one
+    would be equal then; a blank one is its class id.
+    """
+    shown: dict[str, None] = {}
+    for class_id, name in enumerate(names):
+        whole = safe(name) if name.strip() else f"class {class_id}"
+        text, number = cut_middle(whole, limit, cell_len), class_id
+        while text in shown:
+            end = f" #{number}"
+            text, number = cut_middle(whole, limit - len(end), cell_len) + end, number + 1
+        shown[text] = None
+    return list(shown)
 
 
 def escape_character(character: str) -> str:

@@ -75,10 +75,16 @@ def first_line(error: BaseException) -> str:
     return cut_middle(line, LONGEST)
 
 
-def cut_middle(text: str, limit: int) -> str:
-    """Return a text of at most `limit` characters: a longer one without its middle."""
-    head = limit * 2 // 3
-    return text if len(text) <= limit else f"{text[:head]}…{text[head + 1 - limit :]}"
+def cut_middle(text: str, limit: int, measure: Callable[[str], float] = len) -> str:
+    """Return a text that measures at most `limit`: a longer one without its middle."""
+    if measure(text) <= limit:
+        return text
+    head, tail = text[:limit], text[-(limit // 3) :]  # no character measures less than 1
+    while tail and measure(tail) > limit / 3:
+        tail = tail[1:]
+    while head and measure(f"{head}…{tail}") > limit:
+        head = head[:-1]
+    return f"{head}…{tail}"
 
 
 def shorten(items: Iterable[object], limit: int = 3) -> str:

@@ -134,7 +134,7 @@ def test_starting_is_instant(module):
         ),
         ("tifffile", "segtrain", {"data.tiff"}),
         ("pycocotools", "segtrain", {"data.regions"}),
-        ("matplotlib", "segtrain", {"render.plots"}),
+        ("matplotlib", "segtrain", {"render.fonts", "render.plots"}),
         ("jinja2", "segtrain", {"render.templating"}),
     ],
 )

@@ -10,10 +10,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.table import Table
 
 from segtrain import console
-from segtrain.console import Note, progress, safe, write, write_json, write_notes, write_table
+from segtrain.console import (
+    Note,
+    progress,
+    safe,
+    show_names,
+    write,
+    write_json,
+    write_notes,
+    write_table,
+)
 from segtrain.errors import SegtrainError
 
 # a name, and the text that a terminal gets for it
@@ -52,6 +64,18 @@ def test_names_are_inert_in_lines_tables_and_json(name: str, capsys):
     printed = capsys.readouterr().out
     assert safe(printed.replace("\n", "")) == printed.replace("\n", "")
     assert json.loads(printed) == {name: [name]}
+
+
+@given(st.lists(st.text("ab…#1 \u3042\u0301\x1b", max_size=60), unique=True), st.integers(12, 40))
+@settings(max_examples=200)
+def test_no_two_names_look_the_same_and_none_is_too_wide(names: list[str], limit: int):
+    shown = show_names(names, limit)
+    assert len(set(shown)) == len(names)
+    for name, text in zip(names, shown, strict=True):
+        assert text.strip() and safe(text) == text and cell_len(text) <= limit
+        if name.strip() and cell_len(safe(name)) <= limit:
+            assert text.startswith(safe(name)[: limit - 6])
+    assert show_names(["x" * 90, "道路", "x" * 89 + "y"], 20)[1] == "道路"
 
 
 def test_a_warning_is_framed(capsys):

@@ -8,11 +8,13 @@ import numpy as np
 from PIL import Image
 
 from segtrain.config import Config
+from segtrain.console import write_notes
 from segtrain.data.inspection.survey import Inspection, Survey
 from segtrain.data.loading.dataset import as_tensor
 from segtrain.data.loading.sampling import Draw
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
+from segtrain.render.fonts import explain_missing_fonts
 from segtrain.render.overlay import (
     add_legend,
     blend_classes,
@@ -43,6 +45,7 @@ def write_sheets(
     for sheet, file in ((preview_sheet, preview), (augment_sheet, augment)):
         if file:
             save_image(file, sheet(inspection, config))
+    write_notes(explain_missing_fonts(inspection.data_set.classes))
 
 
 def preview_sheet(survey: Survey, config: Config) -> Image.Image:

@@ -36,6 +36,7 @@ from segtrain.evaluation.report import (
 from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
 from segtrain.models.checkpoint import load_model
+from segtrain.render.fonts import explain_missing_fonts
 from segtrain.runs.folder import HISTORY, find_run_of
 
 
@@ -132,7 +133,8 @@ def score_split(evaluation: Evaluation, began: float, as_json: bool) -> Path:
         write_json(metrics)
     else:
         print_scores(metrics, evaluation)
-    write_notes(evaluation.pairs.skipped_notes(), stderr=as_json)
+    notes = (*evaluation.pairs.skipped_notes(), *explain_missing_fonts(evaluation.classes))
+    write_notes(notes, stderr=as_json)
     return evaluation.folder
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segtrain.commands.requests import NetworkRequest
 from segtrain.config import Config
-from segtrain.console import progress, write
+from segtrain.console import progress, write, write_notes
 from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import list_images
 from segtrain.data.layouts.locate import demo_folder
@@ -26,6 +26,7 @@ from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.files import whole_file
 from segtrain.models.checkpoint import Meta, load_model
 from segtrain.models.inference import Predictor, advise_on_memory, predict_bands
+from segtrain.render.fonts import explain_missing_fonts
 from segtrain.render.overlay import (
     add_legend,
     blend_classes,
@@ -51,6 +52,8 @@ def predict(
     network = build_predictor(model, fabric)
     read_image = ImageReader.of(config.data, config.model.in_channels)
 
+    if legend:
+        write_notes(explain_missing_fonts(meta.classes))
     written = []
     for path in progress(images, "predicting", len(images)):
         image = as_tensor(read_image(path)).permute(2, 0, 1)[None]

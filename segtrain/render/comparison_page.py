@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from segtrain.render.templating import render_page
+from segtrain.console import show_names
+from segtrain.render.templating import LONGEST_NAME, render_page
 
 
 def render_comparison(comparison: dict[str, Any]) -> str:
@@ -13,6 +14,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
     return render_page(
         "comparison.html",
         comparison=comparison,
+        names=show_names(comparison["classes"], LONGEST_NAME),
         position=lambda value: f"{100 * (value - low) / (high - low):.2f}%",
         ends=(low, high),
         score=format_signed,

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from segtrain.files import whole_file
+from segtrain.render.fonts import fit_text, label_classes
 
 NEAREST = Image.Resampling.NEAREST
 ClassColours = Sequence[tuple[int, int, int]]
@@ -86,19 +87,19 @@ def save_mask(path: Path, class_ids: np.ndarray, palette: ClassColours) -> None:
 def add_legend(image: Image.Image, names: Sequence[str], palette: ClassColours) -> Image.Image:
     """Return the image above a strip of the classes' names and colours."""
     size = max(11, min(22, image.width // 40))
-    font, line = ImageFont.load_default(size), round(size * 1.5)
-    cell = line + max(round(font.getlength(name)) for name in names) + line // 2
+    labels, line = [fit_text(name, size) for name in label_classes(names)], round(size * 1.5)
+    cell = line + max(round(font.getlength(text)) for text, font in labels) + line // 2
     columns = max(1, min(len(names), image.width // cell))
     rows = -(-len(names) // columns)
     width = max(image.width, cell)
     page = Image.new("RGB", (width, image.height + rows * line + line // 2), (255, 255, 255))
     page.paste(image, (0, 0))
     draw = ImageDraw.Draw(page)
-    for i, (name, colour) in enumerate(zip(names, palette, strict=True)):
+    for i, ((text, font), colour) in enumerate(zip(labels, palette, strict=True)):
         x = (i % columns) * (width // columns) + line // 4
         y = image.height + line // 4 + (i // columns) * line
         draw.rectangle((x, y + line // 6, x + line * 2 // 3, y + line * 5 // 6), tuple(colour))
-        draw.text((x + line, y), name, (20, 20, 20), font)
+        draw.text((x + line, y), text, (20, 20, 20), font)
     return page
 
 
@@ -107,7 +108,6 @@ def draw_panels(pictures: dict[str, Image.Image], title: str) -> Image.Image:
 
     Small ones are enlarged by an integer factor, so that each pixel can be seen.
     """
-    font = ImageFont.load_default(size=14)
     factor = max(1, 240 // next(iter(pictures.values())).height)
     pictures = {
         name: picture.resize((picture.width * factor, picture.height * factor), NEAREST)
@@ -118,10 +118,11 @@ def draw_panels(pictures: dict[str, Image.Image], title: str) -> Image.Image:
     width = len(pictures) * (first.width + gap) + gap
     page = Image.new("RGB", (width, first.height + top + gap), (255, 255, 255))
     draw = ImageDraw.Draw(page)
-    draw.text((gap, 4), title, (20, 20, 20), font)
+    text, font = fit_text(title, 14, width - 2 * gap)
+    draw.text((gap, 4), text, (20, 20, 20), font)
     for i, (name, picture) in enumerate(pictures.items()):
         x = gap + i * (first.width + gap)
-        draw.text((x, 23), name, (90, 90, 90), font)
+        draw.text((x, 23), name, (90, 90, 90), ImageFont.load_default(14))
         page.paste(picture, (x, top))
     return page
 
@@ -130,7 +131,6 @@ def draw_contact_sheet(
     pictures: Sequence[tuple[str, Image.Image]], columns: int = 4, width: int = 320
 ) -> Image.Image:
     """Return pictures of any size in rows, each under its caption and `width` pixels wide."""
-    font = ImageFont.load_default(size=12)
     gap, line = 8, 18
     small = [(caption, scale_to_width(picture, width)) for caption, picture in pictures]
     columns = min(columns, len(small))
@@ -141,7 +141,8 @@ def draw_contact_sheet(
     for row, height in zip(rows, heights, strict=True):
         for i, (caption, picture) in enumerate(row):
             x = gap + i * (width + gap)
-            draw.text((x, y), cut_start(caption, font, width), (60, 60, 60), font)
+            text, font = fit_text(caption, 12, width)
+            draw.text((x, y), text, (60, 60, 60), font)
             page.paste(picture, (x, y + line))
         y += height
     return page
@@ -152,10 +153,3 @@ def scale_to_width(picture: Image.Image, width: int) -> Image.Image:
     height = min(2 * width, max(1, round(picture.height * width / picture.width)))
     kind = NEAREST if picture.width < width else Image.Resampling.BOX
     return picture.resize((width, height), kind)
-
-
-def cut_start(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Return the text, without as much of its start as makes it wider than `width` pixels."""
-    while font.getlength(text) > width and len(text) > 2:
-        text = "…" + text[2:]
-    return text

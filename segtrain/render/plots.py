@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
+from rich.cells import cell_len
 from torch import Tensor
 
-from segtrain.console import safe
 from segtrain.files import whole_file
+from segtrain.render.fonts import find_font, label_classes, make_drawable
 
 MAX_WITH_NUMBERS = 25  # classes; with more the numbers in the cells overlap
 MAX_WITH_NAMES = 200  # classes; with more their names overlap
@@ -25,6 +27,8 @@ MAX_SIDE = 34  # inches, of 100 pixels each
 # placeholders for the page's --series-1 to --series-6, which differ between light and dark
 SERIES = ("#010001", "#020002", "#030003", "#040004", "#050005", "#060006")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+# no user's settings of matplotlib, and dollar signs in names are no formulas
+PLAIN: list[str | dict[str, Any]] = ["default", {"text.parse_math": False}]
 
 
 class Chart(NamedTuple):
@@ -35,22 +39,36 @@ class Chart(NamedTuple):
     alt: str  # a description for screen readers
 
 
+@style.context(PLAIN)
 def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> None:
     """Draw the (C,C) confusion matrix with each row divided by its sum; empty rows stay blank."""
-    counts = matrix.cpu().numpy().astype(float)
+    figure = draw_confusion(matrix.cpu().numpy().astype(float), names, title)
+    with whole_file(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)
+
+
+def draw_confusion(counts: np.ndarray, names: list[str], title: str) -> Figure:
+    """Return the figure of a (C,C) confusion matrix."""
     rows = counts.sum(1, keepdims=True)
     shares = np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
     few = len(names) <= MAX_WITH_NUMBERS
-    side = min(max(4.5, (0.55 if few else 0.15) * len(names) + 2), MAX_SIDE)
+    labels, fontsize = label_classes(names), 10 if few else 6
+    inches = (
+        max(map(cell_len, labels)) * 0.65 * fontsize / 72 if len(names) <= MAX_WITH_NAMES else 0
+    )
+    side = min(max(4.5, (0.55 if few else 0.15) * len(names) + 1 + max(1, inches)), MAX_SIDE)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= MAX_WITH_NAMES:
-        labels = [safe(name) for name in names]  # fonts have no control characters either
-        fontsize = 10 if few else 6
         axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=fontsize)
         axes.set_yticks(range(len(names)), labels, fontsize=fontsize)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            file = find_font(label.get_text())
+            label.set_fontproperties(FontProperties(fname=file, size=fontsize))
+    title, file = make_drawable(title)
+    axes.set_title(title, font=FontProperties(fname=file, size=12))
+    axes.set(xlabel="predicted", ylabel="true")
     if few:
         style = {"ha": "center", "va": "center", "fontsize": 8}
         for (row, column), share in np.ndenumerate(shares):
@@ -59,8 +77,7 @@ def save_confusion(path: Path, matrix: Tensor, names: list[str], title: str) -> 
                 text = f"{share:.2f}".lstrip("0")
                 axes.text(column, row, text, style, color=colour)
     figure.colorbar(picture, shrink=0.8, label="share of the true class")
-    with whole_file(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
+    return figure
 
 
 def draw_training_charts(history: list[dict[str, Any]]) -> list[Chart]:
@@ -93,6 +110,7 @@ def select_columns(history: list[dict[str, Any]], pattern: str) -> dict[str, lis
     return {short: [row.get(name) for row in history] for name, short in names.items()}
 
 
+@style.context(PLAIN)
 def draw_lines(
     title: str,
     epochs: list[float],
@@ -102,7 +120,7 @@ def draw_lines(
     """Return a chart of lines over epochs; a line is drawn across its None values."""
     figure = Figure(figsize=(4.2, 2.9), layout="constrained")
     axes = figure.add_subplot()
-    descriptions = []
+    labels, descriptions = [], []
     for i, (name, values) in enumerate(lines.items()):
         points = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
         if not points:
@@ -111,13 +129,13 @@ def draw_lines(
         axes.plot(
             x,
             y,
-            label=name,
             color=SERIES[i % len(SERIES)],
             linestyle=DASHES[i % len(DASHES)],
             linewidth=1.8,
             marker="o" if len(points) < 3 else None,
             markersize=4,
         )
+        labels.append(make_drawable(name)[0])
         descriptions.append(
             f"{name} from {y[0]:.3f} in epoch {x[0]:g} to {y[-1]:.3f} in epoch {x[-1]:g}"
         )
@@ -129,10 +147,11 @@ def draw_lines(
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel("epoch")
     if len(descriptions) > 1:
-        axes.legend(frameon=False, fontsize=9, handlelength=2.6)
+        axes.legend(axes.lines, labels, frameon=False, fontsize=9, handlelength=2.6)
     return Chart(title, to_svg(figure, axes, title), f"{title}: {'; '.join(descriptions)}.")
 
 
+@style.context(PLAIN)
 def draw_reliability(calibration: list[dict[str, Any]]) -> Chart:
     """Return a chart of accuracy by confidence above each bin's share of the pixels.
 

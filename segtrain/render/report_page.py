@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from segtrain.console import safe, show_names
 from segtrain.files import save_text
 from segtrain.render.overlay import ClassColours
 from segtrain.render.plots import draw_reliability, draw_training_charts
-from segtrain.render.templating import render_page
+from segtrain.render.templating import LONGEST_NAME, render_page
 from segtrain.render.viewer_images import MAX_SIDE, ViewerImage, make_distinct, repaint_png
 
 MAX_BYTES = 9_500_000  # of a page
@@ -51,6 +52,7 @@ def write_report(
 
     report: title, headline, metrics, confusion, confused, history, data, provenance, expression.
     """
+    report = report | {"metrics": report["metrics"] | {"classes": name_rows(report)}}
     colours = make_distinct(palette[: len(report["metrics"]["classes"])])
     context = build_context(report) | {"colours": colours}
     layered = [add_layers(picture, colours) for picture in pictures]
@@ -69,6 +71,13 @@ def write_report(
         if len(text.encode()) <= MAX_BYTES or not order:
             return save_text(path, text)
         order.pop()
+
+
+def name_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the classes with their names as the page shows them."""
+    rows = report["metrics"]["classes"]
+    names = show_names([row["name"] for row in rows], LONGEST_NAME)
+    return [row | {"name": name} for row, name in zip(rows, names, strict=True)]
 
 
 def build_context(report: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +121,7 @@ def add_layers(picture: ViewerImage, colours: ClassColours) -> dict[str, Any]:
         alt = "pixels that the loss keeps red, easy ones blue"
         layers.append(("hard", "Hard pixels", "webp", picture.hard, alt))
     return {
-        "name": picture.name,
+        "name": safe(picture.name),
         "caption": picture.caption,
         "kind": picture.kind,
         "size": picture.size,
@@ -187,7 +196,7 @@ def build_script_data(
     return {
         "classes": [row["name"] for row in report["metrics"]["classes"]],
         "colours": colours,
-        "images": list(names),
+        "images": [safe(name) for name in names],
         "confused": {
             f"{true},{predicted}": [[numbers[name], pixels] for name, pixels in images]
             for (true, predicted), images in cells.items()

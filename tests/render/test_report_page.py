@@ -27,7 +27,7 @@ from segtrain.render.viewer_images import ImageMaps, ViewerImage, make_distinct,
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 SCRIPT = "</script><script>window.caught = 1</script>"
 HANDLER = '<img src=x onerror="window.caught=1">'
-NASTY = [SCRIPT, HANDLER, "\"two\" & 'one'", "Straße 道路", "{{ 7*7 }}"]
+NASTY = [SCRIPT, HANDLER, "\"two\" & 'one'", "Straße 道路 שמיים हिन्दी 👩\u200d🚒", "{{ 7*7 }}"]
 
 
 class Page(HTMLParser):
@@ -427,3 +427,25 @@ def test_a_report_does_not_change_what_it_was_given(tmp_path: Path):
     before = copy.deepcopy(report)
     written(tmp_path, report, made_up_pictures())
     assert report == before
+
+
+def test_blank_and_turned_names_and_names_of_one_start_differ_on_the_page(tmp_path: Path):
+    names = [
+        "a\nb",
+        "a b",
+        "",
+        " ",
+        "\u202eb\x1b",
+        "x" * 999,
+        "x" * 999 + "y",
+        "x" * 500 + "z" + "x" * 499,
+    ]
+    report = made_up_report(names)
+    report["headline"] = "\x00\u2066\ud800"
+    colours = [(i, i, i) for i in range(len(names))]
+    write_report(tmp_path / "r.html", report, made_up_pictures(names=names[:4]), colours)
+    page = Page(text := (tmp_path / "r.html").read_text())
+    shown = [row[0][1] for row in page.rows("scores")[1:]]
+    assert shown[:5] == [r"a\x0ab", "a b", "class 2", "class 3", r"\u202eb\x1b"]
+    assert len(set(shown)) == len(names) and max(map(len, shown)) <= 120
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e\u2066\ud800]", text)
