@@ -287,7 +287,7 @@ class Segtrain:
         with redirect_stdout(io.StringIO()):
             fabric = make_fabric(plan.config.train)
             fabric.launch()
-            training = start_training(fabric, start, case.segmentation_model())
+            training, _ = start_training(fabric, start, case.segmentation_model())
             reporter = Reporter(plan.config.train, case.steps, training.state, True)
         if data:
             self.loaders = open_loaders(plan, fabric)

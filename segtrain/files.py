@@ -154,16 +154,21 @@ def lock_folder(folder: Path, wait: bool = False) -> Iterator[bool | None]:
         os.close(handle)
 
 
-def stamp_files(*paths: Path) -> tuple[int, int] | None:
-    """Return (bytes, time of the last change in ns) of files: unchanged as long as they are.
+# of a file: bytes, times of the last change of its content and of its status in ns, and inode
+FileStamp = tuple[int, int, int, int]
 
-    Of several files both are sums, the second modulo 2**63. None where a file is missing.
+
+def stamp_files(*paths: Path) -> tuple[FileStamp, ...] | None:
+    """Return a stamp of each file: unchanged as long as the files are. None where one is missing.
+
+    The time of the content can be set, as `rsync -t` and `tar` do, that of the status can't. Stamps
+    hold on one machine only; without stable inodes or times they differ, and never agree by chance.
     """
     try:
         status = [path.stat() for path in paths]
     except OSError:
         return None
-    return sum(s.st_size for s in status), sum(s.st_mtime_ns for s in status) % 2**63
+    return tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in status)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
@@ -27,10 +28,12 @@ from segtrain.runs.folder import (
     default_name,
     lock_run,
     point_latest,
+    refuse_name,
+    refuse_read_only,
 )
-from segtrain.training.loop import train
+from segtrain.training.loop import start_training, train
 from segtrain.training.plan import TrainingPlan, make_model, make_plan
-from segtrain.training.resume import check_changes, find_state
+from segtrain.training.resume import check_changes, check_data, find_state
 from segtrain.training.session import RunStart
 
 
@@ -42,15 +45,20 @@ def fit(request: FitRequest) -> Path:
     # rank 0 alone resolves the start and loads weights: other hosts may not see the run's folder
     starts: list[RunStart] = []
     model: SegmentationModel | None = None
-    with ExitStack() as locks:
+    config_file: Path | None = None
+    with ExitStack() as until_end:
         if fabric.is_global_zero:
             if old_run:
-                locks.enter_context(lock_run(old_run))
-            start, model = prepare_start(request)
-            if not old_run:
-                locks.enter_context(lock_run(start.run))
+                until_end.enter_context(lock_run(old_run))
+            start, model = resolve_start(request)
+            if old_run:
+                config_file = reopen_run(start, until_end, fabric.world_size)
+            else:
+                config_file = create_run(start.run, start.plan.config) / CONFIG
+                until_end.enter_context(lock_run(start.run))
+            point_latest(start.run)
+            write(f"run: {start.run}")
             starts = [start]
-        config_file = starts[0].run / CONFIG if starts else None
         with launch_ranks(fabric, config.train, config_file) as rank_monitor:
             (start,) = fabric.broadcast(starts)
             with explain_limits(start.plan.memory_advice(fabric.strategy.precision.precision)):
@@ -66,26 +74,46 @@ def refuse_uninstalled(config: Config, loss: LossSpec) -> None:
     load_networks(loss)
 
 
-def prepare_start(request: FitRequest) -> tuple[RunStart, SegmentationModel]:
-    """Resolve all of a run, and make its folder once nothing can be refused any more."""
+def resolve_start(request: FitRequest, dry: bool = False) -> tuple[RunStart, SegmentationModel]:
+    """Resolve all of a run, and refuse what can't be trained or resumed; nothing is written.
+
+    A dry run downloads nothing, either.
+    """
     config, options, old_run = request.config, request.options, request.old_run
+    name = options.name or default_name(config.model.arch, config.loss.expression)
+    if old_run:
+        refuse_read_only(old_run)
+    else:  # before the data set is read
+        refuse_name(options.out, name)
     plan = read_plan(config, request.loss)
-    saved = find_state(old_run, plan) if old_run else None
+    saved, notes = None, []
+    if old_run:
+        saved = find_state(old_run)
+        notes = check_changes(old_run, plan.config, saved)
+        notes += check_data(old_run, saved, plan) if saved else []
     # initial weights are a function of the seed, whatever was drawn before
     torch.manual_seed(config.train.seed)
     model = make_model(plan.config, len(plan.data.classes))
-    notes = [] if saved else [load_weights(model, plan.config.model)]
-    name = options.name or default_name(config.model.arch, config.loss.expression)
-    if old_run:
-        notes += check_changes(old_run, plan.config)
-        for folder in (old_run, old_run / LAST.parent):  # temporary files of a killed process
-            remove_leftovers(folder)
-        save_config(plan.config, old_run / CONFIG)
-    run = old_run or create_run(options.out, name, plan.config)
-    point_latest(run)
+    if not saved:
+        notes.append(load_weights(model, plan.config.model, download=not dry))
     write_notes(notes)
-    write(f"run: {run}")
-    return RunStart(plan, run, saved), model
+    return RunStart(plan, old_run or options.out / name, saved), model
+
+
+def reopen_run(start: RunStart, until_end: ExitStack, processes: int) -> Path:
+    """Clear up the folder of a run to resume; return the config file for its other processes.
+
+    config.yaml stays as it is until a state with the changes is saved, so theirs is another file,
+    which lasts `until_end`.
+    """
+    for folder in (start.run, start.run / LAST.parent):  # temporary files of a killed process
+        remove_leftovers(folder)
+    if processes == 1:
+        return start.run / CONFIG
+    file = start.run / f".tmp-{os.getpid()}-{CONFIG}"
+    until_end.callback(file.unlink, missing_ok=True)
+    save_config(start.plan.config, file)
+    return file
 
 
 def read_plan(config: Config, loss: LossSpec) -> TrainingPlan:
@@ -101,16 +129,20 @@ def read_plan(config: Config, loss: LossSpec) -> TrainingPlan:
 
 
 def print_dry_run(request: FitRequest) -> None:
-    """Print the plan of a training. Raise UsageError for what can't be trained or resumed."""
+    """Print the plan of a training; refuse what the training would. Nothing is written."""
     refuse_uninstalled(request.config, request.loss)
     fabric = make_fabric(request.config.train)
     if not fabric.is_global_zero:
         return
-    plan = read_plan(request.config, request.loss)
-    write_notes(check_changes(request.old_run, plan.config) if request.old_run else [])
+    with lock_run(request.old_run) if request.old_run else nullcontext():
+        start, model = resolve_start(request, dry=True)
+        plan = start.plan
+        if fabric.world_size == 1:  # else its processes would have to start
+            with explain_limits(plan.memory_advice(fabric.strategy.precision.precision)):
+                start_training(fabric, start, model)
     write_lines(to_yaml(plan.config))
     write()
     for split, samples in plan.data.splits.items():
         write(f"{split}: {len(samples)} images")
-    write(f"parameters: {make_model(plan.config, len(plan.data.classes)).parameter_count:,}")
+    write(f"parameters: {model.parameter_count:,}")
     write(f"steps per epoch: {plan.steps_per_epoch}")

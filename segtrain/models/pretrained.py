@@ -43,17 +43,20 @@ def can_load_imagenet(encoder: str) -> bool:
     return has_imagenet(encoder) and (_is_cached(encoder) or _hub_answers())
 
 
-def load_weights(model: SegmentationModel, config: ModelConfig) -> Note:
-    """Load the weights that config.weights names into the model; return which they are."""
+def load_weights(model: SegmentationModel, config: ModelConfig, download: bool = True) -> Note:
+    """Load the weights that config.weights names into the model; return which they are.
+
+    Without `download`, those of ImageNet that aren't cached are only looked for.
+    """
     if config.weights == "none":
         return Note("weights: random")
     if config.weights == "imagenet":
-        load_imagenet(model, config)
+        load_imagenet(model, config, download)
         return Note(f"weights: ImageNet's, in the encoder {config.encoder}")
     return load_file_weights(model, Path(config.weights))
 
 
-def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
+def load_imagenet(model: SegmentationModel, config: ModelConfig, download: bool = True) -> None:
     """Load ImageNet weights into the model's encoder, and their mean and std into the model.
 
     The config's own mean and std stay, and so do those of images that are not RGB.
@@ -67,6 +70,8 @@ def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
     )
     if not can_load_imagenet(encoder):  # the library would retry for most of a minute
         raise SegtrainError(offline)
+    if not download and not _is_cached(encoder):
+        return
 
     def explain(error: Exception) -> str:
         return (

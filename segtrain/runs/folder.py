@@ -36,17 +36,39 @@ def safe_name(loss: str) -> str:
 
 
 def refuse_name(out: Path, name: str) -> None:
-    """Raise UsageError where OUT/NAME exists, or can't be a run's folder."""
+    """Raise UsageError where OUT/NAME exists or can't be a run's folder; nothing is written."""
     if name in (".", "..", LATEST) or Path(name).name != name:
         raise UsageError(f"--name {name}: expected a plain folder name other than {LATEST}")
-    if (out / name).exists():
-        raise UsageError(f"--name: {out / name} exists; take another name, or --resume {name}")
+    run = out / name
+    for path in (run, temporary_run(run)):  # the latter has the longer name
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # a name that is too long, or a file in place of a folder
+            advice = "take another --out or --name"
+            raise UsageError(f"cannot make {run}: {error.strerror}; {advice}") from error
+        if path == run:
+            raise UsageError(f"--name: {run} exists; take another name, or --resume {name}")
+    refuse_read_only(out)
 
 
-def create_run(out: Path, name: str, config: Config) -> Path:
-    """Create OUT/NAME with its config, both or neither. Raise UsageError where it exists."""
-    refuse_name(out, name)
-    run, temporary = out / name, out / f".tmp-{os.getpid()}-{name}"
+def temporary_run(run: Path) -> Path:
+    """Return the folder that becomes the run's once its config is in it."""
+    return run.with_name(f".tmp-{os.getpid()}-{run.name}")
+
+
+def refuse_read_only(folder: Path) -> None:
+    """Raise SegtrainError where nothing can be written in a folder, or it can't be made."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise SegtrainError(f"cannot write in {existing}: no permission; take another --out")
+
+
+def create_run(run: Path, config: Config) -> Path:
+    """Create a run's folder with its config, both or neither. Raise UsageError where it exists."""
+    refuse_name(run.parent, run.name)
+    temporary = temporary_run(run)
     try:
         temporary.mkdir(parents=True)
         save_config(config, temporary / CONFIG)

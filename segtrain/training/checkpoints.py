@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from segtrain.config import Config
+from segtrain.config.loading import save_config, to_yaml
 from segtrain.errors import SegtrainError, first_line, translate_errors
 from segtrain.files import save_bytes
 from segtrain.models.checkpoint import Meta, read_meta, save_model, save_state
 from segtrain.runs.environment import device_name, package_versions
-from segtrain.runs.folder import BEST, LAST, STATE
+from segtrain.runs.folder import BEST, CONFIG, LAST, STATE
 from segtrain.training.session import Session
 from segtrain.training.state import Training, TrainState
 from segtrain.version import __version__
@@ -24,7 +26,8 @@ from segtrain.version import __version__
 def save_checkpoint(session: Session, miou: float | None = None, best: bool = False) -> None:
     """Save last.safetensors, best.safetensors if it is the best, and last.state.pt.
 
-    Only rank 0 may call it.
+    A resumed run's config.yaml gets the changes just before: until then nothing of the run has
+    changed. Only rank 0 may call it.
     """
     run, plan, training = session.run, session.plan, session.training
     model, state = training.scored, training.state
@@ -42,6 +45,7 @@ def save_checkpoint(session: Session, miou: float | None = None, best: bool = Fa
     save_model(run / LAST, model, meta)
     if best:
         save_model(run / BEST, model, meta)
+    save_changes(run, plan.config)
     # weights too: one file, so one rename, is a consistent state
     save_state(
         run / STATE,
@@ -60,18 +64,34 @@ def save_checkpoint(session: Session, miou: float | None = None, best: bool = Fa
     )
 
 
+def save_changes(run: Path, config: Config) -> None:
+    """Write a run's config.yaml where it differs."""
+    with suppress(OSError, ValueError):  # missing, or not UTF-8
+        if (run / CONFIG).read_text(encoding="utf-8") == to_yaml(config):
+            return
+    save_config(config, run / CONFIG)
+
+
 def restore_training(fabric: Fabric, training: Training, saved: dict[str, Any]) -> None:
     """Restore a training from the state that `save_checkpoint` saved.
 
     Raise SegtrainError where it lacks a part, or a part has another shape.
     """
-    with translate_errors(
-        lambda error: (
-            f"{STATE}: not a state of this run ({type(error).__name__}: {first_line(error)}); "
-            "restore it, or start a new run"
-        )
-    ):
+    with translate_errors(_not_of_this_run):
         _restore(fabric, training, saved)
+
+
+def read_progress(saved: dict[str, Any]) -> TrainState:
+    """Return the progress in a state that `save_checkpoint` saved. Raise SegtrainError."""
+    with translate_errors(_not_of_this_run):
+        return TrainState(**saved["state"])
+
+
+def _not_of_this_run(error: Exception) -> str:
+    return (
+        f"{STATE}: not a state of this run ({type(error).__name__}: {first_line(error)}); restore "
+        "it, or start a new run"
+    )
 
 
 def _restore(fabric: Fabric, training: Training, saved: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from segtrain.distributed.signals import StopRequest
 from segtrain.errors import Stopped
 from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.validation import validate
-from segtrain.losses.build import Loss, build_loss
+from segtrain.losses.build import build_loss
 from segtrain.metrics.confusion import Scores
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.runs.environment import collect_environment, record_start
@@ -43,7 +43,7 @@ from segtrain.training.module import (
 from segtrain.training.nonfinite import OutcomeReader, report_bad_step
 from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
 from segtrain.training.progress import Reporter
-from segtrain.training.resume import compare_settings
+from segtrain.training.resume import compare_settings, explain_end
 from segtrain.training.session import RunStart, Session
 from segtrain.training.state import Training, TrainState, select_score
 from segtrain.training.step import MicroBatch, copy_to_device, train_step
@@ -58,7 +58,9 @@ def train(
     Early stopping ends it before; a signal does so by raising Stopped.
     """
     plan, run, config = start.plan, start.run, start.plan.config
-    training = start_training(fabric, start, model)
+    training, compilation = start_training(fabric, start, model)
+    if fabric.is_global_zero:
+        write_start(fabric, start, training, compilation)
     state, epochs = training.state, config.train.epochs
     loaders = open_loaders(plan, fabric)
     session = Session(
@@ -103,8 +105,13 @@ def train(
         write_end(session, loaders)
 
 
-def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) -> Training:
-    """Build what training changes: network, loss, optimizer, average; restored if resuming."""
+def start_training(
+    fabric: Fabric, start: RunStart, model: SegmentationModel
+) -> tuple[Training, Compilation]:
+    """Build what training changes: network, loss, optimizer, average; restored if resuming.
+
+    Nothing is written.
+    """
     plan, config = start.plan, start.plan.config
     loss = build_loss(
         plan.loss,
@@ -114,8 +121,6 @@ def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) ->
         palette=plan.data.palette,
     )
     compilation = decide_compilation(config.train, loss, fabric.device, plan.total_steps)
-    if fabric.is_global_zero:
-        write_start(fabric, start, model, loss, compilation)
     if fabric.world_size > 1 and fabric.device.type == "cuda" and config.train.sync_bn:
         model.synchronise_bn()  # torch has it for GPUs only
     module = TrainingModule(model, loss, compilation.enabled).to(fabric.device)
@@ -130,20 +135,15 @@ def start_training(fabric: Fabric, start: RunStart, model: SegmentationModel) ->
     )
     if start.saved:
         restore_training(fabric, training, start.saved)
-        if fabric.is_global_zero:
-            finished = training.state.epoch == config.train.epochs  # its last validation, too
-            hint = ": the run is finished; give more --epochs to continue it" if finished else ""
-            write(f"resumed after step {training.state.step} of {plan.total_steps}{hint}")
-            write_notes(compare_settings(start.saved, fabric))
-    return training
+    return training, compilation
 
 
 def write_start(
-    fabric: Fabric, start: RunStart, model: SegmentationModel, loss: Loss, compilation: Compilation
+    fabric: Fabric, start: RunStart, training: Training, compilation: Compilation
 ) -> None:
-    """Print loss path, compilation and size of the run, and record its environment."""
-    plan, config = start.plan, start.plan.config
-    path = describe_loss_path(model, loss, fabric.device)
+    """Print how and from where the run trains, and record its environment."""
+    plan, config, model = start.plan, start.plan.config, training.model
+    path = describe_loss_path(model, training.loss, fabric.device)
     write(f"loss: {path}")
     write(f"torch.compile: {'on' if compilation.enabled else 'off'} ({compilation.reason})")
     environment = collect_environment(fabric.device)
@@ -151,6 +151,11 @@ def write_start(
     record_start(start.run / ENVIRONMENT, environment)
     write(f"{plan.summary}, {model.parameter_count:,} parameters")
     write_notes(check_batch_norm(fabric, config.train, config.model.freeze_bn))
+    if start.saved:
+        end = explain_end(training.state, config)
+        hint = f": the run is finished: {end}" if end else ""
+        write(f"resumed after step {training.state.step} of {plan.total_steps}{hint}")
+        write_notes(compare_settings(start.saved, fabric))
 
 
 def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.profile | None) -> None:

@@ -27,6 +27,7 @@ from segtrain.models.pretrained import can_load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
 CROPS_COUNTED = 256  # to estimate how often a sampler draws each class
+MASKS_OF = "masks of "  # begins what the fingerprint has of the masks of a split
 TRACED_STEPS = 8  # train.profile traces steps 5 to 8
 
 
@@ -39,6 +40,7 @@ class TrainingPlan:
     loss: LossSpec  # with class weights as numbers
     crop: tuple[int, int]  # height, width
     image_sizes: dict[str, list[tuple[int, int]]]  # (height, width) in train and val
+    mask_digests: dict[str, str]  # of all masks of train and of val
     steps_per_epoch: int
     by_class: ClassDraws  # of data.sampler
     notes: tuple[Note, ...]
@@ -63,12 +65,16 @@ class TrainingPlan:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Identity of the data that a resumed run must find: images by name and size, in order."""
+        """Identity of the data that a resumed run must find, the same on any machine.
+
+        Images by name and size, in order, and masks by their values.
+        """
         identity: dict[str, Any] = {"steps an epoch": self.steps_per_epoch}
         for split, sizes in self.image_sizes.items():
             names = [sample.image.name for sample in self.data.splits[split]]
             digest = hashlib.sha256(json.dumps([names, sizes]).encode()).hexdigest()
             identity[split] = f"{len(names)} images ({digest[:12]})"
+            identity[MASKS_OF + split] = self.mask_digests[split][:12]
         return identity
 
     def memory_advice(self, precision: str) -> str:
@@ -129,6 +135,7 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
         loss=loss,
         crop=crop,
         image_sizes=survey.sizes,
+        mask_digests=survey.mask_digests,
         steps_per_epoch=steps,
         by_class=by_class,
         notes=tuple(notes),

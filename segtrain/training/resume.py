@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from segtrain.console import Note
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.models.checkpoint import load_state
 from segtrain.runs.folder import CONFIG, STATE
-from segtrain.training.checkpoints import describe_setting
-from segtrain.training.plan import TrainingPlan
+from segtrain.training.checkpoints import describe_setting, read_progress
+from segtrain.training.plan import MASKS_OF, TrainingPlan
+from segtrain.training.state import TrainState
 
+NEED_STEPS = {"train.epochs", "train.patience", "optim.lr"}  # no effect on a finished run
 SCHEDULE = "the learning rate follows the schedule of the new value"
 DIGITS = "sums in another order: the last digits differ from an uninterrupted run"
 # config fields that may differ from the run to resume, and the effect
@@ -48,36 +51,65 @@ MAY_CHANGE = {
 }
 
 
-def check_changes(run: Path, config: Config) -> list[Note]:
+def check_changes(run: Path, config: Config, saved: dict[str, Any] | None) -> list[Note]:
     """Return a note on each field that differs from the run to resume, with the effect.
 
-    Raise UsageError for fields that may not change within a run.
+    Raise UsageError for fields that may not change within a run, and for those that would have no
+    effect, since the saved state has no step left to take.
     """
     changed = compare_configs(load_config(run / CONFIG), config)
     texts = {key: f"{key} was {old}, now {new}" for key, (old, new) in changed.items()}
     if refused := [text for key, text in texts.items() if key not in MAY_CHANGE]:
         raise UsageError(f"--resume {run}: {'; '.join(refused)}; start a new run to change that")
+    end = explain_end(read_progress(saved), config) if saved else ""
+    if end and not NEED_STEPS.isdisjoint(changed):
+        raise UsageError(f"--resume {run}: {end}")
     return [Note(": ".join(filter(None, (text, MAY_CHANGE[key])))) for key, text in texts.items()]
 
 
-def find_state(run: Path, plan: TrainingPlan) -> dict[str, Any] | None:
+def explain_end(state: TrainState, config: Config) -> str:
+    """Return why a training from this state has no step left, and what to do; '' if it has one."""
+    if state.epoch >= config.train.epochs:
+        return f"{state.epoch} epochs are done already; take more than that with --epochs"
+    if state.stale >= (config.train.patience or math.inf):
+        return (
+            f"early stopping has ended it after {state.stale} validations without improvement; "
+            "take more than that with --set train.patience"
+        )
+    return ""
+
+
+def find_state(run: Path) -> dict[str, Any] | None:
     """Return the saved state of a run; None where it ended before its first checkpoint.
 
-    Raise SegtrainError for an unreadable file, and UsageError for another data set than the run
-    saw: images would be repeated, or move between splits.
+    Raise SegtrainError for an unreadable file.
     """
     if not (run / STATE).exists():
         return None
     saved = load_state(run / STATE)
     if "setting" not in saved:
         raise SegtrainError(f"{run / STATE}: written by an older segtrain; start a new run")
-    for name, now in plan.fingerprint.items():
-        if (then := saved.get("data", {}).get(name)) != now:
-            raise UsageError(
-                f"--resume {run}: its data set has changed: {name} was {then}, now {now}; restore "
-                "it, or start a new run"
-            )
     return saved
+
+
+def check_data(run: Path, saved: dict[str, Any], plan: TrainingPlan) -> list[Note]:
+    """Raise UsageError for another data set than the run saw, by the plan's fingerprint.
+
+    Images would be repeated, or move between splits, and scores be compared with those on other
+    masks. Return a note if the state is older and has no digest of the masks.
+    """
+    then = saved["data"] if isinstance(saved.get("data"), dict) else {}
+    older = not any(name.startswith(MASKS_OF) for name in then)
+    for name, now in plan.fingerprint.items():
+        if older and name.startswith(MASKS_OF):
+            continue
+        if then.get(name) != now:
+            raise UsageError(
+                f"--resume {run}: its data set has changed: {name} was {then.get(name)}, now "
+                f"{now}; restore it, or start a new run"
+            )
+    unknown = "the state is of an older segtrain, without a digest of the masks: they may have "
+    return [Note(unknown + "changed since then", "note")] if older else []
 
 
 def compare_settings(saved: dict[str, Any], fabric: Fabric) -> list[Note]:

@@ -108,7 +108,7 @@ def test_an_unknown_monitor_is_refused(cli, pairs: Path, monitor: str, near: str
 
 def test_a_state_of_an_older_segtrain_is_refused(tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
-    assert find_state(tmp_path, None) is None
+    assert find_state(tmp_path) is None
     torch.save({"model": {}, "epoch": 3}, tmp_path / "checkpoints/last.state.pt")
     with pytest.raises(SegtrainError, match="older segtrain"):
-        find_state(tmp_path, None)
+        find_state(tmp_path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -37,9 +38,9 @@ from segtrain.data.masks import (
 from segtrain.data.sample import Sample
 from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError
-from segtrain.files import cache_folder, save_text, stamp_files
+from segtrain.files import FileStamp, cache_folder, save_text, stamp_files
 
-FACTS_VERSION = 6  # of the saved facts; raise it when they are computed differently
+FACTS_VERSION = 7  # of the saved facts; raise it when they are computed differently
 SLIGHTLY_SMOOTH = 0.02  # smooth_share of masks whose flat areas are counted
 HIGHEST_ID = 63  # they are also counted in masks of higher values: few data sets have such ids
 MOST_VALUES = 4096  # values counted one by one in a mask; valid masks have far fewer
@@ -85,9 +86,11 @@ class MaskFacts:
     nodata: float | None = None  # the value that a GeoTIFF's own tag names
     flat: dict[int, int] | None = None  # of values or colours those in flat areas; None: all
     even: dict[int, int] = field(default_factory=dict)  # JPEG's blocks of one value, by value
+    checksum: int = 0  # of the values as stored: the same for any type of file and on any machine
 
 
 Kind = TypeVar("Kind", ImageFacts, MaskFacts)
+Stamps = tuple[FileStamp, ...]
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class PairFacts:
     sample: Sample
     image: ImageFacts
     mask: MaskFacts
+    stamps: tuple[FileStamp, ...] = field(default=(), compare=False)  # of image and mask files
 
     @property
     def sizes_agree(self) -> bool:
@@ -152,41 +156,41 @@ class Scanner:
         return facts
 
     def _pair(self, sample: Sample) -> PairFacts | UnreadablePair:
-        image, mask = self._image(sample.image), self._mask(sample)
+        # taken before reading: a file that changes meanwhile is read again
+        image_stamp, mask_stamp = stamp_files(sample.image), stamp_files(*sample.mask_files)
+        image, mask = self._image(sample.image, image_stamp), self._mask(sample, mask_stamp)
         if isinstance(image, ImageFacts) and isinstance(mask, MaskFacts):
-            return PairFacts(sample, image, mask)
+            return PairFacts(sample, image, mask, (*(image_stamp or ()), *(mask_stamp or ())))
         return UnreadablePair(sample, [part for part in (image, mask) if isinstance(part, str)])
 
-    def _image(self, path: Path) -> ImageFacts | str:
-        saved = self._recall((path,), f"image {path}", ImageFacts)
+    def _image(self, path: Path, stamp: Stamps | None) -> ImageFacts | str:
+        saved = self._recall(f"image {path}", stamp, ImageFacts)
         if isinstance(saved, ImageFacts) and (saved.digest or not self.full):
             return saved
         read = image_facts if self.full else header_facts
-        return self._read((path,), f"image {path}", partial(read, path, self.images))
+        return self._read(f"image {path}", stamp, partial(read, path, self.images))
 
-    def _mask(self, sample: Sample) -> MaskFacts | str:
-        files, key = sample.mask_files, f"mask {sample.mask}"
-        saved = self._recall(files, key, MaskFacts)
+    def _mask(self, sample: Sample, stamp: Stamps | None) -> MaskFacts | str:
+        key = f"mask {sample.mask}"
+        saved = self._recall(key, stamp, MaskFacts)
         if isinstance(saved, MaskFacts):
             return saved
         read = partial(mask_facts, sample.mask, self.masks, self.palette, self.options)
-        return self._read(files, key, read)
+        return self._read(key, stamp, read)
 
-    def _recall(self, files: Sequence[Path], key: str, kind: type) -> ImageFacts | MaskFacts | None:
+    def _recall(self, key: str, stamp: Stamps | None, kind: type) -> ImageFacts | MaskFacts | None:
         try:
             when, fields = self.saved[key]
-            return from_json(kind, fields) if tuple(when) == stamp_files(*files) else None
+            return from_json(kind, fields) if tuple(map(tuple, when)) == stamp else None
         except (LookupError, TypeError, ValueError, AttributeError):  # none, or not written by us
             return None
 
-    def _read(self, files: Sequence[Path], key: str, read: Callable[[], Kind]) -> Kind | str:
-        # taken before reading: a file that changes meanwhile is read again
-        when = stamp_files(*files)
+    def _read(self, key: str, stamp: Stamps | None, read: Callable[[], Kind]) -> Kind | str:
         try:
             facts = read()
         except SegtrainError as error:
             return str(error)
-        self.new[key] = [when, asdict(facts)]
+        self.new[key] = [stamp, asdict(facts)]
         return facts
 
 
@@ -262,14 +266,15 @@ def mask_facts(
         stored = read_mask(source, options.max_pixels, options.upright)
         reordered = True
     raw, lossy = stored.values, stored.lossy
-    smooth, snapped = smooth_share(raw), 0
+    smooth, snapped, tolerance = smooth_share(raw), 0, NEARLY_GREY if lossy else 0
+    values = None if palette and raw.ndim == 3 else grey_values(raw, tolerance)
+    checksum = checksum_values(raw if values is None else values)
     if masks and (lossy or smooth > SMOOTH):
         nearest = masks.snap(raw)
         before = raw if raw.ndim == nearest.ndim else raw[..., 1]  # grey in three channels
         snapped = int((nearest != before).reshape(*raw.shape[:2], -1).any(2).sum())
         raw = nearest
-    tolerance = NEARLY_GREY if lossy else 0
-    values = None if palette and raw.ndim == 3 else grey_values(raw, tolerance)
+        values = None if palette and raw.ndim == 3 else grey_values(raw, tolerance)
     counts, distinct = count_values(encode_colours(raw) if values is None else values)
     by_kind = ({}, counts) if values is None else (counts, {})
     high = any(HIGHEST_ID < value != 255 for value in by_kind[0])
@@ -291,7 +296,17 @@ def mask_facts(
         raw.dtype == bool,
         stored.nodata,
         *count_areas(raw if values is None else values, lossy, hard),
+        checksum,
     )
+
+
+def checksum_values(values: np.ndarray) -> int:
+    """Return the CRC-32 of whole numbers (H,W), or colours (H,W,3), whatever their type is."""
+    if values.dtype not in (np.uint8, bool):
+        fits = values.size and 0 <= values.min() and values.max() <= 255
+        values = values.astype(np.uint8 if fits else "<i8")
+    shape = zlib.crc32(repr(values.shape).encode())
+    return zlib.crc32(np.ascontiguousarray(values).data, shape)
 
 
 def count_areas(

@@ -6,6 +6,7 @@ open_data_set reads no pixel unless classes must be inferred or masks are indexe
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,14 @@ class Survey(Inspection):
     def sizes(self) -> dict[str, list[tuple[int, int]]]:
         """Sizes (height, width) of the upright images, by split."""
         return {split: [fact.image.size for fact in facts] for split, facts in self.facts.items()}
+
+    @property
+    def mask_digests(self) -> dict[str, str]:
+        """Digest of the values of all masks, in order, by split; the same on any machine."""
+        return {
+            split: hashlib.sha256(repr([fact.mask.checksum for fact in facts]).encode()).hexdigest()
+            for split, facts in self.facts.items()
+        }
 
     @property
     def class_pixels(self) -> tuple[list[int], list[int]]:

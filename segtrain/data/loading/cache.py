@@ -1,8 +1,8 @@
 """Caches of decoded pairs, in memory or on disk, so that each file is decoded once.
 
-A cache holds the result of `Pairs.decode`, before any augmentation, under the stamp of both files:
-their sizes and times of change. Stamps are compared at every read, so a changed file is decoded
-again, and a pair never mixes two versions.
+A cache holds the result of `Pairs.decode`, before any augmentation, under the stamp of its files.
+Stamps are compared at every read, so a changed file is decoded again, and a pair never mixes two
+versions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from segtrain.files import cache_folder, stamp_files
 from segtrain.version import __version__
 
 Pair = tuple[np.ndarray, np.ndarray]
-Stamp = tuple[int, int, int, int]  # bytes and time of change in ns, of image and mask
+PairStamp = tuple[int, int]  # 128 bits of the stamps of the files of image and mask
 ImageSize = tuple[int, int]  # height, width
 
 GB = 1e9
@@ -41,12 +41,14 @@ EMPTY, FILLING, FILLED = range(3)
 ALIGNED = 64  # bytes of a cache line
 HEADER = struct.Struct("<16s32s4I")  # FORMAT, key, height, width, channels, bytes of a mask's pixel
 FORMAT = b"segtrain pair 1\n"
+STAMP = struct.Struct("<2q")
 
 
-def stamp_of(sample: Sample) -> Stamp | None:
+def stamp_of(sample: Sample) -> PairStamp | None:
     """Return the stamp of a pair's files, None where one is missing: reading it says why."""
-    image, mask = stamp_files(sample.image), stamp_files(*sample.mask_files)
-    return (*image, *mask) if image and mask else None
+    stamps = stamp_files(sample.image, *sample.mask_files)
+    digest = hashlib.blake2b(repr(stamps).encode(), digest_size=16).digest()
+    return STAMP.unpack(digest) if stamps else None
 
 
 class RamCache:
@@ -65,11 +67,11 @@ class RamCache:
         self.starts = np.concatenate([[0], ends[: self.slots]])
         self.nbytes = int(self.starts[-1])
         self.bytes = _shared(self.nbytes, np.uint8)
-        self.stamps = _shared(self.slots * 4, np.int64).reshape(-1, 4)
+        self.stamps = _shared(self.slots * 2, np.int64).reshape(-1, 2)
         self.state = _shared(self.slots, np.uint8)
         self.lock = FORK.Lock()
 
-    def get(self, index: int, stamp: Stamp) -> Pair | None:
+    def get(self, index: int, stamp: PairStamp) -> Pair | None:
         """Return the pair, read-only and without a copy."""
         if index >= self.slots or self.state[index] != FILLED:
             return None
@@ -80,7 +82,7 @@ class RamCache:
             array.flags.writeable = False
         return pair
 
-    def put(self, index: int, stamp: Stamp, image: np.ndarray, mask: np.ndarray) -> None:
+    def put(self, index: int, stamp: PairStamp, image: np.ndarray, mask: np.ndarray) -> None:
         if index >= self.slots:
             return
         slot_image, slot_mask = self._slot(index)
@@ -121,7 +123,7 @@ class DiskCache:
         readers = repr((__version__, PIL.__version__, images, masks))
         self.readers = hashlib.sha256(FORMAT + readers.encode())
 
-    def get(self, index: int, stamp: Stamp) -> Pair | None:
+    def get(self, index: int, stamp: PairStamp) -> Pair | None:
         key = self.key(index, stamp)
         try:
             content = np.fromfile(self.folder / key.hex(), np.uint8)
@@ -136,7 +138,7 @@ class DiskCache:
             return None
         return _split(content[HEADER.size :], (height, width), self.channels, self.mask_dtype)
 
-    def put(self, index: int, stamp: Stamp, image: np.ndarray, mask: np.ndarray) -> None:
+    def put(self, index: int, stamp: PairStamp, image: np.ndarray, mask: np.ndarray) -> None:
         key = self.key(index, stamp)
         header = HEADER.pack(FORMAT, key, *image.shape, mask.itemsize)
         content = np.zeros(pair_bytes(mask.shape, image.shape[2], mask.dtype), np.uint8)
@@ -155,7 +157,7 @@ class DiskCache:
             if first:
                 write(f"data.cache: nothing more is stored, {first_line(error)}", stderr=True)
 
-    def key(self, index: int, stamp: Stamp) -> bytes:
+    def key(self, index: int, stamp: PairStamp) -> bytes:
         sample = self.samples[index]
         files = [os.path.abspath(file) for file in (sample.image, *sample.mask_files)]
         key = self.readers.copy()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared_data, write_pairs
+from conftest import scene, shared_data, write_pairs
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFilter
 
 from segtrain.config import DataConfig
@@ -23,6 +25,7 @@ from segtrain.data.inspection.scan import (
     PairFacts,
     Scanner,
     UnreadablePair,
+    checksum_values,
     count_values,
     difference_hash,
     image_facts,
@@ -508,14 +511,71 @@ def test_counts_add_up(content: bytes):
     assert count_values(values.astype(np.int64)) == (counts, distinct)
 
 
-def test_the_stamp_is_of_size_and_time(tmp_path: Path):
-    (tmp_path / "a").write_bytes(b"123")
-    first, second = tmp_path / "a", tmp_path / "b"
-    second.write_bytes(b"45")
-    times = [file.stat().st_mtime_ns for file in (first, second)]
-    assert stamp_files(first) == (3, times[0])
-    assert stamp_files(first, second) == (5, sum(times) % 2**63)
-    assert stamp_files(first, tmp_path / "gone") is None
+def rewrite(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[::-1])
+
+
+def swap(path: Path) -> None:
+    """Exchange a and b, as a rename does: each keeps its content's size, times and inode."""
+    first, second, third = (path.with_name(name) for name in "abc")
+    first.rename(third), second.rename(first), third.rename(second)
+
+
+@pytest.mark.parametrize("change", [rewrite, swap])
+def test_a_stamp_sees_what_size_and_time_hide(tmp_path: Path, change: Callable):
+    files = [tmp_path / "a", tmp_path / "b"]
+    for file, content in zip(files, (b"123", b"456"), strict=True):
+        file.write_bytes(content)
+        os.utime(file, ns=(5, 5))
+    before = stamp_files(*files)
+    assert stamp_files(*files) == before and len(before) == 2
+    files[0].read_bytes()
+    assert stamp_files(*files) == before  # reading changes nothing
+    change(files[0])
+    for file in files:
+        os.utime(file, ns=(5, 5))
+    assert stamp_files(*files) != before
+    assert stamp_files(files[0], tmp_path / "gone") is None
+
+
+def test_masks_that_keep_size_and_time_are_read_again(tmp_path: Path, calls: Counter):
+    sample = Sample(write_pairs(tmp_path, 1) / "images/000.png", tmp_path / "mask.npy")
+    for value in (0, 1):
+        np.save(sample.mask, np.full((48, 40), value, np.uint8))
+        os.utime(sample.mask, ns=(5, 5))
+        (facts,) = scanner(tmp_path)([sample])
+        assert facts.mask.values == {value: 48 * 40}
+    assert calls["mask_facts"] == 2
+
+
+@given(
+    hnp.arrays(np.uint16, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=st.just(3)),
+    st.sampled_from([3, 254, 256, 70_000]),
+    st.data(),
+)
+def test_the_checksum_is_of_values_not_of_their_type(zeros: np.ndarray, value: int, data):
+    values = zeros.astype(np.int64)
+    values.flat[data.draw(st.integers(0, values.size - 1))] = value
+    types = [t for t in (np.uint8, np.uint16, np.int32) if value < 2 ** (8 * t().itemsize)]
+    assert {checksum_values(values.astype(t)) for t in types} == {checksum_values(values)}
+    other = values.copy()
+    other.flat[data.draw(st.integers(0, values.size - 1))] += 1
+    assert checksum_values(other) != checksum_values(values)
+    assert checksum_values(values.reshape(1, *values.shape)) != checksum_values(values)
+
+
+def test_the_checksum_is_the_same_in_any_type_of_file(tmp_path: Path):
+    values = scene(3)[1]
+    Image.fromarray(values).save(tmp_path / "a.png")
+    Image.fromarray(values).save(tmp_path / "b.png", compress_level=0)
+    Image.fromarray(np.stack([values] * 3, 2)).save(tmp_path / "c.bmp")
+    Image.fromarray(values).save(tmp_path / "d.tif")
+    np.save(tmp_path / "e.npy", values.astype(np.int32))
+    files = sorted(path for path in tmp_path.iterdir() if path.is_file())
+    assert len({mask_facts(file, None).checksum for file in files}) == 1 and len(files) == 5
+    values[0, 0] += 1
+    np.save(tmp_path / "e.npy", values)
+    assert mask_facts(files[4], None).checksum != mask_facts(files[0], None).checksum
 
 
 # real data

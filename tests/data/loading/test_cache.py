@@ -98,12 +98,27 @@ def test_a_second_reading_decodes_nothing_and_sees_the_same(pairs: Path, kind: s
 def test_the_pixels_are_those_of_the_files(pairs: Path, kind: str):
     kept, _ = opened(pairs, kind)
     read_all(kept)
-    (pairs / "images/004.png").rename(pairs / "away.png")
-    assert kept.cache.get(4, (0, 0, 0, 0)) is None  # of no such stamp
-    (pairs / "away.png").rename(pairs / "images/004.png")
+    assert kept.cache.get(4, (0, 0)) is None  # of no such stamp
     image, mask = kept.cache.get(4, caching.stamp_of(kept.samples[4]))
     assert np.array_equal(image, np.asarray(Image.open(pairs / "images/004.png")))
     assert np.array_equal(mask, np.asarray(Image.open(pairs / "masks/004.png")))
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_a_pair_of_other_values_under_the_same_size_and_time(tmp_path: Path, kind: str):
+    root = write_pairs(tmp_path, 2)
+    masks = [root / f"masks/{i}.npy" for i in range(2)]
+    for mask in masks:
+        np.save(mask, np.zeros((48, 40), np.uint8))
+        os.utime(mask, ns=(7, 7))
+    samples = [Sample(root / f"images/00{i}.png", mask) for i, mask in enumerate(masks)]
+    data = replace(made_up_data(samples), config=DataConfig(cache=kind))
+    caches = open_caches(data, {"train": [(48, 40)] * 2})
+    kept = Pairs.of(data, "train", cache=caches.by_split["train"])
+    read_all(kept)
+    np.save(masks[1], np.ones((48, 40), np.uint8))
+    os.utime(masks[1], ns=(7, 7))
+    assert [pair[1].max() for pair in read_all(kept)] == [0, 1]
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
