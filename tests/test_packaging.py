@@ -56,5 +56,5 @@ def test_the_wheel_has_every_file(tmp_path: Path):
     (info,) = target.glob("*.dist-info")
     assert info.name == f"segtrain_cli-{segtrain.__version__}.dist-info"
     assert "License-Expression: Apache-2.0" in (info / "METADATA").read_text()
-    assert "segtrain = segtrain.cli.app:app" in (info / "entry_points.txt").read_text()
+    assert "segtrain = segtrain.__main__:main" in (info / "entry_points.txt").read_text()
     assert list(info.rglob("LICENSE"))

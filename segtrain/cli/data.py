@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from segtrain.cli.interrupts import importing
 from segtrain.cli.options import ConfigFile, Sets, TextOption, option
 
 
@@ -33,8 +34,9 @@ def check(
     set_: Sets = [],
 ) -> None:
     """Inspect a data set: contents, problems and fixes."""
-    from segtrain.commands.check import check as run_check
-    from segtrain.config.loading import load_config
+    with importing():
+        from segtrain.commands.check import check as run_check
+        from segtrain.config.loading import load_config
 
     checked = load_config(config, set_, {"data.path": path})
     if not run_check(checked, preview, augment, json, write_config):

@@ -15,11 +15,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from segtrain.cli.interrupts import INTERRUPTED, working
 from segtrain.console import accept_any_text, safe, write, write_lines
 from segtrain.errors import SegtrainError, Stopped
 from segtrain.version import DISTRIBUTION, __version__
 
-INTERRUPTED = 130  # 128 + SIGINT, as in shells
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -35,7 +35,7 @@ class OneLineErrors(TyperGroup):
             return super().parse_args(ctx, sorted(args, key=lambda arg: arg != "--debug"))
 
     def invoke(self, ctx: Any) -> Any:
-        with _one_line(ctx.params["debug"]):
+        with _one_line(ctx.params["debug"]), working():
             return super().invoke(ctx)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from segtrain.cli.interrupts import importing
 from segtrain.cli.options import Device, Out, RunOrCheckpoint, Sets, TextOption, Workers, option
 from segtrain.errors import UsageError
 
@@ -39,18 +40,19 @@ def evaluate(
         raise UsageError("--config is for --predictions; a checkpoint has its own config")
     if predictions and run:
         raise UsageError(f"{run} and --predictions: score one of the two")
-    from segtrain.commands.requests import request_masks, request_score
-    from segtrain.runs.folder import find_checkpoint
+    with importing():
+        from segtrain.commands.requests import request_masks, request_score
+        from segtrain.runs.folder import find_checkpoint
 
     if predictions:
         masks = request_masks(predictions, config, set_, flags, json)
-        from segtrain.commands.eval import evaluate_masks  # it takes torch
-
+        with importing():
+            from segtrain.commands.eval import evaluate_masks  # it takes torch
         evaluate_masks(masks, split, json)
     else:
         network = request_score(find_checkpoint(run, out), set_, flags)
-        from segtrain.commands.eval import evaluate_network
-
+        with importing():
+            from segtrain.commands.eval import evaluate_network
         evaluate_network(network, split, json)
 
 
@@ -70,6 +72,6 @@ def compare(
     json: Annotated[bool, option("print JSON instead of the table", "--json")] = False,
 ) -> None:
     """Compare runs: differences, and which of them are beyond noise."""
-    from segtrain.commands.compare import compare as run_compare
-
+    with importing():
+        from segtrain.commands.compare import compare as run_compare
     run_compare(runs, split, out, json)

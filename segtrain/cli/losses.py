@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from segtrain.cli.interrupts import importing
 from segtrain.cli.options import TextOption
 
 
@@ -18,7 +19,7 @@ def losses(
     ] = None,
 ) -> None:
     """List the losses with their formulas, or explain one."""
-    # here, so that other commands don't import it
-    from segtrain.commands.losses import show_losses
+    with importing():
+        from segtrain.commands.losses import show_losses
 
     show_losses(name)

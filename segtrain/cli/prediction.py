@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from segtrain.cli.interrupts import importing
 from segtrain.cli.options import Device, Sets, option
 
 
@@ -34,11 +35,11 @@ def predict(
     set_: Sets = [],
 ) -> None:
     """Predict masks and overlays of images at their original size."""
-    from segtrain.commands.predict import find_images
-    from segtrain.commands.predict import predict as run_predict
-    from segtrain.commands.requests import request_network
-    from segtrain.runs.folder import find_checkpoint
-
+    with importing():
+        from segtrain.commands.predict import find_images
+        from segtrain.commands.predict import predict as run_predict
+        from segtrain.commands.requests import request_network
+        from segtrain.runs.folder import find_checkpoint
     images = find_images(paths)
     network = request_network(find_checkpoint(checkpoint, runs), set_, {"train.device": device})
     run_predict(images, network, out, legend)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from typer.core import TyperCommand
 
+from segtrain.cli.interrupts import importing
 from segtrain.cli.options import (
     ConfigFile,
     Device,
@@ -104,13 +105,12 @@ def fit(
         "train.precision": precision,
         "train.seed": seed,
     }
-    from segtrain.commands.requests import FitOptions, request_fit
-
+    with importing():
+        from segtrain.commands.requests import FitOptions, request_fit
     request = request_fit(FitOptions(config, set_, flags, out, name, resume))
-    # from here on it takes torch
-    from segtrain.commands.fit import fit as run_fit
-    from segtrain.commands.fit import print_dry_run
-
+    with importing():  # from here on it takes torch
+        from segtrain.commands.fit import fit as run_fit
+        from segtrain.commands.fit import print_dry_run
     if dry_run:
         print_dry_run(request)
     else:
@@ -134,7 +134,7 @@ def sweep(
     set_: Sets = [],
 ) -> None:
     """Train with several losses, all else equal, and compare them."""
-    from segtrain.commands.sweep import SharedOptions
-    from segtrain.commands.sweep import sweep as run_sweep
-
+    with importing():
+        from segtrain.commands.sweep import SharedOptions
+        from segtrain.commands.sweep import sweep as run_sweep
     run_sweep(loss, seeds, SharedOptions(config, set_, data, device), out, dry_run)

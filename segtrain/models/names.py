@@ -31,7 +31,7 @@ def check_names(arch: str, encoder: str) -> None:
     """Raise UsageError for an architecture or encoder that no library can have."""
     names = stored_names()
     # smp's architectures are named as their classes
-    if arch not in names["architectures"] and not _is_in_source(SMP, "class ", arch, r"\("):
+    if arch not in names["architectures"] and not _is_in_source(SMP, "class (?i:", arch, r")\("):
         raise unknown_architecture(arch, names["architectures"])
     library, kind, name = SMP, "encoders", encoder
     if encoder.startswith(UNIVERSAL):  # a tag of weights may follow
@@ -74,6 +74,6 @@ def _is_in_source(library: str, before: str, name: str, after: str) -> bool:
         return True  # it is not there to be read
     if not re.fullmatch(r"[\w-]+", name):
         return False
-    pattern = re.compile(f"{before}{name}{after}", re.IGNORECASE)
+    pattern = re.compile(f"{before}{name}{after}")
     files = Path(spec.origin).parent.rglob("*.py")
     return any(pattern.search(file.read_text("utf-8", "replace")) for file in files)
