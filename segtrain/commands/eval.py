@@ -33,6 +33,7 @@ from segtrain.evaluation.report import (
     refuse_unwritable,
     write_evaluation,
 )
+from segtrain.evaluation.scored_data import open_scored_data
 from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
 from segtrain.models.checkpoint import load_model
@@ -46,13 +47,14 @@ def evaluate_network(request: NetworkRequest, split: str, as_json: bool = False)
     checkpoint, config = request.checkpoint, request.config
     model, meta = load_model(checkpoint)
     fabric = make_fabric(config.train)
-    data = open_data_set(config.data, config.model.in_channels, split)
+    data = open_scored_data(meta, config.data, request.other_data, split)
+    config = config.model_copy(update={"data": data.config})
     pairs = Pairs.of(data, split)
     write_notes(data.notes, stderr=as_json)  # stdout is for the JSON alone
     # as `predict` has it: another memory format rounds differently
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     spec = parse_loss(config.loss.expression, config.loss.thresh, config.loss.n_min_factor)
-    mining = build_mining(spec, len(meta.classes), config.data.lb_ignore)
+    mining = build_mining(spec, len(meta.classes), data.lb_ignore)
     workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
     predictor = SplitPredictor(model, fabric, workers, config.eval, mining)
     run = find_run_of(checkpoint)

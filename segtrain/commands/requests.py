@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segtrain.config import Config
+from segtrain.config import Config, DataConfig
 from segtrain.config.loading import adopt_older_names, load_config
 from segtrain.console import write_notes
 from segtrain.data.layouts.folders import refuse_missing_folder
 from segtrain.distributed.processes import is_restart_of, may_be_rank_zero
 from segtrain.errors import UsageError
+from segtrain.evaluation.data_section import reset_files
 from segtrain.losses.spec import LossSpec, parse_loss
 from segtrain.models.checkpoint import Meta, read_meta
 from segtrain.models.names import check_names, refuse_missing_weights
@@ -50,6 +51,7 @@ class NetworkRequest:
     checkpoint: Path
     meta: Meta
     config: Config
+    other_data: DataConfig  # the data section for files that are not the training's
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def request_score(checkpoint: Path, sets: list[str], flags: dict[str, Any]) -> N
 def request_network(checkpoint: Path, sets: list[str], flags: dict[str, Any]) -> NetworkRequest:
     """Read a checkpoint's metadata and change its config by sets and flags. Raise SegtrainError."""
     meta = read_meta(checkpoint)
-    return NetworkRequest(checkpoint, meta, meta.config_here(checkpoint, sets, flags))
+    config = meta.config_here(sets, flags)
+    return NetworkRequest(checkpoint, meta, config, reset_files(meta, sets, flags))
 
 
 def request_masks(

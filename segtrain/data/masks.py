@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+import copy
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -85,6 +87,14 @@ def count_unique(values: np.ndarray) -> dict[int, int]:
     return dict(zip(unique.tolist(), counts.tolist(), strict=True))
 
 
+@dataclass(frozen=True)
+class NetworkIds:
+    """A network's ids of a data set's classes, in their order, and the number of its classes."""
+
+    ids: tuple[int, ...]
+    count: int
+
+
 class MaskReader:
     """A reader of masks as class ids: the label map applied, unknown values refused.
 
@@ -109,16 +119,36 @@ class MaskReader:
         self.palette = palette
         self.label_map = dict(sorted(label_map.items()))
         self.allow_lossy, self.options = allow_lossy, options
-        small = 0 <= lb_ignore <= 255 and num_classes <= 256  # half the bytes to load and cache
-        self.dtype = np.dtype(np.uint8 if small else np.int16)
-        other = options.other_values
-        self.other = lb_ignore if other == "ignore" else UNKNOWN if other is None else int(other)
         meaning = {i: i for i in (*range(num_classes), lb_ignore)}
         meaning |= dict.fromkeys(options.nodata or (), lb_ignore)
         for value, label in label_map.items():
             meaning[value] = lb_ignore if label == "ignore" else int(label)
-        self.known = np.array(sorted(meaning), np.int64)
-        self.labels = np.array([meaning[value] for value in sorted(meaning)], np.int16)
+        self.meaning = dict(sorted(meaning.items()))
+        self.known = np.array(list(self.meaning), np.int64)
+        # an id to which the map has values is not itself a value of the masks
+        mapped = {meaning[value] for value in label_map}
+        self.anchors = np.array(sorted({*label_map, *(meaning.keys() - mapped)}))
+        self._number(NetworkIds(tuple(range(num_classes)), num_classes))
+
+    def for_network(self, network: NetworkIds) -> MaskReader:
+        """Return a reader of the same masks as the ids of a network that numbers classes itself."""
+        reader = copy.copy(self)
+        reader._number(network)
+        return reader
+
+    def _number(self, network: NetworkIds) -> None:
+        """Set the ids that masks are read as; all else is about the data set's own ids."""
+        self.network = network
+        # half the bytes to load and cache
+        small = 0 <= self.lb_ignore <= 255 and network.count <= 256
+        self.dtype = np.dtype(np.uint8 if small else np.int16)
+        other = self.options.other_values
+        self.other = UNKNOWN
+        if other is not None:
+            self.other = self.lb_ignore if other == "ignore" else network.ids[int(other)]
+        result = dict(enumerate(network.ids))
+        labels = [result.get(label, label) for label in self.meaning.values()]
+        self.labels = np.array(labels, np.int16)
         # bytes.translate maps uint8 masks at the speed of memory; unknown values become a byte
         # that is no id
         grey = self.ids(np.arange(256))
@@ -127,16 +157,13 @@ class MaskReader:
         if self.spare:
             table = np.where(grey == UNKNOWN, self.spare[0], grey).astype(np.uint8)
             self.bytes_table = table.tobytes()
-        # an id to which the map has values is not itself a value of the masks
-        mapped = {meaning[value] for value in label_map}
-        self.anchors = np.array(sorted({*label_map, *(meaning.keys() - mapped)}))
 
     def __repr__(self) -> str:
         """Return the arguments: equal for readers that read alike, in any process."""
         colours = [(red, green, blue) for red, green, blue in self.palette or ()]
         return (
             f"MaskReader({self.num_classes}, {self.label_map}, {self.lb_ignore}, {colours}, "
-            f"{self.allow_lossy}, {self.options})"
+            f"{self.allow_lossy}, {self.options}, {self.network})"
         )
 
     def __call__(self, source: MaskSource) -> np.ndarray:

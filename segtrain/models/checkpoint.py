@@ -62,16 +62,13 @@ class Meta:
         mean, std = (buffer.flatten().tolist() for buffer in (model.mean, model.std))
         return cls(config=config, mean=mean, std=std, **more)
 
-    def config_here(self, path: Path, sets: list[str], flags: dict[str, Any]) -> Config:
+    def config_here(self, sets: list[str], flags: dict[str, Any]) -> Config:
         """Return the training's config with a command's changes, for one device of this machine.
 
         The device is chosen again, and fp16 becomes 32 without a GPU, unless the command sets them.
-        Raise SegtrainError where the classes contradict the checkpoint.
         """
         trained = self.config.model_dump(mode="json")
         trained["train"] |= {"device": "auto", "devices": 1, "nodes": 1, "deterministic": False}
-        if flags.get("data.path"):  # another folder has its own layout and faults
-            trained["data"] |= {"format": "auto", "exclude": []}
         if trained["train"]["precision"] == "fp16":
             import torch
 
@@ -81,12 +78,6 @@ class Meta:
             data = config.data.model_copy(update={"group_by": self.config.data.group_by})
             scored = config.eval.model_copy(update={"group_by": config.data.group_by})
             config = config.model_copy(update={"data": data, "eval": scored})
-        names = config.data.classes or []
-        if len(names) != len(self.classes):
-            raise SegtrainError(
-                f"data.classes names {len(names)} classes, but {path} has {len(self.classes)}: "
-                f"{', '.join(self.classes)}"
-            )
         return config
 
 

@@ -32,7 +32,7 @@ from segtrain.data.inspection.nodata import Nodata
 from segtrain.data.inspection.palettes import (
     check_palettes,
 )
-from segtrain.data.inspection.resolve_classes import resolve_classes
+from segtrain.data.inspection.resolve_classes import ResolvedClasses, resolve_classes
 from segtrain.data.inspection.scan import PairFacts, Scanner, UnreadablePair
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
@@ -109,10 +109,28 @@ def open_data_set(config: DataConfig, channels: int = 3, split: str = "") -> Dat
     fails, or if files form no pair.
     """
     source = find_data_source(config, channels)
+    if not source.merged.classes:
+        raise_errors(source.findings)
+        return source.with_classes(_survey_source(source).data_set.classes)
+    return open_named(source, split)
+
+
+def open_named(source: DataSource, split: str) -> DataSet:
+    """Open a data set whose config or layout names the classes; see `open_data_set`."""
     raise_errors(source.findings)
-    if source.merged.classes:
-        raise_errors(_compare_palettes(source, source.splits.get(split, [])))
-    return source.with_classes(source.merged.classes or _survey_source(source).data_set.classes)
+    raise_errors(_compare_palettes(source, source.splits.get(split, [])))
+    return source.with_classes(source.merged.classes or [])
+
+
+def read_classes(source: DataSource) -> tuple[list[PairFacts], ResolvedClasses]:
+    """Read the masks of all splits; return their facts, and the classes as `check` resolves them.
+
+    Pairs that can't be read are left out.
+    """
+    scan = make_scanner(source, False)
+    scanned = (fact for samples in source.splits.values() for fact in scan(samples))
+    facts = [fact for fact in scanned if isinstance(fact, PairFacts)]
+    return facts, resolve_classes(source, facts, Nodata(facts, source.merged))
 
 
 def _compare_palettes(source: DataSource, samples: list[Sample]) -> list[Finding]:
