@@ -87,11 +87,11 @@ def cut_middle(text: str, limit: int, measure: Callable[[str], float] = len) -> 
     return f"{head}…{tail}"
 
 
-def shorten(items: Iterable[object], limit: int = 3) -> str:
+def shorten(items: Iterable[object], limit: int = 3, separator: str = ", ") -> str:
     """Return the first few items and the number of the others: 'a, b, c (+4 more)'."""
     texts = [str(item) for item in items]
     rest = len(texts) - limit
-    return ", ".join(texts[:limit]) + (f" (+{rest} more)" if rest > 0 else "")
+    return separator.join(texts[:limit]) + (f" (+{rest} more)" if rest > 0 else "")
 
 
 @contextmanager

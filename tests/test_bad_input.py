@@ -426,17 +426,10 @@ def test_unknown_split(cli, trained: Path):
     assert not (run / "eval").exists()
 
 
-def same_stems() -> None:
-    for name in ("a.png", "sub/a.jpg"):
-        Path(name).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8)).save(name)
-
-
 PATHS = {
     "no such path": (lambda: None, "gone.png", 2, ["gone.png", "no such file"]),
     "no match": (lambda: None, "*.png", 2, ["*.png", "glob"]),
     "not an image": (lambda: Path("a.png").write_text("?"), "a.png", 1, ["a.png", "not an image"]),
-    "same stem": (same_stems, "**/a.*", 2, ["a.png and sub/a.jpg", "a_mask.png", "--out"]),
     "folder without images": (lambda: Path("sub").mkdir(), "sub", 1, ["sub", "no images"]),
     "glob of folders alone": (lambda: Path("sub").mkdir(), "s*", None, ["s*"]),
 }

@@ -15,7 +15,7 @@ def predict(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="images, folders and globs; demo for images of the demo",
+            help="images, folders with their subfolders, globs; demo for images of the demo",
             metavar="PATH",
             show_default=False,
         ),
@@ -27,7 +27,12 @@ def predict(
         ),
     ] = None,
     out: Annotated[
-        Path, option("folder of STEM_mask.png and STEM_overlay.png", default="predictions")
+        Path,
+        option(
+            "folder of STEM_mask.png and STEM_overlay.png; what its predictions.json has of the "
+            "same images, weights and settings is kept",
+            default="predictions",
+        ),
     ] = Path("predictions"),
     runs: Annotated[Path, option("folder of all runs", default="runs")] = Path("runs"),
     legend: Annotated[bool, option("add the class names below the overlay", "--legend")] = False,
@@ -36,10 +41,11 @@ def predict(
 ) -> None:
     """Predict masks and overlays of images at their original size."""
     with importing():
-        from segtrain.commands.predict import find_images
-        from segtrain.commands.predict import predict as run_predict
         from segtrain.commands.requests import request_network
+        from segtrain.prediction.inputs import find_images
         from segtrain.runs.folder import find_checkpoint
-    images = find_images(paths)
+    found = find_images(paths)
     network = request_network(find_checkpoint(checkpoint, runs), set_, {"train.device": device})
-    run_predict(images, network, out, legend)
+    with importing():
+        from segtrain.commands.predict import predict as run_predict
+    run_predict(found, network, out, legend)

@@ -11,11 +11,20 @@ from torch import Tensor, nn
 
 from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Batch, Pairs, make_image_loader, read_batches
-from segtrain.distributed.devices import build_predictor, to_device
+from segtrain.distributed.devices import advise_on_overflow, build_predictor, to_device
 from segtrain.distributed.limits import explain_limits
 from segtrain.losses.ohem import Mining
 from segtrain.metrics.calibration import Calibration
-from segtrain.models.inference import advise_on_memory, predict_bands
+from segtrain.models.inference import (
+    NOT_FINITE,
+    CheckedPredictor,
+    NonFiniteError,
+    advise_on_memory,
+    predict_bands,
+)
+
+Check = tuple[list[int], Tensor]  # indices of images, and for each whether its logits are broken
+UNREAD = 32  # checks of a GPU that are read at once
 
 
 @dataclass(frozen=True)
@@ -47,23 +56,39 @@ class SplitPredictor:
     ) -> Iterator[Prediction]:
         """Yield the predictions of the pairs at `indices`; `calibration` counts all of them.
 
-        Consecutive images of one size are forwarded together, up to eval.batch_size.
+        Consecutive images of one size are forwarded together, up to eval.batch_size. Raise
+        NonFiniteError, on a GPU up to UNREAD images later, for logits that are not finite.
         """
         fabric, settings, lb_ignore = self.fabric, self.settings, pairs.masks.lb_ignore
-        network = build_predictor(self.model.eval(), fabric)
+        predictor, checks = build_predictor(self.model.eval(), fabric), list[Check]()
         loader = make_image_loader(pairs, indices, self.workers, fabric.device.type == "cuda")
         for group in group_by_size(read_batches(loader), settings.batch_size):
             images = torch.cat([to_device(b.images, fabric, settings.max_pixels) for b in group])
             targets = torch.cat([to_device(b.targets, fabric) for b in group])
+            network = CheckedPredictor(predictor)
             with explain_limits(advise_on_memory(images.shape, settings)):
                 bands = predict_bands(network, images, settings)
                 ids, nll = join_bands(bands, targets, lb_ignore, self.mining, calibration)
+            checks.append(([batch.indices[0] for batch in group], network.broken))
+            # reading them makes the host wait for a GPU
+            if fabric.device.type == "cpu" or len(checks) == UNREAD:
+                self._refuse_broken(pairs, checks)
             for position, batch in enumerate(group):
                 kept = None
                 if self.mining and nll is not None:
                     one = slice(position, position + 1)
                     kept = self.mining.kept(nll[one], targets[one])[0]
                 yield Prediction(batch.indices[0], targets[position], ids[position], kept)
+        self._refuse_broken(pairs, checks)
+
+    def _refuse_broken(self, pairs: Pairs, checks: list[Check]) -> None:
+        """Read and clear the checks. Raise NonFiniteError."""
+        broken = [flag for _, flags in checks for flag in flags.tolist()]
+        indices = [index for group, _ in checks for index in group]
+        checks.clear()
+        if any(broken):
+            image = pairs.samples[indices[broken.index(True)]].image
+            raise NonFiniteError(f"{image}: {NOT_FINITE}; {advise_on_overflow(self.fabric)}")
 
 
 def join_bands(

@@ -14,12 +14,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.config import EvalConfig
+from segtrain.errors import SegtrainError
 
 Predictor = Callable[[Tensor], Tensor]  # images -> logits
 View = tuple[float, tuple[int, ...]]  # a scale, and the axes that are flipped
 
 FLIPS = {"hflip": 3, "vflip": 2}  # axes of (N,C,H,W)
 BAND = 1 << 20  # pixels of a blended band: what its reader derives from them stays small, too
+NOT_FINITE = "the network's output is not finite (NaN or infinite values)"
+
+
+class NonFiniteError(SegtrainError):
+    """Logits that are not finite: their argmax is no prediction."""
+
+
+class CheckedPredictor:
+    """A predictor that remembers the images for which any of its logits was not finite.
+
+    It sees each view and window: averages of them may hide an infinite value.
+    """
+
+    def __init__(self, predictor: Predictor):
+        self.predictor = predictor
+        self.broken = torch.zeros(1, dtype=torch.bool)  # (N,), on the device of the logits
+
+    def __call__(self, images: Tensor) -> Tensor:
+        logits = self.predictor(images)
+        # both pass on NaN; isfinite takes longer, for it writes a map of all logits
+        extremes = torch.stack([logits.amax((1, 2, 3)), logits.amin((1, 2, 3))])
+        self.broken = self.broken.to(logits.device) | ~extremes.isfinite().all(0)
+        return logits
 
 
 def predict_bands(

@@ -160,7 +160,7 @@ def test_an_internal_error_names_its_traceback_and_where_to_report_it(
     for name, url in urls.items():
         published["Project-URL"] = f"{name}, {url}"
     monkeypatch.setattr("segtrain.cli.errors.metadata", lambda _: published)
-    monkeypatch.setattr("segtrain.commands.predict.find_images", broken)
+    monkeypatch.setattr("segtrain.prediction.inputs.find_images", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answer = cli("predict", "a.png")
     assert answer.code == 1
@@ -187,7 +187,7 @@ def test_interrupt_is_one_line_and_130(cli, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("segtrain.commands.predict.find_images", interrupted)
+    monkeypatch.setattr("segtrain.prediction.inputs.find_images", interrupted)
     answer = cli("predict", "a.png")
     assert answer.code == 130
     assert answer.stderr.splitlines() == [answer.error]
