@@ -21,7 +21,7 @@ install: .venv/.installed
 
 # fit, eval and predict on the embedded demo
 demo: install
-	$(BIN)/segtrain fit --config configs/demo.yaml
+	$(BIN)/segtrain fit --data demo
 	$(BIN)/segtrain eval
 	$(BIN)/segtrain predict demo --legend
 	@echo

@@ -13,7 +13,7 @@ from segtrain.errors import UsageError
 
 
 def evaluate(
-    run: Annotated[Path | None, RunOrCheckpoint] = None,
+    run: Annotated[str | None, RunOrCheckpoint] = None,
     split: Annotated[str, option("split to score", default="val")] = "val",
     data: Annotated[
         TextOption,

@@ -21,7 +21,7 @@ def predict(
         ),
     ],
     checkpoint: Annotated[
-        Path | None,
+        str | None,
         option(
             "checkpoint, or folder of a run", default="the best of the latest run", metavar="FILE"
         ),

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.config import Config, DataConfig
-from segtrain.config.loading import adopt_older_names, load_config
-from segtrain.console import write_notes
+from segtrain.config.loading import adopt_older_names, list_given, load_config
+from segtrain.console import write, write_notes
+from segtrain.data.demo import SETTINGS
 from segtrain.data.layouts.folders import refuse_missing_folder
+from segtrain.data.layouts.locate import is_demo
 from segtrain.distributed.processes import is_restart_of, may_be_rank_zero
 from segtrain.errors import UsageError
 from segtrain.evaluation.data_section import reset_files
@@ -76,6 +78,11 @@ def request_fit(options: FitOptions) -> FitRequest:
         config, notes = adopt_older_names(config)
         write_notes(notes)
     loss = check_training(config)
+    if not old_run and is_demo(config.data) and not list_given(config) & SETTINGS.keys():
+        config = load_config(options.file, options.sets, options.flags | SETTINGS)
+        if may_be_rank_zero():
+            fields = ", ".join(f"{key} {value}" for key, value in SETTINGS.items())
+            write(f"demo: its own settings: {fields}; giving any of these fields turns all off")
     if options.name and may_be_rank_zero():
         refuse_name(options.out, options.name)
     return FitRequest(options, config, loss, old_run)

@@ -113,6 +113,14 @@ def to_yaml(config: Config) -> str:
     return dump_yaml(config.model_dump(mode="json"))
 
 
+def list_given(config: Config) -> set[str]:
+    """Return the dotted keys that a config was made with; all others have their defaults."""
+    sections = {name: getattr(config, name) for name in config.model_fields_set}
+    return {
+        f"{name}.{key}" for name, section in sections.items() for key in section.model_fields_set
+    }
+
+
 def compare_configs(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Return the fields that differ, as dotted key: (old value, new value)."""
     flat_old, flat_new = _flatten(old), _flatten(new)

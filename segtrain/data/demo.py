@@ -21,6 +21,14 @@ PALETTE = (
     (225, 50, 140),
 )
 IGNORE = 255
+# config fields that suit the demo: minutes on two CPU cores, and no download
+SETTINGS = {
+    "model.weights": "none",  # the scenes are no photographs
+    "augment.crop": [96, 128],
+    "augment.scale": [0.75, 1.25],  # signs are a few pixels wide: 0.5 would lose them
+    "optim.lr": 2e-3,  # from random weights, few epochs
+    "train.epochs": 12,
+}
 SKY, GRASS, ROAD, HOUSE, TREE, CAR, POLE, SIGN = range(len(CLASSES))
 BRIGHT = ((200, 50, 45), (50, 80, 180), (230, 195, 60))  # signs, and flowers that are none
 

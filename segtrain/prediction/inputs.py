@@ -99,7 +99,10 @@ def _expand(text: str, found: FoundImages) -> Iterator[ImageInput]:
     else:
         files = [Path(f) for f in sorted(glob.glob(path, recursive=True)) if os.path.isfile(f)]
         if not files:
-            raise UsageError(f"{text}: no such file or folder, and no file matches it as a glob")
+            raise UsageError(
+                f"{text}: no such file or folder, and no file matches it as a glob; "
+                "'segtrain predict demo' takes images of the demo"
+            )
         yield from (ImageInput(file, file.parent) for file in files)
 
 

@@ -115,30 +115,38 @@ def find_latest_run(out: Path) -> Path:
     return (out / LATEST).resolve()
 
 
-def find_checkpoint(target: Path | None, out: Path) -> Path:
+def find_run(target: str, out: Path) -> Path:
+    """Return the folder or file of a run's name or a path.
+
+    A plain name is a run in `out` where there is one, whatever the current folder holds.
+    """
+    plain = os.sep not in target and target not in ("", os.curdir, os.pardir)
+    return out / target if plain and os.path.isdir(out / target) else Path(target)
+
+
+def find_checkpoint(target: str | None, out: Path) -> Path:
     """Return a command's checkpoint: a file, a run's best one, or the latest run's best.
 
     A run is given by its folder, or by its name in `out`. Raise UsageError for anything else.
     """
-    run = target if target else find_latest_run(out)
-    run = out / run if not run.exists() and (out / run).is_dir() else run
-    if run.is_dir():
+    run = find_latest_run(out) if target is None else find_run(target, out)
+    if os.path.isdir(run):
         if not (run / BEST).is_file():
             raise UsageError(f"{run}: no {BEST} in it; name a run that has completed an epoch")
         return run / BEST
-    if not run.exists():
+    if not os.path.exists(run):  # False as well for a path that the system refuses
         raise UsageError(f"{run}: no such run or checkpoint, here or in {out}")
     return run
 
 
 def find_resumed_run(name: str, out: Path) -> Path:
-    """Return the folder of a run to resume: a path, a name in `out`, or `latest`."""
+    """Return the folder of a run to resume: a name in `out`, `latest`, or a path."""
     if name == LATEST:
         return find_latest_run(out)
-    for run in (Path(name), out / name):
-        if (run / CONFIG).is_file():
-            return run.resolve() if run.is_symlink() else run  # OUT/latest will point at it
-    raise UsageError(f"--resume {name}: no such run, neither a path nor a name in {out}")
+    run = find_run(name, out)
+    if not os.path.isfile(run / CONFIG):
+        raise UsageError(f"--resume {name}: no such run, neither a name in {out} nor a path")
+    return run.resolve() if run.is_symlink() else run  # OUT/latest will point at it
 
 
 def find_run_of(checkpoint: Path) -> Path:

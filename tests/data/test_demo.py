@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_pairs
 from PIL import Image
 
-from segtrain.data.demo import CLASSES, IGNORE, PALETTE, scene, write_demo
+from segtrain.commands.requests import FitOptions, request_fit
+from segtrain.config.loading import compare_configs, load_config, to_yaml
+from segtrain.data.demo import CLASSES, IGNORE, PALETTE, SETTINGS, scene, write_demo
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +73,40 @@ def test_all_classes_occur_and_are_unbalanced(demo: Path):
 def test_all_scenes_differ(demo: Path):
     images = {path.read_bytes() for path in (demo / "images").rglob("*.png")}
     assert len(images) == 200
+
+
+def config_of_fit(file: Path | None = None, *sets: str, **flags: object):
+    given = {key.replace("__", "."): value for key, value in flags.items()}
+    return request_fit(FitOptions(file, [*sets], given, Path("runs"))).config
+
+
+def test_fit_takes_the_demos_settings_where_nothing_is_given_for_them(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    mine = {"loss.thresh": 0.6, "model.encoder": "resnet34", "train.epochs": None}
+    config = request_fit(FitOptions(None, ["data.workers=0"], mine, Path("runs"))).config
+    assert config == load_config(sets=["data.workers=0"], flags=mine | SETTINGS)
+    line = capsys.readouterr().out
+    assert all(f"{key} {value}" in line for key, value in SETTINGS.items())
+    assert config_of_fit(data__path="demo").train.epochs == SETTINGS["train.epochs"]
+
+
+def test_any_flag_set_or_file_for_them_turns_them_off(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("augment: {scale: null}")
+    Path("b.yaml").write_text(to_yaml(load_config()))
+    assert config_of_fit(train__epochs=50) == config_of_fit(None, "optim.lr=1e-3") == load_config()
+    assert config_of_fit(Path("a.yaml")) == config_of_fit(Path("b.yaml")) == load_config()
+    write_pairs(tmp_path / "data", count=2)
+    assert config_of_fit() == config_of_fit(data__path="data/images/..").model_copy(
+        update={"data": load_config().data}
+    )
+    assert "settings" not in capsys.readouterr().out
+
+
+def test_the_config_of_the_repository_has_the_same_settings():
+    file = load_config(Path(__file__).parents[2] / "configs/demo.yaml")
+    changed = compare_configs(load_config(), file)
+    assert changed.keys() == SETTINGS.keys() | {"data.path"}
+    assert {key: changed[key][1] for key in SETTINGS} == SETTINGS

@@ -75,14 +75,21 @@ def enter_single_folders(root: Path, config: DataConfig) -> Path:
     return root
 
 
+def is_demo(config: DataConfig) -> bool:
+    """Return whether the data section means the embedded demo."""
+    if config.path is None and not config.splits:
+        root = enter_single_folders(DEFAULT_FOLDER, config)
+        return not (DEFAULT_FOLDER.is_dir() and find_layout(root))
+    return config.path == "demo"
+
+
 def locate(config: DataConfig) -> Location:
     """Return the folder that data.path names.
 
     The path `demo` is the embedded demo; without a path it is ./data where that holds a data set,
     else the demo.
     """
-    default = DEFAULT_FOLDER.is_dir() and find_layout(enter_single_folders(DEFAULT_FOLDER, config))
-    if config.path is None and (config.splits or default):
+    if config.path is None and not is_demo(config):
         config = config.model_copy(update={"path": str(DEFAULT_FOLDER)})
     if config.path is None or config.path == "demo":
         why = "no --data and no data set in data/: " if config.path is None else ""
