@@ -27,7 +27,8 @@ from torch.distributed.run import get_args_parser
 import segtrain
 from segtrain.cli.app import app
 from segtrain.config import Config
-from segtrain.config.loading import list_keys, load_config
+from segtrain.config.loading import load_config
+from segtrain.config.schema import list_keys
 from segtrain.losses.build import FAMILIES
 from segtrain.losses.spec import parse_loss
 

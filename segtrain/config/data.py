@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from segtrain.config.types import Colour, Pattern, Section
 from segtrain.errors import did_you_mean
@@ -176,8 +176,16 @@ class DataConfig(Section):
     @classmethod
     def _check_range(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
         if values and not values[0] < values[1]:
-            raise ValueError("expected two values, the lower one first")
+            raise ValueError
         return values
+
+    @field_validator("label_map", mode="wrap")
+    @classmethod
+    def _check_values(cls, labels: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        checked = handler(labels)
+        if len(checked) < len(labels):  # 1 and "1"
+            raise ValueError(f"expected each mask value once, got {list(labels)!r:.60}")
+        return checked
 
     @model_validator(mode="after")
     def _check_classes(self) -> DataConfig:
@@ -189,7 +197,7 @@ class DataConfig(Section):
         if 0 <= self.lb_ignore < count:
             raise ValueError(
                 f"lb_ignore {self.lb_ignore} is the id of class "
-                f"{self.classes[self.lb_ignore]}; use an id outside 0..{count - 1}"
+                f"{self.classes[self.lb_ignore]} in classes; use an id outside 0..{count - 1}"
             )
         if self.palette is not None and len(self.palette) < count:
             raise ValueError(f"palette has {len(self.palette)} colours for {count} classes")

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from segtrain.config.choices import refuse_open_choices
-from segtrain.config.data import SplitConfig
+from segtrain.config.explain import Problem, join_problems, list_problems
 from segtrain.config.schema import Config
+from segtrain.config.sources import Source, override, read_sources
 from segtrain.config.types import Section
-from segtrain.config.yaml_text import dump_yaml, parse_yaml
+from segtrain.config.yaml_text import dump_yaml
 from segtrain.console import Note
-from segtrain.errors import UsageError, did_you_mean
+from segtrain.errors import UsageError
 from segtrain.files import save_text
-
-# pydantic's type of error: the values that are allowed, with pydantic's own details filled in
-ALLOWED = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "dict_type": "keys with values",
-    "finite_number": "a finite number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "greater_than": "a value greater than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "int_from_float": "an integer",
-    "int_parsing": "an integer",
-    "int_type": "an integer",
-    "less_than": "a value less than {lt}",
-    "less_than_equal": "at most {le}",
-    "list_type": "a list",
-    "literal_error": "{expected}",
-    "model_type": "keys with values",
-    "string_type": "text",
-    "too_long": "at most {max_length} items",
-    "too_short": "at least {min_length} items",
-    "tuple_type": "a list",
-}
 
 
 def make_config(values: dict[str, Any], origin: str = "config") -> Config:
@@ -54,10 +28,12 @@ def revise_section(section: Section, fields: dict[str, Any], origin: str) -> Any
 
 
 def _validate(kind: type[Section], values: dict[str, Any], origin: str) -> Any:
+    section = next((n for n, f in Config.model_fields.items() if f.annotation is kind), "")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise _usage_error(origin, error) from error
+        problems = [problem.describe(origin) for problem in list_problems(error, section)]
+        raise UsageError(f"{origin}: {join_problems(problems)}") from error
 
 
 def load_config(
@@ -68,20 +44,26 @@ def load_config(
     `sets` are "key.path=value" with YAML values; `flags` maps dotted keys to values, where None
     is an option not given; `base` is a Config to start from (a checkpoint's). Raise UsageError.
     """
+    sources = read_sources(file, sets, flags)
     values = base.model_dump(mode="json") if base else {}
-    if file:
-        given = {entry.partition("=")[0].strip() for entry in sets}
-        given |= {key for key, value in flags.items() if value is not None}
-        _merge(values, _read_yaml(file, given))
-    for entry in sets:
-        key, equals, text = entry.partition("=")
-        if not equals:
-            raise UsageError(f"--set {entry}: write key.path=value, for example train.epochs=20")
-        _put(values, key.strip(), parse_yaml(text, f"--set {entry}"))
-    for key, value in flags.items():
-        if value is not None:
-            _put(values, key, value)
-    return make_config(values, origin=str(file) if file else "config")
+    for source in sources:
+        values = override(values, source)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:  # each source is right by itself
+        problems = [_name_sources(problem, sources) for problem in list_problems(error)]
+        raise UsageError(join_problems(problems)) from error
+
+
+def _name_sources(problem: Problem, sources: list[Source]) -> str:
+    """Return a contradiction between fields with the sources that gave them."""
+    names = [
+        source.name
+        for source in sources
+        for section, name in (field.split(".", 1) for field in source.list_fields())
+        if section == problem.field and (not source.key or name in problem.text)
+    ]
+    return f"{', '.join(dict.fromkeys(names)) or 'config'}: {problem.describe()}"
 
 
 def adopt_older_names(config: Config) -> tuple[Config, list[Note]]:
@@ -132,99 +114,3 @@ def compare_configs(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 def _flatten(config: Config) -> dict[str, Any]:
     sections = config.model_dump(mode="json")
     return {f"{s}.{key}": value for s, fields in sections.items() for key, value in fields.items()}
-
-
-def _read_yaml(file: Path, given: set[str]) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UsageError(f"{file}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read ({error})") from error
-    values = parse_yaml(text, str(file))
-    refuse_open_choices(file, text, given)
-    if not isinstance(values or {}, dict):
-        raise UsageError(f"{file}: expected sections such as 'data:', found {values!r:.40}")
-    # a section whose keys are all commented out is null in YAML
-    return {section: fields or {} for section, fields in (values or {}).items()}
-
-
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *sections, last = dotted.split(".")
-    for name in sections:
-        values = values.setdefault(name, {})
-        if not isinstance(values, dict):
-            raise UsageError(f"{dotted}: {name} is not a section but {values!r:.40}")
-    values[last] = value
-
-
-def list_keys() -> list[str]:
-    """Return the dotted keys of all fields."""
-    return [
-        f"{name}.{key}"
-        for name, section in Config.model_fields.items()
-        if section.annotation  # every field has one; pydantic's type allows None
-        for key in section.annotation.model_fields
-    ]
-
-
-def _usage_error(origin: str, error: ValidationError) -> UsageError:
-    """Return one error for all wrong fields: what is allowed in each, and the value given."""
-    problems: list[str] = []
-    # pydantic reports a union once per member; users want one line with all that is allowed
-    allowed: dict[tuple[str, str], list[str]] = {}  # of a field and value: a text per union member
-    errors = error.errors()
-    # pydantic reports each missing value of a fixed-length list; the last has the highest index
-    lengths = {e["loc"][:-1]: int(e["loc"][-1]) + 1 for e in errors if e["type"] == "missing"}
-    for details in errors:
-        location = [str(part) for part in details["loc"]]
-        # pydantic adds the union member or list index that it tried; show the field alone
-        nested = len(location) > 2 and location[1] != "splits"
-        field = ".".join(location[:2] if nested else location)
-        if details["type"] == "extra_forbidden":
-            problems.append(_explain_unknown(location))
-        elif details["type"] == "value_error":
-            problems.append(f"{field}: {details['ctx']['error']}".removeprefix(": "))
-        else:
-            texts = allowed.setdefault((field, _shorten_value(details["input"])), [])
-            texts.append(
-                f"{lengths[details['loc'][:-1]]} values"
-                if details["type"] == "missing"
-                else _explain_allowed(details)
-            )
-    for (field, value), texts in allowed.items():
-        expected = " or ".join(dict.fromkeys(texts))
-        problems.append(f"{field}: expected {expected}, got {value}".removeprefix(": "))
-    return UsageError(f"{origin}: {'; '.join(dict.fromkeys(problems))}")
-
-
-def _explain_unknown(location: list[str]) -> str:
-    key, known = ".".join(location), list_keys() + list(Config.model_fields)
-    if location[:2] == ["data", "splits"]:
-        known = [".".join([*location[:3], field]) for field in SplitConfig.model_fields]
-    near = did_you_mean(key, known) or "; 'segtrain fit --dry-run' prints every key"
-    return f"unknown key {key}{near}"
-
-
-def _explain_allowed(details: ErrorDetails) -> str:
-    if details["type"] not in ALLOWED:
-        return details["msg"].lower().removeprefix("input should be ")
-    context = details.get("ctx", {})
-    if details["type"] == "too_long" and context["field_type"] == "Tuple":  # of fixed length
-        return f"{context['max_length']} values"
-    limits = {key: f"{value:g}" for key, value in context.items() if isinstance(value, float)}
-    return ALLOWED[details["type"]].format(**context | limits)
-
-
-def _shorten_value(value: Any) -> str:
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:g}"
-    return f"{value!r:.60}"

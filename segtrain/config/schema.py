@@ -6,13 +6,23 @@ generated from it.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from segtrain.config.data import DataConfig
-from segtrain.config.types import Duration, OnOffAuto, Pattern, Section, Size, StepsOrDuration
+from segtrain.config.types import (
+    Duration,
+    OnOffAuto,
+    Pattern,
+    Section,
+    Size,
+    StepsOrDuration,
+    take_choice,
+)
 from segtrain.losses.arguments import OhemArguments
+from segtrain.losses.spec import WORD, WORDS
 
 
 class AugmentConfig(Section):
@@ -54,9 +64,7 @@ class AugmentConfig(Section):
     @classmethod
     def _check_order(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
         if scale and not 0 < scale[0] <= scale[1]:
-            raise ValueError(
-                f"expected two positive factors, the lower one first, got {list(scale)}"
-            )
+            raise ValueError
         return scale
 
 
@@ -99,12 +107,20 @@ class ModelConfig(Section):
         {}, description="other arguments of the architecture, such as decoder_channels"
     )
 
+    @field_validator("weights")
+    @classmethod
+    def _take_word(cls, weights: str, info: ValidationInfo) -> str:
+        words = ["auto", "imagenet", "none"]
+        return weights if os.path.exists(weights) else take_choice(weights, words, info)
+
     @model_validator(mode="after")
     def _check_channels(self) -> ModelConfig:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.in_channels:
-                raise ValueError(f"{name} has {len(values)} values for {self.in_channels} channels")
+                raise ValueError(
+                    f"{name} has {len(values)} values for {self.in_channels} channels (in_channels)"
+                )
         return self
 
 
@@ -133,6 +149,11 @@ class LossConfig(Section):
         description="compute the loss over the pixels of all devices; false: each device over its "
         "own, and metrics.csv has the first one's",
     )
+
+    @field_validator("expression")
+    @classmethod
+    def _take_names(cls, expression: str, info: ValidationInfo) -> str:
+        return WORD.sub(lambda word: take_choice(word[0], WORDS, info), expression)
 
 
 class OptimConfig(Section):
@@ -300,3 +321,13 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     predict: PredictConfig = PredictConfig()
+
+
+def list_keys() -> list[str]:
+    """Return the dotted keys of all fields."""
+    return [
+        f"{name}.{key}"
+        for name, section in Config.model_fields.items()
+        if section.annotation  # every field has one; pydantic's type allows None
+        for key in section.annotation.model_fields
+    ]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.losses.arguments import (
@@ -18,10 +19,17 @@ from segtrain.losses.arguments import (
     MINED,
     MINING,
     Arguments,
+    Balancing,
     OhemArguments,
     make_arguments,
 )
 
+# words of an expression, and texts in quotes, which are names of files
+WORD = re.compile(r"""'[^']*'|"[^"]*"|[^\W\d]\w*(?:[ -]+[^\W\d]\w*)*""")
+WORDS = [
+    *{name for family in ARGUMENTS.values() for name in family.defaults()},
+    *(*ARGUMENTS, *get_args(Balancing), "all", "present", "imagenet", "True", "False"),
+]
 EXAMPLE = "write for example ohem, ohem(thresh=0.7), ohem(focal) or ohem+0.5*dice"
 
 
