@@ -48,6 +48,11 @@ class Note:
         return self.text if self.level == "info" else f"{self.level}: {self.text}"
 
 
+def note_choice(given: str, choice: str) -> Note:
+    """Return the note that a word in another spelling is taken for a choice."""
+    return Note(f"{given} is taken for {choice}", "note")
+
+
 class _Terminal(Console):
     """A rich console that makes each string in a table or line safe, as `write` does."""
 

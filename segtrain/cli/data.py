@@ -9,6 +9,8 @@ import typer
 
 from segtrain.cli.interrupts import importing
 from segtrain.cli.options import ConfigFile, Sets, TextOption, option
+from segtrain.config.verbs import check_settings
+from segtrain.console import write_notes
 
 
 def check(
@@ -38,6 +40,9 @@ def check(
         from segtrain.commands.check import check as run_check
         from segtrain.config.loading import load_config
 
-    checked = load_config(config, set_, {"data.path": path})
+    flags = {"data.path": path}
+    verb = "check --augment" if augment else "check"
+    write_notes(check_settings(verb, config, set_, flags), stderr=True)
+    checked = load_config(config, set_, flags)
     if not run_check(checked, preview, augment, json, write_config):
         raise typer.Exit(1)

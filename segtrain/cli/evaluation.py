@@ -9,6 +9,8 @@ import typer
 
 from segtrain.cli.interrupts import importing
 from segtrain.cli.options import Device, Out, RunOrCheckpoint, Sets, TextOption, Workers, option
+from segtrain.config.verbs import check_settings
+from segtrain.console import write_notes
 from segtrain.errors import UsageError
 
 
@@ -40,6 +42,8 @@ def evaluate(
         raise UsageError("--config is for --predictions; a checkpoint has its own config")
     if predictions and run:
         raise UsageError(f"{run} and --predictions: score one of the two")
+    verb = "eval --predictions" if predictions else "eval"
+    write_notes(check_settings(verb, config, set_, flags), stderr=True)
     with importing():
         from segtrain.commands.requests import request_masks, request_score
         from segtrain.runs.folder import find_checkpoint

@@ -9,6 +9,8 @@ import typer
 
 from segtrain.cli.interrupts import importing
 from segtrain.cli.options import Device, Sets, option
+from segtrain.config.verbs import check_settings
+from segtrain.console import write_notes
 
 
 def predict(
@@ -40,12 +42,14 @@ def predict(
     set_: Sets = [],
 ) -> None:
     """Predict masks and overlays of images at their original size."""
+    flags = {"train.device": device}
+    write_notes(check_settings("predict", None, set_, flags), stderr=True)
     with importing():
         from segtrain.commands.requests import request_network
         from segtrain.prediction.inputs import find_images
         from segtrain.runs.folder import find_checkpoint
     found = find_images(paths)
-    network = request_network(find_checkpoint(checkpoint, runs), set_, {"train.device": device})
+    network = request_network(find_checkpoint(checkpoint, runs), set_, flags)
     with importing():
         from segtrain.commands.predict import predict as run_predict
     run_predict(found, network, out, legend)

@@ -22,6 +22,8 @@ from segtrain.cli.options import (
     field,
     option,
 )
+from segtrain.config.verbs import check_settings
+from segtrain.console import write_notes
 from segtrain.distributed.processes import end_with_launcher
 
 LOSSES = "ce,ohem,focal,ghm,ohem+dice"
@@ -105,6 +107,7 @@ def fit(
         "train.precision": precision,
         "train.seed": seed,
     }
+    write_notes(check_settings("fit", config, set_, flags), stderr=True)
     with importing():
         from segtrain.commands.requests import FitOptions, request_fit
     request = request_fit(FitOptions(config, set_, flags, out, name, resume))
@@ -134,6 +137,8 @@ def sweep(
     set_: Sets = [],
 ) -> None:
     """Train with several losses, all else equal, and compare them."""
+    flags = {"data.path": data, "train.device": device}
+    write_notes(check_settings("sweep", config, set_, flags), stderr=True)
     with importing():
         from segtrain.commands.sweep import SharedOptions
         from segtrain.commands.sweep import sweep as run_sweep

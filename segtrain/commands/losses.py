@@ -6,7 +6,8 @@ import inspect
 
 from rich.table import Table
 
-from segtrain.console import write, write_table
+from segtrain.console import note_choice, write, write_notes, write_table
+from segtrain.errors import match_choice
 from segtrain.losses.arguments import ARGUMENTS, MINED, MINING
 from segtrain.losses.spec import find_family
 
@@ -15,8 +16,10 @@ def show_losses(name: str | None) -> None:
     """Write all losses as a table, or one of them in full. Raises UsageError."""
     if name is None:
         return list_losses()
-    family = find_family(name)
-    write(signature(name))
+    choice = match_choice(name, ARGUMENTS) or name
+    write_notes([note_choice(name, choice)] if choice != name else [], stderr=True)
+    family = find_family(choice)
+    write(signature(choice))
     write()
     for line in (inspect.getdoc(family) or "").splitlines():
         write(line)

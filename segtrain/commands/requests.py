@@ -20,7 +20,7 @@ from segtrain.errors import UsageError
 from segtrain.evaluation.data_section import reset_files
 from segtrain.losses.spec import LossSpec, parse_loss
 from segtrain.models.checkpoint import Meta, read_meta
-from segtrain.models.names import check_names, refuse_missing_weights
+from segtrain.models.names import check_names, refuse_missing_weights, take_names
 from segtrain.runs.folder import CONFIG, ENVIRONMENT, LATEST, find_resumed_run, refuse_name
 
 
@@ -77,6 +77,8 @@ def request_fit(options: FitOptions) -> FitRequest:
     if not old_run:
         config, notes = adopt_older_names(config)
         write_notes(notes)
+    config, notes = take_names(config)
+    write_notes(notes, stderr=True)
     loss = check_training(config)
     if not old_run and is_demo(config.data) and not list_given(config) & SETTINGS.keys():
         config = load_config(options.file, options.sets, options.flags | SETTINGS)

@@ -14,11 +14,12 @@ from pathlib import Path
 from segtrain.commands.requests import check_training, read_loss
 from segtrain.config import Config
 from segtrain.config.loading import compare_configs, load_config, make_config
-from segtrain.console import write
+from segtrain.console import note_choice, write, write_notes
 from segtrain.distributed.processes import PARENT, describe_exit
 from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped, UsageError, translate_errors
 from segtrain.files import save_json
+from segtrain.models.names import take_names
 from segtrain.runs.folder import CONFIG, safe_name
 
 BASE = Path("sweep.json")  # the config that all runs of the folder share
@@ -90,9 +91,13 @@ def sweep(losses: str, seeds: int, options: SharedOptions, out: Path, dry_run: b
 
     With dry_run, print the commands instead, and write no file.
     """
-    base = options.config
+    base, notes = take_names(options.config)
     check_training(base)  # else the first training would find it
-    jobs = make_jobs(split_losses(losses), seeds, base, out)
+    given = split_losses(losses)
+    taken = [load_config(flags={"loss.expression": loss}).loss.expression for loss in given]
+    notes += [note_choice(*pair) for pair in zip(given, taken, strict=True) if pair[0] != pair[1]]
+    write_notes(notes, stderr=True)
+    jobs = make_jobs(taken, seeds, base, out)
     refuse_other_base(out, base)
     if dry_run:
         print_commands(jobs, options)

@@ -12,7 +12,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from segtrain.errors import UsageError, did_you_mean
+from segtrain.config import Config
+from segtrain.console import Note, note_choice
+from segtrain.errors import UsageError, did_you_mean, match_choice
 
 SMP, TIMM = "segmentation_models_pytorch", "timm"
 UNIVERSAL = "tu-"  # smp's prefix of timm's names
@@ -25,6 +27,23 @@ def stored_names() -> dict[str, list[str]]:
     tests/models/test_names.py writes them.
     """
     return json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+
+
+def take_names(config: Config) -> tuple[Config, list[Note]]:
+    """Return a config with the names that its architecture and encoder spell, and notes on them."""
+    names = stored_names()
+    encoders = [*names["encoders"], *(UNIVERSAL + name for name in names["timm"])]
+    arch, encoder = config.model.arch, config.model.encoder
+    taken = {
+        "arch": match_choice(arch, names["architectures"]) or arch,
+        "encoder": match_choice(encoder, encoders) or encoder,
+    }
+    notes = [
+        note_choice(given, taken[field])
+        for field, given in (("arch", arch), ("encoder", encoder))
+        if given != taken[field]
+    ]
+    return config.model_copy(update={"model": config.model.model_copy(update=taken)}), notes
 
 
 def check_names(arch: str, encoder: str) -> None:

@@ -169,9 +169,13 @@ def test_pictures_of_the_report_open(run: Path, ignoring: Path):
 
 
 @pytest.mark.parametrize("thresh", [0.7, 0.05])
-def test_kept_shares_are_those_of_each_images_hard_pixels(run, ignoring: Path, thresh: float):
-    evaluate(run, "--data", ignoring, "--set", f"loss.thresh={thresh}")
-    model, _ = load_model(run / "checkpoints/best.safetensors")
+def test_kept_shares_are_those_of_each_images_hard_pixels(
+    run, ignoring: Path, tmp_path: Path, thresh: float
+):
+    model, meta = load_model(run / "checkpoints/best.safetensors")
+    meta.config.loss.thresh = thresh
+    save_model(tmp_path / "other.safetensors", model, meta)
+    evaluate(tmp_path / "other.safetensors", "--data", ignoring)
     kept, pixels = np.zeros(3), np.zeros(3)
     for path in sorted((ignoring / "images/val").iterdir()):
         image = np.array(Image.open(path).convert("RGB"))
@@ -186,15 +190,18 @@ def test_kept_shares_are_those_of_each_images_hard_pixels(run, ignoring: Path, t
         for c in range(3):
             kept[c] += ((sure < cut) & (truth == c)).sum()
             pixels[c] += (truth == c).sum()
-    shares = [c["kept"] for c in report(run)["classes"]]
+    shares = [c["kept"] for c in report(tmp_path)["classes"]]
     assert shares[:2] == pytest.approx(kept[:2] / pixels[:2], abs=0.002)
     assert shares[2] is None and 0 < sum(shares[:2]) <= 2
 
 
-def test_a_loss_that_mines_nothing_has_no_hard_pixels(run, ignoring: Path):
-    answer = evaluate(run, "--data", ignoring, "--set", "loss.expression=ce+dice")
-    assert not (run / "eval/val/hard_pixels").exists()
-    assert "kept" not in report(run)["classes"][0] and "kept" not in answer.stdout
+def test_a_loss_that_mines_nothing_has_no_hard_pixels(run, ignoring: Path, tmp_path: Path):
+    model, meta = load_model(run / "checkpoints/best.safetensors")
+    meta.config.loss.expression = "ce+dice"
+    save_model(tmp_path / "other.safetensors", model, meta)
+    answer = evaluate(tmp_path / "other.safetensors", "--data", ignoring)
+    assert not (tmp_path / "eval/val/hard_pixels").exists()
+    assert "kept" not in report(tmp_path)["classes"][0] and "kept" not in answer.stdout
 
 
 def test_an_absent_class_is_null_and_named(run: Path, ignoring: Path, tmp_path: Path):
