@@ -143,6 +143,8 @@ def read_array(path: Path, max_pixels: int = MAX_PIXELS, channels: int = 3) -> n
     with translate_decoding(path):
         # mapped, so that its shape is known before any value is read
         values = map_array(path)
+        if values.ndim < 2 or not values.size:
+            raise ValueError(f"an array of shape {values.shape}")
         refuse_bomb(path, values.shape, max_pixels, channels)
         # torch and OpenCV refuse a foreign byte order
         return values.astype(values.dtype.newbyteorder("="), copy=False)

@@ -101,6 +101,8 @@ class ImageReader:
         values = self._tiff_channels(header, values, path)
         value_range = self.value_range
         if header.palette is not None and self.channels in (1, 3):
+            if values.max() >= len(header.palette):
+                raise SegtrainError(f"{path}: index {values.max()} has no colour in its palette")
             values = header.palette[values[..., 0].astype(np.intp)]
         elif header.bits in (2, 4):
             values = values * np.uint8(255 // (2**header.bits - 1))
@@ -146,7 +148,7 @@ class ImageReader:
             if shape[0] in (1, self.channels):
                 values = values.transpose(1, 2, 0)
         if values.ndim == 3 and values.shape[2] == 1 and self.channels == 3:
-            values = values.repeat(3, axis=2)
+            values = np.broadcast_to(values, (*values.shape[:2], 3))  # takes no memory
         if values.ndim != 3 or values.shape[2] != self.channels or not values.size:
             raise self._wrong_channels(path, f"an array of shape {shape}")
         return values

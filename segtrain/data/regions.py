@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from segtrain.data.images import read_size
 from segtrain.errors import SegtrainError, first_line, translate_errors
 
 LARGEST_VALUE = 65_534  # mask readers hold a table of all values
+LARGE = 1 << 22  # pixels: a smaller mask is drawn before sizes are compared
 LONGEST_OUTLINE = 1 << 22  # px: drawing a polygon takes about 100 bytes for each
 # polygons (flat x, y, x, y, ...), or run lengths down the columns, outside first, or these in
 # COCO's compressed text
@@ -51,9 +54,19 @@ class RegionMask(DrawnMask):
         if self.size is None and self.image is None:
             raise SegtrainError(self._explain("its height and width are missing"))
         size = self.size or read_size(self.image or self.file, max_pixels, self.upright)
-        refuse_bomb(Path(str(self)), size, max_pixels)  # before anything of that size is allocated
+        # before anything of that size is allocated
+        if self.image and self.size and math.prod(self.size) > LARGE:
+            self._refuse_other_size(self.image, self.size)
+        refuse_bomb(Path(str(self)), size, max_pixels)
         with translate_errors(lambda error: self._explain(first_line(error))):
             return draw_regions(self.regions, size, self.background)
+
+    def _refuse_other_size(self, image: Path, size: tuple[int, int]) -> None:
+        """Raise SegtrainError where an image has less pixels than the JSON says."""
+        height, width = read_size(image, sys.maxsize, self.upright)
+        if height * width < math.prod(size):
+            says = f"{self.file.name} says {size[1]}x{size[0]}, and {image} is {width}x{height}"
+            raise SegtrainError(self._explain(says))
 
     def _explain(self, fault: str) -> str:
         return f"{self}: {fault}; fix it, or exclude the image with data.exclude"
@@ -62,7 +75,8 @@ class RegionMask(DrawnMask):
 def draw_regions(regions: Iterable[Region], size: tuple[int, int], background: int) -> np.ndarray:
     """Return (H,W) values, uint8 or uint16. Raises ValueError for a region that doesn't fit."""
     height, width = size
-    drawn = [(value, _run_lengths(shape, size)) for value, shape in regions]
+    # arrays: lists of Python numbers would take several times the memory
+    drawn = [(value, array("q", _run_lengths(shape, size))) for value, shape in regions]
     drawn.sort(key=lambda region: -sum(region[1][1::2]))  # area: each second run is inside
     highest = max([background, *(value for value, _ in drawn)])
     columns = np.full(height * width, background, np.min_scalar_type(highest))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import lzma
 import math
 import struct
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +35,10 @@ IMAGECODECS = find_spec("imagecodecs") is not None
 # codecs and bits that tifffile has without imagecodecs
 CODECS = {1, 8, 32773, 32946, 34925}  # none, deflate, PackBits, deflate, LZMA
 WHOLE_BITS = {1, 8, 16, 32, 64}
+# bytes that one byte may become; those of LZMA always count, for its header asks for memory
+EXPANSION = {8: 1032, 32946: 1032, 32773: 64, 34925: math.inf}
+MOST_PAGES = 1000  # a chain of directories may be a ring
+ROOM = 1 << 26  # bytes that a strip may unpack to beyond the image's own
 # what Pillow decodes to the stored values, tried against them
 PILLOW_CODECS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}  # CCITT, LZW, JPEG, zstd
 JPEG = {6, 7, 33007, 34892}
@@ -145,6 +152,7 @@ def read_tiff(
         if not _is_decodable(page):
             return header, _decode_by_pillow(path, page, header, exact)
         _refuse_cut_off(file)
+        _refuse_compressed_bombs(file)
         if header.pages == 1:
             values = page.asarray(maxworkers=1)  # loaders decode in parallel already
             return header, _bands_last(values, page)
@@ -155,6 +163,11 @@ def read_tiff(
 
 def _describe(file: TiffFile, path: Path, max_pixels: int, channels: int) -> TiffHeader:
     page = file.pages.first
+    sides = (page.imagelength, page.imagewidth)
+    refuse_bomb(path, sides, max_pixels)
+    with suppress(IndexError):
+        file.pages[MOST_PAGES]
+        raise ValueError(f"more than {MOST_PAGES} pages, or a ring of them")
     if page.dtype is None or not page.size:
         raise ValueError(f"{page.shape} samples of {page.bitspersample} bits")
     if page.bitspersample == 1 and page.samplesperpixel > 1 and page.planarconfig == 1:
@@ -168,8 +181,6 @@ def _describe(file: TiffFile, path: Path, max_pixels: int, channels: int) -> Tif
         shape = _bands_last(np.broadcast_to(np.uint8(0), shape), page).shape
     else:
         shape = (pages, *shape)
-    sides = (page.imagelength, page.imagewidth)
-    refuse_bomb(path, sides, max_pixels)
     refuse_bomb(path, (math.prod(shape) // math.prod(sides), *sides), max_pixels, max(channels, 4))
     orientation, bits = page.tags.get(EXIF_ORIENTATION), page.bitspersample
     return TiffHeader(
@@ -232,6 +243,37 @@ def _refuse_cut_off(file: TiffFile) -> None:
             raise ValueError("truncated TIFF")
 
 
+def _refuse_compressed_bombs(file: TiffFile) -> None:
+    """Raise ValueError for strips that unpack to far more than the image, which tifffile does."""
+    for page in () if IMAGECODECS else file.pages:
+        tags = page.keyframe or file.pages.first
+        compression, limit = tags.compression, ROOM + 2 * tags.nbytes
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if count * EXPANSION.get(compression, 0) > limit:
+                file.filehandle.seek(offset)
+                if _unpacked_bytes(compression, file.filehandle.read(count), limit) > limit:
+                    raise ValueError(f"a strip unpacks to over {limit} bytes")
+
+
+def _unpacked_bytes(compression: int, data: bytes, limit: int) -> int:
+    """Return how many bytes the data become, or any number above `limit`."""
+    total = 0
+    if compression == COMPRESSION.LZMA:
+        while data and total <= limit:
+            stream = lzma.LZMADecompressor(memlimit=1 << 28)
+            total += len(stream.decompress(data, limit + 1 - total))
+            data = stream.unused_data if stream.eof else b""
+    elif compression == COMPRESSION.PACKBITS:
+        place = 0
+        while place < len(data) and total <= limit:
+            repeats = data[place] > 128
+            length = 257 - data[place] if repeats else data[place] + 1
+            total, place = total + length, place + 1 + (1 if repeats else length)
+    else:
+        total = len(zlib.decompressobj().decompress(data, limit + 1))
+    return total
+
+
 def _decode_by_pillow(path: Path, page: TiffPage, header: TiffHeader, exact: bool) -> np.ndarray:
     """Return the stored values by Pillow. Raises SegtrainError where it may change them."""
     refused = header.undecodable(path)
@@ -291,6 +333,8 @@ def _palette(page: TiffPage) -> np.ndarray | None:
     if page.photometric != PHOTOMETRIC.PALETTE or page.colormap is None:
         return None
     colours = np.asarray(page.colormap).T
+    if colours.ndim != 2 or colours.shape[1] != 3:
+        raise ValueError(f"a palette of {colours.size} numbers")
     # 16 bits by the standard; some tools write 8
     return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
 

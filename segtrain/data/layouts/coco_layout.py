@@ -287,7 +287,7 @@ def _pair_images(
             faults[path] = ("missing", source, "file")
         elif name in coco.boxes:
             faults[path] = ("box", source)
-        elif isinstance(mask, RegionMask) and (mask.size is None or background):
+        elif isinstance(mask, RegionMask):
             upright = config.exif is not False
             mask = replace(mask, background=background, image=Path(file), upright=upright)
         elif isinstance(mask, PanopticMask):
