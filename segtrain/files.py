@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all: text, bytes, JSON, CSV; and the cache folder."""
+"""Files and folders written whole or not at all: text, bytes, JSON, CSV; home and cache folders."""
 
 import csv
 import errno
@@ -6,20 +6,24 @@ import fcntl
 import io
 import json
 import os
+import pwd
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from segtrain.console import UNSAFE, escape_character
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, UsageError, first_line
 
 # what a spreadsheet takes for a formula, also behind the quote that keeps it from doing so
 FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))")
+CACHE = Path(".cache/segtrain")  # in a home folder
 SHELL_PIPES = ("/dev/fd/", "/dev/stdin", "/dev/null")
 
 
@@ -30,10 +34,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, by which writers choose a format. Raise SegtrainError
     where the file can't be written (full disk, read-only folder), with `path` unchanged.
     """
-    if path.exists() and not path.is_file():  # root could replace even /dev/null
-        raise SegtrainError(f"cannot write {path}: it exists and is no ordinary file")
+    if not path.name:
+        raise SegtrainError(f"cannot write {path}: it is a folder")
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # ranks may write the same file
     try:
+        if path.exists() and not path.is_file():  # root could replace even /dev/null
+            raise SegtrainError(f"cannot write {path}: it exists and is no ordinary file")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb+") as file:  # after a power failure the name must not be empty
@@ -56,7 +62,8 @@ def refuse_special(path: Path) -> None:
         return
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-    raise OSError(errno.EINVAL, f"{kind}, not a file", str(path))
+    number = errno.EISDIR if kind == "a folder" else errno.EINVAL
+    raise OSError(number, f"{kind}, not a file", str(path))
 
 
 @contextmanager
@@ -243,6 +250,72 @@ def unquote_cell(text: str) -> str:
     return ESCAPE.sub(lambda match: chr(int(match[match.lastindex or 0], 16)), text)
 
 
+def resolve_path(text: str) -> Path:
+    """Return a user's path without ~ and links. Raise UsageError for what can't be a path."""
+    if not text:  # as of a shell's variable that isn't set
+        raise UsageError("an empty path was given: ''")
+    try:
+        return Path(text).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # no home, a ring of links, a null byte
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise UsageError(f"{text}: {reason}") from error
+
+
 def cache_folder() -> Path:
-    """Return $SEGTRAIN_CACHE, else ~/.cache/segtrain; users may delete it at any time."""
-    return Path(os.environ.get("SEGTRAIN_CACHE") or Path.home() / ".cache" / "segtrain")
+    """Return $SEGTRAIN_CACHE, else ~/.cache/segtrain, or a temporary folder where that can't be.
+
+    Users may delete it at any time.
+    """
+    if place := os.environ.get("SEGTRAIN_CACHE"):
+        return Path(place)
+    folder = Path(os.path.expanduser("~"), CACHE)
+    if folder.is_absolute() and _can_hold_files(folder):
+        return folder
+    return temporary_home() / CACHE
+
+
+def provide_home() -> None:
+    """Give libraries a home folder, and a user's name, in a process that has none.
+
+    A home that is only read keeps what is in it; matplotlib and Triton write elsewhere.
+    """
+    home = Path(os.path.expanduser("~"))
+    if not home.is_absolute() or not os.path.isdir(home):
+        os.environ["HOME"] = str(temporary_home())
+    elif not os.access(home, os.W_OK):
+        for name, folder in {"MPLCONFIGDIR": "matplotlib", "TRITON_CACHE_DIR": "triton"}.items():
+            os.environ.setdefault(name, str(cache_folder() / folder))
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:  # of which torch makes the name of a folder
+        os.environ.setdefault("USER", f"user-{os.getuid()}")
+
+
+def temporary_home() -> Path:
+    """Return this user's folder among temporary files, or one of this process alone.
+
+    A folder in /tmp may be another user's trap: only one that nobody else can write is taken.
+    """
+    with suppress(OSError):
+        folder = Path(tempfile.gettempdir()) / f"segtrain-{os.getuid()}"
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+            if not status.st_mode & 0o022 and os.access(folder, os.W_OK):
+                return folder
+        return Path(_private_folder().name)
+    return Path(os.devnull) / "segtrain"  # no place at all: nothing is stored
+
+
+@cache
+def _private_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="segtrain-")  # until the process ends
+
+
+def _can_hold_files(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)

@@ -13,6 +13,7 @@ from segtrain.cli.losses import losses
 from segtrain.cli.prediction import predict
 from segtrain.cli.training import BareResume, fit, sweep
 from segtrain.console import accept_any_text, write
+from segtrain.files import provide_home
 from segtrain.version import __version__
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ def main(
 ) -> None:
     """Train, evaluate and use semantic segmentation networks on images and masks."""
     accept_any_text()
+    provide_home()
 
 
 # in the order of the help page

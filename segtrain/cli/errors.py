@@ -63,18 +63,29 @@ def _one_line(debug: bool) -> Iterator[None]:
         _print_error(error if isinstance(error, SegtrainError) else _explain_usage(error))
         raise typer.Exit(error.exit_code) from None
     except Exception as error:
-        # typer prints help pages itself; whatever else is written names its file
-        if isinstance(error, OSError) and error.errno in DISK_FULL and error.filename is None:
-            _print_error(f"cannot write to stdout: {error.strerror}")
-            raise typer.Exit(1) from None
-        log = _save_traceback()
         if debug:
             write_lines(traceback.format_exc(), stderr=True)
+        if refusal := _explain_refusal(error):
+            _print_error(refusal)
+            raise typer.Exit(1) from None
+        log = _save_traceback()
         _print_error(
             f"internal error ({type(error).__name__}); the traceback is in {log}; "
             f"please report it at {_issue_tracker()}"
         )
         raise typer.Exit(1) from None
+
+
+def _explain_refusal(error: Exception) -> str:
+    """Return what the system refuses, and why; '' where the error doesn't say."""
+    if isinstance(error, MemoryError):
+        return "out of memory; smaller images, crops, batches or windows need less"
+    if not isinstance(error, OSError):
+        return ""
+    if isinstance(error.filename, str | bytes):  # a name of 300 letters, a folder without rights
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    # typer prints help pages itself; whatever else is written names its file
+    return f"cannot write to stdout: {error.strerror}" if error.errno in DISK_FULL else ""
 
 
 def _explain_usage(error: typer.TyperException) -> str:

@@ -18,6 +18,7 @@ from segtrain.data.layouts.locate import is_demo
 from segtrain.distributed.processes import is_restart_of, may_be_rank_zero
 from segtrain.errors import UsageError
 from segtrain.evaluation.data_section import reset_files
+from segtrain.files import resolve_path
 from segtrain.losses.spec import LossSpec, parse_loss
 from segtrain.models.checkpoint import Meta, read_meta
 from segtrain.models.names import check_names, refuse_missing_weights, take_names
@@ -71,6 +72,8 @@ def request_fit(options: FitOptions) -> FitRequest:
         options = replace(options, resume=str(earlier.resolve()), name=None)
     if options.resume and options.name:
         raise UsageError("--name is for a new run, --resume continues one; leave one out")
+    if options.resume == "":  # as of a shell's variable that isn't set
+        raise UsageError("--resume: expected a run, got an empty text")
     old_run = find_resumed_run(options.resume, options.out) if options.resume else None
     base = load_config(old_run / CONFIG) if old_run else None
     config = load_config(options.file, options.sets, options.flags, base)
@@ -116,7 +119,7 @@ def read_loss(config: Config) -> LossSpec:
 
 def refuse_missing_data(path: str | None) -> None:
     """Raise UsageError where data.path names nothing."""
-    root = Path(path or "demo").expanduser().resolve()
+    root = resolve_path("demo" if path is None else path)
     if path not in (None, "demo") and not root.is_file():  # a list, or a COCO JSON
         refuse_missing_folder(root)
 

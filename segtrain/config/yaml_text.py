@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from segtrain.errors import UsageError, translate_errors
+from segtrain.files import refuse_special
 
 LINE_BREAK = re.compile("[\n\r\x85\u2028\u2029]")
 LONGEST_TEXT = 4_000_000  # characters; PyYAML reads about 100,000 a second
@@ -126,6 +127,7 @@ def read_yaml_text(file: Path) -> str:
     if file in _pipes:
         return _pipes[file]
     try:
+        refuse_special(file)  # a pipe that nobody writes to would never end
         with open(file, encoding="utf-8-sig") as opened:
             text = opened.read(LONGEST_TEXT + 1)  # parse_yaml refuses more
             if not file.is_file():

@@ -14,6 +14,7 @@ from segtrain.data.drawn import DrawnMask
 from segtrain.data.panoptic import PanopticMask
 from segtrain.data.regions import LARGEST_VALUE, Region, RegionMask, Shape, pack_polygons
 from segtrain.errors import SegtrainError, first_line, translate_errors
+from segtrain.files import refuse_special
 
 # what other JSON files are, by a key of their objects
 OTHERS = {
@@ -159,6 +160,7 @@ def read_id(value: Any) -> int | str | None:
 def _read_lists(file: Path) -> dict[str, list[dict]]:
     """Return the lists images, annotations and categories; only the first must be there."""
     with translate_errors(lambda error: f"{file}: not a JSON that can be read ({error})"):
+        refuse_special(file)
         content = json.loads(file.read_bytes())
     if not isinstance(content, dict) or "images" not in content:
         raise SegtrainError(f"{file}: not a COCO JSON: {_name_content(content)}")

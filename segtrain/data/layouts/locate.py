@@ -17,7 +17,7 @@ from segtrain.data.layouts.detect import find_layout
 from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.folders import DEEPEST
 from segtrain.errors import SegtrainError
-from segtrain.files import cache_folder
+from segtrain.files import cache_folder, resolve_path, temporary_home
 from segtrain.version import __version__
 
 DEFAULT_FOLDER = Path("data")
@@ -35,19 +35,25 @@ class Location:
 
 
 def demo_folder() -> Path:
-    """Return the folder of the embedded demo, painted at the first call below cache_folder()."""
-    cache = cache_folder()
-    folder = cache / f"demo-{__version__}"
-    if not folder.is_dir():
+    """Return the folder of the embedded demo, painted at the first call below cache_folder().
+
+    Where that can't be written, it is painted among temporary files.
+    """
+    for find_place in (cache_folder, temporary_home):
+        cache = find_place()
+        folder = cache / f"demo-{__version__}"
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as temporary:
-                write_demo(Path(temporary) / "demo")
-                (Path(temporary) / "demo").rename(folder)  # whole or not at all
+            if not folder.is_dir():
+                cache.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=cache) as temporary:
+                    write_demo(Path(temporary) / "demo")
+                    (Path(temporary) / "demo").rename(folder)  # whole or not at all
+            return folder
         except OSError as error:
-            if not folder.is_dir():  # else another process was first
-                raise SegtrainError(f"cannot write the demo data to {folder}: {error}") from error
-    return folder
+            if folder.is_dir():  # another process was first
+                return folder
+            failed = f"cannot write the demo data to {folder}: {error}"
+    raise SegtrainError(f"{failed}; set SEGTRAIN_CACHE to a folder that can be written")
 
 
 def enter_single_folders(root: Path, config: DataConfig) -> Path:
@@ -101,5 +107,5 @@ def locate(config: DataConfig) -> Location:
         }
         note = Note(f"data: {why}the embedded demo, at {root}")
         return Location(config.model_copy(update=own), root, note)
-    root = enter_single_folders(Path(config.path).expanduser().resolve(), config)
+    root = enter_single_folders(resolve_path(config.path), config)
     return Location(config.model_copy(update={"path": str(root)}), root, Note(f"data: {root}"))

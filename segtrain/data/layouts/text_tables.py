@@ -14,6 +14,7 @@ from pathlib import Path
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.layouts.folder_words import SPLIT_OF
 from segtrain.errors import SegtrainError, UsageError, shorten
+from segtrain.files import refuse_special
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # by name, the likelier first; none: each line is one cell
@@ -95,12 +96,14 @@ def read_text(file: Path, limit: int = -1) -> tuple[str, str]:
     Raises UsageError for a missing file, SegtrainError for an unreadable one.
     """
     try:
+        refuse_special(file)
         with open(file, "rb") as opened:
             content = opened.read(limit)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UsageError(f"data.splits: {file}: no such list file") from error
-    except OSError as error:
-        raise SegtrainError(f"{file}: not a list that can be read ({error})") from error
+    except (OSError, ValueError) as error:  # a null byte in its name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SegtrainError(f"{file}: not a list that can be read ({reason})") from error
     coding = "utf-16" if content.startswith(UTF_16) else "utf-8-sig"
     if coding == "utf-8-sig" and b"\0" in content[:4]:  # ASCII in two bytes each, without a mark
         coding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
