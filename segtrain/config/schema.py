@@ -13,12 +13,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from segtrain.config.data import DataConfig
 from segtrain.config.types import (
+    LARGEST_OVERLAP,
     Duration,
     OnOffAuto,
     Pattern,
     Section,
     Size,
     StepsOrDuration,
+    Window,
     take_choice,
 )
 from segtrain.losses.arguments import OhemArguments
@@ -273,16 +275,17 @@ class EvalConfig(Section):
         ge=1,
         description="sliding-window inference for images with more pixels, in eval and predict",
     )
-    window: Size = Field(
-        (1024, 1024), description="sliding-window inference: height x width of a window, in pixels"
+    window: Window = Field(
+        (1024, 1024),
+        description="sliding-window inference: height x width of a window, in pixels, at least 32",
     )
     overlap: float = Field(
         0.25,
         ge=0,
-        lt=1,
+        le=LARGEST_OVERLAP,
         description="sliding-window inference: least overlap of neighbouring windows",
     )
-    tta: list[Literal["hflip", "vflip"] | Annotated[float, Field(gt=0)]] = Field(
+    tta: list[Literal["hflip", "vflip"] | Annotated[float, Field(gt=0, le=4)]] = Field(
         [],
         description="test-time augmentation in eval and predict, not in fit's validation: average "
         "the probabilities over flips and scales, such as [hflip, 0.75, 1.25]",

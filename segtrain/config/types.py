@@ -18,6 +18,8 @@ from pydantic import (
 
 from segtrain.errors import match_choice
 
+SMALLEST_WINDOW = 32  # pixels: smaller ones take minutes for an image
+LARGEST_OVERLAP = 0.9  # of windows: each pixel is computed 100 times
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 HIGHEST = 2**63 - 1  # of an integer in torch, NumPy and files
 
@@ -120,6 +122,8 @@ def _steps_or_duration(value: Any) -> int | str:
 
 PixelCount = Annotated[int, Field(ge=1)]
 Size = Annotated[tuple[PixelCount, PixelCount], BeforeValidator(_height_width)]
+WindowSide = Annotated[int, Field(ge=SMALLEST_WINDOW)]
+Window = Annotated[tuple[WindowSide, WindowSide], BeforeValidator(_height_width)]
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
 OnOffAuto = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]

@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from segtrain.config import Config
 from segtrain.config.loading import load_config, make_config
+from segtrain.config.types import LARGEST_OVERLAP, SMALLEST_WINDOW
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.files import save_bytes
 from segtrain.version import __version__
@@ -163,10 +164,20 @@ def parse_meta(path: Path, text: str) -> Meta:
     try:
         with translate_errors(explain):
             fields = json.loads(text)
+            _keep_within_limits(fields["config"])
             fields["config"] = make_config(fields["config"], origin=str(path))
             return Meta(**fields)
     except UsageError as error:  # the config is the file's, not the command's
         raise SegtrainError(str(error)) from error
+
+
+def _keep_within_limits(config: dict[str, Any]) -> None:
+    """Change windows that older versions allowed to the nearest that are allowed now."""
+    scored = config.get("eval", {})
+    if isinstance(window := scored.get("window"), list):
+        scored["window"] = [max(SMALLEST_WINDOW, side) for side in window]
+    if "overlap" in scored:
+        scored["overlap"] = min(LARGEST_OVERLAP, scored["overlap"])
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

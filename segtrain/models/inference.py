@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.config import EvalConfig
+from segtrain.config.types import SMALLEST_WINDOW
 from segtrain.errors import SegtrainError
 
 Predictor = Callable[[Tensor], Tensor]  # images -> logits
@@ -155,7 +156,10 @@ def advise_on_memory(shape: tuple[int, ...], eval: EvalConfig) -> str:
     too_many = f"{shape[0]} x {height}x{width} pixels at once are too many"
     if shape[0] > 1:
         return f"{too_many}; set eval.batch_size=1"
+    scaled = any(part not in FLIPS and float(part) > 1 for part in eval.tta)
+    more = "leave out the scales above 1 of eval.tta, or " if scaled else ""
+    window = "x".join(str(max(SMALLEST_WINDOW, side // 2)) for side in (height, width))
     return (
-        f"{too_many}; for smaller windows set eval.max_pixels={max(1, height * width // 4)} "
-        f"and eval.window={max(1, height // 2)}x{max(1, width // 2)}"
+        f"{too_many}; {more}for smaller windows set eval.max_pixels={max(1, height * width // 4)} "
+        f"and eval.window={window}"
     )

@@ -218,7 +218,7 @@ def test_too_little_memory_names_what_to_set(cli, trained: Path, monkeypatch):
     answer = cli("predict", "a.png", "--checkpoint", trained, "--set", "predict.save_probs=true")
     assert answer.code == 1
     assert "out of memory: a.png: 1 x 33x47 pixels" in answer.error
-    assert "eval.max_pixels=387" in answer.error and "eval.window=16x23" in answer.error
+    assert "eval.max_pixels=387" in answer.error and "eval.window=32x32" in answer.error
     assert not list(Path("predictions").iterdir())  # no part of the probabilities either
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +16,17 @@ from torch import Tensor
 
 from segtrain.config import EvalConfig
 from segtrain.models import inference
+from segtrain.models.checkpoint import _read_metadata, parse_meta
 from segtrain.models.inference import advise_on_memory, predict_bands
 
 CONSTANTS = [0.3, -7.0, 0.30000001, 21.5]
 
 
 def config(window=(16, 16), overlap=0.25, max_pixels=1, tta=()) -> EvalConfig:
-    return EvalConfig(max_pixels=max_pixels, window=window, overlap=overlap, tta=list(tta))
+    # unchecked: windows below the limit show on tiny images what larger ones do
+    return EvalConfig.model_construct(
+        max_pixels=max_pixels, window=window, overlap=overlap, tta=list(tta)
+    )
 
 
 def picture(height: int, width: int, images: int = 1, channels: int = 3) -> Tensor:
@@ -279,6 +285,23 @@ def test_a_class_without_any_probability_stays_finite():
 def test_half_precision_comes_out_as_float32(eval: EvalConfig):
     actual = whole(lambda images: placed(images).bfloat16(), picture(20, 20), eval)
     torch.testing.assert_close(actual, whole(placed, picture(20, 20), eval), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "setting", ["eval.window=1", "eval.window=64x31", "eval.overlap=0.95", "eval.tta=[1000.0]"]
+)
+def test_settings_that_would_take_hours_or_all_memory_are_refused(cli, setting: str):
+    answer = cli("check", "demo", "--set", setting)
+    assert answer.code == 2 and setting.partition("=")[0] in answer.error
+
+
+def test_an_older_checkpoint_with_smaller_windows_is_read():
+    folder = Path(__file__).parents[1] / "kept/checkpoints"
+    text = _read_metadata(folder / "best.safetensors")
+    older = json.loads(text)
+    older["config"]["eval"] |= {"window": [8, 640], "overlap": 0.99}
+    meta = parse_meta(Path("a"), json.dumps(older))
+    assert (meta.config.eval.window, meta.config.eval.overlap) == ((32, 640), 0.9)
 
 
 def test_advice_where_memory_is_short_names_what_to_set():
