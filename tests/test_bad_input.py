@@ -200,6 +200,7 @@ OPTIONS = {
     "crop words": (["--crop", "big"], ["--crop big", "512 or 512x512"]),
     "crop of three": (["--crop", "32x32x32"], ["--crop 32x32x32"]),
     "crop 0": (["--crop", "0x32"], ["--crop 0x32", "512 or 512x512"]),
+    "crop of 10^10 pixels": (["--crop", "100000"], ["100000x100000", "GB", "a smaller --crop"]),
     "crop with a fraction": (["--crop", "12.5"], ["--crop 12.5"]),
     "unknown device": (["--device", "gpu"], ["--device gpu", "'cuda'"]),
     "fp16 on CPU": (["--precision", "fp16"], ["train.precision", "fp16 needs a GPU", "bf16"]),

@@ -86,7 +86,10 @@ def list_problems(error: ValidationError, prefix: str = "") -> list[Problem]:
     problems: list[Problem] = []
     by_field: dict[str, list[ErrorDetails]] = {}
     for details in error.errors():
-        location = [*filter(None, prefix.split(".")), *map(str, details["loc"])]
+        location = [
+            *filter(None, prefix.split(".")),
+            *(f"{part:.60}" for part in map(str, details["loc"])),
+        ]
         nested = location[:2] == ["data", "splits"]
         # pydantic adds the union member or list index that it tried; show the field alone
         field = ".".join(location[: 4 if nested else 2])

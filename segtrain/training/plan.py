@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segtrain.config import Config, LossConfig
-from segtrain.console import Note
+from segtrain.console import Note, note_choice
 from segtrain.data.data_set import DataSet
 from segtrain.data.inspection.survey import Survey
 from segtrain.data.loading.augment import Augmentation
@@ -21,13 +22,15 @@ from segtrain.data.loading.sampling import (
     shares_seen,
     steps_per_pass,
 )
-from segtrain.errors import UsageError, did_you_mean
+from segtrain.errors import UsageError, did_you_mean, match_choice
 from segtrain.losses.spec import LossSpec
 from segtrain.models.pretrained import can_load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
 CROPS_COUNTED = 256  # to estimate how often a sampler draws each class
 MASKS_OF = "masks of "  # begins what the fingerprint has of the masks of a split
+BYTES_PER_PIXEL = 32  # eight values for each pixel: any network's first layers hold more
+LARGEST_TRIED = 2048  # side of a crop
 TRACED_STEPS = 8  # train.profile traces steps 5 to 8
 
 
@@ -110,18 +113,21 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
     crop = resolve_crop(config, survey.median_size)
     weights, weight_notes = resolve_weights(config)
     notes += weight_notes
+    monitor = take_monitor(config.train.monitor, data.classes)
+    if monitor != config.train.monitor:
+        notes.append(note_choice(config.train.monitor, monitor))
     config = config.model_copy(
         update={
             "data": data.config,
             "loss": config.loss.model_copy(update={"expression": str(loss)}),
             "augment": config.augment.model_copy(update={"crop": crop}),
             "model": config.model.model_copy(update={"weights": weights}),
+            "train": config.train.model_copy(update={"monitor": monitor}),
         }
     )
     images, batch_size = len(data.splits["train"]), config.train.batch_size
     refuse_batch_size(config, images)
     refuse_crop(config, crop, len(data.classes))
-    refuse_monitor(config, data.classes)
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     notes += check_model(config)
     notes += check_steps(config, steps, images)
@@ -171,9 +177,24 @@ def make_augmentation(config: Config, crop: tuple[int, int]) -> Augmentation:
 
 
 def resolve_crop(config: Config, median_size: tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) of the crop as given, else from the median size of the images."""
-    height, width = (math.ceil(min(512, side) / 32) * 32 for side in median_size)
-    return config.augment.crop or (height, width)
+    """Return (height, width) of the crop as given, else from the median size of the images.
+
+    Raise UsageError for a batch of crops that no network of this machine's memory can take.
+    """
+    if config.augment.crop is None:
+        height, width = (math.ceil(min(512, side) / 32) * 32 for side in median_size)
+        return height, width
+    height, width = config.augment.crop
+    train = config.train
+    count = max(1, train.batch_size // (train.devices * train.nodes * train.accumulate))
+    needed = count * height * width * BYTES_PER_PIXEL / 1e9
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if needed > memory:
+        raise UsageError(
+            f"augment.crop: {count} crops of {height}x{width} take over {needed:,.0f} GB, and this "
+            f"machine has {memory:,.0f}; use a smaller --crop, or a smaller --batch-size"
+        )
+    return height, width
 
 
 def check_loss(config: Config, loss: LossSpec) -> list[Note]:
@@ -257,28 +278,31 @@ def refuse_batch_size(config: Config, images: int) -> None:
         )
 
 
-def refuse_monitor(config: Config, classes: list[str]) -> None:
-    """Raise UsageError for a score that doesn't exist."""
+def take_monitor(monitor: str, classes: list[str]) -> str:
+    """Return the score that train.monitor spells. Raise UsageError where there is none."""
     scores = ["miou", *(f"iou:{name}" for name in classes)]
-    monitor = config.train.monitor
-    if monitor not in scores:
+    choice = match_choice(monitor, scores)
+    if choice is None:
         raise UsageError(
             f"train.monitor: there is no {monitor!r}{did_you_mean(monitor, scores)}; "
             f"scores are {', '.join(scores)}"
         )
+    return choice
 
 
 def refuse_crop(config: Config, crop: tuple[int, int], num_classes: int) -> None:
     """Raise UsageError for a crop, or one image a device, that the architecture can't train on."""
     # the network itself is tried: each architecture has its own limits
     model, arch = make_model(config, num_classes), config.model.arch
-    if reason := model.find_size_error(crop):
+    # it takes long for a large one, which no architecture minds
+    if math.prod(crop) <= LARGEST_TRIED**2 and (reason := model.find_size_error(crop)):
         raise UsageError(
             f"augment.crop: {arch} can't train on {crop[0]}x{crop[1]} ({reason}); "
             "use a larger --crop"
         )
     parts = config.train.devices * config.train.nodes * config.train.accumulate
-    if config.train.batch_size == parts and not model.can_train_on_one(crop):
+    height, width = (min(side, LARGEST_TRIED) for side in crop)
+    if config.train.batch_size == parts and not model.can_train_on_one((height, width)):
         raise UsageError(
             f"train.batch_size: {arch} can't train on one image at a time (its batch norm needs "
             f"two values a channel); use --batch-size {2 * parts} or more, or model.freeze_bn"

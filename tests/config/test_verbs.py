@@ -139,7 +139,7 @@ def test_a_runs_own_config_has_no_notes(cli, trained: Path):
 
 def test_a_spelling_is_taken_reported_and_saved(cli, trained: Path):
     spelled = ["--arch", "U-Net", "--encoder", "TU_test-byobnet", "--loss", "OHEM", "--device",
-               "CPU", "--set", "optim.name=AdamW"]  # fmt: skip
+               "CPU", "--set", "optim.name=AdamW", "--set", "train.monitor=mIoU"]  # fmt: skip
     answer = cli(*command("fit", trained, *spelled, "--name", "run"))
     assert answer.code == 0, answer.error
     saved = yaml.safe_load(Path("runs/run/config.yaml").read_text())
@@ -149,9 +149,16 @@ def test_a_spelling_is_taken_reported_and_saved(cli, trained: Path):
         ("OHEM", "ohem", saved["loss"]["expression"]),
         ("CPU", "cpu", saved["train"]["device"]),
         ("AdamW", "adamw", saved["optim"]["name"]),
+        ("mIoU", "miou", saved["train"]["monitor"]),
     ]:
         assert place == choice
-        assert answer.stderr.count(f"note: {given} is taken for {choice}") == 1
+        notes = answer.stderr + answer.stdout
+        assert notes.count(f"note: {given} is taken for {choice}") == 1
+
+
+def test_a_sheet_of_huge_crops_takes_no_memory(cli, trained: Path):
+    answer = cli(*command("check --augment", trained, "--set", "augment.crop=100000"))
+    assert answer.code == 2 and "a smaller --crop" in answer.error
 
 
 def test_a_sweep_and_the_list_of_losses_take_spellings(cli, trained: Path):

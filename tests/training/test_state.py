@@ -98,7 +98,7 @@ def test_the_newest_checkpoints_are_kept(trained: Path, tmp_path: Path, monkeypa
     assert load(tmp_path / "step-000000006.safetensors")[1].step == 6
 
 
-@pytest.mark.parametrize("monitor, near", [("iou:one", ""), ("mIoU", "did you mean miou")])
+@pytest.mark.parametrize("monitor, near", [("iou:one", ""), ("mIuO", "did you mean miou")])
 def test_an_unknown_monitor_is_refused(cli, pairs: Path, monitor: str, near: str):
     refused = cli("fit", "--data", pairs, *QUICK, "--set", f"train.monitor={monitor}")
     assert refused.code == 2
