@@ -527,6 +527,7 @@ def plan_without_files(case: Case) -> TrainingPlan:
         loss=read_loss(case.config),
         crop=case.crop,
         image_sizes={},
+        mask_digests={},
         steps_per_epoch=case.steps,
         by_class=UNIFORM,
         notes=(),

@@ -23,11 +23,18 @@ class UsageError(SegtrainError):
 
 
 class Stopped(SegtrainError):
-    """A graceful stop on a signal; the exit code is 128 + signal, as in shells."""
+    """A graceful stop on a signal; the exit code is 128 + signal, as in shells.
+
+    Without a signal it is 1: the stop of a rank for a fault that another one reports.
+    """
 
     def __init__(self, message: str, signum: int):
         super().__init__(message)
-        self.exit_code = 128 + signum
+        self.exit_code = 128 + signum if signum else 1
+
+
+class TrainingEnded(SegtrainError):
+    """A fault that ended a training, whose message says what is saved."""
 
 
 def match_choice(given: str, known: Iterable[str]) -> str | None:

@@ -12,7 +12,7 @@ from segtrain.commands.requests import FitRequest
 from segtrain.config import Config
 from segtrain.config.loading import save_config, to_yaml
 from segtrain.console import write, write_lines, write_notes
-from segtrain.data.inspection.survey import survey_data_set
+from segtrain.data.inspection.survey import Survey, survey_data_set
 from segtrain.distributed.fabric import make_fabric
 from segtrain.distributed.launch import launch_ranks
 from segtrain.distributed.limits import explain_limits
@@ -32,9 +32,10 @@ from segtrain.runs.folder import (
     refuse_read_only,
 )
 from segtrain.training.loop import start_training, train
-from segtrain.training.plan import TrainingPlan, make_model, make_plan
+from segtrain.training.plan import make_model, make_plan
 from segtrain.training.resume import check_changes, check_data, find_state
 from segtrain.training.session import RunStart
+from segtrain.training.watch import FileWatch
 
 
 def fit(request: FitRequest) -> Path:
@@ -85,7 +86,9 @@ def resolve_start(request: FitRequest, dry: bool = False) -> tuple[RunStart, Seg
         refuse_read_only(old_run)
     else:  # before the data set is read
         refuse_name(options.out, name)
-    plan = read_plan(config, request.loss)
+    survey = read_data(config)
+    plan = make_plan(config, request.loss, survey)
+    write_notes(plan.notes)
     saved, notes = None, []
     if old_run:
         saved = find_state(old_run)
@@ -97,7 +100,7 @@ def resolve_start(request: FitRequest, dry: bool = False) -> tuple[RunStart, Seg
     if not saved:
         notes.append(load_weights(model, plan.config.model, download=not dry))
     write_notes(notes)
-    return RunStart(plan, old_run or options.out / name, saved), model
+    return RunStart(plan, old_run or options.out / name, saved, FileWatch(survey)), model
 
 
 def reopen_run(start: RunStart, until_end: ExitStack, processes: int) -> Path:
@@ -116,16 +119,11 @@ def reopen_run(start: RunStart, until_end: ExitStack, processes: int) -> Path:
     return file
 
 
-def read_plan(config: Config, loss: LossSpec) -> TrainingPlan:
-    """Read the data set and make the plan; print the notes of each.
-
-    Those of the data come first: they explain why a plan is refused.
-    """
+def read_data(config: Config) -> Survey:
+    """Read the data set, and print its notes: they explain why a plan is refused."""
     survey = survey_data_set(config.data, config.model.in_channels)
     write_notes((*survey.data_set.notes, *survey.notes))
-    plan = make_plan(config, loss, survey)
-    write_notes(plan.notes)
-    return plan
+    return survey
 
 
 def print_dry_run(request: FitRequest) -> None:

@@ -6,20 +6,31 @@ import os
 import signal
 
 from segtrain.console import write_unbuffered
+from segtrain.errors import SegtrainError
 
 # Ctrl-C in a terminal; a scheduler's request to end; SLURM's warning before its time limit
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
+FAULT = 1000  # the code of a stop request for a fault; above all signals
+
+
 class StopRequest:
     """Record the first of SIGNALS, so that a step can end and be saved; a second one ends at once.
 
-    A context manager; it restores the earlier handlers at its end.
+    `error` is a fault of this rank, for which all ranks are to stop likewise. A context manager; it
+    restores the earlier handlers at its end.
     """
 
     def __init__(self, announce: bool = True):
         self.announce = announce
         self.signum = 0  # 0: no request
+        self.error: SegtrainError | None = None
+
+    @property
+    def code(self) -> int:
+        """The number of the signal, FAULT, or 0."""
+        return FAULT if self.error else self.signum
 
     def __enter__(self) -> StopRequest:
         self.before = {signum: signal.signal(signum, self._record) for signum in SIGNALS}

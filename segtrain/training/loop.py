@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import shlex
-import signal
 import time
 from contextlib import nullcontext
-from itertools import islice
-from typing import NoReturn
 
 import torch
 from lightning_fabric import Fabric
@@ -17,12 +14,13 @@ from lightning_fabric import Fabric
 from segtrain.console import format_score, write, write_notes
 from segtrain.data.loading.dataset import read_batches
 from segtrain.data.loading.sampling import seed_at
-from segtrain.distributed.collectives import broadcast_buffers, max_over_ranks
+from segtrain.distributed.collectives import broadcast_buffers
 from segtrain.distributed.fabric import check_batch_norm
 from segtrain.distributed.launch import RankMonitor
+from segtrain.distributed.limits import explain_limits
 from segtrain.distributed.processes import identify_launcher
-from segtrain.distributed.signals import StopRequest
-from segtrain.errors import Stopped
+from segtrain.distributed.signals import FAULT, StopRequest
+from segtrain.errors import SegtrainError
 from segtrain.evaluation.prediction import SplitPredictor
 from segtrain.evaluation.validation import validate
 from segtrain.losses.build import build_loss
@@ -32,6 +30,7 @@ from segtrain.runs.environment import collect_environment, record_start
 from segtrain.runs.folder import BEST, ENVIRONMENT
 from segtrain.runs.history import History
 from segtrain.training.checkpoints import restore_training, save_checkpoint
+from segtrain.training.faults import ReadAhead, SaveOnFault, stop_on_fault, stop_training
 from segtrain.training.loaders import Loaders, open_loaders
 from segtrain.training.module import (
     BufferSnapshot,
@@ -40,14 +39,14 @@ from segtrain.training.module import (
     decide_compilation,
     describe_loss_path,
 )
-from segtrain.training.nonfinite import OutcomeReader, report_bad_step
 from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
 from segtrain.training.progress import Reporter
+from segtrain.training.record import EpochRecord
 from segtrain.training.resume import compare_settings, explain_end
 from segtrain.training.session import RunStart, Session
 from segtrain.training.state import Training, TrainState, select_score
-from segtrain.training.step import MicroBatch, copy_to_device, train_step
-from segtrain.training.timing import SaveClock, StepTimer, measure_peak_memory, trace_steps
+from segtrain.training.step import copy_to_device, train_step
+from segtrain.training.timing import SaveClock, measure_peak_memory, trace_steps
 
 
 def train(
@@ -71,6 +70,7 @@ def train(
         Reporter(config.train, plan.steps_per_epoch, state, fabric.is_global_zero),
         StopRequest(announce=fabric.is_global_zero),
         rank_monitor,
+        start.watch,
     )
     history = trace = None
     if session.is_rank_zero:
@@ -89,6 +89,7 @@ def train(
             validation_start, scores = time.perf_counter(), None
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
                 scores = validate_epoch(session, loaders)
+            refuse_changed_files(session)  # before the score counts
             better = scores is not None and state.improve(
                 select_score(scores, config.train.monitor)
             )
@@ -159,55 +160,65 @@ def write_start(
 
 
 def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.profile | None) -> None:
-    """Run the remaining steps of the current epoch. Raise Stopped on a stop request."""
+    """Run the remaining steps of the current epoch. Raise Stopped on a stop request.
+
+    A fault is raised once the state is saved.
+    """
+    fabric, plan, training = session.fabric, session.plan, session.training
+    record = EpochRecord(session)
+    advice = plan.memory_advice(fabric.strategy.precision.precision)
+    loaders.sampler.start = training.state.step
+    loaders.sampler.stop = (training.state.epoch + 1) * plan.steps_per_epoch
+    training.module.train()  # validation left it in evaluation mode
+    with SaveOnFault(session, record.recover), explain_limits(advice):
+        take_steps(session, loaders, record, profile)
+
+
+def take_steps(
+    session: Session,
+    loaders: Loaders,
+    record: EpochRecord,
+    profile: torch.profiler.profile | None,
+) -> None:
+    """Take the steps that the loader's sampler has."""
     fabric, plan, training = session.fabric, session.plan, session.training
     config, state, reporter = plan.config, training.state, session.reporter
-    end = (state.epoch + 1) * plan.steps_per_epoch
-    loaders.sampler.start, loaders.sampler.stop = state.step, end
-    batches = copy_to_device(fabric, read_batches(loaders.train), config.train.channels_last)
-    outcomes = OutcomeReader(fabric.device)
-    timer, clock = StepTimer(fabric.device, state.seconds), SaveClock(config.train.checkpoint_every)
-    # on the device: adding up there doesn't make the host wait for each step
-    loss_sum = torch.tensor(state.loss_sum, device=fabric.device)
-    recent: dict[int, list[MicroBatch]] = {}  # a bad step may be known a step later
-    training.module.train()  # validation left it in evaluation mode
+    timer, clock, end = record.timer, SaveClock(config.train.checkpoint_every), loaders.sampler.stop
+    # on a GPU, the ranks learn of each other's faults a step later
+    ahead = 0 if fabric.world_size == 1 else 1 + (fabric.device.type == "cuda")
+    reader = ReadAhead(
+        read_batches(loaders.train), config.train.accumulate, ahead, session.stop_request
+    )
+    if state.step < end:
+        reader.fill()
+    stop_on_fault(session)
     while state.step < end:
         session.rank_monitor.check()
         step = state.step
         # dropout is a function of (seed, step, rank), so no random state needs to be saved
         torch.manual_seed(seed_at(config.train.seed, step, fabric.global_rank))
         set_lr(training.optimizer, lr := lr_at(step, plan.total_steps, config.optim))
-        micro_batches = list(islice(batches, config.train.accumulate))
+        batches = reader.next_step()
+        micro_batches = list(copy_to_device(fabric, batches, config.train.channels_last))
         timer.mark("data")
-        state.step += 1
         # the host waits for the device after these steps only; they are the same on all ranks
-        reads_loss = state.step % config.train.log_every == 0 or state.step == end
-        waits = reads_loss or clock.is_due_by_steps(state.step)
+        reads_loss = (step + 1) % config.train.log_every == 0 or step + 1 == end
+        waits = reads_loss or clock.is_due_by_steps(step + 1)
         loss, outcome = train_step(session, micro_batches, reads_loss, timer.mark)
         if training.average:  # a bad step leaves the weights unchanged: averaging them is harmless
             update_average(training.average, training.model, config.train.ema, step)
-        loss_sum += torch.where(outcome[0] > 0, 0, loss)  # the loss of a bad step is no number
-        timer.mark("other")
+        record.add(micro_batches, loss, outcome, reads_loss)
         if state.step == reporter.steps_before + 1:
             memory = measure_peak_memory(fabric.device)
             reporter.write(f"memory with the first step: {memory / 1e9:.2f} GB")
-        outcomes.add(state.step, outcome)
         reporter.count_step(state.epoch, state.step)
-        recent = dict([*recent.items(), (state.step, micro_batches)][-2:])
-        signum = 0
-        for result in outcomes.read(waits):  # oldest first; a stop request stays set
-            signum = result.signum
-            state.count_step(result.bad)
-            if result.bad:
-                observed = reads_loss and result.step == state.step
-                report_bad_step(session, result.step, recent[result.step], observed)
-        if waits or signum:  # reading a timer or a sum waits for the device
-            timer.settle()
-            state.loss_sum = loss_sum.item()
+        code = record.read(waits)
+        if waits or code:
+            record.settle()
         if reads_loss:
             reporter.show_step(state.step, loss.item(), lr, sum(state.seconds.values()))
-        if signum:
-            stop_training(session, signum)
+        if code:
+            stop_training(session, code)
         # a time is not due on all ranks at once, so it is looked at where the host waits anyway
         if waits and clock.is_due(state.step) and session.is_rank_zero:
             save_checkpoint(session)
@@ -222,31 +233,32 @@ def validate_epoch(session: Session, loaders: Loaders) -> Scores:
 
     def should_stop() -> bool:
         session.rank_monitor.check()
-        return bool(session.stop_request.signum)
+        return bool(session.stop_request.code)
 
     session.reporter.show_validation(session.training.state.epoch)
     broadcast_buffers(fabric, model)  # a checkpoint has rank 0's; what is saved is what is scored
     predictor = SplitPredictor(model, fabric, loaders.workers, plan.config.eval)
-    scores = validate(predictor, loaders.pairs["val"], plan.data.classes, should_stop)
-    if scores is None:  # on all ranks: validate has made them agree
-        stop_training(session, session.stop_request.signum)
+    with SaveOnFault(session):
+        try:
+            scores = validate(predictor, loaders.pairs["val"], plan.data.classes, should_stop)
+        except SegtrainError as error:
+            session.stop_request.error = error
+            stop_training(session, FAULT)
+        if scores is None:  # on all ranks: validate has made them agree
+            stop_training(session, session.stop_request.code)
     return scores
 
 
-def stop_training(session: Session, signum: int) -> NoReturn:
-    """Save a checkpoint and raise Stopped. All ranks call it after the same step."""
-    fabric, step = session.fabric, session.training.state.step
-    # in validation a rank may not have got the signal yet; the exit codes must be equal
-    agreed = int(max_over_ranks(torch.tensor(signum, device=fabric.device)))
-    message = ""
-    if session.is_rank_zero:
-        save_checkpoint(session)
-        message = (
-            f"{signal.Signals(agreed).name}: stopped and saved after step {step}; "
-            f"continue with: segtrain fit --resume {shlex.quote(str(session.run))}"
-        )
-    fabric.barrier()  # no rank leaves while another may still need it
-    raise Stopped(message, agreed)
+def refuse_changed_files(session: Session) -> None:
+    """Save the state and raise TrainingEnded where files of train or val have changed."""
+    error = None
+    if session.is_rank_zero and session.watch:
+        changed, notes = session.watch.find_changes()
+        write_notes(notes)
+        if changed:
+            what = "restore them to continue, or start a new run"
+            error = SegtrainError(f"{changed}; {what}")
+    stop_on_fault(session, error)
 
 
 def write_end(session: Session, loaders: Loaders) -> None:

@@ -44,20 +44,42 @@ class TrainingModule(nn.Module):
 class BufferSnapshot:
     """The floating-point buffers of a module, which forward changes: batch norm's statistics.
 
-    `take` before a step and `restore_if` after it undo a bad step without waiting for the device.
+    `take` before a step and `restore_if` after it undo a bad step without waiting for the device;
+    `undo` does so for one that raised in between. `close` ends a completed step.
     """
+
+    copy: Tensor | None = None
+    updating = False  # the weights: a step can't be undone any more
 
     def __init__(self, module: nn.Module):
         self.buffers = [b for b in module.buffers() if b.is_floating_point()]
         self.sizes = [b.numel() for b in self.buffers]
+        # of batches that batch norm has seen; a bad step counts, one that raised doesn't
+        self.counts = [b for b in module.buffers() if b.dtype == torch.int64 and not b.ndim]
 
     def take(self) -> None:
         """Copy the buffers."""
         # as one tensor: dozens of small copies would each launch a kernel
         self.copy = torch.cat([b.flatten() for b in self.buffers])
+        self.count_copy = torch.stack(self.counts) if self.counts else None
+
+    def close(self) -> None:
+        """End a step."""
+        self.copy, self.updating = None, False
+
+    def undo(self) -> bool:
+        """Undo a step that hasn't ended; return False where weights may have changed."""
+        if self.copy is not None and not self.updating:
+            self.restore_if(torch.ones((), dtype=torch.bool, device=self.copy.device))
+            if self.count_copy is not None:
+                copy_tensors(self.counts, list(self.count_copy))
+            self.close()
+        return not self.updating
 
     def restore_if(self, bad: Tensor) -> None:
-        """Restore the copied values where `bad` (0-d, bool) is true."""
+        """Restore the copied values where `bad` (0-d, bool) is true; the weights come next."""
+        assert self.copy is not None
+        self.updating = True
         now = torch.cat([b.flatten() for b in self.buffers])
         values = torch.where(bad, self.copy, now).split(self.sizes)
         copy_tensors(

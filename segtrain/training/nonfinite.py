@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segtrain.data.loading.sampling import seed_at
 from segtrain.distributed.collectives import max_over_ranks
-from segtrain.errors import SegtrainError, shorten
+from segtrain.errors import TrainingEnded, shorten
 from segtrain.files import save_csv
 from segtrain.losses.build import Loss
 from segtrain.models.checkpoint import save_state
@@ -61,7 +61,7 @@ class OutcomeReader:
 def report_bad_step(
     session: Session, step: int, micro_batches: list[MicroBatch], observed: bool
 ) -> None:
-    """Record the files of a skipped step; raise SegtrainError after too many in a row."""
+    """Record the files of a skipped step; raise TrainingEnded after too many in a row."""
     state = session.training.state
     if observed:
         session.training.loss.forget(len(micro_batches))  # NaN would stay in the epoch's mean
@@ -82,7 +82,7 @@ def report_bad_step(
 def raise_nonfinite(
     session: Session, step: int, micro_batches: list[MicroBatch], files: list[str]
 ) -> NoReturn:
-    """Save the batch of a bad step, and raise SegtrainError that names what broke first."""
+    """Save the batch of a bad step, and raise TrainingEnded that names what broke first."""
     fabric, training = session.fabric, session.training
     # the step's own seed: dropout repeats
     torch.manual_seed(seed_at(session.plan.config.train.seed, step - 1, fabric.global_rank))
@@ -94,7 +94,7 @@ def raise_nonfinite(
     if session.is_rank_zero:
         batch = {"step": step, "files": files, "images": images.cpu(), "targets": targets.cpu()}
         save_state(session.run / BAD_BATCH, batch)
-    raise SegtrainError(
+    raise TrainingEnded(
         f"{training.state.bad_in_a_row} steps in a row had a loss or gradient that is not finite; "
         f"the first to break is {broken[0]}; the batch is in {session.run / BAD_BATCH}; try a "
         "lower --lr, or --precision 32; the last checkpoint is intact"

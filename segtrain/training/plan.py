@@ -92,7 +92,6 @@ class TrainingPlan:
         return (
             f"a batch of {train.batch_size} crops of {height}x{width} is too much; try "
             + ", or ".join(options)
-            + "; the last checkpoint is intact"
         )
 
     def batch_files(self, step: int) -> list[str]:

@@ -13,6 +13,7 @@ from segtrain.distributed.signals import StopRequest
 from segtrain.training.plan import TrainingPlan
 from segtrain.training.progress import Reporter
 from segtrain.training.state import Training
+from segtrain.training.watch import FileWatch
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class RunStart:
     plan: TrainingPlan
     run: Path  # the run's folder; only rank 0 needs to see it
     saved: dict[str, Any] | None  # the state to resume from; None: a new training
+    watch: FileWatch | None = None  # over the files that the plan was made of; rank 0 asks it
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Session:
     reporter: Reporter
     stop_request: StopRequest
     rank_monitor: RankMonitor
+    watch: FileWatch | None = None
 
     @property
     def is_rank_zero(self) -> bool:

@@ -33,7 +33,7 @@ def train_step(
 
     The outcome, the same on all ranks, is [bad, signal]. `bad` is 1 if a loss or the gradient is
     not finite on any rank: then weights, optimizer and batch norm's statistics stay unchanged.
-    `signal` is the number of a stop request's signal, or 0. With `observe` the loss records its
+    `signal` is the code of a stop request, or 0. With `observe` the loss records its
     terms. `mark` is called with the phase that has just ended. Nothing here waits for the device.
     """
     fabric, training = session.fabric, session.training
@@ -56,7 +56,7 @@ def train_step(
     norm = clip_gradient(module, session.plan.config.optim.clip_norm)
     bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
     # one collective for both: it also makes all ranks stop after the same step
-    signum = torch.full_like(loss, session.stop_request.signum)
+    signum = torch.full_like(loss, session.stop_request.code)
     outcome = max_over_ranks(torch.stack([bad.float(), signum]))
     bad = outcome[0] > 0
     training.buffers.restore_if(bad)

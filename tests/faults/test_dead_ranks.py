@@ -103,14 +103,20 @@ def test_a_signal_ends_all_ranks_after_the_same_step(home: Path, zygote: Zygote,
     assert_same_run(home / "straight/r", home / "runs/r")
 
 
-def test_a_ranks_own_error_is_printed(home: Path, zygote: Zygote):
+@pytest.mark.parametrize("file", ["val/009.png", "train/003.png"])
+def test_a_fault_of_one_rank_ends_all_and_the_state_is_saved(home: Path, zygote: Zygote, file: str):
+    """Rank 1 scores the second image of val; either draws the one of train."""
     run = start(zygote, home, *LONG)
     run.wait_for_output("epoch 1/")
-    (home / "set/images/val/009.png").write_bytes(b"nothing")  # rank 1 scores the second
+    (other,) = run.workers()
+    (home / "set/images" / file).write_bytes(b"nothing")
     assert run.wait() == 1
-    cause, end = run.errors
-    assert "009.png" in cause
-    assert "process 1 of 2" in end and "exit code 1: see its error above" in end
+    (error,) = run.errors
+    assert file in error and error.endswith("continue with: segtrain fit --resume runs/r")
+    step = int(error.partition("saved after step ")[2].partition(";")[0])
+    state = torch.load(home / "runs/r/checkpoints/last.state.pt", weights_only=True)["state"]
+    assert state["step"] == step >= 2
+    wait_for(lambda: not alive(other), 30)
 
 
 def test_no_process_outlives_torchruns_agent(home: Path):
