@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -62,7 +63,9 @@ def refuse_read_only(folder: Path) -> None:
     """Raise SegtrainError where nothing can be written in a folder, or it can't be made."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise SegtrainError(f"cannot write in {existing}: no permission; take another --out")
+        read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise SegtrainError(f"cannot write in {existing}: {reason}; take another --out")
 
 
 def create_run(run: Path, config: Config) -> Path:
