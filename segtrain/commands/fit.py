@@ -26,6 +26,7 @@ from segtrain.runs.folder import (
     LAST,
     create_run,
     default_name,
+    find_free_name,
     lock_run,
     point_latest,
     refuse_name,
@@ -81,7 +82,8 @@ def resolve_start(request: FitRequest, dry: bool = False) -> tuple[RunStart, Seg
     A dry run downloads nothing, either.
     """
     config, options, old_run = request.config, request.options, request.old_run
-    name = options.name or default_name(config.model.arch, config.loss.expression)
+    default = default_name(config.model.arch, config.loss.expression)
+    name = options.name or find_free_name(options.out, default)
     if old_run:
         refuse_read_only(old_run)
     else:  # before the data set is read

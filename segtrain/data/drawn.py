@@ -11,6 +11,8 @@ import numpy as np
 class DrawnMask(ABC):
     """A mask that is computed at each reading; `str` names it in messages and caches."""
 
+    in_memory = False  # its regions are: changes of its file have no effect on the run
+
     @property
     @abstractmethod
     def files(self) -> tuple[Path, ...]:

@@ -31,6 +31,8 @@ Region = tuple[int, Shape]  # value in the mask, shape
 class RegionMask(DrawnMask):
     """The mask of one image, drawn from its regions at each reading."""
 
+    in_memory = True
+
     file: Path  # with the regions
     image_id: int | str | None = None  # in a file of several images
     size: tuple[int, int] | None = None  # (height, width); None where only the image has it

@@ -35,6 +35,8 @@ def read_runs(line: int, label: str, text: str) -> Runs:
 class RunLengthMask(DrawnMask):
     """The mask of one image, drawn from its rows: smaller regions over larger, 0 elsewhere."""
 
+    in_memory = True
+
     table: Path
     name: str  # of the image, as the table has it
     image: Path  # which has the size

@@ -31,6 +31,12 @@ def default_name(arch: str, loss: str) -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{arch}-{safe_name(loss)}"[:100]
 
 
+def find_free_name(out: Path, name: str) -> str:
+    """Return the name, or the first of NAME-2, NAME-3, ... that OUT lacks."""
+    names = (name, *(f"{name}-{number}" for number in range(2, 100)))
+    return next((free for free in names if not os.path.lexists(out / free)), name)
+
+
 def safe_name(loss: str) -> str:
     """Return a loss expression as part of a file name."""
     return "".join(c if c.isalnum() or c in "+.-" else "_" for c in loss.replace(" ", ""))

@@ -254,7 +254,8 @@ def refuse_changed_files(session: Session) -> None:
     error = None
     if session.is_rank_zero and session.watch:
         changed, notes = session.watch.find_changes()
-        write_notes(notes)
+        for note in notes:
+            session.reporter.write(str(note))
         if changed:
             what = "restore them to continue, or start a new run"
             error = SegtrainError(f"{changed}; {what}")

@@ -54,21 +54,33 @@ class FileWatch:
         gone = (now[:, 0] == MISSING) & differs
         rows = {self.files[row]: row for row in np.flatnonzero(differs).tolist()}
         pairs = [pair for pair in self.masks if not rows.keys().isdisjoint(pair[0].mask_files)]
+        held = {file for sample, _ in pairs if sample.mask_in_memory for file in sample.mask_files}
         same = map_on_all_cores(self._is_same, pairs, "comparing masks") if pairs else []
         of_masks: dict[Path, bool] = {}  # of each file of a mask: whether its values are the same
         for (sample, _), is_same in zip(pairs, same, strict=True):
-            of_masks |= {f: is_same and of_masks.get(f, True) for f in sample.mask_files}
-        changed, doubtful = [], []
+            files = [file for file in sample.mask_files if file != sample.image]
+            of_masks |= {file: is_same and of_masks.get(file, True) for file in files}
+        changed, linked, unread = [], [], []
         for file, row in rows.items():
             if gone[row] and self.may_miss:
+                continue
+            if file in held and file in of_masks:
+                unread += [file] if rewritten[row] else []
                 continue
             if not of_masks[file] if file in of_masks else rewritten[row]:
                 changed.append(f"{file} (gone)" if gone[row] else str(file))
             elif file not in of_masks:
-                doubtful.append(file)
+                linked.append(file)
         self.stamps = now
-        text = "with another time of status: linked, or replaced under the same size and time"
-        notes = [Note(f"{_count(doubtful)} {text}: {shorten(doubtful)}")] if doubtful else []
+        kinds = {
+            "with another time of status: linked, or replaced under the same size and time": linked,
+            "changed, whose masks stay as they were when the run started": unread,
+        }
+        notes = [
+            Note(f"{_count(files)} {text}: {shorten(files)}", "note")
+            for text, files in kinds.items()
+            if files
+        ]
         return (
             f"{_count(changed)} changed under the run: {shorten(changed)}" if changed else "",
             notes,

@@ -117,6 +117,7 @@ class DiskCache:
         quota: Synchronized,
     ):
         self.samples, self.folder, self.quota = samples, folder, quota
+        self.opened: dict[int, PairStamp] = {}  # of masks in memory, which stay as they were then
         self.channels, self.mask_dtype = images.channels, np.dtype(masks.dtype)
         # versions: another one may decode to other pixels; readers by value: pickles of equal ones
         # differ once one was broadcast
@@ -159,6 +160,8 @@ class DiskCache:
 
     def key(self, index: int, stamp: PairStamp) -> bytes:
         sample = self.samples[index]
+        if sample.mask_in_memory:
+            stamp = self.opened.setdefault(index, stamp)
         files = [os.path.abspath(file) for file in (sample.image, *sample.mask_files)]
         key = self.readers.copy()
         key.update("\0".join([*files, str(sample.mask), *map(str, stamp)]).encode())

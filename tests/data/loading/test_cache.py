@@ -21,6 +21,7 @@ from segtrain.data.loading import cache as caching
 from segtrain.data.loading.cache import open_caches
 from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches
 from segtrain.data.masks import MaskReader
+from segtrain.data.regions import RegionMask
 from segtrain.data.sample import Sample
 
 HEIGHT, WIDTH = 48, 40
@@ -483,3 +484,24 @@ def test_cache_none_stores_nothing(pairs: Path, folder: Path):
     kept, line = opened(pairs, "none")
     read_all(kept)
     assert kept.cache is None and line == "" and not folder.exists()
+
+
+def test_masks_in_memory_are_cached_under_the_file_that_they_are_of(tmp_path: Path):
+    """Another file in its place must not get the masks that the run still has."""
+    root = write_pairs(tmp_path / "set", 1)
+    file = root / "masks.json"
+    file.write_text("1")
+    mask = RegionMask(file, 0, (HEIGHT, WIDTH), background=1)
+    data = made_up_data([Sample(root / "images/000.png", mask)])
+    data = replace(data, config=DataConfig(cache="disk"))
+
+    def read_first(samples: list[Sample]) -> np.ndarray:
+        splits = {"train": samples}
+        caches = open_caches(replace(data, splits=splits), {"train": [(HEIGHT, WIDTH)]})
+        kept = Pairs.of(replace(data, splits=splits), "train", cache=caches.by_split["train"])
+        file.write_text("22")
+        return kept.read(0)[1]
+
+    assert read_first(data.splits["train"]).any()
+    changed = replace(mask, background=0)
+    assert not read_first([Sample(root / "images/000.png", changed)]).any()
