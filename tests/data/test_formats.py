@@ -121,6 +121,14 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path):
                 read(path)
 
 
+@pytest.mark.parametrize("name", ["annotations.json", "train.txt", "classes.txt", "ids.csv"])
+def test_a_pipe_beside_the_data_does_not_hang_check(cli, tmp_path: Path, name: str):
+    root = write_pairs(tmp_path / "set")
+    os.mkfifo(root / name)
+    answer = cli("check", root)
+    assert answer.code in (0, 1) and "internal error" not in answer.stderr
+
+
 def test_check_names_a_file_that_would_loop_in_ghostscript(cli, tmp_path: Path):
     root = write_pairs(tmp_path / "set")
     (root / "images/002.png").write_bytes(EPS)

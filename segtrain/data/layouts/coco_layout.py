@@ -22,6 +22,7 @@ from segtrain.data.layouts.pairing import (
 from segtrain.data.panoptic import PanopticMask
 from segtrain.data.regions import LARGEST_VALUE, RegionMask
 from segtrain.errors import SegtrainError, shorten
+from segtrain.files import refuse_special
 
 SPLIT_IN_NAME = re.compile(
     r"(?:^|[^a-z])(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(test)(?:ing)?)(?![a-z])"
@@ -104,6 +105,7 @@ def is_coco(file: Path) -> bool:
 
 def _read_start(file: Path, size: int = -1) -> bytes:
     try:
+        refuse_special(file)
         with open(file, "rb") as stream:
             return stream.read(size)
     except OSError:  # it is reported where it is read
