@@ -158,8 +158,16 @@ CASES: dict[str, tuple[list[str], str, Callable | None]] = {
         "exists",
         lambda here: (here / "runs/l").symlink_to("x"),
     ),
-    "a file as --out": ([*NEW, "--out", "set/images/000.png"], "Not a directory", None),
-    "a file above --out": ([*NEW, "--out", "set/images/000.png/x"], "Not a directory", None),
+    "a file as --out": (
+        [*NEW, "--name", "n", "--out", "set/images/000.png"],
+        "Not a directory",
+        None,
+    ),
+    "a file above --out": (
+        [*NEW, "--name", "n", "--out", "set/images/000.png/x"],
+        "Not a directory",
+        None,
+    ),
     "no weights": ([*NEW, "--weights", "gone.safetensors"], "no such file", None),
     "other weights": (
         ["--data", "set", *QUICK, "--encoder", "tu-test_resnet"]
