@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
@@ -192,8 +193,11 @@ class DataConfig(Section):
         if self.classes is None:
             return self
         count = len(self.classes)
-        if twice := [name for name in self.classes if self.classes.count(name) > 1]:
-            raise ValueError(f"classes names {twice[0]} twice")
+        name, times = Counter(self.classes).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"classes names {name} twice")
+        if "" in self.classes:
+            raise ValueError(f"classes has an empty name, of class {self.classes.index('')}")
         if 0 <= self.lb_ignore < count:
             raise ValueError(
                 f"lb_ignore {self.lb_ignore} is the id of class "

@@ -37,7 +37,7 @@ def open_scored_data(meta: Meta, trained: DataConfig, own: DataConfig, split: st
     """
     channels = meta.config.model.in_channels
     if locate(own).config.path == meta.config.data.path:
-        if trained.classes != meta.classes:
+        if trained.classes != meta.config.data.classes:
             raise UsageError(
                 f"data.classes: the network's are {shorten(meta.classes, MOST_SHOWN)}, in this "
                 "order; leave data.classes out"

@@ -13,15 +13,15 @@ import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from safetensors import safe_open
 
 from segtrain.config import Config
 from segtrain.config.loading import load_config, make_config
-from segtrain.config.types import LARGEST_OVERLAP, SMALLEST_WINDOW
+from segtrain.config.types import LARGEST_OVERLAP, SMALLEST_WINDOW, Colour
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.files import save_bytes
 from segtrain.version import __version__
@@ -40,21 +40,32 @@ class Meta:
     """Metadata of a checkpoint."""
 
     config: Config
-    classes: list[str]
-    palette: list[tuple[int, int, int]]
-    mean: list[float]  # of 0..255 RGB
-    std: list[float]
-    epoch: int  # completed epochs
-    miou: float | None  # of the validation after them; None where there was none
-    step: int | None = None  # completed optimizer steps; None in files of older versions
+    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
+    palette: list[Colour]
+    mean: list[FiniteFloat]  # of 0..255 RGB
+    std: list[Annotated[FiniteFloat, Field(gt=0)]]
+    epoch: Annotated[int, Field(ge=0)]  # completed epochs
+    # of the validation after them; None where there was none
+    miou: Annotated[float, Field(ge=0, le=1)] | None
+    # completed optimizer steps; None in files of older versions
+    step: Annotated[int, Field(ge=0)] | None = None
     version: str = __version__
 
     @model_validator(mode="after")
-    def _one_colour_per_class(self) -> Meta:
-        if len(self.palette) < len(self.classes):
+    def _check_lengths(self) -> Meta:
+        if len(self.palette) != len(self.classes):
             raise ValueError(
                 f"palette has {len(self.palette)} colours for {len(self.classes)} classes"
             )
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes has a name twice")
+        named = self.config.data.classes
+        if named is not None and len(named) != len(self.classes):
+            raise ValueError(f"classes are {len(self.classes)}, config.data.classes {len(named)}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.config.model.in_channels:
+                channels = f"{self.config.model.in_channels} channels (config.model.in_channels)"
+                raise ValueError(f"{name} has {len(values)} values for {channels}")
         return self
 
     @classmethod
@@ -97,9 +108,14 @@ def load_model(
 ) -> tuple[SegmentationModel, Meta]:
     """Return a checkpoint's model, in evaluation mode, and its metadata. Raise SegtrainError."""
     from segtrain.models.segmentation import build_model
+    from segtrain.models.sizes import refuse_misfit
 
     meta, weights = read_checkpoint(Path(path))
-    model = build_model(meta.config.model, len(meta.classes))
+    refuse_misfit(Path(path), meta.config.model, len(meta.classes), weights)
+    try:
+        model = build_model(meta.config.model, len(meta.classes))
+    except UsageError as error:  # the config is the file's, not the command's
+        raise SegtrainError(f"{path}: {error}") from error
 
     def explain(error: Exception) -> str:
         problems = str(error).splitlines()[1:] or [first_line(error)]  # torch's first is a heading

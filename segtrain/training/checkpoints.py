@@ -18,6 +18,7 @@ from segtrain.files import save_bytes
 from segtrain.models.checkpoint import Meta, read_meta, save_model, save_state
 from segtrain.runs.environment import device_name, package_versions
 from segtrain.runs.folder import BEST, CONFIG, LAST, STATE
+from segtrain.training.saved_state import refuse_other_shapes
 from segtrain.training.session import Session
 from segtrain.training.state import Training, TrainState
 from segtrain.version import __version__
@@ -78,6 +79,7 @@ def restore_training(fabric: Fabric, training: Training, saved: dict[str, Any]) 
     Raise SegtrainError where it lacks a part, or a part has another shape.
     """
     with translate_errors(_not_of_this_run):
+        refuse_other_shapes(STATE, training, saved)
         _restore(fabric, training, saved)
 
 

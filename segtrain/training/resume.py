@@ -16,6 +16,7 @@ from segtrain.models.checkpoint import load_state
 from segtrain.runs.folder import CONFIG, STATE
 from segtrain.training.checkpoints import describe_setting, read_progress
 from segtrain.training.plan import MASKS_OF, TrainingPlan
+from segtrain.training.saved_state import check_parts
 from segtrain.training.state import TrainState
 
 NEED_STEPS = {"train.epochs", "train.patience", "optim.lr"}  # no effect on a finished run
@@ -89,6 +90,7 @@ def find_state(run: Path) -> dict[str, Any] | None:
     saved = load_state(run / STATE)
     if "setting" not in saved:
         raise SegtrainError(f"{run / STATE}: written by an older segtrain; start a new run")
+    check_parts(run / STATE, saved)
     return saved
 
 

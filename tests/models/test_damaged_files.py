@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import re
@@ -18,7 +19,8 @@ import torch
 from conftest import QUICK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from segtrain.config import ModelConfig
 from segtrain.errors import SegtrainError
@@ -202,3 +204,87 @@ def test_nobody_is_advised_to_run_a_files_code(cli, kind: str, pairs: Path, tmp_
     assert "w.pt: not a checkpoint" in error and reason in error and len(error) < 400
     assert not re.search("weights_only|safe_globals|trust", error)
     assert not (tmp_path / "ran").exists()
+
+
+JUNK = [None, -1, 0, 10**9, 10**20, 0.5, math.nan, math.inf, "", "x", [], [[]], {}, {"x": 1}, True]
+JUNK += [["x"] * 3, [10**9] * 3, [-1.0] * 3, "\x1b[31m", [[0, 0, 256]] * 3, [[0, 0, 0]] * 4]
+
+
+def list_keys(value: object, place: tuple = ()) -> list[tuple]:
+    if not isinstance(value, dict):
+        return []
+    return [p for k, v in value.items() for p in [(*place, k), *list_keys(v, (*place, k))]]
+
+
+@pytest.fixture(scope="module")
+def fields(trained: Path) -> dict:
+    with safe_open(trained / "checkpoints/best.safetensors", "pt") as file:
+        return json.loads(file.metadata()["segtrain"])
+
+
+@settings(FUZZ, max_examples=20)
+@given(data=st.data())
+def test_metadata_damaged_anywhere(data: st.DataObject, fields: dict, trained: Path, tmp_path):
+    damaged = json.loads(json.dumps(fields))
+    near = [p for p in list_keys(fields) if p[0] != "config" or p[1:2] in (("model",), ("data",))]
+    place = data.draw(st.sampled_from(near))
+    part = damaged
+    for key in place[:-1]:
+        part = part[key]
+    if data.draw(st.booleans()) and data.draw(st.booleans()):
+        del part[place[-1]]
+    else:
+        part[place[-1]] = data.draw(st.sampled_from(JUNK))
+    path = tmp_path / "bad.safetensors"
+    try:
+        parse_meta(path, json.dumps(damaged))
+        weights = load_file(trained / "checkpoints/best.safetensors")
+        path.write_bytes(save(weights, {"segtrain": json.dumps(damaged)}))
+        load_model(path)
+    except SegtrainError as error:
+        assert "bad.safetensors" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("palette", [[0, 0, 0]] * 4), ("palette", [[0, 0, 256]] * 3), ("palette", [[0, 0, -1]] * 3),
+        ("mean", [math.nan] * 3), ("mean", [0.0] * 2), ("std", [0.0] * 3), ("std", [math.inf] * 3),
+        ("std", [-1.0] * 3), ("classes", ["0", "1", ""]), ("classes", ["0", "1", "1"]),
+        ("classes", ["a", "b"]), ("classes", ["0"]), ("epoch", -1), ("step", -1),
+        ("miou", 1.5), ("miou", math.nan), ("classes", [str(i) for i in range(200_000)]),
+    ],
+)  # fmt: skip
+def test_metadata_out_of_range(key: str, value: object, fields: dict, tmp_path: Path):
+    with pytest.raises(SegtrainError, match=key) as raised:
+        parse_meta(tmp_path / "bad.safetensors", json.dumps(fields | {key: value}))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"in_channels": 10**9}, {"in_channels": 4},
+        {"options": {"encoder_depth": 3, "decoder_channels": [10**9] * 3}},
+        {"options": {"encoder_depth": 3, "decoder_channels": [8, 8, 5]}},
+        {"options": {"encoder_depth": 10**9}}, {"arch": "fpn", "options": {}},
+    ],
+)  # fmt: skip
+def test_a_network_of_other_sizes_takes_no_memory(
+    change: dict, fields: dict, trained: Path, tmp_path: Path, monkeypatch
+):
+    """It is refused by the shapes of the file's tensors, before the network is built."""
+    monkeypatch.setattr(torch.nn.Conv2d, "reset_parameters", refuse_memory)
+    fields = json.loads(json.dumps(fields))
+    fields["config"]["model"] |= change
+    if change.get("in_channels") == 4:
+        fields |= {"mean": [0.0] * 4, "std": [1.0] * 4}
+    path = tmp_path / "bad.safetensors"
+    weights = load_file(trained / "checkpoints/best.safetensors")
+    path.write_bytes(save(weights, {"segtrain": json.dumps(fields)}))
+    with pytest.raises(SegtrainError, match="bad.safetensors: .*(in_channels|fit its config)"):
+        load_model(path)
+
+
+def refuse_memory(conv: torch.nn.Conv2d) -> None:
+    assert conv.weight.is_meta
