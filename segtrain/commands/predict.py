@@ -11,6 +11,7 @@ import torch
 from segtrain.commands.requests import NetworkRequest
 from segtrain.console import format_score, progress, write, write_notes
 from segtrain.data.images import ImageReader
+from segtrain.data.value_range import match_value_range
 from segtrain.distributed.devices import build_predictor
 from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError, shorten
@@ -40,6 +41,12 @@ def predict(found: FoundImages, request: NetworkRequest, out: Path, legend: bool
     weights = hash_weights(model.state_dict())
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     reader = ImageReader.of(config.data, config.model.in_channels)
+    if request.other_data.value_range is None:  # the command names none
+        home = str(meta.config.data.path)
+        of_training = all(image.real_path.is_relative_to(home) for image in found.images)
+        paths = [image.path for image in found.images]
+        reader, notes = match_value_range(reader, paths, of_training)
+        write_notes(notes)
     painter = ImagePainter(build_predictor(model, fabric), fabric, meta, config, reader, legend)
     if legend:
         write_notes(explain_missing_fonts(meta.classes))
@@ -76,6 +83,7 @@ def describe_command(painter: ImagePainter, weights: str) -> dict[str, Any]:
         "image": {
             "channels": reader.channels,
             "value_range": reader.value_range and list(reader.value_range),
+            "wide_range": reader.wide_range,
             "upright": reader.upright,
         },
         "eval": config.eval.model_dump(

@@ -40,23 +40,31 @@ class ImageReader:
     other number must be the file's own. `value_range` has the values that become 0 and 255: by
     default the whole range of an integer type (16 bits keep their upper 8), 0 to 1 for floats.
     Where a TIFF's white is zero, it is inverted, as viewers do; alpha never changes colours.
-    With `upright`, images are turned as EXIF says; without it, they are as stored.
+    With `upright`, images are turned as EXIF says; without it, they are as stored. With
+    `wide_range`, the range is of types wider than 8 bits, and 8-bit images are read whole.
     """
 
     channels: int = 3
     value_range: tuple[float, float] | None = None
     max_pixels: int = MAX_PIXELS
     upright: bool = True
+    wide_range: bool = False
 
     @classmethod
     def of(cls, config: DataConfig, channels: int) -> ImageReader:
         return cls(channels, config.value_range, config.max_pixels, config.exif is not False)
 
+    @property
+    def byte_range(self) -> tuple[float, float] | None:
+        """The values of 8-bit images that become 0 and 255."""
+        return None if self.wide_range else self.value_range
+
     def __call__(self, path: Path) -> np.ndarray:
         """Raise SegtrainError for a file that is not one whole image of these channels."""
         if path.suffix.lower() == ".npy":
             values = read_array(path, self.max_pixels, self.channels)
-            return to_uint8(self._as_channels(values, path), path, self.value_range)
+            value_range = self.byte_range if values.dtype.itemsize == 1 else self.value_range
+            return to_uint8(self._as_channels(values, path), path, value_range)
         if is_tiff(path):
             return self._read_tiff(path)
         image = open_image(path, self.max_pixels, self.upright)
@@ -74,7 +82,7 @@ class ImageReader:
         self._refuse_other_bands(image, path)
         mode = {1: "L", 3: "RGB"}.get(self.channels, image.mode)
         pixels = pixels_of(image if image.mode == mode else image.convert(mode))
-        return to_uint8(pixels, path, self.value_range) if self.value_range else pixels
+        return to_uint8(pixels, path, self.byte_range) if self.byte_range else pixels
 
     def size(self, path: Path) -> tuple[int, int]:
         """Return (height, width) of the image that the reader returns, from the header."""
@@ -119,7 +127,7 @@ class ImageReader:
         if self.channels in (1, 3) and pixels.shape[2] != self.channels:
             colour = Image.fromarray(pixels, "RGB" if pixels.shape[2] == 3 else "CMYK")
             pixels = pixels_of(colour.convert("L" if self.channels == 1 else "RGB"))
-        pixels = to_uint8(pixels, path, self.value_range) if is_byte else pixels
+        pixels = to_uint8(pixels, path, self.byte_range) if is_byte else pixels
         upright = turn_upright(pixels, header.orientation) if self.upright else pixels
         return np.ascontiguousarray(upright)
 

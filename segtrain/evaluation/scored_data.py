@@ -16,6 +16,7 @@ from segtrain.data.findings import Choice, raise_errors, yaml_line
 from segtrain.data.groups import group_images
 from segtrain.data.inspection.survey import open_named
 from segtrain.data.layouts.locate import locate
+from segtrain.data.value_range import match_value_range
 from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.evaluation.data_section import PAIRS, list_unused, take_fields
 from segtrain.evaluation.match_classes import (
@@ -42,17 +43,32 @@ def open_scored_data(meta: Meta, trained: DataConfig, own: DataConfig, split: st
                 f"data.classes: the network's are {shorten(meta.classes, MOST_SHOWN)}, in this "
                 "order; leave data.classes out"
             )
-        return _open_trained(trained, own, channels, split)
+        data = _open_trained(trained, own, channels, split)
+        return _match_images(data, trained, own, split, of_training=True)
     source = _find_other_pairs(trained, own, channels, split)
     raise_errors(source.findings)
     found = take_fields(trained, source.config, ("path", *PAIRS, "group_by"))
     found = found.model_copy(update={"classes": meta.classes})
     data = _read_other(source, found, meta.classes, split)
+    data = _match_images(data, trained, own, split)
     notes = data.notes
     if unused := list_unused(trained, data.config):
         text = "not used, for these are other files than the training's: "
         notes = (*notes, Note(text + shorten(unused, MOST_SHOWN), "note"))
     return replace(data, classes=meta.classes, palette=meta.palette, notes=notes)
+
+
+def _match_images(
+    data: DataSet, trained: DataConfig, own: DataConfig, split: str, of_training: bool = False
+) -> DataSet:
+    """Return the data set with the training's value range where it can be that of its images."""
+    if own.value_range or of_training and not trained.value_range:
+        return data  # the command names one, or the range is that of the type
+    reader = replace(data.images, value_range=trained.value_range)
+    images = [sample.image for sample in data.split(split)]
+    reader, notes = match_value_range(reader, images, of_training)
+    config = data.config.model_copy(update={"value_range": reader.value_range})
+    return replace(data, images=reader, config=config, notes=(*data.notes, *notes))
 
 
 def _open_trained(trained: DataConfig, own: DataConfig, channels: int, split: str) -> DataSet:

@@ -195,6 +195,16 @@ def test_classes_are_matched_by_name_in_any_order(order, kept: int, tmp_path_fac
     assert read_labels(open_data(meta_of(names, label_map={3: 0}), root)) == expected
 
 
+@pytest.mark.parametrize(
+    "sets, expected", [([], None), (["data.value_range=[0, 4095]"], (0, 4095))]
+)
+def test_the_value_range_is_not_for_8_bit_images(tmp_path: Path, sets, expected):
+    root = write_masks(tmp_path / "other", [stripes(0, 1, 2)] * 2)
+    data = open_data(meta_of(IDS, value_range=(0, 4095)), root, sets)
+    assert data.images.value_range == data.config.value_range == expected
+    assert any("read whole" in note.text for note in data.notes) == (not sets)
+
+
 # splits
 
 
