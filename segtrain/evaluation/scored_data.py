@@ -29,6 +29,8 @@ from segtrain.evaluation.match_classes import (
 )
 from segtrain.models.checkpoint import Meta
 
+PATHS = ("images", "masks", "list", "coco")  # of a split
+
 
 def open_scored_data(meta: Meta, trained: DataConfig, own: DataConfig, split: str) -> DataSet:
     """Open the data set that a network is to predict, its masks read as the network's classes.
@@ -43,6 +45,7 @@ def open_scored_data(meta: Meta, trained: DataConfig, own: DataConfig, split: st
                 f"data.classes: the network's are {shorten(meta.classes, MOST_SHOWN)}, in this "
                 "order; leave data.classes out"
             )
+        trained = trained.model_copy(update={"classes": meta.classes})
         data = _open_trained(trained, own, channels, split)
         return _match_images(data, trained, own, split, of_training=True)
     source = _find_other_pairs(trained, own, channels, split)
@@ -74,18 +77,36 @@ def _match_images(
 def _open_trained(trained: DataConfig, own: DataConfig, channels: int, split: str) -> DataSet:
     """Open the training's data set; its layout's own splits add to those that the config names."""
     source, notes = find_data_source(trained, channels), list[Note]()
-    if split not in source.splits:
-        with suppress(SegtrainError):
-            layout = find_data_source(take_fields(trained, own, PAIRS), channels)
-            added = {k: pairs for k, pairs in layout.splits.items() if k not in source.splits}
-            seen = {sample.image for pairs in source.splits.values() for sample in pairs}
-            source = replace(source, splits=source.splits | added)
-            notes.append(Note(f"{split}: by the data set's own layout, {layout.layout}"))
-            if shared := sum(sample.image in seen for sample in added.get(split, ())):
-                text = f"{shared} of {len(added[split])} images of {split} are in train or val, too"
-                notes.append(Note(text, "warning"))
+    layout = None if split in source.splits else _find_split(trained, own, channels, split)
+    if layout:
+        added = {k: pairs for k, pairs in layout.splits.items() if k not in source.splits}
+        seen = {sample.image for pairs in source.splits.values() for sample in pairs}
+        source = replace(source, splits=source.splits | added)
+        notes.append(Note(f"{split}: by the data set's own layout, {layout.layout}"))
+        if shared := sum(sample.image in seen for sample in added.get(split, ())):
+            text = f"{shared} of {len(added[split])} images of {split} are in train or val, too"
+            notes.append(Note(text, "warning"))
     data = open_named(source, split)
     return replace(data, notes=(*data.notes, *notes))
+
+
+def _find_split(
+    trained: DataConfig, own: DataConfig, channels: int, split: str
+) -> DataSource | None:
+    """Find a split that the config doesn't name: named as the others are, or by the layout."""
+    attempts = []
+    for name, files in trained.splits.items():
+        paths = {k: v.replace(name, split) for k, v in files if k in PATHS and v}
+        alike = files.model_copy(update=paths)
+        if alike != files:
+            attempts.append(trained.model_copy(update={"splits": {split: alike}}))
+    found = None
+    for config in (*attempts, take_fields(trained, own, PAIRS)):
+        with suppress(SegtrainError):
+            found = find_data_source(config, channels)
+            if split in found.splits:
+                return found
+    return found
 
 
 def _find_other_pairs(

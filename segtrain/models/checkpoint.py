@@ -59,9 +59,6 @@ class Meta:
             )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes has a name twice")
-        named = self.config.data.classes
-        if named is not None and len(named) != len(self.classes):
-            raise ValueError(f"classes are {len(self.classes)}, config.data.classes {len(named)}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.config.model.in_channels:
                 channels = f"{self.config.model.in_channels} channels (config.model.in_channels)"

@@ -227,6 +227,17 @@ def test_a_split_that_the_runs_splits_leave_out(tmp_path: Path):
     assert any("2 of 2 images of test are in train or val" in note.text for note in data.notes)
 
 
+def test_a_split_named_as_the_others_are(tmp_path: Path):
+    """A list beside those of train and val, which no layout would take."""
+    root = write_masks(tmp_path / "set", [stripes(0, 1, 2)] * 3)
+    for split, number in (("train", 0), ("val", 1), ("test", 2)):
+        name = f"train/train{number}.png"
+        (root / f"{split}.txt").write_text(f"images/{name} masks/{name}\n")
+    splits = {split: {"list": f"{split}.txt"} for split in ("train", "val")}
+    data = open_data(meta_of(IDS, path=str(root), splits=splits), root, split="test")
+    assert [sample.image.name for sample in data.split("test")] == ["train2.png"]
+
+
 def test_the_training_set_elsewhere_keeps_its_splits(tmp_path: Path):
     """Else a share that the network has seen would be held out."""
     root = write_masks(tmp_path / "moved", [scene(i)[1] for i in range(3)])
