@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO, TypeVar
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from segtrain.errors import SegtrainError, cut_middle
@@ -32,6 +33,8 @@ _UNSAFE = (
 )
 # joiners belong to the letters and emoji that they follow
 UNSAFE = re.compile(rf"[{_UNSAFE}]|(?<![^\x00-\xff\u200c\u200d{_UNSAFE}])[\u200c\u200d]")
+NARROW = 78  # columns of a terminal below which tables leave out columns
+SHORTEST_NAME = 20  # columns of a table's names: no others are left out for longer ones
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,38 @@ def write_table(table: RenderableType, min_width: int = 0) -> None:
     console.width = max(console.width, min_width)
     with _named_failure(stderr=False):
         console.print(table, soft_wrap=min_width > 0)
+
+
+def write_rows(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    drop: Sequence[int],
+    gap: int = 1,
+    min_width: int = 0,
+) -> None:
+    """Print a table: a name in the first column, numbers in the others, `gap` blanks between.
+
+    A terminal too narrow for it leaves out the columns `drop`, first to last; a line names them.
+    One of NARROW columns or more counts as `min_width` wide: lines run over its edge.
+    """
+    width = terminal().width
+    min_width = min_width if width >= NARROW else 0
+    cells = [[safe(cell) for cell in column] for column in zip(columns, *rows, strict=True)]
+    widths = [max(map(cell_len, column)) + gap for column in cells]
+    widths[0] = min(SHORTEST_NAME + gap, widths[0])
+    kept = list(range(len(columns)))
+    for i in drop:
+        if sum(widths[k] for k in kept) - gap > max(width, min_width):
+            kept.remove(i)
+    table = Table(box=None, header_style="bold", padding=(0, gap, 0, 0), pad_edge=False)
+    table.add_column(columns[0], overflow="fold")
+    for i in kept[1:]:
+        table.add_column(columns[i], justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[k] for k in kept))
+    write_table(table, min_width)
+    if missing := dict.fromkeys(name for i, name in enumerate(columns) if i not in kept):
+        write_table(f"left out of {width} columns: {', '.join(missing)}; --json has all")
 
 
 def write_above(bar: Progress, line: object) -> None:

@@ -24,6 +24,7 @@ from segtrain.console import (
     write,
     write_json,
     write_notes,
+    write_rows,
     write_table,
 )
 from segtrain.errors import SegtrainError
@@ -76,6 +77,32 @@ def test_no_two_names_look_the_same_and_none_is_too_wide(names: list[str], limit
         if name.strip() and cell_len(safe(name)) <= limit:
             assert text.startswith(safe(name)[: limit - 6])
     assert show_names(["x" * 90, "道路", "x" * 89 + "y"], 20)[1] == "道路"
+
+
+@given(
+    st.lists(st.sampled_from(["road", "道路" * 9, "a name of many words", "x" * 50]), min_size=1),
+    st.integers(20, 100),
+    st.integers(1, 2),
+)
+@settings(max_examples=60)
+def test_a_narrow_table_loses_columns_and_no_digits(names: list[str], width: int, gap: int):
+    columns = ["class", "IoU", "95 % interval", "Dice", "share"]
+    rows = [[name, f"0.{i:03}", f"0.{i:03}-0.9", "0.5", "0.25"] for i, name in enumerate(names)]
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", printed)
+        patch.setenv("COLUMNS", str(width))
+        write_rows(columns, rows, drop=(4, 3, 2), gap=gap)
+    lines = printed.getvalue().splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    left_out = [name for name in columns if name not in lines[0]]
+    assert left_out == [c for c in columns[2:] if c in left_out] and "IoU" in lines[0]
+    assert left_out == columns[5 - len(left_out) :]  # the least important ones go first
+    text = " ".join("\n".join(lines).split())
+    assert all(row[1 + k] in text for row in rows for k in range(4 - len(left_out)))
+    assert bool(left_out) == ("--json" in text and all(name in text for name in left_out))
+    if width >= 58:
+        assert not left_out
 
 
 def test_a_warning_is_framed(capsys):

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from segtrain.config import Config
 from segtrain.config.choices import format_choice, format_fields
 from segtrain.config.loading import adopt_older_names
 from segtrain.config.yaml_text import dump_yaml
-from segtrain.console import safe, write, write_json, write_notes, write_styled, write_table
+from segtrain.console import (
+    safe,
+    show_names,
+    write,
+    write_json,
+    write_notes,
+    write_rows,
+    write_styled,
+)
 from segtrain.data.findings import Finding, apply_fixes, list_choices, merge_fixes
 from segtrain.data.inspection.scan import ImageFacts
 from segtrain.data.inspection.survey import Inspection, Survey, inspect_data_set
@@ -23,6 +30,7 @@ from segtrain.files import save_text
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_PLACES = 3  # files that the page names for each finding; --json has all
 MAX_CLASSES = 40  # rows of the table of classes
+LONGEST_NAME = 60  # columns of a class name
 PAGE_WIDTH = 130  # a number cut off is worse than a long line
 
 
@@ -161,8 +169,7 @@ def print_check_report(report: dict[str, Any], findings: list[Finding]) -> None:
         write(note)
     if report["classes"]:
         splits_read = list(report["readable"])
-        table = build_class_table(report["classes"], report["ignored"], splits_read)
-        write_table(table, PAGE_WIDTH)
+        print_class_table(report["classes"], report["ignored"], splits_read)
     for finding in sorted(findings, key=lambda finding: not finding.error):
         print_finding(finding)
     errors, notes = report["errors"], report["notes"]
@@ -187,28 +194,32 @@ def format_sizes(sizes: list[dict[str, int]]) -> str:
     return f"{shown} and {len(sizes) - 4} more; {extent}"
 
 
-def build_class_table(
+def print_class_table(
     rows: list[dict[str, Any]], ignored: dict[str, Any], splits: list[str]
-) -> Table:
-    table = Table("id", "class", box=None, header_style="bold")
-    for split in splits:
-        for column in (f"{split} pixels", "share", "images"):
-            table.add_column(column, justify="right")
-    for row in rows[:MAX_CLASSES]:
-        cells = [str(row["id"]), row["name"]]
-        for split in splits:
-            part = row[split]
-            cells += [f"{part['pixels']:,}", f"{part['share']:.2%}", str(part["images"])]
-        table.add_row(*cells)
-    if len(rows) > MAX_CLASSES:
-        table.add_row("", f"and {len(rows) - MAX_CLASSES} more (--json has all)")
+) -> None:
+    """Print pixels, share and images of each class, by split."""
+    names = show_names([row["name"] for row in rows], LONGEST_NAME)[:MAX_CLASSES]
+    labelled = [(f"{row['id']:<3} {name}", row) for row, name in zip(rows, names, strict=False)]
     if any(part["pixels"] for part in ignored.values()):
-        cells = ["", "ignored (share of all pixels)"]
-        for split in splits:
-            part = ignored[split]
-            cells += [f"{part['pixels']:,}", f"{part['share']:.2%}", str(part["images"])]
-        table.add_row(*cells)
-    return table
+        labelled.append(("    ignored (share of all pixels)", ignored))
+    table = [
+        [label, *(cell for split in splits for cell in format_counts(row[split]))]
+        for label, row in labelled
+    ]
+    if len(rows) > MAX_CLASSES:
+        more = f"    and {len(rows) - MAX_CLASSES} more (--json has all)"
+        table.insert(MAX_CLASSES, [more, *[""] * 3 * len(splits)])
+    columns = ["id  class"]
+    for split in splits:
+        columns += [f"{split} pixels", "share", "images"]
+    # images first, then shares, then the last splits' pixels; those of the first stay
+    drop = [*range(3, len(columns), 3), *range(2, len(columns), 3), *range(len(columns) - 3, 1, -3)]
+    write_rows(columns, table, drop, gap=2, min_width=PAGE_WIDTH)
+
+
+def format_counts(part: dict[str, Any]) -> tuple[str, str, str]:
+    """Return pixels, share and images of a class in a split."""
+    return f"{part['pixels']:,}", f"{part['share']:.2%}", str(part["images"])
 
 
 def print_finding(finding: Finding) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from segtrain.console import write, write_json, write_table
+from segtrain.console import write, write_json, write_rows, write_table
 from segtrain.errors import UsageError
 from segtrain.evaluation.comparison import build_comparison
 from segtrain.evaluation.scored_runs import read_scored_run, refuse_other_data
@@ -45,16 +43,13 @@ def compare(paths: list[Path], split: str, out: Path, as_json: bool = False) -> 
 def print_comparison(comparison: dict[str, Any], out: Path) -> None:
     """Print a table of at most 80 columns, and the sentences."""
     groups = comparison["contenders"]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("", overflow="fold")
-    for column in ("mIoU", "95 %", "difference", "95 %"):
-        table.add_column(column, justify="right", no_wrap=True)
+    rows = []
     for group, row in zip(groups, [None, *comparison["differences"]], strict=True):
-        cells = [format_signed(group["miou"]), format_interval(group["miou_ci"])]
-        if row is not None:
-            cells += [format_signed(row["miou"], "+"), format_interval(row["miou_ci"])]
-        table.add_row(group["name"], *cells)
-    write_table(table)
+        cells = [group["name"], format_signed(group["miou"]), format_interval(group["miou_ci"])]
+        signed = [format_signed(row["miou"], "+"), format_interval(row["miou_ci"])] if row else []
+        rows.append([*cells, *(signed or ["", ""])])
+    columns = ("", "mIoU", "95 %", "difference", "95 %")
+    write_rows(columns, rows, drop=(2, 4, 1), gap=2)
     for group in groups:
         if len(group["runs"]) > 1:
             write_table(f"{group['name']}: seeds from {format_interval(group['miou_range'])}")

@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from rich.text import Text
 
 from segtrain.commands.requests import MasksRequest, NetworkRequest
-from segtrain.console import progress, safe, terminal, write, write_json, write_notes, write_table
+from segtrain.console import (
+    progress,
+    show_names,
+    terminal,
+    write,
+    write_json,
+    write_notes,
+    write_rows,
+    write_table,
+)
 from segtrain.data.inspection.survey import open_data_set
 from segtrain.data.loading.dataset import Pairs, worker_count
 from segtrain.data.masks import MaskReader
@@ -152,17 +160,15 @@ def print_scores(metrics: dict[str, Any], evaluation: Evaluation) -> None:
         "share": "share",
     }
     columns |= {"kept": "kept"} if evaluation.mining else {}
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    table.add_column("class", max_width=20, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
     in_colour = terminal().is_terminal
-    for row, (red, green, blue) in zip(metrics["classes"], evaluation.palette, strict=True):
-        name = Text(safe(row["name"]))
-        if in_colour:
-            name = Text.assemble(("■ ", f"rgb({red},{green},{blue})"), name)
-        table.add_row(name, *(format_cell(row[key]) for key in columns.values()))
-    write_table(table)
+    rows: list[list[str | Text]] = []
+    names = show_names([row["name"] for row in metrics["classes"]], 18 if in_colour else 20)
+    for row, shown, colour in zip(metrics["classes"], names, evaluation.palette, strict=True):
+        square = ("■ " if in_colour else "", f"rgb({','.join(map(str, colour))})")
+        numbers = (format_cell(row[key]) for key in columns.values())
+        rows.append([Text.assemble(square, shown), *numbers])
+    last_first = range(len(columns), 1, -1)  # of the scores, IoU stays
+    write_rows(["class", *columns], rows, drop=last_first)
     means = {
         "mIoU": "miou",
         "pixel accuracy": "pixel_accuracy",
@@ -172,8 +178,8 @@ def print_scores(metrics: dict[str, Any], evaluation: Evaluation) -> None:
         "calibration error": "ece",
     }
     parts = [f"{name} {format_cell(metrics[key])}" for name, key in means.items()]
-    write("  ".join(parts[:3]))
-    write("  ".join(parts[3:]))
+    write_table("  ".join(parts[:3]))
+    write_table("  ".join(parts[3:]))
     regions = metrics["regions"].items()
     recalls = (f"{size} {format_cell(row['recall'])} of {row['count']}" for size, row in regions)
     write(f"regions found: {', '.join(recalls)}")

@@ -6,7 +6,7 @@ import inspect
 
 from rich.table import Table
 
-from segtrain.console import note_choice, write, write_notes, write_table
+from segtrain.console import NARROW, note_choice, terminal, write, write_notes, write_table
 from segtrain.errors import match_choice
 from segtrain.losses.arguments import ARGUMENTS, MINED, MINING
 from segtrain.losses.spec import find_family
@@ -30,13 +30,17 @@ def show_losses(name: str | None) -> None:
 
 def list_losses() -> None:
     """Write the table of losses, and how a sum or a mining loss is written."""
-    table = Table("loss", "formula", "source", box=None, header_style="bold", pad_edge=False)
+    columns = ("loss", "formula", "source")
+    shown = 3 if terminal().width >= NARROW else 2
+    table = Table(*columns[:shown], box=None, header_style="bold", pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"  # whole names and links, however narrow the terminal
     for name, family in ARGUMENTS.items():
-        table.add_row(signature(name), family.formula, family.source)
+        table.add_row(*(signature(name), family.formula, family.source)[:shown])
     write_table(table)
     write()
+    if shown < len(columns):
+        write_table(f"{columns[-1]}: 'segtrain losses NAME' has it")
     write(
         f"Write a weighted sum as such: 'ohem(thresh=0.6)+0.5*dice'. {', '.join(MINING)} "
         f"mine {', '.join(MINED)}: 'ohem(focal)'."

@@ -541,3 +541,23 @@ def test_windowed_and_flipped_scores_are_those_of_the_masks_that_predict_writes(
     masks = ["--predictions", tmp_path / "out", "--set", "data.classes=[a, b, c]"]
     evaluate(*masks, "--data", ignoring)
     assert report(tmp_path / "out")["miou"] == scores["miou"]
+
+
+def test_long_class_names_differ_in_the_table(cli, trained: Path, tmp_path: Path, monkeypatch):
+    """Other classes of the same number; on a narrow terminal, too."""
+    names = ["a class of a very long name 1 to 9", "a class of a very long name 2 to 9", "=道路"]
+    masks = tmp_path / "masks"
+    shutil.copytree(trained.parents[1] / "set/masks", masks)
+    listed = ", ".join(map(repr, names))
+    command = ["eval", "--predictions", masks, "--data", trained.parents[1] / "set"]
+    for columns, last in (("80", "share"), ("40", "95 % interval")):
+        monkeypatch.setenv("COLUMNS", columns)
+        answer = cli(*command, "--set", f"data.classes=[{listed}]")
+        assert answer.code == 0, answer.stderr
+        lines = answer.stdout.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith("class "))
+        assert lines[start].endswith(last)
+        rows = [line.split(" 1.000")[0].strip() for line in lines[start + 1 : start + 4]]
+        assert len(set(rows)) == 3 and rows[2] == "=道路"
+    rows = list(csv.DictReader(open(masks / "eval/val/confusion.csv", encoding="utf-8")))
+    assert rows[2]["true \\ predicted"] == "'=道路" and "'=道路" in rows[0]
