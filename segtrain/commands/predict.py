@@ -149,5 +149,5 @@ class PredictionJob:
         done, failed = self.kept + self.predicted, len(self.failures)
         reasons = shorten(self.failures, MOST_NAMED, "; ")
         if failed == self.total and all(isinstance(e, NonFiniteError) for e in self.failures):
-            reasons = f"the network's output is finite for no image, such as {self.failures[0]}"
+            reasons = f"it is the network, not the images: {self.failures[0]}"
         return f"{done} of {self.total}; {failed} failed: {reasons}"

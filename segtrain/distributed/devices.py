@@ -78,5 +78,8 @@ def build_predictor(model: nn.Module, fabric: Fabric) -> Callable[[Tensor], Tens
 def advise_on_overflow(fabric: Fabric) -> str:
     """Return what to do where a network with finite weights gives NaN or infinite values."""
     if fabric.strategy.precision.precision != "32-true":
-        return "mixed precision may have overflowed: set train.precision=32"
-    return "its weights are too large, as where a training diverged: take an earlier checkpoint"
+        return "mixed precision may have overflowed: try --set train.precision=32"
+    return (
+        "its weights are too large, as where a training diverges: take an earlier checkpoint, or "
+        "train with a lower --lr"
+    )

@@ -19,6 +19,7 @@ from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
 from segtrain.metrics.calibration import Calibration
 from segtrain.metrics.confusion import Confusion, score_matrix
+from segtrain.models.inference import NonFiniteError
 from segtrain.models.segmentation import build_model
 
 NAMES = ["red", "green", "blue"]
@@ -64,6 +65,23 @@ def test_validation_stops_where_it_is_asked_to(pairs: Pairs):
     predictor = SplitPredictor(ByColour(), rank_of(1, 0, []), 0, EvalConfig())
     assert validate(predictor, pairs, NAMES, lambda: next(answers)) is None
     assert next(answers, None) is None  # asked at the third image and after the loop, no more
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_image_without_finite_logits_is_named(pairs: Pairs, batch_size: int):
+    sixth = torch.tensor(pairs.read(5)[0]).permute(2, 0, 1)
+
+    class Overflowing(ByColour):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            broken = torch.tensor([torch.equal(image, sixth) for image in images])
+            return super().forward(images) / (~broken).float().view(-1, 1, 1, 1)
+
+    for precision, advice in (("32-true", "--lr"), ("bf16-mixed", "train.precision=32")):
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+        predictor = SplitPredictor(Overflowing(), fabric, 0, EvalConfig(batch_size=batch_size))
+        assert len(list(predictor.predict(pairs, range(5)))) == 5
+        with pytest.raises(NonFiniteError, match=rf"/5\.png: .* not finite .*{advice}"):
+            validate(predictor, pairs, NAMES, lambda: False)
 
 
 def test_bands_come_together_as_the_whole():

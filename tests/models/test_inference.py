@@ -17,7 +17,7 @@ from torch import Tensor
 from segtrain.config import EvalConfig
 from segtrain.models import inference
 from segtrain.models.checkpoint import _read_metadata, parse_meta
-from segtrain.models.inference import advise_on_memory, predict_bands
+from segtrain.models.inference import CheckedPredictor, advise_on_memory, predict_bands
 
 CONSTANTS = [0.3, -7.0, 0.30000001, 21.5]
 
@@ -321,3 +321,24 @@ def test_advice_where_memory_is_short_names_what_to_set():
     EvalConfig(
         **{name.removeprefix("eval."): value for name, value in advised.items()}
     )  # still allowed
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "eval",
+    [config(max_pixels=10_000), config(max_pixels=10_000, tta=["hflip", 0.5]), config((8, 8))],
+)
+def test_an_image_with_logits_that_are_not_finite_is_remembered(eval: EvalConfig, value: float):
+    """One value in one window, view and image of three, though averages may hide it."""
+    images = picture(20, 20, 3)
+    images[images == 7] = 8
+    images[1, 0, 13, 2] = 7
+
+    def overflow(images: Tensor) -> Tensor:
+        return placed(images).masked_fill(images[:, :1] == 7, value)
+
+    for network, broken in ((placed, [False] * 3), (overflow, [False, True, False])):
+        checked = CheckedPredictor(network)
+        for _ in predict_bands(checked, images, eval):
+            pass
+        assert checked.broken.expand(3).tolist() == broken

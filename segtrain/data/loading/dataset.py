@@ -51,7 +51,7 @@ class Pairs(Dataset):
         masks: MaskReader,
         augmentation: Callable | None = None,
         cache: RamCache | DiskCache | None = None,
-        on_error: str = "stop",
+        on_error: str = "",  # as "stop", where no config can set it
     ):
         self.samples, self.images, self.masks = samples, images, masks
         self.augmentation, self.cache, self.on_error = augmentation, cache, on_error
@@ -132,8 +132,12 @@ class Pairs(Dataset):
         Raises SegtrainError with on_error "stop" at the first, with "skip" at more than 1 % of the
         samples.
         """
-        if unread and self.on_error == "stop":
-            raise next(iter(unread.values()))
+        if unread and self.on_error != "skip":
+            way = (
+                "--set data.on_error=skip leaves" if self.most_unread else "data.exclude can leave"
+            )
+            hint = f"; {way} it out" if self.on_error else ""
+            raise SegtrainError(f"{next(iter(unread.values()))}{hint}")
         self.unread |= unread
         if len(self.unread) > self.most_unread:
             raise SegtrainError(
