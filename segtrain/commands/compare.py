@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.console import write, write_json, write_rows, write_table
-from segtrain.errors import UsageError
+from segtrain.errors import SegtrainError, UsageError
 from segtrain.evaluation.comparison import build_comparison
-from segtrain.evaluation.scored_runs import read_scored_run, refuse_other_data
+from segtrain.evaluation.scored_runs import find_scores, read_scored_run, refuse_other_data
 from segtrain.files import format_json, save_together
 from segtrain.render.comparison_page import format_interval, format_signed, render_comparison
 
@@ -16,18 +16,26 @@ from segtrain.render.comparison_page import format_interval, format_signed, rend
 def compare(paths: list[Path], split: str, out: Path, as_json: bool = False) -> dict[str, Any]:
     """Compare runs with the first of them; write, print and return the comparison.
 
-    Raises UsageError for runs that were not scored on the same images with the same truth.
+    Those that can't be read, or were not scored on the same images with the same truth, are left
+    out where two others can be compared; SegtrainError then names them after the comparison.
     """
-    resolved = [path.resolve() for path in paths]
+    resolved = [find_scores(path, split).resolve() for path in paths]
     if len(set(resolved)) < 2:
         raise UsageError("compare needs two different runs or more: segtrain compare RUN RUN...")
     repeated = [p for p, run in zip(paths, resolved, strict=True) if resolved.count(run) > 1]
     if repeated:
         raise UsageError(f"{repeated[0]}: given twice; name each run once")
-    runs = [read_scored_run(path, split) for path in paths]
-    for run in runs[1:]:
-        refuse_other_data(run, runs[0])
-    comparison = build_comparison(runs, split)
+    runs, failures = [read_scored_run(paths[0], split)], dict[str, str]()
+    for path in paths[1:]:
+        try:
+            run = read_scored_run(path, split)
+            refuse_other_data(run, runs[0])
+            runs.append(run)
+        except SegtrainError as error:
+            failures[str(path)] = str(error)
+            if len(paths) == len(failures) + 1:
+                raise
+    comparison = build_comparison(runs, split, failures)
     texts = {
         "comparison.json": format_json(comparison),
         "comparison.html": render_comparison(comparison),
@@ -37,6 +45,9 @@ def compare(paths: list[Path], split: str, out: Path, as_json: bool = False) -> 
         write_json(comparison)
     else:
         print_comparison(comparison, out)
+    if failures:
+        listed = "; ".join(failures.values())
+        raise SegtrainError(f"{len(failures)} of {len(paths)} runs were not compared: {listed}")
     return comparison
 
 
@@ -58,6 +69,10 @@ def print_comparison(comparison: dict[str, Any], out: Path) -> None:
         write_table(row["sentence"])
         write_table(row["about_classes"])
     write()
+    for line in comparison["outdated"]:
+        write(f"note: {line}")  # ends with a command, which no line break may cut
+    for warning in comparison["warnings"]:
+        write_table(f"note: {warning}")
     for note in comparison["notes"]:
         write_table(note)
     write(f"wrote {out / 'comparison.html'}")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from segtrain.commands.requests import MasksRequest, NetworkRequest
 from segtrain.console import (
+    Note,
     progress,
     show_names,
     terminal,
@@ -26,9 +27,9 @@ from segtrain.data.inspection.survey import open_data_set
 from segtrain.data.loading.dataset import Pairs, worker_count
 from segtrain.data.masks import MaskReader
 from segtrain.distributed.fabric import make_fabric
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, shorten
 from segtrain.evaluation.accumulator import Accumulator
-from segtrain.evaluation.evaluation import Evaluation
+from segtrain.evaluation.evaluation import Evaluation, ScoredCheckpoint
 from segtrain.evaluation.external import (
     MaskPredictor,
     PredictedMasks,
@@ -41,10 +42,12 @@ from segtrain.evaluation.report import (
     refuse_unwritable,
     write_evaluation,
 )
+from segtrain.evaluation.score_record import list_score_changes, name_changes
 from segtrain.evaluation.scored_data import open_scored_data
 from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
 from segtrain.models.checkpoint import load_model
+from segtrain.models.weights import hash_weights
 from segtrain.render.fonts import explain_missing_fonts
 from segtrain.runs.folder import HISTORY, find_run_of
 
@@ -54,6 +57,8 @@ def evaluate_network(request: NetworkRequest, split: str, as_json: bool = False)
     began = time.perf_counter()
     checkpoint, config = request.checkpoint, request.config
     model, meta = load_model(checkpoint)
+    changes = list_score_changes(meta.config_here([], {}), config)
+    scored = ScoredCheckpoint(checkpoint, hash_weights(model.state_dict()), meta.epoch, meta.step)
     fabric = make_fabric(config.train)
     data = open_scored_data(meta, config.data, request.other_data, split)
     config = config.model_copy(update={"data": data.config})
@@ -77,8 +82,9 @@ def evaluate_network(request: NetworkRequest, split: str, as_json: bool = False)
         predict=partial(predictor.predict, pairs),
         device=fabric.device,
         mining=mining is not None,
-        checkpoint=checkpoint,
+        checkpoint=scored,
         history=read_history(run / HISTORY),
+        changes=name_changes(changes, checkpoint, meta.config.data.path, data.config.path),
     )
     return score_split(evaluation, began, as_json)
 
@@ -138,12 +144,19 @@ def score_split(evaluation: Evaluation, began: float, as_json: bool) -> Path:
             f"{evaluation.data.config.path}: every pixel of {evaluation.split} is ignored; "
             "check data.classes and data.label_map against its mask values"
         )
+    notes = [*evaluation.pairs.skipped_notes(), *explain_missing_fonts(evaluation.classes)]
+    if evaluation.changes:
+        folder = evaluation.folder
+        folder = folder.with_name(f"{folder.name}-{evaluation.record(accumulator).short_hash}")
+        evaluation = replace(evaluation, folder=folder)
+        reasons = shorten(evaluation.changes, 5)
+        text = f"apart from the run's own scores, for {reasons}: {folder}; compare takes it, too"
+        notes = [*notes, Note(text, "note")]
     metrics = write_evaluation(evaluation, accumulator, groups, time.perf_counter() - began)
     if as_json:
         write_json(metrics)
     else:
         print_scores(metrics, evaluation)
-    notes = (*evaluation.pairs.skipped_notes(), *explain_missing_fonts(evaluation.classes))
     write_notes(notes, stderr=as_json)
     return evaluation.folder
 

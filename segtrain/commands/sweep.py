@@ -18,12 +18,13 @@ from segtrain.console import note_choice, write, write_notes
 from segtrain.distributed.processes import PARENT, describe_exit
 from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped, UsageError, translate_errors
+from segtrain.evaluation.score_record import has_own_scores
 from segtrain.files import save_json
 from segtrain.models.names import take_names
 from segtrain.runs.folder import CONFIG, safe_name
 
 BASE = Path("sweep.json")  # the config that all runs of the folder share
-SCORES = Path("eval/val/metrics.json")  # a run that has it is done
+SCORES = Path("eval/val/metrics.json")  # of a run that has been evaluated
 PER_RUN_FIELDS = ("loss.expression", "train.seed")
 LONGEST_NAME = 80  # characters of a run's folder, without its seed
 POLL_SECONDS = 0.5  # between two looks at a process and at signals
@@ -68,8 +69,8 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """True where the run has been evaluated."""
-        return (self.run / SCORES).is_file()
+        """True where the run's best weights have been evaluated as its config says."""
+        return (self.run / SCORES).is_file() and has_own_scores(self.run, self.run / SCORES)
 
     def list_commands(self, options: SharedOptions) -> list[list[str]]:
         """Return the arguments of each segtrain command that is left to run.
@@ -172,10 +173,11 @@ def refuse_other_base(out: Path, base: Config) -> None:
 
 def print_commands(jobs: list[Job], options: SharedOptions) -> None:
     """Print the commands that are left to run, a job a line."""
+    done = 0
     for job in jobs:
         if commands := job.list_commands(options):
             write(" && ".join(shlex.join(["segtrain", *arguments]) for arguments in commands))
-    done = sum(job.done for job in jobs)
+        done += not commands
     write(f"{done} of {len(jobs)} are done; nothing was started or written", stderr=True)
 
 

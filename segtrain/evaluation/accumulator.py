@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,7 @@ class HostCounts:
     boundary: np.ndarray  # (2,C): intersections and unions of boundary regions
     regions: np.ndarray  # (C,3,2): regions of the truth by size, and those found
     size: tuple[int, int]  # (height, width)
+    checksums: tuple[int, int]  # of the truth and of the prediction
 
 
 class Accumulator:
@@ -53,6 +55,8 @@ class Accumulator:
         self.kept = torch.zeros(num_classes, dtype=torch.float64, device=device)
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.image_counts: dict[int, np.ndarray] = {}  # (3,C) of each image: tp, fp, fn
+        self.truths: dict[int, int] = {}  # checksum of each image
+        self.predictions: dict[int, int] = {}
         # for each pair of classes the images that confuse most of their pixels, and how many
         shape = num_classes, num_classes, TOP_CONFUSED
         self._top_pixels = np.zeros(shape, np.int64)
@@ -88,7 +92,8 @@ class Accumulator:
         ids, truth = prediction.class_ids.cpu().numpy(), prediction.target.cpu().numpy()
         boundary = count_boundaries(ids, truth, self.num_classes, self.lb_ignore)
         regions = count_regions(ids, truth, self.num_classes)
-        return HostCounts(prediction.index, matrix.cpu(), boundary, regions, ids.shape)
+        checksums = sum_ids(truth, self.lb_ignore), sum_ids(ids, self.lb_ignore)
+        return HostCounts(prediction.index, matrix.cpu(), boundary, regions, ids.shape, checksums)
 
     def _add_next(self) -> None:
         """Wait for the first image in the queue and add its counts."""
@@ -98,6 +103,7 @@ class Accumulator:
         self.regions += counts.regions
         self.sizes[counts.size] += 1
         self.image_counts[counts.index] = derive_counts(counts.confusion).numpy()
+        self.truths[counts.index], self.predictions[counts.index] = counts.checksums
         self._rank_confused(counts)
 
     def _rank_confused(self, counts: HostCounts) -> None:
@@ -124,6 +130,12 @@ class Accumulator:
             pixels, images = self._top_pixels[true, predicted], self._top_images[true, predicted]
             ranked = zip(images.tolist(), pixels.tolist(), strict=True)
             yield (true, predicted), [(image, count) for image, count in ranked if count]
+
+
+def sum_ids(ids: np.ndarray, lb_ignore: int) -> int:
+    """Return the CRC-32 of class ids (H,W), the same for any dtype, byte order and lb_ignore."""
+    plain = np.where(ids == lb_ignore, -1, ids).astype("<i2")
+    return zlib.crc32(plain.data, zlib.crc32(repr(ids.shape).encode()))
 
 
 def sum_by_class(kept: Tensor, target: Tensor, num_classes: int) -> Tensor:

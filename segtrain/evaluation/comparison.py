@@ -9,6 +9,7 @@ import numpy as np
 
 from segtrain.errors import shorten
 from segtrain.evaluation.run_groups import RunGroup, build_config_rows, build_run_groups
+from segtrain.evaluation.score_record import list_rounding, list_settings
 from segtrain.evaluation.scored_runs import ScoredRun
 from segtrain.metrics.bootstrap import RESAMPLES
 from segtrain.metrics.paired_bootstrap import Difference, subtract_scores
@@ -17,10 +18,11 @@ from segtrain.render.comparison_page import format_interval, format_signed
 FEW = 20  # images, or groups of them, below which bootstrap intervals are too narrow
 
 
-def build_comparison(runs: list[ScoredRun], split: str) -> dict[str, Any]:
+def build_comparison(runs: list[ScoredRun], split: str, failures: dict[str, str]) -> dict[str, Any]:
     """Return the content of comparison.json; the first run's group is the reference.
 
-    The runs must have been scored on the same images (`refuse_other_data`).
+    The runs must have been scored on the same images (`refuse_other_data`). failures: of runs that
+    can't be compared, with the reason.
     """
     classes, groups = runs[0].classes, build_run_groups(runs)
     rows = [build_difference_row(group, groups[0], classes) for group in groups[1:]]
@@ -33,6 +35,8 @@ def build_comparison(runs: list[ScoredRun], split: str) -> dict[str, Any]:
     }
     return {
         "headline": compose_comparison_headline(rows),
+        "outdated": [f"{run.path}: {run.outdated}" for run in runs if run.outdated],
+        "warnings": compose_warnings(runs, failures),
         **facts,
         "contenders": [build_group_row(group, classes) for group in groups],
         "differences": rows,
@@ -69,6 +73,7 @@ def build_difference_row(
 ) -> dict[str, Any]:
     """Return the difference of a run group from the reference, as numbers and in sentences."""
     difference = subtract_scores(group.scores, reference.scores)
+    conditions = describe_conditions(group, reference)
     scores, beyond_noise = to_plain(difference.scores), difference.beyond_noise
     by_class = [
         {"name": name, "iou": iou, "iou_ci": interval, "beyond_noise": beyond}
@@ -82,7 +87,8 @@ def build_difference_row(
         "miou": scores[0],
         "miou_ci": difference.intervals[0],
         "beyond_noise": beyond_noise[0],
-        "sentence": describe_difference(difference, group, reference),
+        "conditions": conditions,
+        "sentence": describe_difference(difference, group, reference, conditions),
         "about_classes": describe_classes(group.name, reference.name, by_class),
         "classes": by_class,
     }
@@ -99,6 +105,8 @@ def build_run_row(name: str, run: ScoredRun) -> dict[str, Any]:
         "commit": start.git_commit,
         "segtrain": start.segtrain,
         "started": start.started,
+        "scored": run.record and run.record.model_dump(mode="json"),
+        "facts": run.record.describe() if run.record else {},
     }
 
 
@@ -107,8 +115,35 @@ def to_plain(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
-def describe_difference(difference: Difference, group: RunGroup, reference: RunGroup) -> str:
-    """Return a sentence on the difference in mIoU and whether it is beyond noise."""
+def describe_conditions(group: RunGroup, reference: RunGroup) -> str:
+    """Return a sentence on what else than the networks differs, '' where nothing does."""
+    old = [each.name for each in (group, reference) if any(run.outdated for run in each.runs)]
+    stale = f" The scores of {' and '.join(old)} are not those of today's run." if old else ""
+    one, other = group.runs[0].record, reference.runs[0].record
+    if one is None or other is None:
+        return stale.strip()
+    settings = list_settings(one, other)
+    listed = ", ".join(f"{key} {here}, not {there}" for key, (here, there) in settings.items())
+    if one.weights and one.weights == other.weights:
+        same = f"The weights are the same, {group.name} was scored with {listed}."
+        return f"{same if listed else 'The weights are the same.'}{stale}"
+    if listed:
+        apart = f"{group.name} was scored with {listed}: this is not of the networks alone."
+        return f"{apart}{stale}"
+    return stale.strip()
+
+
+def describe_difference(
+    difference: Difference, group: RunGroup, reference: RunGroup, conditions: str
+) -> str:
+    """Return sentences on the difference in mIoU, whether it is beyond noise, and conditions."""
+    sentence = _describe_noise(difference, group, reference, more=not conditions)
+    return f"{sentence} {conditions}".strip()
+
+
+def _describe_noise(
+    difference: Difference, group: RunGroup, reference: RunGroup, more: bool
+) -> str:
     score, interval = difference.scores[0], difference.intervals[0]
     if interval is None:
         signed = format_signed(score, "+")
@@ -121,7 +156,7 @@ def describe_difference(difference: Difference, group: RunGroup, reference: RunG
     side, size = "above" if score > 0 else "below", format_signed(abs(score))
     statement = f"{group.name} is {side} {reference.name} by {size} mIoU ({spread})"
     if not difference.seeds_overlap[0]:
-        return f"{statement}: more than the choice of images explains."
+        return f"{statement}: more than the choice of images explains." if more else f"{statement}."
     ranges = ", ".join(
         f"{each.name} {format_interval([column.min(), column.max()])}"
         for each, column in ((g, g.scores.by_run[:, 0]) for g in (group, reference))
@@ -143,13 +178,37 @@ def compose_comparison_headline(rows: list[dict[str, Any]]) -> str:
     if len(rows) == 1:
         return rows[0]["sentence"]
     reference = rows[0]["against"]
+    unlike = [row["name"] for row in rows if row["conditions"]]
+    alike = f" Not scored alike, see below: {', '.join(unlike)}." if unlike else ""
     beyond = sorted((row for row in rows if row["beyond_noise"]), key=lambda row: -row["miou"])
     if not beyond:
-        return f"None of the {len(rows)} others differs from {reference} beyond noise."
+        return f"None of the {len(rows)} others differs from {reference} beyond noise.{alike}"
     listed = ", ".join(f"{row['name']} {format_signed(row['miou'], '+')}" for row in beyond)
     within = [row["name"] for row in rows if not row["beyond_noise"]]
     rest = f" Within noise: {', '.join(within)}." if within else ""
-    return f"Beyond noise, minus {reference}: {listed} mIoU.{rest}"
+    return f"Beyond noise, minus {reference}: {listed} mIoU.{rest}{alike}"
+
+
+def compose_warnings(runs: list[ScoredRun], failures: dict[str, str]) -> list[str]:
+    """Return sentences on what was not compared, or not scored in the same way."""
+    warnings = []
+    if unknown := [run.path for run in runs if run.record is None]:
+        warnings.append(
+            f"{shorten(unknown)}: scored by an older version, which did not record weights and "
+            "settings; segtrain eval records them"
+        )
+    records = [run.record for run in runs if run.record]
+    for run in runs[1:]:
+        if run.record and runs[0].record:
+            rounding = list_rounding(run.record, runs[0].record)
+            listed = ", ".join(f"{key} {one}, not {two}" for key, (one, two) in rounding.items())
+            if listed:
+                warnings.append(f"{run.path}: scored with {listed}: last digits may differ")
+    if len(places := dict.fromkeys(record.data for record in records)) > 1:
+        warnings.append(f"the data sets lie in different places: {shorten(places)}")
+    if failures:
+        warnings.append(f"not compared: {'; '.join(failures.values())}")
+    return warnings
 
 
 def compose_caveats(groups: list[RunGroup], facts: dict[str, Any]) -> list[str]:

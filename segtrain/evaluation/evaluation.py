@@ -12,9 +12,23 @@ from segtrain.config import Config
 from segtrain.data.data_set import DataSet
 from segtrain.data.groups import group_images, name_images
 from segtrain.data.loading.dataset import Pairs
+from segtrain.distributed.devices import resolve_precision
+from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.prediction import Prediction
+from segtrain.evaluation.score_record import ScoreRecord, digest_images
 from segtrain.metrics.calibration import Calibration
+from segtrain.models.inference import choose_window
 from segtrain.render.overlay import ClassColours
+
+
+@dataclass(frozen=True)
+class ScoredCheckpoint:
+    """The checkpoint whose weights are scored."""
+
+    path: Path
+    weights: str  # hash
+    epoch: int
+    step: int | None
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,9 @@ class Evaluation:
     predict: Callable[[range, Calibration | None], Iterator[Prediction]]  # pairs by index
     device: torch.device
     mining: bool = False  # the loss mines, so each prediction holds what it keeps
-    checkpoint: Path | None = None  # None: masks of another tool are scored
+    checkpoint: ScoredCheckpoint | None = None  # None: masks of another tool are scored
     history: list[dict[str, float | None]] | None = None  # rows of the training's metrics.csv
+    changes: tuple[str, ...] = ()  # that make its scores others than the run's own
 
     @property
     def title(self) -> str:
@@ -59,3 +74,25 @@ class Evaluation:
             return self.image_names
         root = self.data.root if self.data.root.is_dir() else self.data.root.parent
         return group_images([sample.image for sample in self.pairs.samples], self.group_by, root)
+
+    def record(self, accumulator: Accumulator) -> ScoreRecord:
+        """Return what was scored and how."""
+        settings, scored = self.config.eval, self.checkpoint
+        sizes = accumulator.sizes
+        return ScoreRecord(
+            weights=scored and scored.weights,
+            predictions=None if scored else digest_images(accumulator.predictions),
+            checkpoint=str(scored.path) if scored else None,
+            epoch=scored and scored.epoch,
+            step=scored and scored.step,
+            data=str(self.data.config.path),
+            split=self.split,
+            truth=digest_images(accumulator.truths),
+            eval=settings.model_dump(mode="json") | {"group_by": self.group_by},
+            windows=any(choose_window(*size, settings) != size for size in sizes),
+            value_range=self.data.images.value_range,
+            upright=self.data.images.upright,
+            precision=resolve_precision(self.config.train.precision, self.device.type),
+            device=self.device.type,
+            changes=list(self.changes),
+        )

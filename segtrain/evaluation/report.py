@@ -17,6 +17,7 @@ from segtrain.errors import SegtrainError, first_line, shorten, translate_errors
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.pictures import HARD, WORST, paint_extremes
+from segtrain.evaluation.score_record import SCORED
 from segtrain.files import read_csv, save_csv, save_json, whole_folder
 from segtrain.metrics import bootstrap, calibration
 from segtrain.metrics.confusion import Scores, score_counts, score_matrix
@@ -54,6 +55,7 @@ def _write_files(
     folder, names, images = evaluation.folder, evaluation.classes, evaluation.image_names
     rows = {
         i: build_image_row(images[i], groups[i], counts, names)
+        | {"truth": f"{accumulator.truths[i]:08x}"}
         for i, counts in sorted(accumulator.image_counts.items())
     }
     matrix = accumulator.confusion.matrix.cpu()
@@ -74,7 +76,8 @@ def _write_files(
         },
         "history": evaluation.history,
         "data": describe_data(evaluation, accumulator),
-        "provenance": describe_provenance(evaluation, seconds),
+        "provenance": describe_provenance(evaluation, seconds)
+        | {"scored": evaluation.record(accumulator).describe()},
         "expression": evaluation.config.loss.expression if evaluation.checkpoint else None,
     }
     write_report(folder / "report.html", page, pictures, evaluation.palette)
@@ -135,6 +138,7 @@ def build_metrics(
         "classes": classes,
         "regions": build_recalls(accumulator.regions.sum(0)),
         "calibration": None if bins is None else calibration.tabulate_bins(bins),
+        SCORED: evaluation.record(accumulator).model_dump(mode="json"),
     }
 
 
@@ -229,7 +233,7 @@ def describe_provenance(evaluation: Evaluation, seconds: float) -> dict[str, Any
     facts = collect_environment(evaluation.device)
     return {
         "command": shlex.join(["segtrain", *sys.argv[1:]]),
-        "checkpoint": str(evaluation.checkpoint) if evaluation.checkpoint else None,
+        "checkpoint": str(evaluation.checkpoint.path) if evaluation.checkpoint else None,
         "config": to_yaml(evaluation.config),
         "versions": {"python": facts["python"]} | facts["packages"],
         "hardware": f"{facts['device_name']} ({facts['device']}, {facts['platform']})",

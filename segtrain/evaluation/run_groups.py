@@ -10,6 +10,7 @@ import numpy as np
 
 from segtrain.config import Config
 from segtrain.config.loading import compare_configs
+from segtrain.evaluation.score_record import list_settings
 from segtrain.evaluation.scored_runs import ScoredRun
 from segtrain.metrics.bootstrap import sum_by_group
 from segtrain.metrics.paired_bootstrap import GroupScores, score_group
@@ -63,9 +64,12 @@ def partition_runs(runs: list[ScoredRun]) -> list[list[ScoredRun]]:
 def differs_in_seed_only(run: ScoredRun, group: list[ScoredRun]) -> bool:
     """Return whether the run has the group's config and a seed that the group lacks.
 
-    With a seed that the group has, it repeats a run of it, and so is a group of its own.
+    With a seed that the group has, it repeats a run of it, and so is a group of its own, as is one
+    that was scored with other settings.
     """
-    first = group[0].config
+    first, (one, other) = group[0].config, (run.record, group[0].record)
+    if one and other and list_settings(one, other):
+        return False
     if first is None or run.config is None or run.seed in [other.seed for other in group]:
         return False
     return compare_configs(first, run.config).keys() == {SEED}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from pydantic import BaseModel
 
 from segtrain.config import Config
 from segtrain.config.loading import load_config
-from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
-from segtrain.files import read_csv
+from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
+from segtrain.evaluation.score_record import ScoreRecord, find_outdated, read_record
+from segtrain.files import lock_folder, read_csv
 from segtrain.runs.folder import CONFIG, ENVIRONMENT
+
+SCORES = "metrics.json"
 
 
 class Provenance(BaseModel):
@@ -36,6 +40,9 @@ class ScoredRun:
     classes: list[str]
     config: Config | None  # None for a folder that only holds an evaluation
     start: Provenance
+    truths: dict[str, str]  # of each image: a checksum of its mask; empty in older reports
+    record: ScoreRecord | None  # None in older reports
+    outdated: str  # why these are not the run's scores of today, or ''
 
     @property
     def seed(self) -> int | None:
@@ -45,39 +52,75 @@ class ScoredRun:
     @property
     def folder(self) -> str:
         """The name of the run's folder."""
-        return self.path.resolve().name
+        path = self.path.resolve()
+        return f"{path.parents[1].name} {path.name}" if path.parent.name == "eval" else path.name
 
 
-def read_scored_run(run: Path, split: str) -> ScoredRun:
-    """Read RUN/eval/SPLIT/. Raises UsageError where it is missing, with the command for it."""
-    if not run.is_dir():
-        raise UsageError(f"{run}: no such folder; name runs, or folders that segtrain eval wrote")
-    folder = run / "eval" / split
+def find_scores(path: Path, split: str) -> Path:
+    """Return a run's folder of scores of a split, or the path where it is such a folder itself.
+
+    A run that has no scores of its own may have one other evaluation of the split.
+    """
+    own, others = path / "eval" / split, list_others(path, split)
+    if (path / SCORES).is_file():
+        return path
+    return others[0] if len(others) == 1 and not (own / SCORES).is_file() else own
+
+
+def list_others(path: Path, split: str) -> list[Path]:
+    """Return a run's folders of scores of other weights, data or settings than its own."""
+    return [file.parent for file in sorted(path.glob(f"eval/{escape(split)}-{8 * '?'}/{SCORES}"))]
+
+
+def read_scored_run(path: Path, split: str) -> ScoredRun:
+    """Read RUN/eval/SPLIT/, or the folder of another evaluation that `path` is.
+
+    Raises UsageError where it is missing, with the command for it.
+    """
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder; name runs, or folders that segtrain eval wrote")
+    folder = find_scores(path, split)
+    run = path
+    if folder == path and path.absolute().parent.name == "eval":
+        run = path.parents[1] if len(path.parents) > 1 else path.absolute().parents[1]
     command = f"segtrain eval {shlex.quote(str(run))}"
     command += f" --split {shlex.quote(split)}" if split != "val" else ""
 
     def explain(error: Exception) -> str:
         if isinstance(error, FileNotFoundError):
-            return f"{run}: not scored on {split}: {error.filename} is missing; run: {command}"
+            others = list_others(path, split)
+            also = f"; or name one of {shorten(others)}" if others else ""
+            return (
+                f"{path}: not scored on {split}: {error.filename} is missing; run: {command}{also}"
+            )
         return (
             f"{folder}: damaged, or of another version of segtrain eval ({type(error).__name__}: "
             f"{first_line(error)}); run: {command}"
         )
 
-    with translate_errors(explain, UsageError):
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    with translate_errors(explain, UsageError), lock_folder(folder.parent, wait=True):
+        metrics = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        record = read_record(metrics)
         classes = [row["name"] for row in metrics["classes"]]
         if not classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("metrics.json names no classes")
         rows = read_csv(folder / "per_image.csv")
         counts = {row["image"]: parse_counts(row, classes) for row in rows}
         groups = {row["image"]: row["group"] for row in rows}
+        truths = {row["image"]: row["truth"] for row in rows if row.get("truth")}
     if len(counts) < len(rows) or not any(each.any() for each in counts.values()):
         raise SegtrainError(
             f"{folder / 'per_image.csv'}: no pixels, or an image twice; run: {command}"
         )
-    config = load_config(run / CONFIG) if (run / CONFIG).is_file() else None
-    return ScoredRun(run, counts, groups, classes, config, read_start(run / ENVIRONMENT))
+    outdated, config = "", None
+    if folder.name == (record.split if record else split):  # else of other weights or settings
+        outdated = find_outdated(run, record)
+        if not outdated and (run / CONFIG).is_file():
+            config = load_config(run / CONFIG)
+    elif folder != path and record:
+        outdated = f"no scores of its own, these are of {shorten(record.changes)} ({folder})"
+    start, outdated = read_start(run / ENVIRONMENT), outdated and f"{outdated}; do: {command}"
+    return ScoredRun(path, counts, groups, classes, config, start, truths, record, outdated)
 
 
 def read_start(file: Path) -> Provenance:
@@ -123,6 +166,12 @@ def refuse_other_data(run: ScoredRun, reference: ScoredRun) -> None:
             raise UsageError(
                 f"{both} were scored against different masks: {image} has {there[c]} and "
                 f"{here[c]} pixels of {reference.classes[c]}; evaluate both on one data set"
+            )
+        checksums = {each.truths[image] for each in (run, reference) if image in each.truths}
+        if len(checksums) > 1:
+            raise UsageError(
+                f"{both} were scored against different masks: {image} has as many pixels of each "
+                "class, at other places; evaluate both on one data set"
             )
         if run.groups[image] != reference.groups[image]:
             raise UsageError(

@@ -57,8 +57,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def report(run: Path, split: str = "val") -> dict:
-    return json.loads((run / "eval" / split / "metrics.json").read_text())
+def newest(run: Path) -> Path:
+    """Return the folder of the last evaluation: the run's own, or one beside it."""
+    return max((run / "eval").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+
+def report(run: Path) -> dict:
+    return json.loads((newest(run) / "metrics.json").read_text())
 
 
 def pixel_pairs(run: Path, images: list[Path], masks: Path, out: Path) -> Iterator[tuple]:
@@ -109,14 +114,14 @@ def check_scores(scores: dict, pairs: list[tuple], classes: int) -> None:
 def test_scores_are_those_of_the_masks_that_predict_writes(run, ignoring: Path, tmp_path: Path):
     evaluate(run, "--data", ignoring)
     scores = report(run)
-    assert list(scores) == [*MEANS, "calibration"]
+    assert list(scores) == [*MEANS, "calibration", "scored"]
     assert [list(c) for c in scores["classes"]] == [CLASS_KEYS] * 3
     assert (scores["images"], [c["name"] for c in scores["classes"]]) == (4, ["0", "1", "2"])
     images = sorted((ignoring / "images/val").iterdir())
     pairs = list(pixel_pairs(run, images, ignoring / "masks/val", tmp_path / "out"))
     check_scores(scores, pairs, 3)
 
-    rows = read_csv(run / "eval/val/per_image.csv")
+    rows = read_csv(newest(run) / "per_image.csv")
     assert [row["image"] for row in rows] == [image.name for image in images]
     for row, pair in zip(rows, pairs, strict=True):
         counts = [count([pair], c) for c in range(3)]
@@ -151,7 +156,7 @@ def test_a_damaged_history_is_refused_before_scoring(run: Path, tmp_path: Path, 
 
 def test_pictures_of_the_report_open(run: Path, ignoring: Path):
     answer = evaluate(run, "--data", ignoring, "--split", "train", "--set", "eval.worst=3")
-    folder = run / "eval/train"
+    folder = newest(run)
     found = sorted(path.name for path in folder.iterdir())
     assert found == sorted([*FILES, "hard_pixels", "worst"])
     assert str(folder) in answer.stdout
@@ -200,7 +205,7 @@ def test_a_loss_that_mines_nothing_has_no_hard_pixels(run, ignoring: Path, tmp_p
     meta.config.loss.expression = "ce+dice"
     save_model(tmp_path / "other.safetensors", model, meta)
     answer = evaluate(tmp_path / "other.safetensors", "--data", ignoring)
-    assert not (tmp_path / "eval/val/hard_pixels").exists()
+    assert not (newest(tmp_path) / "hard_pixels").exists()
     assert "kept" not in report(tmp_path)["classes"][0] and "kept" not in answer.stdout
 
 
@@ -219,7 +224,7 @@ def test_an_absent_class_is_null_and_named(run: Path, ignoring: Path, tmp_path: 
     assert scores["miou_absent_as_0"] == pytest.approx(sum(ious) / 3)
     absence = f"(2 absent, in no mean; {sum(ious) / 3:.4f} if counted as 0)"
     assert f"macro over 2 of 3 classes {absence}" in answer.stdout
-    rows = read_csv(tmp_path / "eval/val/per_image.csv")
+    rows = read_csv(newest(tmp_path) / "per_image.csv")
     assert [row["iou/2"] for row in rows] == [""] * 4
 
 
@@ -250,7 +255,7 @@ def test_images_of_one_size_go_together(cli, trained: Path):
         together = ["--set", f"eval.batch_size={batch_size}"]
         done = cli("eval", run, "--data", "sizes", "--workers", "0", *together)
         assert done.code == 0, done.stderr
-        with open(run / "eval/val/per_image.csv") as file:
+        with open(newest(run) / "per_image.csv") as file:
             reports.append(list(csv.DictReader(file)))
     one, two = reports
     assert [row["image"] for row in one] == [f"{index}.png" for index in range(6)]
@@ -453,7 +458,7 @@ def test_images_are_drawn_in_groups(run: Path, ignoring: Path, tmp_path: Path):
     assert scores["miou_ci"] == named["miou_ci"]
     assert (scores["images"], scores["groups"]) == (4, 2)
     assert "over 2 groups of images" in scores["headline"]
-    rows = read_csv(run / "eval/val/per_image.csv")
+    rows = read_csv(newest(run) / "per_image.csv")
     assert [row["group"] for row in rows] == ["a", "a", "b", "b"]
 
     def miou(rows: list[dict]) -> float:
