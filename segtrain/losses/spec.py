@@ -51,6 +51,12 @@ class TermSpec:
 
     def check_classes(self, num_classes: int) -> None:
         """Raise UsageError where class weights don't fit that many classes."""
+        alpha = self.given.get("alpha")
+        if self.name == "focal" and type(alpha) in (int, float) and num_classes != 2:
+            raise UsageError(
+                f"loss: alpha={alpha} is for two classes, and there are {num_classes}; give a list "
+                "of one number for each class"
+            )
         self.arguments.check_classes(num_classes)
         if self.inner:
             self.inner.check_classes(num_classes)

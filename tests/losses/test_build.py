@@ -80,7 +80,7 @@ def test_an_argument_wins_over_the_default_that_the_config_gives(inner):
         ("topk(keep=1e999)", ["keep", "got inf"]),
         ("focal(gamma=-1)", ["gamma", "from 0", "got -1"]),
         ("focal(alpha=[1, 2])", ["alpha", "3"]),
-        ("focal(alpha=0.5)", ["alpha", "3"]),
+        ("focal(alpha=0.5)", ["alpha=0.5 is for two classes", "3", "list"]),
         ("focal(alpha=abc)", ["a number in [0, 1] (two classes) or a list", "one for each class",
                               "got 'abc'"]),
         ("focal(alpha=[1, 2, 'x'])", ["alpha", "'x'"]),
