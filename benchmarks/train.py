@@ -61,6 +61,7 @@ from segtrain.data.data_set import DataSet, DataSource
 from segtrain.data.demo import scene
 from segtrain.data.images import ImageReader
 from segtrain.data.inspection.survey import survey_data_set
+from segtrain.data.layouts.pairing import ClassSource
 from segtrain.data.loading.dataset import Batch, collate
 from segtrain.data.loading.sampling import UNIFORM
 from segtrain.distributed.devices import resolve_device, resolve_precision
@@ -149,6 +150,7 @@ class Case:
             location=Note(""),
             findings=[],
             notes=(),
+            class_source=ClassSource(),
         )
         return source.with_classes([f"class {c}" for c in range(self.classes)])
 
