@@ -134,7 +134,8 @@ class Accumulator:
 
 def sum_ids(ids: np.ndarray, lb_ignore: int) -> int:
     """Return the CRC-32 of class ids (H,W), the same for any dtype, byte order and lb_ignore."""
-    plain = np.where(ids == lb_ignore, -1, ids).astype("<i2")
+    plain = ids.astype("<i2", order="C")
+    plain[ids == lb_ignore] = -1
     return zlib.crc32(plain.data, zlib.crc32(repr(ids.shape).encode()))
 
 

@@ -118,7 +118,7 @@ def to_plain(values: np.ndarray) -> list[float | None]:
 def describe_conditions(group: RunGroup, reference: RunGroup) -> str:
     """Return a sentence on what else than the networks differs, '' where nothing does."""
     old = [each.name for each in (group, reference) if any(run.outdated for run in each.runs)]
-    stale = f" The scores of {' and '.join(old)} are not those of today's run." if old else ""
+    stale = f" See the note on the scores of {' and '.join(old)}." if old else ""
     one, other = group.runs[0].record, reference.runs[0].record
     if one is None or other is None:
         return stale.strip()

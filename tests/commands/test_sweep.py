@@ -30,6 +30,7 @@ CONFIG = {
     "eval": {"worst": 0},
 }
 SWEEP = ("sweep", "--loss", "ce,ohem", "--seeds", "2", "--config", "c.yaml", "--device", "cpu")
+BEST = "checkpoints/best.safetensors"
 NAMES = ["ce-seed0", "ohem-seed0", "ce-seed1", "ohem-seed1"]
 
 
@@ -143,6 +144,16 @@ def test_what_is_missing_is_done(copied: Path, started: list):
     ]  # fmt: skip
     assert "resumed after step 2 of 2" in answer.stdout
     assert all((copied / name / "eval/val/metrics.json").is_file() for name in NAMES)
+
+
+def test_scores_of_earlier_weights_are_not_done(copied: Path, started: list):
+    """A run that was trained on, as another run's checkpoint is here; and another's report."""
+    shutil.copy(copied / NAMES[0] / BEST, copied / NAMES[1] / BEST)
+    metrics = copied / NAMES[2] / "eval/val/metrics.json"
+    metrics.write_text(metrics.read_text().replace('"tta": []', '"tta": ["hflip"]'))
+    answer = run_cli(*SWEEP)
+    assert answer.code == 0, answer.stderr
+    assert [name for kind, name in kinds(started) if kind == "eval"] == NAMES[1:3]
 
 
 def test_further_losses_join_those_that_are_there(copied: Path, started: list):

@@ -16,7 +16,7 @@ from PIL import Image
 from segtrain.config import EvalConfig
 from segtrain.data.loading.dataset import Pairs
 from segtrain.evaluation import accumulator as module
-from segtrain.evaluation.accumulator import Accumulator
+from segtrain.evaluation.accumulator import Accumulator, sum_ids
 from segtrain.evaluation.prediction import Prediction, SplitPredictor
 from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
@@ -148,3 +148,13 @@ def test_an_error_of_a_thread_or_of_the_loop_is_raised(monkeypatch):
         with Accumulator(2, 255, "cpu", calibrated=False) as accumulator:
             accumulator.add(Prediction(0, ids, ids))
             raise KeyError("loop")
+
+
+def test_checksums_of_masks_depend_on_class_ids_alone():
+    """Not on the type of the files, nor on the value of ignored pixels; but on their shape."""
+    ids = np.array([[0, 1, 2], [255, 1, 0]], np.uint8)
+    wide = ids.astype(np.int16)
+    assert sum_ids(ids, 255) == sum_ids(wide, 255) == sum_ids(np.where(ids == 255, -9, wide), -9)
+    assert sum_ids(ids, 255) == sum_ids(np.asfortranarray(wide).astype(">i2"), 255)
+    others = ids.reshape(3, 2), ids[::-1], np.where(ids == 255, 0, ids)
+    assert len({sum_ids(each, 255) for each in (ids, *others)}) == 4
