@@ -154,7 +154,8 @@ def map_array(path: Path) -> np.ndarray:
     """Return a .npy file as an array that is read where it is used; runs no pickle."""
     if not (start := read_beginning(path)).startswith(b"\x93NUMPY"):
         raise ValueError(f"its content is {name_content(start) or 'not that of a .npy file'}")
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    with np.errstate(over="ignore"):  # of a shape whose size is no int64, which mmap refuses
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def read_deep_png(path: Path) -> np.ndarray:

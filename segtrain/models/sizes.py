@@ -37,6 +37,8 @@ def refuse_misfit(
             if tensor.shape != weights[name].shape:
                 shapes = f"{list(weights[name].shape)}, expected {list(tensor.shape)}"
                 raise error(f"{name} has the shape {shapes}")
+            if tensor.is_floating_point() != weights[name].is_floating_point():
+                raise error(f"{name} is of type {weights[name].dtype}, expected {tensor.dtype}")
 
 
 def _list_numbers(value: Any) -> Iterator[int]:

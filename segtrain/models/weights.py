@@ -11,6 +11,8 @@ from torch import Tensor
 
 from segtrain.errors import SegtrainError, shorten
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of all tensors as hexadecimal digits: names, types, shapes and bytes.
@@ -26,7 +28,13 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
 
 
 def refuse_nonfinite(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Raise SegtrainError where a weights file holds NaN or infinities."""
+    """Raise SegtrainError where a weights file holds NaN, infinities or floats of other types."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.dtype not in FLOATS:
+            raise SegtrainError(
+                f"{path}: {name} is of type {tensor.dtype}, with which no network can be computed; "
+                "save it as torch.float32"
+            )
     wrong = [
         name
         for name, tensor in weights.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from segtrain.config import DataConfig, SplitConfig
 from segtrain.data.coco import read_coco
+from segtrain.data.layouts.coco_layout import number_categories
 from segtrain.data.layouts.detect import FoundPairs, find_pairs
 from segtrain.data.masks import MaskReader
 from segtrain.data.regions import RegionMask, unpack_runs
@@ -634,6 +636,15 @@ def test_a_panoptic_json_is_found_beside_folders_of_pairs(tmp_path: Path, file, 
 def test_a_name_of_two_categories_is_named(tmp_path: Path):
     write(tmp_path / "annotations/train.json", tmp_path / "images")
     assert find_pairs(DataConfig(), tmp_path).layout.count("each id of 'dog'") == 1
+
+
+def test_any_number_of_categories_is_named_in_time():
+    categories = {value: f"name {value // 2}" for value in range(1, 60_000)}
+    began = time.process_time()
+    classes, label_map = number_categories(categories, 0)
+    assert time.process_time() - began < 2  # it took minutes, by the square of the number
+    assert classes[:4] == ["background", "name 0", "name 1 (2)", "name 1 (3)"]
+    assert len(set(classes)) == len(label_map) == 60_000
 
 
 def test_a_panoptic_json_without_its_masks_leaves_those_that_are_there(tmp_path: Path):

@@ -59,6 +59,7 @@ def bmp(width: int, height: int) -> bytes:
 FILES = {
     "far.npy": (npy((10**6, 10**6)), "greater than file size"),
     "far beyond.npy": (npy((2**64, 2**64)), "not an image"),
+    "overflow.npy": (npy((10**10, 10**10, 3)), "not an image"),
     "flat.npy": (npy((10**12,)), "not an image"),
     "negative.npy": (npy((-8, -8, 3)), "negative|positive"),
     "empty.npy": (npy((0, 10**12, 3)), "an array of shape"),

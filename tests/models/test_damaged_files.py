@@ -288,3 +288,13 @@ def test_a_network_of_other_sizes_takes_no_memory(
 
 def refuse_memory(conv: torch.nn.Conv2d) -> None:
     assert conv.weight.is_meta
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn, torch.complex64])
+def test_weights_of_a_type_that_no_network_has_are_refused(trained: Path, tmp_path: Path, kind):
+    source = trained / "checkpoints/best.safetensors"
+    weights = {name: tensor.to(kind) for name, tensor in load_file(source).items()}
+    with safe_open(source, "pt") as file:
+        (tmp_path / "odd.safetensors").write_bytes(save(weights, file.metadata()))
+    with pytest.raises(SegtrainError, match=f"is of type {kind}"):
+        load_model(tmp_path / "odd.safetensors")

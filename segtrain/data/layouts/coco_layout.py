@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -191,8 +192,8 @@ def list_coco(config: DataConfig, root: Path, files: Jsons, unread: Sequence[Pat
         if True in panoptic
         else "; masks are drawn, smaller objects over larger ones, background is class 0"
     )
-    values = list(kept.values())
-    if twice := sorted({name for name in values if values.count(name) > 1}):
+    counts = Counter(kept.values())
+    if twice := sorted(name for name, count in counts.items() if count > 1):
         listing.layout += f"; a class for each id of {shorten(map(repr, twice))}"
     return listing
 
@@ -256,11 +257,9 @@ def number_categories(
 
     Panoptic masks have no background: the value `background` is ignored.
     """
-    names = list(categories.values())
+    counts = Counter(categories.values())
     unique = [
-        f"{name} ({key})"
-        if names.count(name) > 1 or name == "background" and not panoptic
-        else name
+        f"{name} ({key})" if counts[name] > 1 or name == "background" and not panoptic else name
         for key, name in categories.items()
     ]
     ids = {category: class_id for class_id, category in enumerate(categories, not panoptic)}
