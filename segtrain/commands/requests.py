@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.config import Config, DataConfig
-from segtrain.config.loading import adopt_older_names, list_given, load_config
+from segtrain.config.loading import adopt_older_names, list_given, load_config, make_config
+from segtrain.config.sources import read_sources
 from segtrain.console import write, write_notes
 from segtrain.data.demo import SETTINGS
 from segtrain.data.layouts.folders import refuse_missing_folder
@@ -76,21 +77,42 @@ def request_fit(options: FitOptions) -> FitRequest:
         raise UsageError("--resume: expected a run, got an empty text")
     old_run = find_resumed_run(options.resume, options.out) if options.resume else None
     base = load_config(old_run / CONFIG) if old_run else None
+    check_sources(options)
     config = load_config(options.file, options.sets, options.flags, base)
+    demo_settings = not old_run and takes_demo_settings(config)
+    if demo_settings:
+        config = load_config(options.file, options.sets, options.flags | SETTINGS)
     if not old_run:
         config, notes = adopt_older_names(config)
         write_notes(notes)
     config, notes = take_names(config)
     write_notes(notes, stderr=True)
     loss = check_training(config)
-    if not old_run and is_demo(config.data) and not list_given(config) & SETTINGS.keys():
-        config = load_config(options.file, options.sets, options.flags | SETTINGS)
-        if may_be_rank_zero():
-            fields = ", ".join(f"{key} {value}" for key, value in SETTINGS.items())
-            write(f"demo: its own settings: {fields}; giving any of these fields turns all off")
+    if demo_settings and may_be_rank_zero():
+        fields = ", ".join(f"{key} {value}" for key, value in SETTINGS.items())
+        write(f"demo: its own settings: {fields}; giving any of these fields turns all off")
     if options.name and may_be_rank_zero():
         refuse_name(options.out, options.name)
     return FitRequest(options, config, loss, old_run)
+
+
+def takes_demo_settings(config: Config) -> bool:
+    """Return whether a new training takes the demo's settings: on the demo, if it gives none."""
+    return is_demo(config.data) and not list_given(config) & SETTINGS.keys()
+
+
+def check_sources(options: FitOptions) -> None:
+    """Raise UsageError for a wrong name or loss in the file or a --set, also where overridden."""
+    for source in read_sources(options.file, options.sets, {}):
+        for key in {*source.list_fields()} & {"model.arch", "model.encoder", "loss.expression"}:
+            section, name = key.split(".")
+            alone = make_config({section: {name: source.values[section][name]}})
+            model = take_names(alone)[0].model
+            try:
+                check_names(model.arch, model.encoder)
+                parse_loss(alone.loss.expression, alone.loss.thresh, alone.loss.n_min_factor)
+            except UsageError as error:
+                raise UsageError(f"{source.name}: {error}") from error
 
 
 def check_training(config: Config) -> LossSpec:

@@ -11,10 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtrain.commands.requests import check_training, read_loss
+from segtrain.commands.requests import check_training, read_loss, takes_demo_settings
 from segtrain.config import Config
 from segtrain.config.loading import compare_configs, load_config, make_config
 from segtrain.console import note_choice, write, write_notes
+from segtrain.data.demo import SETTINGS
 from segtrain.distributed.processes import PARENT, describe_exit
 from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped, UsageError, translate_errors
@@ -92,7 +93,10 @@ def sweep(losses: str, seeds: int, options: SharedOptions, out: Path, dry_run: b
 
     With dry_run, print the commands instead, and write no file.
     """
-    base, notes = take_names(options.config)
+    base = options.config
+    if takes_demo_settings(base):  # as each training does
+        base = load_config(flags=SETTINGS, base=base)
+    base, notes = take_names(base)
     check_training(base)  # else the first training would find it
     given = split_losses(losses)
     taken = [load_config(flags={"loss.expression": loss}).loss.expression for loss in given]

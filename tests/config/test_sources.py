@@ -41,6 +41,12 @@ def test_a_source_is_refused_also_where_another_overrides_it():
     assert refusal("train: {epochs: x}", ("train.epochs=3",)).startswith("run.yaml: train.epochs")
 
 
+@pytest.mark.parametrize("wrong", ["model.arch=foo", "model.encoder=foo", "loss.expression=foo"])
+def test_wrong_names_are_refused_also_where_a_flag_overrides_them(cli, wrong: str):
+    flags = ["--arch", "unet", "--encoder", "resnet18", "--loss", "ce"]
+    assert f"--set {wrong}: " in cli("fit", "--set", wrong, *flags).error
+
+
 def test_all_sources_are_named_at_once():
     message = refusal("optim: {lr: x}", ("train.seed=-1",), train__epochs=0)
     assert [source in message for source in ("run.yaml:", "--set train.seed=-1:", "--epochs 0:")]

@@ -105,6 +105,14 @@ def test_any_flag_set_or_file_for_them_turns_them_off(tmp_path: Path, monkeypatc
     assert "settings" not in capsys.readouterr().out
 
 
+def test_names_and_older_fields_count_with_the_demos_settings_as_well(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"model__arch": "DeepLabV3+", "model__encoder": "MiT-B0"}
+    config = config_of_fit(None, "eval.group_by=x", **names)
+    assert (config.model.arch, config.model.encoder) == ("deeplabv3plus", "mit_b0")
+    assert (config.data.group_by, config.train.epochs) == ("x", SETTINGS["train.epochs"])
+
+
 def test_the_config_of_the_repository_has_the_same_settings():
     file = load_config(Path(__file__).parents[2] / "configs/demo.yaml")
     changed = compare_configs(load_config(), file)
