@@ -18,6 +18,7 @@ from segtrain.models.stored_weights import hash_stored_weights
 from segtrain.runs.folder import BEST, CONFIG, find_run_of
 
 SCORED = "scored"  # the record's key in metrics.json
+MIOU_DIGITS = 0.005  # another device or precision changes less
 METADATA = "segtrain"  # a checkpoint's key for its config
 WINDOWS = ("max_pixels", "window", "overlap")
 # fields of the config that change no score, by section; other sections don't change any
@@ -169,12 +170,14 @@ def _list_differing(pairs: dict[str, list[Any]]) -> dict[str, list[str]]:
     }
 
 
-def find_outdated(run: Path, record: ScoreRecord | None) -> str:
+def find_outdated(run: Path, metrics: dict[str, Any], split: str) -> str:
     """Return why these are not the scores that `segtrain eval RUN` would write, '' where they are.
 
-    Without a record, or without the run's best checkpoint, nothing speaks against them.
+    Without the run's best checkpoint, nothing speaks against them. Without a record, only a mIoU
+    on val that is far from the one of the training's validation.
     """
-    if record is None or record.weights is None or not (run / BEST).is_file():
+    record = read_record(metrics)
+    if record and record.weights is None or not (run / BEST).is_file():
         return ""
     try:
         with translate_errors(first_line):
@@ -183,6 +186,11 @@ def find_outdated(run: Path, record: ScoreRecord | None) -> str:
             config = make_config(fields["config"], str(run / BEST))
     except SegtrainError as error:
         return f"its best checkpoint can't be read, so its scores may be older ({error})"
+    if record is None:
+        then, now = metrics.get("miou"), fields.get("miou")
+        if split != "val" or then is None or now is None or abs(then - now) < MIOU_DIGITS:
+            return ""
+        return f"the run's best had val mIoU {now:.4f} in training, its scores have {then:.4f}"
     if weights != record.weights:
         epochs = f"epoch {fields.get('epoch')}, scored was epoch {record.epoch}"
         return f"the run's best is newer than its scores ({epochs})"
@@ -197,5 +205,5 @@ def has_own_scores(run: Path, scores: Path) -> bool:
     """Return whether metrics.json is the run's own of today, as `find_outdated` has it."""
     with suppress(SegtrainError), translate_errors(first_line):
         metrics = json.loads(scores.read_text(encoding="utf-8"))
-        return bool(metrics["classes"]) and not find_outdated(run, read_record(metrics))
+        return bool(metrics["classes"]) and not find_outdated(run, metrics, scores.parent.name)
     return False

@@ -45,8 +45,10 @@ def open_scored_data(meta: Meta, trained: DataConfig, own: DataConfig, split: st
                 f"data.classes: the network's are {shorten(meta.classes, MOST_SHOWN)}, in this "
                 "order; leave data.classes out"
             )
+        warnings = _find_trained_images(meta.config.data, trained, channels, split)
         trained = trained.model_copy(update={"classes": meta.classes})
         data = _open_trained(trained, own, channels, split)
+        data = replace(data, notes=(*data.notes, *warnings))
         return _match_images(data, trained, own, split, of_training=True)
     source = _find_other_pairs(trained, own, channels, split)
     raise_errors(source.findings)
@@ -88,6 +90,21 @@ def _open_trained(trained: DataConfig, own: DataConfig, channels: int, split: st
             notes.append(Note(text, "warning"))
     data = open_named(source, split)
     return replace(data, notes=(*data.notes, *notes))
+
+
+def _find_trained_images(
+    before: DataConfig, trained: DataConfig, channels: int, split: str
+) -> list[Note]:
+    """Return a warning where the command's changes put images of the training into a split."""
+    if trained == before or split == "train":
+        return []
+    with suppress(SegtrainError):  # such files are gone, or such a split is found elsewhere
+        then, now = (find_data_source(config, channels).splits for config in (before, trained))
+        seen = {sample.image for sample in then.get("train", ())}
+        if shared := sum(sample.image in seen for sample in now.get(split, ())):
+            text = f"the network was trained on {shared} of {len(now[split])} images of {split}"
+            return [Note(f"{text}, for the command changes which these are", "warning")]
+    return []
 
 
 def _find_split(

@@ -20,6 +20,7 @@ from segtrain.data.layouts.locate import demo_folder
 from segtrain.data.layouts.pairing import fold_name
 from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.prediction.record import OwnOutputs, Record, hash_file
+from segtrain.runs.folder import BEST, CONFIG
 
 DEMO_IMAGES = 3
 LONGEST_NAME = 228  # bytes; _overlay.png, and .tmp-PID- while it is written, make it 255
@@ -87,6 +88,10 @@ def find_images(paths: list[str]) -> FoundImages:
 def _expand(text: str, found: FoundImages) -> Iterator[ImageInput]:
     path = os.path.expanduser(text)  # os.path: pathlib raises for names that are too long
     if os.path.isdir(path):
+        if os.path.isfile(Path(path, CONFIG)) and os.path.isdir(Path(path, BEST.parent)):
+            raise UsageError(
+                f"{path}: a run, not a folder of images; to predict with it: --checkpoint {path}"
+            )
         images = list(walk_images(Path(path), found))
         if not images and not found.unreadable:
             raise SegtrainError(f"{path}: no images in this folder or its subfolders")

@@ -412,3 +412,11 @@ def test_a_network_without_finite_output_predicts_nothing(predict, trained, sett
         assert "a.png: the network's output is not finite" in answer.error
     assert "0 of 2; 2 failed: it is the network" in both.error
     assert not Path("predictions").exists()
+
+
+def test_a_run_is_no_folder_of_images(predict, trained):
+    """Its reports are pictures, too, and --checkpoint is what was meant."""
+    draw("in/a.png")
+    answer = predict(trained, "in", code=2)
+    assert f"{trained}: a run, not a folder of images" in answer.error
+    assert answer.error.endswith(f"--checkpoint {trained}")

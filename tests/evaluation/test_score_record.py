@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,27 @@ def test_scores_older_than_the_best_checkpoint_are_named(run: Path):
     evaluate("b")
     answer = run_cli("compare", run, "b")
     assert "newer" not in answer.stdout and "note: " not in answer.stdout
+
+
+@pytest.mark.parametrize("difference, named", [(0.0, False), (0.004, False), (0.1, True)])
+def test_scores_without_a_record_have_the_miou_of_the_training(run: Path, difference, named: bool):
+    """A run of an older version that was trained on: no weights are recorded."""
+    shutil.copytree(run, "b")
+    metrics = json.loads(Path("b/eval/val/metrics.json").read_text())
+    del metrics["scored"]
+    Path("b/eval/val/metrics.json").write_text(json.dumps(metrics))
+    model, meta = load_model(Path("b") / BEST)
+    save_model(Path("b") / BEST, model, replace(meta, miou=metrics["miou"] + difference))
+    answer = run_cli("compare", run, "b")
+    assert answer.code == 0 and "note: b: scored by an older version" in answer.stdout
+    assert ("note: b: the run's best had val mIoU " in answer.stdout) == named
+
+
+def test_a_checkpoint_outside_a_run_has_no_newer_scores(run: Path):
+    Path("alone").mkdir()
+    shutil.copy(run / BEST, "alone/one.safetensors")
+    assert evaluate("alone/one.safetensors").code == 0
+    assert "note: " not in run_cli("compare", "alone", run).stdout
 
 
 def test_masks_that_changed_between_two_scores_are_refused(run: Path, trained: Path):

@@ -227,6 +227,24 @@ def test_a_split_that_the_runs_splits_leave_out(tmp_path: Path):
     assert any("2 of 2 images of test are in train or val" in note.text for note in data.notes)
 
 
+def test_images_of_the_training_in_another_split_are_named(tmp_path: Path):
+    """Those that the command's own division of the training's files puts there."""
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for index in range(10):
+            Image.fromarray(stripes(0, 1, 2)).save(tmp_path / f"{kind}/{index}.png")
+    meta = meta_of(IDS, path=str(tmp_path))
+    for option, split, named in (
+        ("data.split_seed=1", "val", True),
+        ("data.val_fraction=0.5", "val", True),
+        ("data.on_error=skip", "val", False),
+        ("data.split_seed=1", "train", False),
+    ):
+        notes = open_data(meta, tmp_path, [option], split).notes
+        warned = any(n.level == "warning" and "was trained on" in n.text for n in notes)
+        assert warned == named, option
+
+
 def test_a_split_named_as_the_others_are(tmp_path: Path):
     """A list beside those of train and val, which no layout would take."""
     root = write_masks(tmp_path / "set", [stripes(0, 1, 2)] * 3)
