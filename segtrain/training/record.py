@@ -19,7 +19,7 @@ class EpochRecord:
         device = session.fabric.device
         self.outcomes, self.timer = OutcomeReader(device), StepTimer(device, state.seconds)
         # on the device: adding up there doesn't make the host wait for each step
-        self.loss_sum = torch.tensor(state.loss_sum, device=device)
+        self.loss_sum = torch.tensor(float(state.loss_sum), device=device)
         # by step: micro-batches, and whether the loss was observed; a bad step may be known later
         self.recent: dict[int, tuple[list[MicroBatch], bool]] = {}
         self.observations = len(session.training.loss.observed)  # of completed steps
