@@ -114,6 +114,16 @@ def read_as_trained(config: DataConfig, channels: int, split: str) -> Reading:
     return Reading(data, facts=tuple(facts))
 
 
+def adds_meaning(as_trained: Reading, alone: DataSet) -> bool:
+    """Return whether the training's labels name values that a table leaves out, and change none."""
+    if as_trained.data is None:
+        return False
+    strange = any(_list_strange(fact, alone.masks) for fact in as_trained.facts)
+    return strange and not any(
+        compare_readers(as_trained.facts, alone.masks, as_trained.data.masks)
+    )
+
+
 def _list_strange(fact: PairFacts, masks: MaskReader) -> set[int | Colour]:
     """Return the values and colours of a mask to which no entry of the reader gives a meaning."""
     values = np.array(list(fact.mask.values), np.int64)

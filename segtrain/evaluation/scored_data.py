@@ -22,6 +22,7 @@ from segtrain.evaluation.data_section import PAIRS, list_unused, take_fields
 from segtrain.evaluation.match_classes import (
     MOST_SHOWN,
     Labels,
+    adds_meaning,
     compare_readers,
     list_readers,
     read_alone,
@@ -156,16 +157,19 @@ def _read_other(source: DataSource, trained: DataConfig, network: list[str], spl
     differ. `trained` is the training's section, for these files.
     """
     alone, path = read_alone(source, network, split), source.config.path
-    if alone.data and source.merged.classes:  # a table has the meaning of each value
+    table = bool(source.merged.classes)
+    if alone.data and table and not trained.label_map:  # the table has the meaning of each value
         return alone.data
     as_trained = read_as_trained(trained, source.images.channels, split)
+    if alone.data and table and not adds_meaning(as_trained, alone.data):
+        return alone.data
     if as_trained.data is None:
         if alone.data:
             return alone.data
         also = f"; as in training: {as_trained.problem}" * bool(list_unused(trained, source.config))
         choose = f"; choose {_list_ways(alone.choices, network)}" * bool(alone.choices)
         raise SegtrainError(f"{path}: {alone.problem}{choose}{also}")
-    if source.merged.classes:
+    if table and not alone.data:
         labels = {"label_map": trained.label_map} if trained.label_map else {}
         names = dump_yaml(network, default_flow_style=True, width=math.inf).strip()
         sets = f"--set 'data.classes={names}' {_as_sets(labels)}".strip()
@@ -173,7 +177,7 @@ def _read_other(source: DataSource, trained: DataConfig, network: list[str], spl
     masks = as_trained.data.masks
     readers = [alone.data.masks] if alone.data else list_readers(source, alone.choices, network)
     differences = [compare_readers(as_trained.facts, reader, masks) for reader in readers]
-    if alone.data and not any(differences[0]):
+    if alone.data and not table and not any(differences[0]):
         return alone.data
     coloured = any(fact.mask.colours for fact in as_trained.facts)
     if readers and not coloured and all(map(any, differences)):
@@ -185,7 +189,8 @@ def _read_other(source: DataSource, trained: DataConfig, network: list[str], spl
         )
     used = list_unused(trained, source.config)
     by = f"data section, {shorten(used, MOST_SHOWN)}" if used else "class ids"
-    text = f"masks are read by the training's {by}; by themselves: {alone.problem}"
+    problem = alone.problem or "values without a meaning"
+    text = f"masks are read by the training's {by}; by themselves: {problem}"
     return replace(as_trained.data, notes=(*as_trained.data.notes, Note(text, "note")))
 
 

@@ -151,6 +151,16 @@ def test_masks_that_cannot_be_matched(tmp_path: Path, trained, values, table, wo
 P = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
 
 
+def test_values_that_a_table_of_classes_leaves_out(tmp_path: Path):
+    """As CamVid elsewhere: its table names 0..2, and the training ignores 3, void."""
+    root = write_masks(tmp_path, [stripes(0, 1, 2, 3)], table=NAMES)
+    data = open_data(meta_of(NAMES, label_map={3: "ignore"}), root)
+    assert read_labels(data) == {0: 0, 1: 1, 2: 2, 3: 255}
+    for label_map in ({2: "ignore"}, {1: 0, 3: "ignore"}):  # another meaning: the table's counts
+        with pytest.raises(SegtrainError, match="has value 3"):
+            read_labels(open_data(meta_of(NAMES, label_map=label_map), root))
+
+
 def test_coloured_masks(tmp_path: Path):
     """The training's palette is for masks of its colours; others are asked for."""
     ids = stripes(0, 1, 2)
