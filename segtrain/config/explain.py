@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from segtrain.config.data import SplitConfig
 from segtrain.config.schema import Config, list_keys
-from segtrain.errors import did_you_mean
+from segtrain.errors import did_you_mean, match_choice
 
 SIZE = "a height x width in pixels such as 512 or 512x512"
 CHANNELS = "a list with a number for each channel, such as [123.7, 116.3, 103.5]"
@@ -119,6 +119,12 @@ def _explain_unknown(location: list[str]) -> str:
     key, known = ".".join(location), list_keys() + list(Config.model_fields)
     if location[:2] == ["data", "splits"]:
         known = [".".join([*location[:3], field]) for field in SplitConfig.model_fields]
+    if key in known:  # with its dot, as --set has it
+        section, _, name = key.rpartition(".")
+        return f"unknown key '{key}'; in a file, write {section}: {{{name}: VALUE}}"
+    ends = [name for name in known if match_choice(location[-1], [name.rpartition(".")[2]])]
+    if same := match_choice(key, known) or ", ".join(ends[:3]):
+        return f"unknown key {key:.80}; did you mean {same}?"
     near = did_you_mean(key, known) or "; 'segtrain fit --dry-run' prints every key"
     return f"unknown key {key:.80}{near}"
 

@@ -81,9 +81,10 @@ def unknown_encoder(encoder: str, known: list[str]) -> UsageError:
 def refuse_missing_weights(weights: str) -> None:
     """Raise UsageError where model.weights names a file, and there is none."""
     if weights not in ("auto", "imagenet", "none") and not Path(weights).is_file():
-        raise UsageError(
-            f"model.weights {weights}: no such file; use auto, imagenet, none or a file"
-        )
+        fault = "no such file"
+        if Path(weights).is_dir():
+            fault = "a folder; that of a run has a file checkpoints/best.safetensors"
+        raise UsageError(f"model.weights {weights}: {fault}; use auto, imagenet, none or a file")
 
 
 def _is_in_source(library: str, before: str, name: str, after: str) -> bool:

@@ -162,9 +162,11 @@ def choose_names(images: list[ImageInput], record: Record, parts: list[str]) -> 
     """Return the output's name of each image by its real path; they differ in any file system.
 
     An image keeps the name that it has in the record. The others take the first of their
-    `output_names` that is of no other image, given or recorded, and whose files are no images.
+    `output_names` that is of no other image, given or recorded, and whose files are neither images
+    to predict nor lie beside them without a record: those may be true masks.
     """
     inputs = {image.real_path for image in images}
+    folders = {path.parent for path in inputs}
     names: dict[Path, str] = {}
     claimed: set[str] = set()
 
@@ -180,7 +182,10 @@ def choose_names(images: list[ImageInput], record: Record, parts: list[str]) -> 
         name = image.output_names[level]
         files = record.locate_outputs(name, parts, real=True)
         is_claimed = fold_name(name) in claimed
-        return not (is_alike or others[level] or is_claimed) and inputs.isdisjoint(files)
+        is_theirs = owners[level] != image.real_path and any(
+            file.parent in folders and os.path.lexists(file) for file in files
+        )
+        return not (is_alike or others[level] or is_claimed or is_theirs or inputs & set(files))
 
     for image in images:
         for level, name in enumerate(image.output_names):

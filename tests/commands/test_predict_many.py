@@ -305,6 +305,15 @@ def test_an_image_is_not_replaced_by_an_output(predict):
     assert counts(predict("in", "--out", "in")) == (2, 0)
 
 
+def test_a_mask_beside_an_image_is_not_replaced_by_its_output(predict):
+    draw("in/a.png", "in/a_mask.png")
+    before = Path("in/a_mask.png").read_bytes()
+    predict("in/a.png", "--out", "in")
+    assert counts(predict("in/a.png", "--out", "in")) == (1, 0)
+    assert Path("in/a_mask.png").read_bytes() == before
+    assert masks("in") == ["a_mask.png", "a_png_mask.png"]
+
+
 def test_images_of_one_stem_are_kept_apart(predict):
     draw("x/a.png", "x/a.bmp", "y/a.png", "y/sub/a.png", "x/c.png", "y/b.png", "y/b_png.png")
     predict("x", "y")

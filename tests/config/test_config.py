@@ -64,6 +64,9 @@ def test_crop_is_height_by_width_or_one_number(written, crop):
     [
         (["train.epoch=3"], ["unknown key train.epoch", "did you mean train.epochs"]),
         (["trian.epochs=3"], ["unknown key trian", "did you mean train"]),
+        (["data.Batch-Size=3"], ["did you mean train.batch_size, eval.batch_size?"]),
+        (["train.batch-size=3"], ["did you mean train.batch_size?"]),
+        (["lr=3"], ["unknown key lr; did you mean optim.lr?"]),
         (["data.splits.val.imges=a"],
          ["unknown key data.splits.val.imges", "did you mean data.splits.val.images"]),
         (["train.epochs=many"], ["train.epochs", "integer", "got 'many'"]),
@@ -118,6 +121,7 @@ def test_all_wrong_keys_are_named_at_once(sets, words):
         ("train: [1]", "train"),
         ("train: {1: 2}", "train.1"),
         ("train: {epohcs: 3}", "did you mean train.epochs"),
+        ("train.epochs: 3", "unknown key 'train.epochs'; in a file, write train: {epochs: VALUE}"),
     ],
 )
 def test_a_bad_file_is_named(file, text, words):

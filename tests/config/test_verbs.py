@@ -17,7 +17,7 @@ from segtrain.config.verbs import READS
 
 # of a checkpoint; or read to refuse what a launcher did, which a command without it can't give
 NOT_GIVEN = {
-    "data.classes", "data.group_by", "train.precision",
+    "data.classes", "data.group_by", "data.path", "train.precision",
     *(key for key in list_keys() if key.startswith(("model.", "loss."))),
     *(f"train.{name}" for name in ("devices", "nodes", "accumulate", "timeout")),
 }  # fmt: skip
