@@ -89,7 +89,8 @@ class Evaluation:
             split=self.split,
             truth=digest_images(accumulator.truths),
             eval=settings.model_dump(mode="json") | {"group_by": self.group_by},
-            windows=any(choose_window(*size, settings) != size for size in sizes),
+            windows=scored is not None
+            and any(choose_window(*size, settings) != size for size in sizes),
             value_range=self.data.images.value_range,
             upright=self.data.images.upright,
             precision=resolve_precision(self.config.train.precision, self.device.type),
