@@ -40,9 +40,11 @@ class Interrupts:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         handle_interrupts(self.before is signal.default_int_handler)
-        while error is not None:  # libraries may have raised another error for it
-            if isinstance(error, KeyboardInterrupt):
+        seen = set()  # an error that two threads have raised may be the cause of itself
+        while error is not None and id(error) not in seen:
+            if isinstance(error, KeyboardInterrupt):  # libraries may have raised another for it
                 raise error
+            seen.add(id(error))
             error = error.__cause__ or error.__context__
 
 

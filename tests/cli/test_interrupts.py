@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import Answer
 
+from segtrain.cli.interrupts import working
+
 RUN = """
 import os, runpy, signal, sys
 
@@ -73,3 +75,10 @@ def test_another_error_that_a_library_raises_for_ctrl_c_is_one_line_and_130(
     answer = cli("losses")
     assert (answer.code, answer.stderr) == (130, "error: interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_errors_that_cause_each_other_end():
+    first, second = OSError("full"), OSError("thread")
+    first.__context__, second.__context__ = second, first
+    with pytest.raises(OSError, match="full"), working():
+        raise first

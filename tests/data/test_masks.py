@@ -144,8 +144,8 @@ def test_an_rgb_npy_mask_takes_the_palette(tmp_path: Path):
         (np.array([["sky", "road"]]), "whole numbers"),
         (IDS * 1j, "whole numbers"),
         (np.zeros((5, 2, 4), np.uint8), r"height x width, got \(5, 2, 4\)"),
-        (IDS.ravel(), r"height x width, got \(6,\)"),
-        (np.int64(3), r"height x width, got \(\)"),
+        (IDS.ravel(), r"an array of shape \(6,\)"),
+        (np.int64(3), r"an array of shape \(\)"),
         (np.array([[0, 1, 2, 2**40, -(2**40)]]), "value 1099511627776"),
     ],
 )
