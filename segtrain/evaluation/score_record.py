@@ -14,12 +14,12 @@ from segtrain.config import Config
 from segtrain.config.loading import compare_configs, load_config, make_config
 from segtrain.data.findings import yaml_line
 from segtrain.errors import SegtrainError, first_line, translate_errors
+from segtrain.models.checkpoint import KEY
 from segtrain.models.stored_weights import hash_stored_weights
 from segtrain.runs.folder import BEST, CONFIG, find_run_of
 
 SCORED = "scored"  # the record's key in metrics.json
 MIOU_DIGITS = 0.005  # another device or precision changes less
-METADATA = "segtrain"  # a checkpoint's key for its config
 WINDOWS = ("max_pixels", "window", "overlap")
 # fields of the config that change no score, by section; other sections don't change any
 WITHOUT_EFFECT = {
@@ -55,13 +55,8 @@ class ScoreRecord(BaseModel):
     @property
     def short_hash(self) -> str:
         """Eight hexadecimal digits that tell this score from all others."""
-        free = {
-            "checkpoint",
-            "epoch",
-            "step",
-            "device",
-            "changes",
-        }  # as the weights say, or free to choose
+        # as the weights say, or free to choose
+        free = {"checkpoint", "epoch", "step", "device", "changes"}
         facts = self.model_dump(mode="json", exclude=free)
         facts["eval"] = {k: v for k, v in self.eval.items() if k not in WITHOUT_EFFECT["eval"]}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
@@ -182,7 +177,7 @@ def find_outdated(run: Path, metrics: dict[str, Any], split: str) -> str:
     try:
         with translate_errors(first_line):
             weights, metadata = hash_stored_weights(run / BEST)
-            fields = json.loads(metadata[METADATA])
+            fields = json.loads(metadata[KEY])
             config = make_config(fields["config"], str(run / BEST))
     except SegtrainError as error:
         return f"its best checkpoint can't be read, so its scores may be older ({error})"
