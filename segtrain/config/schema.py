@@ -23,7 +23,7 @@ from segtrain.config.types import (
     Window,
     take_choice,
 )
-from segtrain.losses.arguments import OhemArguments
+from segtrain.losses.pixel_arguments import OhemArguments
 from segtrain.losses.spec import WORD, WORDS
 
 

@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from segtrain.losses.arguments import OhemArguments, VGGArguments, make_arguments
+from segtrain.losses.argument_types import make_arguments
+from segtrain.losses.arguments import VGGArguments
 from segtrain.losses.base import Term
 from segtrain.losses.cross_entropy import CrossEntropy
 from segtrain.losses.focal import Focal
@@ -19,6 +20,7 @@ from segtrain.losses.ghm import GHM
 from segtrain.losses.lovasz import Lovasz
 from segtrain.losses.ohem import Mining, OhemCE, TopK
 from segtrain.losses.perceptual import VGG, load_features
+from segtrain.losses.pixel_arguments import OhemArguments
 from segtrain.losses.pixel_pass import PixelReader
 from segtrain.losses.region import Dice, Jaccard, Tversky
 from segtrain.losses.spec import LossSpec, TermSpec, parse_loss

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.errors import UsageError
-from segtrain.losses.arguments import Balancing, require_one_per_class
+from segtrain.losses.argument_types import Balancing, require_one_per_class
 from segtrain.losses.pixel_pass import Pixels
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segtrain.losses.arguments import CrossEntropyArguments, make_arguments
+from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.base import PixelLoss
 from segtrain.losses.class_weights import ClassWeights
+from segtrain.losses.pixel_arguments import CrossEntropyArguments
 from segtrain.losses.pixel_pass import Pixels
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segtrain.losses.arguments import GHMArguments, make_arguments
+from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.base import PixelLoss
+from segtrain.losses.pixel_arguments import GHMArguments
 from segtrain.losses.pixel_pass import Pixels
 
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from segtrain.errors import UsageError
-from segtrain.losses.arguments import LovaszArguments, make_arguments
+from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.base import Term
 from segtrain.losses.pixel_pass import Pixels
 from segtrain.losses.reduce import world_size
 from segtrain.losses.region import mean_of_images
+from segtrain.losses.region_arguments import LovaszArguments
 
 
 class Lovasz(Term):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from segtrain.errors import UsageError
-from segtrain.losses.arguments import OhemArguments, TopKArguments, make_arguments
+from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.base import PixelLoss, Term, TermResult, weighted_mean
 from segtrain.losses.class_weights import ClassWeights
 from segtrain.losses.cross_entropy import CrossEntropy
+from segtrain.losses.pixel_arguments import OhemArguments, TopKArguments
 from segtrain.losses.pixel_pass import Pixels
-from segtrain.losses.selection import select_largest
+from segtrain.losses.selection import select_hardest
 
 
 class Selection(NamedTuple):
@@ -32,6 +33,8 @@ class Mining(Term):
     Pixels are ranked by their NLL, whatever the inner loss is.
     """
 
+    hard_nll = math.inf  # pixels above it are all kept
+
     def __init__(
         self, inner: PixelLoss | None, weight: Sequence[float] | str | None, lb_ignore: int
     ):
@@ -46,14 +49,15 @@ class Mining(Term):
         self.weights = ClassWeights(weight)
 
     def count(self, pixels: Pixels) -> Tensor:
-        """Return how many pixels to keep over all devices (0-d), at most the valid ones."""
+        """Return how many pixels to keep at least, over all devices (0-d)."""
         raise NotImplementedError
 
     def select(self, pixels: Pixels) -> Selection:
         """Select the pixels to keep over all devices, without gradient."""
         with torch.no_grad():
-            # at least one: with few valid pixels, none of them hard, the count is 0
-            return Selection(*select_largest(pixels, self.count(pixels).clamp(min=1)))
+            # at least one: with few valid pixels the count is 0
+            least = self.count(pixels).clamp(min=1)
+            return Selection(*select_hardest(pixels, least, self.hard_nll))
 
     def kept(self, nll: Tensor, target: Tensor) -> Tensor:
         """Return the selection weight (0..1) of each pixel of an NLL map (N,H,W)."""
@@ -106,14 +110,8 @@ class OhemCE(Mining):
         self.n_min_factor = checked.n_min_factor
 
     def count(self, pixels: Pixels) -> Tensor:
-        """Return how many pixels have p_true below thresh, at least n_valid // n_min_factor."""
-        hard = pixels.total(((pixels.nll > self.hard_nll) & pixels.valid).sum())
-        return hard.maximum(pixels.total(pixels.valid.sum()) // self.n_min_factor)
-
-    def select(self, pixels: Pixels) -> Selection:
-        kept, smallest = super().select(pixels)
-        # where enough pixels are hard, the threshold is reported, not the smallest hard NLL
-        return Selection(kept, smallest.clamp(max=self.hard_nll))
+        """Return n_valid // n_min_factor."""
+        return pixels.total(torch.count_nonzero(pixels.valid)) // self.n_min_factor
 
 
 class TopK(Mining):
@@ -132,7 +130,7 @@ class TopK(Mining):
 
     def count(self, pixels: Pixels) -> Tensor:
         """Return `keep` pixels where it is an int, that share of the valid ones where a float."""
-        n_valid = pixels.total(pixels.valid.sum())
+        n_valid = pixels.total(torch.count_nonzero(pixels.valid))
         if isinstance(self.k, int):
             return n_valid.clamp(max=self.k)
         # float32 has no exact counts above 2**24

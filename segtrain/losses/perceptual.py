@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import VGG19_Weights, vgg19
 
 from segtrain.errors import UsageError, first_line, translate_errors
-from segtrain.losses.arguments import VGGArguments, make_arguments
+from segtrain.losses.argument_types import make_arguments
+from segtrain.losses.arguments import VGGArguments
 from segtrain.losses.base import Term
 from segtrain.losses.pixel_pass import Pixels
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segtrain.losses.arguments import (
-    DiceArguments,
-    JaccardArguments,
-    TverskyArguments,
-    make_arguments,
-)
+from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.base import Term
 from segtrain.losses.pixel_pass import Pixels
+from segtrain.losses.region_arguments import DiceArguments, JaccardArguments, TverskyArguments
 
 
 class Tversky(Term):

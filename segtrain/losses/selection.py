@@ -1,33 +1,66 @@
-"""Selection of the k largest values of a map over all devices, without sort or host sync."""
+"""Selection of the largest values of a map over all devices, without sort or host sync."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from segtrain.losses.pixel_pass import Pixels
-from segtrain.losses.reduce import global_sum
+from segtrain.losses.reduce import global_sum, world_size
 
 CHUNK = 1 << 15  # values that one thread takes at once, in its cache
 
 
-def kth_largest(
-    values: Tensor,
-    valid: Tensor,
-    k: Tensor,
-    total: Callable[[Tensor], Tensor] = global_sum,
-    in_triton: bool = False,
-) -> Tensor:
-    """Return the k-th largest of the valid values over all devices (0-d), exactly.
+def select_hardest(
+    pixels: Pixels, least: Tensor, threshold: float = math.inf
+) -> tuple[Tensor, Tensor]:
+    """Select the pixels with an NLL above `threshold`, or the `least` largest if those are fewer.
 
-    Values are >= 0, so the bits of float32 order as integers: three rounds of a histogram, on 11,
-    11 and 10 bits, each narrow the k-th value down to one digit. Histograms add over devices.
-    `k` is a 0-d integer tensor; with no valid value the result is 0.
-    float64, which only tests use, has no 32-bit key and is sorted (one process).
+    Return their weights in a mean, (N,H,W) floats 0..1 without gradient, and the cutoff (0-d): the
+    threshold, or the smallest NLL selected. NLLs tied at the cutoff share what is left of `least`
+    (a 0-d integer over all devices, at least 1) evenly, so that nothing depends on an order.
+    """
+    nll, valid, total = pixels.nll.detach(), pixels.valid, pixels.total
+    hard = (nll > threshold) & valid
+    enough = total(torch.count_nonzero(hard)) >= least
+    if reads_freely(nll) and enough:
+        return hard.to(nll.dtype), nll.new_tensor(threshold)
+    cutoff = kth_largest(nll, valid, least, pixels.sync, pixels.path == "triton")
+    above, tied = (nll > cutoff) & valid, (nll == cutoff) & valid
+    left = least - total(torch.count_nonzero(above))
+    share = left / total(torch.count_nonzero(tied)).clamp(min=1)
+    weights = tied.to(nll.dtype).mul_(share).add_(above)
+    return torch.where(enough, hard, weights), cutoff.clamp(max=threshold)
+
+
+def reads_freely(values: Tensor) -> bool:
+    """Return whether Python may look at a value without waiting for a device or a compiler."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def kth_largest(
+    values: Tensor, valid: Tensor, k: Tensor, sync: bool = True, in_triton: bool = False
+) -> Tensor:
+    """Return the k-th largest of the valid values (0-d), exactly; with `sync` over all devices.
+
+    Values are >= 0, so the bits of float32 order as integers. One process on a CPU partitions them.
+    Else three rounds of a histogram, on 11, 11 and 10 bits, each narrow the k-th value down to one
+    digit; histograms add over devices. `k` is a 0-d integer tensor, at least 1; with no valid value
+    the result is 0. float64, which only tests use, has no 32-bit key and is sorted (one process).
     """
     if values.dtype == torch.float64:
         descending = values.where(valid, 0).flatten().sort(descending=True).values
         return descending.gather(0, k.reshape(1) - 1).squeeze(0)
+    if reads_freely(values) and (not sync or world_size() == 1):
+        # abs: a loss of -0.0, or a NaN, may have the sign bit set
+        bits = values.where(valid, 0).abs_().flatten().view(torch.int32).numpy()
+        place = len(bits) - int(k)
+        return values.new_tensor(np.partition(bits, place)[place : place + 1].view(np.float32)[0])
+    total = global_sum if sync else (lambda counts: counts)
     count = digit_counter(in_triton)
     prefix = torch.zeros(1, dtype=torch.int64, device=values.device)
     for shift, width in ((21, 11), (10, 11), (0, 10)):
@@ -66,17 +99,3 @@ def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, widt
         digits = (bits >> shift) & ((1 << width) - 1)
         counts.scatter_add_(0, digits.long(), counted.long())
     return counts
-
-
-def select_largest(pixels: Pixels, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weights of the pixels in a mean over the k largest NLLs, and the k-th NLL (0-d).
-
-    Weights (N,H,W) are floats like the NLL, 0..1 and without gradient. Values tied at the k-th
-    share what is left of k evenly, so that nothing depends on an order.
-    """
-    nll, valid = pixels.nll.detach(), pixels.valid
-    cutoff = kth_largest(nll, valid, k, pixels.total, pixels.path == "triton")
-    above, tied = (nll > cutoff) & valid, (nll == cutoff) & valid
-    left = k - pixels.total(above.sum())
-    share = left / pixels.total(tied.sum()).clamp(min=1)
-    return tied.to(nll.dtype).mul_(share).add_(above), cutoff

@@ -14,15 +14,9 @@ from statistics import median
 from typing import Any, get_args
 
 from segtrain.errors import UsageError, did_you_mean
-from segtrain.losses.arguments import (
-    ARGUMENTS,
-    MINED,
-    MINING,
-    Arguments,
-    Balancing,
-    OhemArguments,
-    make_arguments,
-)
+from segtrain.losses.argument_types import Arguments, Balancing, make_arguments
+from segtrain.losses.arguments import ARGUMENTS, MINED, MINING
+from segtrain.losses.pixel_arguments import OhemArguments
 
 # words of an expression, and texts in quotes, which are names of files
 WORD = re.compile(r"""'[^']*'|"[^"]*"|[^\W\d]\w*(?:[ -]+[^\W\d]\w*)*""")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 
-from segtrain.losses import build, selection
+from segtrain.losses import build, ohem
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def counts(monkeypatch) -> Counter:
 
     count(ast, "parse", "parses", lambda text, *_, **__: str(text).startswith(("ohem", "topk")))
     count(build.Loss, "__init__", "modules built")
-    count(selection, "kth_largest", "searches of the k-th value")
+    count(ohem, "select_hardest", "selections")
     # every choice of a path asks whether the kernels are switched off
     count(os.environ, "get", "choices of a path", lambda key, *_: key == "SEGTRAIN_KERNELS")
     return counts
@@ -39,7 +39,7 @@ def test_three_observed_steps_parse_build_and_choose_once(cli, pairs: Path, coun
     once = {
         "parses": 1,
         "modules built": 1,
-        "searches of the k-th value": 3,
+        "selections": 3,
         "choices of a path": 1,
     }
     fitted = cli("fit", "--data", pairs, *QUICK, *options, "--epochs", "1", "--name", "r")

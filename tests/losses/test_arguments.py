@@ -7,8 +7,10 @@ import pytest
 
 from segtrain import losses
 from segtrain.errors import UsageError
-from segtrain.losses.arguments import ARGUMENTS, OhemArguments, make_arguments
+from segtrain.losses.argument_types import make_arguments
+from segtrain.losses.arguments import ARGUMENTS
 from segtrain.losses.build import FAMILIES
+from segtrain.losses.pixel_arguments import OhemArguments
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

@@ -1,0 +1,110 @@
+"""Arguments of the losses of single pixels, and of the mining around them, without torch."""
+
+from __future__ import annotations
+
+from pydantic.dataclasses import dataclass
+
+from segtrain.losses.argument_types import (
+    Alpha,
+    Arguments,
+    BinCount,
+    Count,
+    Keep,
+    NonNegative,
+    PositiveShare,
+    Share,
+    ShareBelow1,
+    Weighting,
+)
+
+
+@dataclass(frozen=True)
+class CrossEntropyArguments(Arguments):
+    """Mean over valid pixels; with class weights, divided by the sum of the pixels' weights.
+
+    weight: a number for each class, or median-frequency or inverse-sqrt, from the training masks.
+    label_smoothing: this share of the truth is spread evenly over all classes.
+    """
+
+    formula = "sum(w m) / sum(w), m = -log p_true"
+    source = "as torch.nn.functional.cross_entropy"
+    per_pixel = True
+    weight: Weighting = None
+    label_smoothing: Share = 0.0
+
+
+@dataclass(frozen=True)
+class OhemArguments(Arguments):
+    """Online hard example mining: the mean over hard pixels only.
+
+    Hard pixels are those whose loss exceeds -log(thresh), so whose true class has a probability
+    below thresh. If they are fewer than n_min = max(1, n_valid // n_min_factor), the n_min
+    pixels with the largest loss count instead; pixels tied at the n_min-th value share what is
+    left of n_min evenly.
+
+    thresh: a probability, in (0, 1].
+    n_min_factor: at least one of this many valid pixels is kept.
+    weight: as in ce; has no influence on which pixels are kept.
+    """
+
+    formula = "sum(w m) / sum(w) over m > -log(thresh), at least the n_min largest"
+    source = (
+        "Shrivastava et al. 2016, arXiv:1604.03540, in the form that BiSeNet's code made common "
+        "(n_min there may be 0, which gives NaN)"
+    )
+    mines = True
+    thresh: PositiveShare = 0.7
+    n_min_factor: Count = 16
+    weight: Weighting = None
+
+
+@dataclass(frozen=True)
+class TopKArguments(Arguments):
+    """Mean over a fixed share of the valid pixels: those with the largest loss.
+
+    Pixels tied at the k-th value share what is left of k evenly.
+
+    keep: a share of the valid pixels, in (0, 1], or a whole number of pixels; at least one.
+    weight: as in ce; has no influence on which pixels are kept.
+    """
+
+    formula = "sum(w m) / sum(w) over the k largest m, k = keep * n_valid"
+    source = "Shrivastava et al. 2016, arXiv:1604.03540; Wu et al. 2016, arXiv:1604.04339"
+    mines = True
+    keep: Keep = 0.2
+    weight: Weighting = None
+
+
+@dataclass(frozen=True)
+class FocalArguments(Arguments):
+    """Cross entropy that counts a pixel less the more confident its prediction is.
+
+    A mean over valid pixels.
+
+    gamma: how fast the weight of a pixel falls with its probability; 0 is ce.
+    alpha: with two classes the weight of class 1, class 0 having 1 - alpha; or one for each class.
+    """
+
+    formula = "-alpha_true (1 - p_true)^gamma log p_true"
+    source = "Lin et al. 2017, arXiv:1708.02002, over softmax"
+    per_pixel = True
+    gamma: NonNegative = 2.0
+    alpha: Alpha = None
+
+
+@dataclass(frozen=True)
+class GHMArguments(Arguments):
+    """Gradient harmonizing: a pixel counts less the more others have a gradient of its size.
+
+    g = 1 - p_true is the size of a pixel's gradient. Each bin's count is a moving average: it
+    starts at the first batch's count and changes with each batch in training only. One bin is ce.
+
+    bins: equal parts of g's range 0..1.
+    momentum: share of the earlier count that a batch leaves, in [0, 1).
+    """
+
+    formula = "sum(w m) / n_valid, w = total count / (count in g's bin * non-empty bins)"
+    source = "Li et al. 2019, arXiv:1811.05181"
+    per_pixel = True
+    bins: BinCount = 10
+    momentum: ShareBelow1 = 0.75
