@@ -22,11 +22,6 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _as_pair(value: Any) -> Any:
-    """Return the weight of class 1 as weights of both classes, anything else unchanged."""
-    return (1 - value, value) if type(value) in (int, float) and 0 <= value <= 1 else value
-
-
 def _require_positive(numbers: tuple[float, ...]) -> tuple[float, ...]:
     if not any(numbers):
         raise ValueError
@@ -68,8 +63,7 @@ Weighting = Annotated[
     ),
 ]
 Alpha = Annotated[
-    PerClass | None,
-    BeforeValidator(_as_pair),
+    PerClass | Share | None,
     Field(
         description="a number in [0, 1] (two classes) or a list of numbers from 0 to 1e30, one for "
         "each class, not all 0"
@@ -95,7 +89,8 @@ class Arguments:
     formula: ClassVar[str]
     source: ClassVar[str]
     mines: ClassVar[bool] = False  # averages over hard pixels of an inner loss
-    per_pixel: ClassVar[bool] = False  # a mean over pixels, which can be mined
+    wraps: ClassVar[bool] = False  # takes an inner loss, of single pixels
+    per_pixel: ClassVar[bool] = False  # a mean over pixels, which can be an inner loss
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

@@ -25,10 +25,14 @@ class Focal(PixelLoss):
     ):
         checked = make_arguments(FocalArguments, gamma, alpha)
         super().__init__(lb_ignore)
-        self.gamma = checked.gamma
-        self.alpha = ClassWeights(checked.alpha, "alpha")
+        self.gamma, self.check_classes = checked.gamma, checked.check_classes
+        weight = checked.alpha
+        if isinstance(weight, float):
+            weight = (1 - weight, weight)
+        self.alpha = ClassWeights(weight, "alpha")
 
     def costs(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        self.check_classes(pixels.num_classes)
         cost = pixels.nll
         if self.gamma:
             # near p = 1 a power under 1 has no finite slope; there the cost is 0

@@ -24,7 +24,7 @@ class Selection(NamedTuple):
     """Pixels that a mining term keeps, and the NLL that separates them from the others."""
 
     weight: Tensor  # (N,H,W), 0..1; between for pixels tied at the cutoff
-    cutoff: Tensor  # 0-d
+    cutoff: Tensor  # 0-d, or (N,): one for each image
 
 
 class Mining(Term):
@@ -36,7 +36,11 @@ class Mining(Term):
     hard_nll = math.inf  # pixels above it are all kept
 
     def __init__(
-        self, inner: PixelLoss | None, weight: Sequence[float] | str | None, lb_ignore: int
+        self,
+        inner: PixelLoss | None,
+        weight: Sequence[float] | str | None,
+        per_image: bool,
+        lb_ignore: int,
     ):
         inner = CrossEntropy(lb_ignore=lb_ignore) if inner is None else inner
         if not isinstance(inner, PixelLoss):
@@ -46,18 +50,25 @@ class Mining(Term):
             )
         super().__init__(lb_ignore, reads_logits=inner.reads_logits)
         self.inner = inner
-        self.weights = ClassWeights(weight)
+        self.weights, self.per_image = ClassWeights(weight), per_image
 
     def count(self, pixels: Pixels) -> Tensor:
-        """Return how many pixels to keep at least, over all devices (0-d)."""
+        """Return how many of the pixels to keep at least (0-d)."""
         raise NotImplementedError
 
     def select(self, pixels: Pixels) -> Selection:
-        """Select the pixels to keep over all devices, without gradient."""
+        """Select the pixels to keep, in each image or over all devices, without gradient."""
         with torch.no_grad():
-            # at least one: with few valid pixels the count is 0
-            least = self.count(pixels).clamp(min=1)
-            return Selection(*select_hardest(pixels, least, self.hard_nll))
+            if not self.per_image:
+                return self._select(pixels)
+            # an empty batch counts as one image without pixels
+            weights, cutoffs = zip(*map(self._select, pixels.images()), strict=True)
+            return Selection(torch.cat(weights), torch.stack(cutoffs))
+
+    def _select(self, pixels: Pixels) -> Selection:
+        # at least one: with few valid pixels the count is 0
+        least = self.count(pixels).clamp(min=1)
+        return Selection(*select_hardest(pixels, least, self.hard_nll))
 
     def kept(self, nll: Tensor, target: Tensor) -> Tensor:
         """Return the selection weight (0..1) of each pixel of an NLL map (N,H,W)."""
@@ -82,13 +93,16 @@ class Mining(Term):
     def observe_selection(self, pixels: Pixels, selection: Selection) -> dict[str, Tensor]:
         """Return kept and valid pixels of each class (C,), and the threshold as a probability.
 
-        All ranks call it, as it sums over devices. The inner loss adds what it reports.
+        With per_image it is the mean of the images' thresholds. All ranks call it, as it sums over
+        devices. The inner loss adds what it reports.
         """
         kept, cutoff = selection
+        counted = pixels.valid.reshape(cutoff.numel(), -1).any(1)
+        thresholds = torch.exp(-cutoff).where(counted, 0)
         return self.inner.observe() | {
             "kept": pixels.total(pixels.by_class(kept).sum(0)),
             "valid": pixels.total(pixels.by_class(pixels.valid.to(kept.dtype)).sum(0)),
-            "threshold": torch.exp(-cutoff).where(pixels.total(pixels.valid.sum()) > 0, torch.nan),
+            "threshold": pixels.total(thresholds.sum()) / pixels.total(counted.sum()),
         }
 
 
@@ -101,11 +115,12 @@ class OhemCE(Mining):
         thresh: float = OhemArguments.thresh,
         n_min_factor: int = OhemArguments.n_min_factor,
         weight: Sequence[float] | None = None,
+        per_image: bool = OhemArguments.per_image,
         inner: PixelLoss | None = None,
         lb_ignore: int = 255,
     ):
-        checked = make_arguments(OhemArguments, thresh, n_min_factor, weight)
-        super().__init__(inner, checked.weight, lb_ignore)
+        checked = make_arguments(OhemArguments, thresh, n_min_factor, weight, per_image)
+        super().__init__(inner, checked.weight, checked.per_image, lb_ignore)
         self.hard_nll = -math.log(checked.thresh)
         self.n_min_factor = checked.n_min_factor
 
@@ -121,11 +136,12 @@ class TopK(Mining):
         self,
         keep: float = TopKArguments.keep,
         weight: Sequence[float] | None = None,
+        per_image: bool = TopKArguments.per_image,
         inner: PixelLoss | None = None,
         lb_ignore: int = 255,
     ):
-        checked = make_arguments(TopKArguments, keep, weight)
-        super().__init__(inner, checked.weight, lb_ignore)
+        checked = make_arguments(TopKArguments, keep, weight, per_image)
+        super().__init__(inner, checked.weight, checked.per_image, lb_ignore)
         self.k = checked.keep
 
     def count(self, pixels: Pixels) -> Tensor:

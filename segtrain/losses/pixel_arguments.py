@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
+from segtrain.errors import UsageError
 from segtrain.losses.argument_types import (
     Alpha,
     Arguments,
@@ -14,6 +15,7 @@ from segtrain.losses.argument_types import (
     PositiveShare,
     Share,
     ShareBelow1,
+    Switch,
     Weighting,
 )
 
@@ -40,11 +42,14 @@ class OhemArguments(Arguments):
     Hard pixels are those whose loss exceeds -log(thresh), so whose true class has a probability
     below thresh. If they are fewer than n_min = max(1, n_valid // n_min_factor), the n_min
     pixels with the largest loss count instead; pixels tied at the n_min-th value share what is
-    left of n_min evenly.
+    left of n_min evenly. (mmsegmentation's min_kept is a number for each image, but its pixels are
+    chosen from the whole batch, as TorchSeg's are.)
 
     thresh: a probability, in (0, 1].
     n_min_factor: at least one of this many valid pixels is kept.
     weight: as in ce; has no influence on which pixels are kept.
+    per_image: choose in each image by itself, with its own n_min; the mean is over all images'
+    chosen pixels. Else over the whole batch.
     """
 
     formula = "sum(w m) / sum(w) over m > -log(thresh), at least the n_min largest"
@@ -52,10 +57,11 @@ class OhemArguments(Arguments):
         "Shrivastava et al. 2016, arXiv:1604.03540, in the form that BiSeNet's code made common "
         "(n_min there may be 0, which gives NaN)"
     )
-    mines = True
+    mines = wraps = True
     thresh: PositiveShare = 0.7
     n_min_factor: Count = 16
     weight: Weighting = None
+    per_image: Switch = False
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,16 @@ class TopKArguments(Arguments):
 
     keep: a share of the valid pixels, in (0, 1], or a whole number of pixels; at least one.
     weight: as in ce; has no influence on which pixels are kept.
+    per_image: keep that share, or number, of each image; the mean is over all images' kept pixels.
+    Else of the whole batch.
     """
 
     formula = "sum(w m) / sum(w) over the k largest m, k = keep * n_valid"
     source = "Shrivastava et al. 2016, arXiv:1604.03540; Wu et al. 2016, arXiv:1604.04339"
-    mines = True
+    mines = wraps = True
     keep: Keep = 0.2
     weight: Weighting = None
+    per_image: Switch = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,18 @@ class FocalArguments(Arguments):
     per_pixel = True
     gamma: NonNegative = 2.0
     alpha: Alpha = None
+
+    def check_classes(self, num_classes: int) -> None:
+        if isinstance(self.alpha, float) and num_classes != 2:
+            numbers = [f"{1 - self.alpha:g}", *[f"{self.alpha:g}"] * (num_classes - 1)]
+            if num_classes > 32:
+                numbers[2:-1] = ["..."]
+            raise UsageError(
+                f"loss: focal's alpha={self.alpha:g} is for two classes, and there are "
+                f"{num_classes}; give {num_classes} numbers, one for each class, such as "
+                f"alpha=[{', '.join(numbers)}], or write {self.alpha:g}*focal to scale the loss"
+            )
+        super().check_classes(num_classes)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,14 @@ class Pixels:
             raise RuntimeError("the pixel pass kept no logits: set reads_logits on the term")
         return self.logits
 
+    def images(self) -> list[Pixels]:
+        """Return NLL and labels of each image by itself, whose sums are its own."""
+        maps = zip(self.nll.split(1), self.target.split(1), self.valid.split(1), strict=True)
+        return [
+            Pixels(nll, target, valid, self.num_classes, self.path, sync=False)
+            for nll, target, valid in maps
+        ]
+
     def total(self, value: Tensor) -> Tensor:
         """Return the sum of `value` over all devices, or itself for a loss of each device's own."""
         return global_sum(value) if self.sync else value

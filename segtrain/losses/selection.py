@@ -52,6 +52,8 @@ def kth_largest(
     digit; histograms add over devices. `k` is a 0-d integer tensor, at least 1; with no valid value
     the result is 0. float64, which only tests use, has no 32-bit key and is sorted (one process).
     """
+    if not values.numel():
+        return values.new_zeros(())
     if values.dtype == torch.float64:
         descending = values.where(valid, 0).flatten().sort(descending=True).values
         return descending.gather(0, k.reshape(1) - 1).squeeze(0)

@@ -45,12 +45,6 @@ class TermSpec:
 
     def check_classes(self, num_classes: int) -> None:
         """Raise UsageError where class weights don't fit that many classes."""
-        alpha = self.given.get("alpha")
-        if self.name == "focal" and type(alpha) in (int, float) and num_classes != 2:
-            raise UsageError(
-                f"loss: alpha={alpha} is for two classes, and there are {num_classes}; give a list "
-                "of one number for each class"
-            )
         self.arguments.check_classes(num_classes)
         if self.inner:
             self.inner.check_classes(num_classes)
@@ -189,8 +183,10 @@ def _term(node: ast.expr, weight: float, defaults: Mapping[str, Any]) -> TermSpe
 
 
 def _value(node: ast.expr) -> Any:
-    """Read a literal, or a word without quotes such as present or median-frequency."""
+    """Read a literal, or a word without quotes such as present, true or median-frequency."""
     match node:
+        case ast.Name(word) if word.lower() in ("true", "false"):
+            return word.lower() == "true"
         case ast.Name(word):
             return word
         case ast.BinOp(ast.Name(first), ast.Sub(), ast.Name(second)):

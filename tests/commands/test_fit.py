@@ -403,7 +403,7 @@ def test_class_weights_come_from_the_training_masks(cli, tmp_path: Path, name: s
     "loss, words",
     [
         ("ce(weight=[1, 2])", "has 2 numbers for 3 classes"),
-        ("focal(alpha=0.25)", "alpha=0.25 is for two classes, and there are 3"),
+        ("focal(alpha=0.25)", "such as alpha=[0.75, 0.25, 0.25], or write 0.25*focal"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

@@ -2,8 +2,10 @@
 
 import inspect
 import math
+import re
 
 import pytest
+import torch
 
 from segtrain import losses
 from segtrain.errors import UsageError
@@ -40,6 +42,7 @@ def test_a_class_takes_the_arguments_of_its_expression_in_their_order(name):
         (lambda: losses.Dice(1.0, 1), ["squared", "True or False", "got 1"]),
         (lambda: losses.Lovasz("some"), ["classes", "present", "some"]),
         (lambda: losses.GHM(10.5), ["bins", "10000", "got 10.5"]),
+        (lambda: losses.OhemCE(per_image=1), ["per_image", "True or False", "got 1"]),
     ],
 )
 def test_a_class_refuses_in_one_line(make, named):
@@ -47,6 +50,17 @@ def test_a_class_refuses_in_one_line(make, named):
         make()
     assert all(part in str(refusal.value) for part in named), str(refusal.value)
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 150
+
+
+@pytest.mark.parametrize(
+    "classes, end", [(3, "[0.75, 0.25, 0.25]"), (150, "[0.75, 0.25, ..., 0.25]")]
+)
+@pytest.mark.parametrize("make", [losses.Focal, lambda **a: losses.TopK(inner=losses.Focal(**a))])
+def test_one_alpha_is_refused_for_more_than_two_classes(make, classes, end):
+    target = torch.zeros(1, 2, 2, dtype=torch.int64)
+    with pytest.raises(UsageError, match=re.escape(f"alpha={end}, or write 0.25*focal to scale")):
+        make(alpha=0.25)(torch.zeros(1, classes, 2, 2), target)
+    assert make(alpha=0.25)(torch.zeros(1, 2, 2, 2), target).isfinite()
 
 
 @pytest.mark.parametrize("factor", [16, 16.0])

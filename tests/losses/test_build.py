@@ -80,7 +80,11 @@ def test_an_argument_wins_over_the_default_that_the_config_gives(inner):
         ("topk(keep=1e999)", ["keep", "got inf"]),
         ("focal(gamma=-1)", ["gamma", "from 0", "got -1"]),
         ("focal(alpha=[1, 2])", ["alpha", "3"]),
-        ("focal(alpha=0.5)", ["alpha=0.5 is for two classes", "3", "list"]),
+        *((loss, ["focal's alpha=0.25 is for two classes, and there are 3",
+                  "such as alpha=[0.75, 0.25, 0.25]", "0.25*focal to scale the loss"])
+          for loss in ("focal(alpha=0.25)", "ohem(focal(alpha=0.25))", "ce + 2*focal(alpha=0.25)")),
+        ("focal(alpha=2)", ["a number in [0, 1] (two classes)", "got 2"]),
+        ("focal(alpha=True)", ["a number in [0, 1] (two classes)", "got True"]),
         ("focal(alpha=abc)", ["a number in [0, 1] (two classes) or a list", "one for each class",
                               "got 'abc'"]),
         ("focal(alpha=[1, 2, 'x'])", ["alpha", "'x'"]),

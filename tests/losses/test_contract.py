@@ -28,6 +28,11 @@ ROWS = {
     "topk": [(1, "topk", {})],
     "topk(keep=0.5)": [(1, "topk", {"keep": 0.5})],
     "topk(keep=7)": [(1, "topk", {"keep": 7})],
+    "ohem(thresh=0.3, n_min_factor=3, per_image=True)": [
+        (1, "ohem", {"thresh": 0.3, "n_min_factor": 3, "per_image": True})],
+    "topk(keep=0.4, per_image=True)": [(1, "topk", {"keep": 0.4, "per_image": True})],
+    "topk(ghm, keep=3, per_image=True)": [
+        (1, "topk", {"inner": ("ghm", {}), "keep": 3, "per_image": True})],
     "focal": [(1, "focal", {})],
     "focal(gamma=0.5)": [(1, "focal", {"gamma": 0.5})],
     "ghm": [(1, "ghm", {})],
@@ -60,6 +65,8 @@ BY_CLASS = {
     f"ce(weight={WEIGHT}, label_smoothing=0.2)": [
         (1, "ce", {"weight": WEIGHT, "label_smoothing": 0.2})],
     f"ohem(weight={WEIGHT})": [(1, "ohem", {"weight": WEIGHT})],
+    f"ohem(weight={WEIGHT}, per_image=True)": [
+        (1, "ohem", {"weight": WEIGHT, "per_image": True})],
     f"topk(keep=0.3, weight={WEIGHT})": [(1, "topk", {"keep": 0.3, "weight": WEIGHT})],
     f"focal(gamma=1, alpha={WEIGHT})": [(1, "focal", {"gamma": 1, "alpha": WEIGHT})],
 }  # fmt: skip
@@ -263,7 +270,8 @@ def test_memory_layout_changes_nothing(row):
 
 SEPARABLE = [  # means over pixels, or over images
     row for row in ROWS_OF_3
-    if row.startswith(("ce", "focal", "lovasz")) or "per_image=True" in row
+    if row.startswith(("ce", "focal", "lovasz"))
+    or "per_image=True" in row and not row.startswith(("ohem", "topk"))
 ]  # fmt: skip
 SEPARABLE.remove("lovasz(per_image=False)")
 
@@ -297,7 +305,7 @@ def test_a_batch_is_the_mean_of_its_parts(row):
         f"ce(weight={WEIGHT}, label_smoothing=0.2)", f"ohem(weight={WEIGHT})", "topk",
         "topk(keep=7)", "focal(gamma=0.5)", "ghm", "dice", "jaccard(smooth=2, classes=present)",
         "tversky(alpha=0.8, beta=0, squared=True, classes=present, per_image=True)",
-        "lovasz", "topk(ghm, keep=0.5)", "ohem(thresh=0.7)+0.5*dice+0.1*lovasz",
+        "lovasz", "topk(ghm, keep=3, per_image=True)", "ohem(thresh=0.7)+0.5*dice+0.1*lovasz",
     ],
 )  # fmt: skip
 def test_compiles_to_one_graph(row):

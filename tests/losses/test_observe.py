@@ -53,6 +53,24 @@ def test_kept_shares_and_threshold_are_those_of_the_observed_steps(thresh, facto
     assert loss.observed == []
 
 
+def test_chosen_by_image_the_report_is_that_of_the_images():
+    logits, target = batch(0)
+    target[1, 2:] = 255
+    logits, target = torch.cat([logits, logits]), torch.cat([target, torch.full_like(target, 255)])
+    whole, one = (build_loss("topk(per_image=True)", 3) for _ in range(2))
+    whole(logits, target, observe=True)
+    kept, valid, cuts = 0, 0, []
+    for image in range(2):
+        one(logits[image : image + 1], target[image : image + 1], observe=True)
+        n_valid = target[image].ne(255).sum().item()
+        report = one.report(NAMES)
+        kept, valid = kept + report["topk/kept"] * n_valid, valid + n_valid
+        cuts.append(report["topk/threshold"])
+    report = whole.report(NAMES)
+    assert report["topk/kept"] == pytest.approx(kept / valid)
+    assert cuts[0] != cuts[1] and report["topk/threshold"] == pytest.approx(np.mean(cuts))
+
+
 def test_observing_changes_neither_value_nor_state():
     plain, observed = build_loss("ohem(ghm)+ghm", 3), build_loss("ohem(ghm)+ghm", 3)
     for seed in range(3):

@@ -16,6 +16,7 @@ from scenes import (
     CLOSE_GRADIENT,
     KINDS,
     ignore_all_but,
+    pixel_nll,
     scene,
     some_ignored,
     value_and_gradient,
@@ -125,6 +126,25 @@ def test_mining_chooses_by_the_plain_likelihood():
         loss = build_loss(f"topk({inner}keep=1)", 2)
         _, gradient = value_and_gradient(loss, logits, target)
         assert gradient[0, :, 0, 0].eq(0).all() and gradient[0, :, 0, 1].ne(0).all()
+
+
+def test_an_image_has_as_many_pixels_of_its_own_as_asked():
+    logits, target = some_ignored(seed=6, shape=(3, 5, 4))
+    logits[1] *= 9  # the hardest pixels of the batch
+    target[2] = 255
+    loss = build_loss("topk(keep=4, per_image=true)", 3)
+    alone = [build_loss("topk(keep=4)", 3)(logits[i : i + 1], target[i : i + 1]) for i in (0, 1)]
+    assert loss(logits, target).item() == pytest.approx(sum(alone).item() / 2, rel=1e-6)
+    kept = loss.terms[0].kept(pixel_nll(logits, target), target)
+    assert kept.sum((1, 2)).tolist() == [4, 4, 0]
+
+
+@pytest.mark.parametrize("expression", ["ohem", "topk", "ohem(per_image=True)"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mining_of_an_empty_batch_is_0(expression, dtype):
+    empty = torch.zeros(0, 3, 5, 4, dtype=dtype), torch.zeros(0, 5, 4, dtype=torch.int64)
+    value, gradient = value_and_gradient(build_loss(expression, 3), *empty)
+    assert value == 0 and gradient.numel() == 0
 
 
 @settings(max_examples=30, deadline=None)

@@ -28,6 +28,8 @@ CASES = {
     "topk": ("topk", 0.5, 0.6),
     "topk, ties": ("topk(keep=0.3)", None, 0.6),
     "topk, a count": ("topk(keep=7)", 0.5, 1.0),
+    "ohem, per image": ("ohem(n_min_factor=4, per_image=True)", 3.0, 1.0),
+    "topk, per image, ties": ("topk(keep=0.3, per_image=True)", None, 0.6),
     "focal": ("focal(alpha=[0.5, 1, 3])", 0.5, 0.6),
     "ghm": ("ghm", 0.5, 0.6),
     "ghm, a rank without valid pixels": ("ghm(bins=4, momentum=0.5)", 0.5, 1.0),

@@ -33,6 +33,7 @@ def written(terms) -> list[tuple]:
         ("dice(classes=present, squared=True)",
          [(1, "dice", {"classes": "present", "squared": True})]),
         ("ce(weight=[1, 2.5])", [(1, "ce", {"weight": [1, 2.5]})]),
+        ("lovasz(per_image=false)", [(1, "lovasz", {"per_image": False})]),
         ("tversky(alpha=1, beta=2)*.5 + ghm() + 3*ce",
          [(0.5, "tversky", {"alpha": 1, "beta": 2}), (1, "ghm", {}), (3, "ce", {})]),
     ],
@@ -42,6 +43,13 @@ def test_reads_weighted_sums(expression, terms):
     assert written(spec.terms) == terms
     assert str(spec) == expression
     assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+@pytest.mark.parametrize("true", ["true", "True", "TRUE"])
+def test_true_has_one_spelling_in_a_term(true):
+    (term,) = parse_loss(f"ohem(focal, per_image={true})").terms
+    assert term.arguments.per_image is True
+    assert str(term) == "ohem(focal, per_image=True)"
 
 
 SHARES = st.floats(1e-6, 1) | st.just(1)

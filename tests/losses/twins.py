@@ -153,13 +153,12 @@ def pixel_twin(name: str):
 def mining_twin(name: str):
     """Twin of a mining; `inner` is the name and the arguments of the loss that it averages."""
 
-    def twin(logits, target, ignore=255, weight=None, inner=("ce", {}), **kwargs):
+    def twin(logits, target, ignore=255, weight=None, per_image=False, inner=("ce", {}), **kwargs):
         pixels = valid_pixels(logits, target, ignore)
         costs = COSTS[inner[0]](pixels, logits.shape[1], **inner[1])
         weight = weight or [1] * logits.shape[1]
-        keep = [
-            k * weight[p.label] for k, p in zip(KEEP[name](pixels, **kwargs), pixels, strict=True)
-        ]
+        kept = [k for group in groups_of(pixels, per_image) for k in KEEP[name](group, **kwargs)]
+        keep = [k * weight[p.label] for k, p in zip(kept, pixels, strict=True)]
         return weighted_sum(logits.shape, pixels, costs, [k / sum(keep) for k in keep])
 
     return twin
