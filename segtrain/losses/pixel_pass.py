@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,7 @@ from segtrain.errors import UsageError
 from segtrain.losses.kernels.paths import PATHS_TAKEN, KernelPath, choose_path
 from segtrain.losses.kernels.plain import full_precision, masked_logits, plain_pixels
 from segtrain.losses.kernels.tiled import TiledPixels, seen_cells
+from segtrain.losses.kernels.two_class import two_class_pixels
 from segtrain.losses.reduce import global_sum
 
 
@@ -20,7 +22,7 @@ class Pixels:
     """Result of a pixel pass; maps and their gradients are 0 at ignored pixels."""
 
     nll: Tensor  # (N,H,W): -log softmax(logits)[true class], differentiable
-    target: Tensor  # (N,H,W) int64 class ids, anything at ignored pixels
+    target: Tensor  # (N,H,W) int64 class ids; at ignored pixels 0, but anything for Triton
     valid: Tensor  # (N,H,W) bool: not ignored
     num_classes: int
     path: str  # plain, tiles or triton, for sums over pixels too
@@ -31,6 +33,8 @@ class Pixels:
     @property
     def ids(self) -> Tensor:
         """(N,H,W) int64 class ids, 0 at ignored pixels."""
+        if self.path != "triton":
+            return self.target
         return self.target.masked_fill(~self.valid, 0)
 
     @property
@@ -85,15 +89,15 @@ class PixelReader:
     ):
         self.lb_ignore, self.powers = lb_ignore, powers
         self.keep_logits, self.sync = keep_logits, sync
-        self._paths: dict[tuple[torch.device, bool], KernelPath] = {}
+        self._paths: dict[tuple[torch.device, bool, bool], KernelPath] = {}
 
-    def path(self, device: torch.device, dtype: torch.dtype) -> KernelPath:
-        """Return the path for logits of that device and dtype, and the reason."""
+    def path(self, device: torch.device, dtype: torch.dtype, num_classes: int = 0) -> KernelPath:
+        """Return the path for logits of that device, dtype and number of classes; the reason."""
         if torch.compiler.is_compiling():  # a constant there, unlike the entry of a dict
-            return choose_path(device, dtype)
-        key = device, dtype == torch.float64  # the other dtypes share a path
+            return choose_path(device, dtype, num_classes)
+        key = device, dtype == torch.float64, num_classes == 2  # what choose_path tells apart
         if key not in self._paths:
-            self._paths[key] = choose_path(device, dtype)
+            self._paths[key] = choose_path(device, dtype, num_classes)
         return self._paths[key]
 
     def read(
@@ -106,14 +110,17 @@ class PixelReader:
         Computes in float32 at least, in float64 for float64. One channel z stands for two, [0, z].
         Raises UsageError for shapes that don't fit.
         """
+        target = as_labels(target, self.lb_ignore)
         require_shapes(logits, target, upsample)
         if logits.shape[1] == 1:
             logits = F.pad(logits, (0, 0, 0, 0, 1, 0))
-        valid = target != self.lb_ignore
-        path = self.path(logits.device, logits.dtype).name
+        num_classes, valid = logits.shape[1], target != self.lb_ignore
+        path = self.path(logits.device, logits.dtype, num_classes).name
+        if path != "triton":  # its kernels look at lb_ignore and at wrong labels themselves
+            given, target = target, class_ids(target, valid, num_classes, self.lb_ignore)
         if upsample > 1 and (self.keep_logits or path != "triton"):  # kernels skip ignored pixels
             seen = seen_cells(valid, logits.shape[2], logits.shape[3], align_corners)
-            if path != "tiles" or not seen.all():  # on the CPU, where the check costs nothing
+            if not reads_freely(seen) or not seen.all():  # where the check costs nothing
                 logits = logits.where(seen, 0)
         if not torch.compiler.is_compiling():
             PATHS_TAKEN[path, 1 if self.keep_logits else upsample] += 1
@@ -131,19 +138,72 @@ class PixelReader:
             nll, mass = TiledPixels.apply(
                 logits, target, valid, upsample, align_corners, self.powers
             )
+        elif path == "two-class":
+            nll, mass = two_class_pixels(
+                logits, target, valid, upsample, align_corners, self.powers
+            )
         else:
-            nll, mass = plain_pixels(logits, target.masked_fill(~valid, 0), valid, self.powers)
+            nll, mass = plain_pixels(logits, target, valid, self.powers)
+            if not reads_freely(target):
+                nll = nll.masked_fill(valid & (given != target), math.nan)
         sums, kept = dict(zip(self.powers, mass, strict=True)), logits if self.keep_logits else None
-        return Pixels(nll, target, valid, logits.shape[1], path, sums, kept, self.sync)
+        return Pixels(nll, target, valid, num_classes, path, sums, kept, self.sync)
+
+
+def reads_freely(values: Tensor) -> bool:
+    """Return whether Python may look at a value without waiting for a device or a compiler."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def as_labels(target: Tensor, lb_ignore: int) -> Tensor:
+    """Return a target of any integer dtype, (N,H,W) or (N,1,H,W), as int64 (N,H,W).
+
+    Raises UsageError for another dtype, and for one that can't hold lb_ignore: a cast has made
+    another label of it.
+    """
+    if target.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
+        raise UsageError(
+            "loss: expected a target of class ids in uint8, int16, int32 or int64, got "
+            f"{target.dtype}"
+        )
+    held = torch.iinfo(target.dtype)
+    if not held.min <= lb_ignore <= held.max:
+        raise UsageError(
+            f"loss: lb_ignore is {lb_ignore}, which a {target.dtype} target can't hold; give it "
+            "as int64, or take an lb_ignore from 0 to 255"
+        )
+    if target.ndim == 4 and target.shape[1] == 1:
+        target = target.squeeze(1)
+    return target.long()
+
+
+def class_ids(target: Tensor, valid: Tensor, num_classes: int, lb_ignore: int) -> Tensor:
+    """Return the class ids of a target (N,H,W), 0 where not valid.
+
+    Raises UsageError for a label that is neither a class nor lb_ignore. Where Python may not look
+    at labels such a label becomes a class: an index out of range would end a CUDA context.
+    """
+    ids = target & -valid.long()  # quicker than where and masked_fill
+    if not reads_freely(target):
+        return ids.clamp(0, num_classes - 1)
+    if ids.numel():
+        low, high = ids.aminmax()
+        label = int(low if low < 0 else high)
+        if not 0 <= label < num_classes:
+            count = torch.count_nonzero(target == label)
+            raise UsageError(
+                f"loss: the target has label {label} (pixels: {count}), which is neither one of "
+                f"the {num_classes} classes, 0 to {num_classes - 1}, nor lb_ignore, {lb_ignore}"
+            )
+    return ids
 
 
 def require_shapes(logits: Tensor, target: Tensor, upsample: int) -> None:
     """Raise UsageError unless logits (N,C,h,w) and target (N,H,W) fit together."""
     shapes = f"logits {tuple(logits.shape)}, target {tuple(target.shape)}, upsample {upsample}"
-    if logits.ndim != 4 or target.ndim != 3 or target.dtype != torch.int64:
+    if logits.ndim != 4 or target.ndim != 3:
         raise UsageError(
-            f"loss: expected logits (N,C,h,w) and an int64 target (N,H,W), got {shapes}, "
-            f"{target.dtype}"
+            f"loss: expected logits (N,C,h,w) and a target (N,H,W) or (N,1,H,W), got {shapes}"
         )
     images, _, height, width = logits.shape
     if target.shape != (images, height * upsample, width * upsample):

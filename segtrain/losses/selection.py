@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segtrain.losses.pixel_pass import Pixels
+from segtrain.losses.pixel_pass import Pixels, reads_freely
 from segtrain.losses.reduce import global_sum, world_size
 
 CHUNK = 1 << 15  # values that one thread takes at once, in its cache
@@ -35,11 +35,6 @@ def select_hardest(
     share = left / total(torch.count_nonzero(tied)).clamp(min=1)
     weights = tied.to(nll.dtype).mul_(share).add_(above)
     return torch.where(enough, hard, weights), cutoff.clamp(max=threshold)
-
-
-def reads_freely(values: Tensor) -> bool:
-    """Return whether Python may look at a value without waiting for a device or a compiler."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def kth_largest(

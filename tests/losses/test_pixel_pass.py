@@ -10,6 +10,7 @@ from scenes import pixel_nll
 from twins import valid_pixels
 
 from segtrain.errors import UsageError
+from segtrain.losses import build_loss, pixel_pass
 
 
 def nll_twin(logits: np.ndarray, target: np.ndarray, ignore: int) -> np.ndarray:
@@ -95,7 +96,8 @@ def test_one_channel_is_the_logit_of_class_1_against_0(upsample):
         ((2, 3, 4, 5), (1, 4, 5), 1, "upsample times the logits"),
         ((2, 3, 4, 5), (2, 8, 9), 2, "(2, 8, 9), upsample 2"),
         ((3, 4, 5), (1, 4, 5), 1, "expected logits (N,C,h,w)"),
-        ((2, 3, 4, 5), (2, 1, 4, 5), 1, "target (N,H,W), got"),
+        ((2, 3, 4, 5), (2, 2, 4, 5), 1, "target (N,H,W) or (N,1,H,W), got"),
+        ((2, 3, 4, 5), (2, 1, 4, 6), 1, "upsample times the logits"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(logits, target, upsample, named):
@@ -104,6 +106,78 @@ def test_sizes_that_do_not_fit_are_refused(logits, target, upsample, named):
     assert named in str(refusal.value)
 
 
-def test_a_target_of_another_type_is_refused():
-    with pytest.raises(UsageError, match="int64"):
-        pixel_nll(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3))
+# ---- targets
+
+
+@pytest.fixture(params=["kernels", "plain"])
+def path(request, monkeypatch):
+    monkeypatch.setenv("SEGTRAIN_KERNELS", "0" if request.param == "plain" else "1")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.usefixtures("path")
+def test_a_target_of_any_integer_type_and_with_a_channel_is_taken(dtype, classes):
+    logits, target = batch(classes)
+    loss = build_loss("ohem+0.5*dice+focal", classes)
+    expected = loss(logits, target)
+    for given in (target.to(dtype), target.to(dtype).unsqueeze(1)):
+        assert torch.equal(loss(logits, given), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_a_target_of_another_type_is_refused(dtype):
+    with pytest.raises(UsageError, match=f"uint8, int16, int32 or int64, got {dtype}"):
+        pixel_nll(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("ignore", [-1, 256])
+def test_a_target_that_cannot_hold_lb_ignore_is_refused(ignore):
+    target = torch.zeros(1, 3, 3, dtype=torch.uint8)
+    with pytest.raises(UsageError, match=rf"lb_ignore is {ignore}, which a torch.uint8 target"):
+        pixel_nll(torch.zeros(1, 2, 3, 3), target, ignore)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 255, 1 << 32])
+@pytest.mark.parametrize("channels, classes", [(1, 2), (2, 2), (3, 3)])
+@pytest.mark.parametrize("upsample", [1, 2])
+@pytest.mark.usefixtures("path")
+def test_a_label_out_of_range_names_itself(label, channels, classes, upsample):
+    target = torch.ones(2, 4, 6, dtype=torch.int64)
+    target[1, 2, 3:5], target[0, 0] = label, 100
+    logits = torch.zeros(2, channels, 4 // upsample, 6 // upsample)
+    with pytest.raises(UsageError) as refusal:
+        pixel_nll(logits, target, 100, upsample=upsample)
+    assert f"label {label} (pixels: 2), which is neither" in str(refusal.value)
+    assert f"{classes} classes, 0 to {classes - 1}, nor lb_ignore, 100" in str(refusal.value)
+
+
+@pytest.mark.parametrize("expression", ["ce", "dice", "ohem+lovasz"])
+def test_where_nobody_may_look_a_label_out_of_range_gives_nan(expression, monkeypatch):
+    """On a GPU an index out of range would end the process's CUDA context."""
+    monkeypatch.setenv("SEGTRAIN_KERNELS", "0")
+    monkeypatch.setattr(pixel_pass, "reads_freely", lambda values: False)
+    logits, target = batch()
+    loss = build_loss(expression, 4)
+    assert loss(logits, target).isfinite()
+    target[0, 1, 1] = 4
+    assert loss(logits, target).isnan()
+
+
+# ---- second derivatives
+
+
+@pytest.mark.parametrize("expression", ["ce", "dice", "ohem+0.5*dice"])
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("upsample", [1, 2])
+def test_a_gradient_of_the_gradient_is_refused_and_plain_has_it(
+    expression, classes, upsample, monkeypatch
+):
+    logits, target = (part[:1, ..., :2, :2] for part in batch(classes, dtype=torch.float64))
+    target = target.repeat_interleave(upsample, 1).repeat_interleave(upsample, 2)
+    loss, logits = build_loss(expression, classes), logits.requires_grad_()
+    with pytest.raises(UsageError, match="create_graph=True.* set SEGTRAIN_KERNELS=0"):
+        torch.autograd.grad(loss(logits, target, upsample), logits, create_graph=True)
+    monkeypatch.setenv("SEGTRAIN_KERNELS", "0")
+    loss = build_loss(expression, classes)  # a loss chooses its path once
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, target, upsample), (logits,))

@@ -19,12 +19,12 @@ PATHS_TAKEN: Counter[tuple[str, int]] = Counter()
 class KernelPath(NamedTuple):
     """Path of a pixel pass and the reason for it."""
 
-    name: str  # plain, tiles or triton
+    name: str  # plain, two-class, tiles or triton
     reason: str
 
 
-def choose_path(device: torch.device, dtype: torch.dtype) -> KernelPath:
-    """Return the fastest path for logits of that device and dtype.
+def choose_path(device: torch.device, dtype: torch.dtype, num_classes: int = 0) -> KernelPath:
+    """Return the fastest path for logits of that device, dtype and number of classes (0: any).
 
     SEGTRAIN_KERNELS=0 in the environment forces the plain one.
     """
@@ -33,6 +33,8 @@ def choose_path(device: torch.device, dtype: torch.dtype) -> KernelPath:
     if torch.compiler.is_compiling():
         return KernelPath("plain", "torch.compile makes its own kernels")
     if device.type == "cpu":
+        if num_classes == 2:
+            return KernelPath("two-class", "two classes on the CPU")
         return KernelPath("tiles", "logits are on the CPU")
     if device.type != "cuda":
         return KernelPath("plain", f"no kernels for {device.type}")

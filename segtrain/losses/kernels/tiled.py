@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from segtrain.losses.kernels.first_order import first_order
 
 TILE = 1 << 19  # elements: 2 MiB of float32 stay in the cache
 BLOCK = 64  # rows or columns: so few read a narrow band of low-resolution cells only
@@ -48,7 +49,7 @@ class TiledPixels(torch.autograd.Function):
         return nll, mass
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, nll_gradient, mass_gradient):
         logits, target, valid, nll = ctx.saved_tensors
         tiles = Tiles(logits, target, valid, *ctx.tiling)

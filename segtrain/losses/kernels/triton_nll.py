@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from segtrain.losses.kernels.first_order import first_order
 
 # ---- digits that tl.log and tl.exp lose near 0
 
@@ -346,7 +347,7 @@ class TritonPixels(torch.autograd.Function):
         return nll, partial.sum(2)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, grad_nll, grad_mass):
         logits, target, nll = ctx.saved_tensors
         lb_ignore, upsample, align_corners, powers = ctx.options
