@@ -144,7 +144,7 @@ def write_start(
 ) -> None:
     """Print how and from where the run trains, and record its environment."""
     plan, config, model = start.plan, start.plan.config, training.model
-    path = describe_loss_path(model, training.loss, fabric.device)
+    path = describe_loss_path(model, training.loss, fabric.device, len(plan.data.classes))
     write(f"loss: {path}")
     write(f"torch.compile: {'on' if compilation.enabled else 'off'} ({compilation.reason})")
     environment = collect_environment(fabric.device)

@@ -110,9 +110,11 @@ def decide_compilation(
     return Compilation(True, f"{steps} steps on a GPU")
 
 
-def describe_loss_path(model: SegmentationModel, loss: Loss, device: torch.device) -> str:
+def describe_loss_path(
+    model: SegmentationModel, loss: Loss, device: torch.device, num_classes: int
+) -> str:
     """Return the path that computes the loss on a device, and its reason, for environment.json."""
-    path, reason = loss.reader.path(device, next(model.parameters()).dtype)
+    path, reason = loss.reader.path(device, next(model.parameters()).dtype, num_classes)
     text = f"{path} path ({reason})"
     if model.upsampling > 1:
         names = " and ".join(loss.reads_logits)

@@ -91,7 +91,7 @@ def test_the_model_upsamples_where_nobody_else_does():
 )  # fmt: skip
 def test_the_loss_path_has_its_reason(arch, expression, line):
     model = build_model(ModelConfig(arch=arch, encoder="resnet18"), 3)
-    assert describe_loss_path(model, build_loss(expression, 3), CPU) == line
+    assert describe_loss_path(model, build_loss(expression, 3), CPU, 3) == line
 
 
 def test_kernels_can_be_switched_off(monkeypatch):
@@ -101,7 +101,7 @@ def test_kernels_can_be_switched_off(monkeypatch):
     PATHS_TAKEN.clear()
     module(*batch(32, 32))
     assert dict(PATHS_TAKEN) == {("plain", 4): 1}
-    assert "plain path (SEGTRAIN_KERNELS=0)" in describe_loss_path(model, module.loss, CPU)
+    assert "plain path (SEGTRAIN_KERNELS=0)" in describe_loss_path(model, module.loss, CPU, 3)
 
 
 def start(
