@@ -101,4 +101,4 @@ def _negate_class_1_(values: Tensor, ids: Tensor) -> Tensor:
 def _probabilities(wrong: Tensor, ids: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Return p_0 and p_1 (N,H,W), 0 at ignored pixels; `wrong` is x_other - x_true."""
     margin = _negate_class_1_(wrong.clone(), ids)
-    return tuple(zero_ignored_(m.sigmoid(), keep) for m in (-margin, margin))
+    return zero_ignored_((-margin).sigmoid_(), keep), zero_ignored_(margin.sigmoid_(), keep)
