@@ -25,6 +25,14 @@ def set_collective_timeout(limit: timedelta) -> None:
         dist.distributed_c10d._set_pg_timeout(limit)
 
 
+def has_bf16_instructions() -> bool:
+    """Return whether the CPU multiplies bfloat16 in hardware: AVX512-BF16, which AMX comes with.
+
+    torch.cpu.get_capabilities is the public name, from torch 2.12 on.
+    """
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
 def is_compiler_error(error: Exception) -> bool:
     """Return whether torch.compile raised this; its exceptions have no public base class."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))

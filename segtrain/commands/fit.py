@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,15 +35,16 @@ from segtrain.runs.folder import (
 )
 from segtrain.training.loop import start_training, train
 from segtrain.training.plan import make_model, make_plan
-from segtrain.training.resume import check_changes, check_data, find_state
+from segtrain.training.resume import check_changes, check_data, find_state, keep_precision
 from segtrain.training.session import RunStart
 from segtrain.training.watch import FileWatch
 
 
 def fit(request: FitRequest) -> Path:
     """Train, and return the run's folder."""
+    refuse_uninstalled(request.config, request.loss)
+    request = keep_precision_of_run(request)
     config, old_run = request.config, request.old_run
-    refuse_uninstalled(config, request.loss)
     fabric = make_fabric(config.train)
     # rank 0 alone resolves the start and loads weights: other hosts may not see the run's folder
     starts: list[RunStart] = []
@@ -68,6 +70,13 @@ def fit(request: FitRequest) -> Path:
                 model = model or make_model(start.plan.config, len(start.plan.data.classes))
                 train(fabric, start, model, rank_monitor)
     return start.run
+
+
+def keep_precision_of_run(request: FitRequest) -> FitRequest:
+    """Return the request in the precision so far of the run to resume, if there is one."""
+    if not request.old_run:
+        return request
+    return replace(request, config=keep_precision(request.old_run, request.config))
 
 
 def refuse_uninstalled(config: Config, loss: LossSpec) -> None:
@@ -131,6 +140,7 @@ def read_data(config: Config) -> Survey:
 def print_dry_run(request: FitRequest) -> None:
     """Print the plan of a training; refuse what the training would. Nothing is written."""
     refuse_uninstalled(request.config, request.loss)
+    request = keep_precision_of_run(request)
     fabric = make_fabric(request.config.train)
     if not fabric.is_global_zero:
         return

@@ -223,8 +223,9 @@ class TrainConfig(Section):
     )
     precision: Literal["auto", "32", "bf16", "fp16"] = Field(
         "auto",
-        description="mixed precision: auto, 32 (off), bf16 or fp16; auto is bf16 on a GPU that "
-        "supports it, fp16 on any other GPU, 32 on CPU",
+        description="mixed precision: auto, 32 (off), bf16 or fp16; auto is bf16 on a GPU or CPU "
+        "that computes it in hardware, fp16 on any other GPU, 32 on any other CPU; a resumed run "
+        "keeps its own",
     )
     channels_last: bool = Field(
         True, description="channels-last memory format of images and weights"

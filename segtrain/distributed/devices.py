@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segtrain.errors import UsageError
+from segtrain.private import has_bf16_instructions
 
 
 def resolve_device(requested: str) -> str:
@@ -25,12 +26,19 @@ def resolve_device(requested: str) -> str:
 def resolve_precision(requested: str, device: str) -> str:
     """Return "32", "bf16" or "fp16" for a device. Raise UsageError for fp16 on a CPU."""
     if requested == "auto":
-        if device == "cpu":
-            return "32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        if computes_bf16(device):
+            return "bf16"
+        return "32" if device == "cpu" else "fp16"
     if requested == "fp16" and device == "cpu":  # torch would silently run it as bf16
         raise UsageError("train.precision: fp16 needs a GPU; on CPU use 32 or bf16")
     return requested
+
+
+def computes_bf16(device: str) -> bool:
+    """Return whether cpu or cuda computes bf16 in hardware; emulated, it is slower than float32."""
+    if device == "cpu":
+        return torch.backends.mkldnn.is_available() and has_bf16_instructions()
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def set_deterministic(deterministic: bool) -> None:

@@ -18,6 +18,7 @@ from segtrain.config import TrainConfig
 from segtrain.config.types import parse_duration
 from segtrain.console import Note
 from segtrain.distributed.devices import (
+    computes_bf16,
     keep_freed_memory,
     resolve_device,
     resolve_precision,
@@ -32,6 +33,20 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
+NAMES = {name: precision for precision, name in PRECISIONS.items()}
+
+
+def name_precision(fabric: Fabric) -> str:
+    """Return 32, bf16 or fp16: the precision that a fabric computes in."""
+    return NAMES[fabric.strategy.precision.precision]
+
+
+def describe_precision(train: TrainConfig, fabric: Fabric) -> str:
+    """Return the precision in words, with a hint where the device only emulates it."""
+    precision = name_precision(fabric)
+    if precision == "bf16" and not computes_bf16(fabric.device.type):
+        return "bf16, which this device emulates: slower than 32"
+    return f"{precision} (auto)" if train.precision == "auto" else precision
 
 
 def make_fabric(train: TrainConfig) -> Fabric:

@@ -58,6 +58,11 @@ class Evaluation:
         return f"{origin}: {self.split} of {self.data.name}"
 
     @property
+    def precision(self) -> str:
+        """The precision that its network is computed in: 32, bf16 or fp16."""
+        return resolve_precision(self.config.train.precision, self.device.type)
+
+    @property
     def image_names(self) -> list[str]:
         """A name for each image: its path below the folder that all images have in common."""
         return name_images([sample.image for sample in self.pairs.samples])
@@ -93,7 +98,7 @@ class Evaluation:
             and any(choose_window(*size, settings) != size for size in sizes),
             value_range=self.data.images.value_range,
             upright=self.data.images.upright,
-            precision=resolve_precision(self.config.train.precision, self.device.type),
+            precision=self.precision,
             device=self.device.type,
             changes=list(self.changes),
         )

@@ -237,7 +237,7 @@ def describe_provenance(evaluation: Evaluation, seconds: float) -> dict[str, Any
         "config": to_yaml(evaluation.config),
         "versions": {"python": facts["python"]} | facts["packages"],
         "hardware": f"{facts['device_name']} ({facts['device']}, {facts['platform']})",
-        "precision": evaluation.config.train.precision,
+        "precision": evaluation.precision,
         "segtrain": facts["segtrain"],
         "commit": facts["git_commit"],
         "date": facts["started"][:16].replace("T", " "),

@@ -74,14 +74,14 @@ class Meta:
     def config_here(self, sets: list[str], flags: dict[str, Any]) -> Config:
         """Return the training's config with a command's changes, for one device of this machine.
 
-        The device is chosen again, and fp16 becomes 32 without a GPU, unless the command sets them.
+        The device is chosen again, and so is fp16 without a GPU, unless the command sets them.
         """
         trained = self.config.model_dump(mode="json")
         trained["train"] |= {"device": "auto", "devices": 1, "nodes": 1, "deterministic": False}
         if trained["train"]["precision"] == "fp16":
             import torch
 
-            trained["train"]["precision"] = "fp16" if torch.cuda.is_available() else "32"
+            trained["train"]["precision"] = "fp16" if torch.cuda.is_available() else "auto"
         config = load_config(sets=sets, flags=flags, base=Config.model_validate(trained))
         if config.data.group_by != self.config.data.group_by:  # else other images are held out
             data = config.data.model_copy(update={"group_by": self.config.data.group_by})

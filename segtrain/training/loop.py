@@ -15,7 +15,7 @@ from segtrain.console import format_score, write, write_notes
 from segtrain.data.loading.dataset import read_batches
 from segtrain.data.loading.sampling import seed_at
 from segtrain.distributed.collectives import broadcast_buffers
-from segtrain.distributed.fabric import check_batch_norm
+from segtrain.distributed.fabric import check_batch_norm, describe_precision, name_precision
 from segtrain.distributed.launch import RankMonitor
 from segtrain.distributed.limits import explain_limits
 from segtrain.distributed.processes import identify_launcher
@@ -147,8 +147,13 @@ def write_start(
     path = describe_loss_path(model, training.loss, fabric.device, len(plan.data.classes))
     write(f"loss: {path}")
     write(f"torch.compile: {'on' if compilation.enabled else 'off'} ({compilation.reason})")
+    write(f"precision: {describe_precision(config.train, fabric)}")
     environment = collect_environment(fabric.device)
-    environment |= {"loss_path": path, "launcher": identify_launcher()}
+    environment |= {
+        "precision": name_precision(fabric),
+        "loss_path": path,
+        "launcher": identify_launcher(),
+    }
     record_start(start.run / ENVIRONMENT, environment)
     write(f"{plan.summary}, {model.parameter_count:,} parameters")
     write_notes(check_batch_norm(fabric, config.train, config.model.freeze_bn))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from segtrain.config import Config
 from segtrain.config.loading import compare_configs, load_config
 from segtrain.console import Note
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.distributed.devices import resolve_device, resolve_precision
+from segtrain.distributed.fabric import NAMES
+from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.models.checkpoint import load_state
 from segtrain.runs.folder import CONFIG, STATE
 from segtrain.training.checkpoints import describe_setting, read_progress
@@ -52,6 +56,27 @@ MAY_CHANGE = {
 }
 
 
+def keep_precision(run: Path, config: Config) -> Config:
+    """Return a resumed run's config, in the precision so far where auto is another one here."""
+    if config.train.precision != "auto":
+        return config
+    device = resolve_device(config.train.device)
+    precision = read_precision(run) or "auto"
+    if precision == resolve_precision("auto", device) or (precision, device) == ("fp16", "cpu"):
+        return config
+    train = config.train.model_copy(update={"precision": precision})
+    return config.model_copy(update={"train": train})
+
+
+def read_precision(run: Path) -> str | None:
+    """Return the precision of a run so far; None where no state can be read."""
+    with suppress(SegtrainError), translate_errors(first_line):
+        # its tensors stay on the disk
+        saved = torch.load(run / STATE, map_location="cpu", weights_only=True, mmap=True)
+        return NAMES.get(saved["setting"]["precision"])
+    return None
+
+
 def check_changes(run: Path, config: Config, saved: dict[str, Any] | None) -> list[Note]:
     """Return a note on each field that differs from the run to resume, with the effect.
 
@@ -60,12 +85,15 @@ def check_changes(run: Path, config: Config, saved: dict[str, Any] | None) -> li
     """
     changed = compare_configs(load_config(run / CONFIG), config)
     texts = {key: f"{key} was {old}, now {new}" for key, (old, new) in changed.items()}
-    if refused := [text for key, text in texts.items() if key not in MAY_CHANGE]:
+    effects = dict(MAY_CHANGE)
+    if saved and NAMES.get(saved["setting"].get("precision")) == config.train.precision:
+        effects["train.precision"] = "as the run so far, whatever auto is here"
+    if refused := [text for key, text in texts.items() if key not in effects]:
         raise UsageError(f"--resume {run}: {'; '.join(refused)}; start a new run to change that")
     end = explain_end(read_progress(saved), config) if saved else ""
     if end and not NEED_STEPS.isdisjoint(changed):
         raise UsageError(f"--resume {run}: {end}")
-    return [Note(": ".join(filter(None, (text, MAY_CHANGE[key])))) for key, text in texts.items()]
+    return [Note(": ".join(filter(None, (text, effects[key])))) for key, text in texts.items()]
 
 
 def explain_end(state: TrainState, config: Config) -> str:
