@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from segtrain.data.sample import Sample
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-# options of a training of 2 steps, without its network
+# options of a training of 2 steps, without its network; in float32 on any CPU
 ANY_NETWORK = (
-    "--weights none --device cpu --workers 0 --crop 32x32 --batch-size 2 --epochs 1"
+    "--weights none --device cpu --precision 32 --workers 0 --crop 32x32 --batch-size 2 --epochs 1"
     " --set train.steps_per_epoch=2"
 ).split()
 # checkpoints of 200 kB; those of ResNet-18 take 45 MB

@@ -33,7 +33,7 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-NAMES = {name: precision for precision, name in PRECISIONS.items()}
+NAMES: dict[str, str] = {name: precision for precision, name in PRECISIONS.items()}
 
 
 def name_precision(fabric: Fabric) -> str:
