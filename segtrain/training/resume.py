@@ -85,9 +85,12 @@ def check_changes(run: Path, config: Config, saved: dict[str, Any] | None) -> li
     """
     changed = compare_configs(load_config(run / CONFIG), config)
     texts = {key: f"{key} was {old}, now {new}" for key, (old, new) in changed.items()}
-    effects = dict(MAY_CHANGE)
-    if saved and NAMES.get(saved["setting"].get("precision")) == config.train.precision:
-        effects["train.precision"] = "as the run so far, whatever auto is here"
+    effects, key = dict(MAY_CHANGE), "train.precision"
+    if key in changed and saved:
+        precision = NAMES.get(saved["setting"].get("precision"))
+        texts[key] = texts[key].replace("auto", f"auto ({precision})", 1)
+        if precision == config.train.precision:
+            effects[key] = "as the run so far, whatever auto is here"
     if refused := [text for key, text in texts.items() if key not in effects]:
         raise UsageError(f"--resume {run}: {'; '.join(refused)}; start a new run to change that")
     end = explain_end(read_progress(saved), config) if saved else ""
