@@ -128,6 +128,7 @@ def test_starting_is_instant(module):
                 "data.decoding",
                 "data.loading.augment",
                 "data.loading.transforms",
+                "losses.border",
                 "metrics.boundary",
                 "metrics.regions",
             },

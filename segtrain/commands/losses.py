@@ -8,7 +8,7 @@ from rich.table import Table
 
 from segtrain.console import NARROW, note_choice, terminal, write, write_notes, write_table
 from segtrain.errors import match_choice
-from segtrain.losses.arguments import ARGUMENTS, MINED, MINING
+from segtrain.losses.arguments import ARGUMENTS, INNER, OUTER
 from segtrain.losses.spec import find_family
 
 
@@ -42,8 +42,8 @@ def list_losses() -> None:
     if shown < len(columns):
         write_table(f"{columns[-1]}: 'segtrain losses NAME' has it")
     write(
-        f"Write a weighted sum as such: 'ohem(thresh=0.6)+0.5*dice'. {', '.join(MINING)} "
-        f"mine {', '.join(MINED)}: 'ohem(focal)'."
+        f"Write a weighted sum as such: 'ohem(thresh=0.6)+0.5*dice'. {', '.join(OUTER)} go around "
+        f"{', '.join(INNER)}: 'ohem(focal)'."
     )
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segtrain.losses.border import Border
     from segtrain.losses.build import FAMILIES, Loss, build_loss
     from segtrain.losses.cross_entropy import CrossEntropy
     from segtrain.losses.focal import Focal
@@ -10,12 +11,14 @@ if TYPE_CHECKING:
     from segtrain.losses.lovasz import Lovasz
     from segtrain.losses.ohem import OhemCE, TopK
     from segtrain.losses.perceptual import VGG
+    from segtrain.losses.poly import Poly
     from segtrain.losses.region import Dice, Jaccard, Tversky
 
 __all__ = [
     "FAMILIES",
     "GHM",
     "VGG",
+    "Border",
     "CrossEntropy",
     "Dice",
     "Focal",
@@ -23,6 +26,7 @@ __all__ = [
     "Loss",
     "Lovasz",
     "OhemCE",
+    "Poly",
     "TopK",
     "Tversky",
     "build_loss",

@@ -32,6 +32,7 @@ def _require_positive(numbers: tuple[float, ...]) -> tuple[float, ...]:
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0, le=1e30, description="a number from 0 to 1e30")]
 Positive = Annotated[Number, Field(gt=0, le=1e30, description="a number above 0, up to 1e30")]
+FromMinus1 = Annotated[Number, Field(ge=-1, le=1e30, description="a number from -1 to 1e30")]
 Share = Annotated[Number, Field(ge=0, le=1, description="a number in [0, 1]")]
 PositiveShare = Annotated[Number, Field(gt=0, le=1, description="a number in (0, 1]")]
 ShareBelow1 = Annotated[Number, Field(ge=0, lt=1, description="a number in [0, 1)")]

@@ -6,10 +6,12 @@ from pydantic.dataclasses import dataclass
 
 from segtrain.losses.argument_types import Arguments, Layers, WeightsFile
 from segtrain.losses.pixel_arguments import (
+    BorderArguments,
     CrossEntropyArguments,
     FocalArguments,
     GHMArguments,
     OhemArguments,
+    PolyArguments,
     TopKArguments,
 )
 from segtrain.losses.region_arguments import (
@@ -44,11 +46,13 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "topk": TopKArguments,
     "focal": FocalArguments,
     "ghm": GHMArguments,
+    "poly": PolyArguments,
+    "border": BorderArguments,
     "dice": DiceArguments,
     "tversky": TverskyArguments,
     "jaccard": JaccardArguments,
     "lovasz": LovaszArguments,
     "vgg": VGGArguments,
 }
-MINING = [name for name, family in ARGUMENTS.items() if family.mines]
-MINED = [name for name, family in ARGUMENTS.items() if family.per_pixel]
+OUTER = [name for name, family in ARGUMENTS.items() if family.wraps]
+INNER = [name for name, family in ARGUMENTS.items() if family.per_pixel]

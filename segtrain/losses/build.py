@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.arguments import VGGArguments
 from segtrain.losses.base import Term
+from segtrain.losses.border import Border
 from segtrain.losses.cross_entropy import CrossEntropy
 from segtrain.losses.focal import Focal
 from segtrain.losses.ghm import GHM
@@ -22,6 +23,7 @@ from segtrain.losses.ohem import Mining, OhemCE, TopK
 from segtrain.losses.perceptual import VGG, load_features
 from segtrain.losses.pixel_arguments import OhemArguments
 from segtrain.losses.pixel_pass import PixelReader
+from segtrain.losses.poly import Poly
 from segtrain.losses.region import Dice, Jaccard, Tversky
 from segtrain.losses.spec import LossSpec, TermSpec, parse_loss
 
@@ -31,6 +33,8 @@ FAMILIES: dict[str, type[Term]] = {
     "topk": TopK,
     "focal": Focal,
     "ghm": GHM,
+    "poly": Poly,
+    "border": Border,
     "dice": Dice,
     "tversky": Tversky,
     "jaccard": Jaccard,

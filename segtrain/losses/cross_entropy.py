@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from segtrain.errors import UsageError
 from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.base import PixelLoss
 from segtrain.losses.class_weights import ClassWeights
@@ -36,3 +37,15 @@ class CrossEntropy(PixelLoss):
             spread = (share.view(-1, 1, 1) * -pixels.full_logits.log_softmax(1)).sum(1)
             cost = torch.lerp(cost, spread.where(pixels.valid, 0), self.label_smoothing)
         return cost, self.weights.times(pixels.valid, pixels)
+
+
+def inner_loss(inner: PixelLoss | None, lb_ignore: int) -> PixelLoss:
+    """Return the loss that another goes around: `inner`, or cross entropy. Raises UsageError."""
+    if inner is None:
+        return CrossEntropy(lb_ignore=lb_ignore)
+    if not isinstance(inner, PixelLoss):
+        raise UsageError(
+            "loss: inner is a loss of single pixels such as CrossEntropy, Focal or GHM, got "
+            f"{type(inner).__name__}"
+        )
+    return inner

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segtrain.errors import UsageError
 from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.base import PixelLoss, Term, TermResult, weighted_mean
 from segtrain.losses.class_weights import ClassWeights
-from segtrain.losses.cross_entropy import CrossEntropy
+from segtrain.losses.cross_entropy import inner_loss
 from segtrain.losses.pixel_arguments import OhemArguments, TopKArguments
 from segtrain.losses.pixel_pass import Pixels
 from segtrain.losses.selection import select_hardest
@@ -42,12 +41,7 @@ class Mining(Term):
         per_image: bool,
         lb_ignore: int,
     ):
-        inner = CrossEntropy(lb_ignore=lb_ignore) if inner is None else inner
-        if not isinstance(inner, PixelLoss):
-            raise UsageError(
-                "loss: inner is a loss of single pixels such as CrossEntropy, Focal or GHM, got "
-                f"{type(inner).__name__}"
-            )
+        inner = inner_loss(inner, lb_ignore)
         super().__init__(lb_ignore, reads_logits=inner.reads_logits)
         self.inner = inner
         self.weights, self.per_image = ClassWeights(weight), per_image

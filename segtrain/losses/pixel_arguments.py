@@ -10,8 +10,10 @@ from segtrain.losses.argument_types import (
     Arguments,
     BinCount,
     Count,
+    FromMinus1,
     Keep,
     NonNegative,
+    Positive,
     PositiveShare,
     Share,
     ShareBelow1,
@@ -129,3 +131,50 @@ class GHMArguments(Arguments):
     per_pixel = True
     bins: BinCount = 10
     momentum: ShareBelow1 = 0.75
+
+
+@dataclass(frozen=True)
+class PolyArguments(Arguments):
+    """PolyLoss in its form Poly-1: cross entropy plus a share of the wrong probability.
+
+    Cross entropy is the sum of (1 - p_true)^j / j over all j from 1 on; epsilon is added to the
+    factor of the first. Mean over valid pixels, with class weights as in ce. epsilon=0 is ce.
+
+    epsilon: above 0 confident pixels keep a larger gradient; below 0 a smaller one.
+    weight: as in ce.
+    """
+
+    formula = "sum(w (m + epsilon (1 - p_true))) / sum(w)"
+    source = "Leng et al. 2022, arXiv:2204.12511"
+    per_pixel = True
+    epsilon: FromMinus1 = 1.0
+    weight: Weighting = None
+
+
+@dataclass(frozen=True)
+class BorderArguments(Arguments):
+    """U-Net's weights: pixels between objects that are near each other count more.
+
+    A pixel's w is w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)), with its distances d1 and d2 to the
+    nearest two objects of its image, in pixels; d1 is 0 within an object. The loss is the inner
+    one's mean with these weights, so the inner loss itself where no two objects are near. An object
+    is a set of pixels of one class that touch by side or corner; class 0 is background, and no
+    object. Ignored pixels have no weight and are in no object.
+
+    The paper has cells of one class, with background between all of them, and sums without
+    dividing. Here objects of two classes may touch, so pixels within objects have the weight, too.
+    Labels on a GPU are copied to the host, which waits for that.
+
+    w0: weight of a border in addition to w_c.
+    sigma: width of a border, in pixels.
+    background: regions of class 0 are objects, too, for data without a background class.
+    weight: w_c, as in ce; 1 without.
+    """
+
+    formula = "sum(w cost) / sum(w), w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2))"
+    source = "Ronneberger et al. 2015, arXiv:1505.04597, equation 2"
+    wraps = per_pixel = True
+    w0: NonNegative = 10.0
+    sigma: Positive = 5.0
+    background: Switch = False
+    weight: Weighting = None

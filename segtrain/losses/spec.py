@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.losses.argument_types import Arguments, Balancing, make_arguments
-from segtrain.losses.arguments import ARGUMENTS, MINED, MINING
+from segtrain.losses.arguments import ARGUMENTS, INNER, OUTER
 from segtrain.losses.pixel_arguments import OhemArguments
 
 # words of an expression, and texts in quotes, which are names of files
@@ -209,9 +209,13 @@ def _checked_term(
                 f"loss: {name} has no argument {key!r}; it takes {', '.join(takes)}"
                 f"{did_you_mean(key, takes)}"
             )
-    if inner and not family.mines:
-        raise UsageError(f"loss: {name} takes no inner loss; {' and '.join(MINING)} do")
+    if inner and not family.wraps:
+        raise UsageError(f"loss: {name} takes no inner loss; {', '.join(OUTER)} do")
     if inner and not inner.arguments.per_pixel:
-        raise UsageError(f"loss: {name} can't mine {inner.name}; it mines {', '.join(MINED)}")
+        turned = inner.arguments.wraps and family.per_pixel
+        advice = f"; write {inner.name}({name})" if turned else ""
+        raise UsageError(
+            f"loss: {name} can't go around {inner.name}; it takes {', '.join(INNER)}{advice}"
+        )
     given_to_all = {key: value for key, value in defaults.items() if key in takes}
     return TermSpec(weight, name, given, make_arguments(family, **given_to_all | given), inner)

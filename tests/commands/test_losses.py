@@ -12,7 +12,7 @@ def test_lists_every_loss_with_its_formula(cli):
     for name, family in ARGUMENTS.items():
         assert f"\n{name}(" in "\n" + answer.stdout
         assert family.formula.split()[0] in words
-    assert "ohem, topk mine ce, focal, ghm" in words
+    assert "ohem, topk, border go around ce, focal, ghm, poly, border: 'ohem(focal)'" in words
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

@@ -37,6 +37,12 @@ ROWS = {
     "focal(gamma=0.5)": [(1, "focal", {"gamma": 0.5})],
     "ghm": [(1, "ghm", {})],
     "ghm(bins=3, momentum=0)": [(1, "ghm", {"bins": 3, "momentum": 0})],
+    "poly": [(1, "poly", {})],
+    "poly(epsilon=-0.5)": [(1, "poly", {"epsilon": -0.5})],
+    "border": [(1, "border", {})],
+    "border(focal(gamma=1), w0=3, sigma=1.5, background=True)": [
+        (1, "border", {"inner": ("focal", {"gamma": 1}), "w0": 3, "sigma": 1.5,
+                       "background": True})],
     "dice": [(1, "dice", {})],
     "dice(smooth=1, squared=True)": [(1, "dice", {"smooth": 1, "squared": True})],
     "dice(classes=present)": [(1, "dice", {"classes": "present"})],
@@ -56,6 +62,9 @@ ROWS = {
     "ohem(ce(label_smoothing=0.1), thresh=0.6)": [
         (1, "ohem", {"inner": ("ce", {"label_smoothing": 0.1}), "thresh": 0.6})],
     "topk(ghm, keep=0.5)": [(1, "topk", {"inner": ("ghm", {}), "keep": 0.5})],
+    "ohem(border(ce(label_smoothing=0.1), sigma=2), thresh=0.6)": [
+        (1, "ohem", {"inner": ("border", {"inner": ("ce", {"label_smoothing": 0.1}), "sigma": 2}),
+                     "thresh": 0.6})],
     "ohem(thresh=0.7)+0.5*dice+0.1*lovasz": [
         (1, "ohem", {"thresh": 0.7}), (0.5, "dice", {}), (0.1, "lovasz", {})],
 }  # fmt: skip
@@ -68,6 +77,9 @@ BY_CLASS = {
     f"ohem(weight={WEIGHT}, per_image=True)": [
         (1, "ohem", {"weight": WEIGHT, "per_image": True})],
     f"topk(keep=0.3, weight={WEIGHT})": [(1, "topk", {"keep": 0.3, "weight": WEIGHT})],
+    f"poly(epsilon=2, weight={WEIGHT})": [(1, "poly", {"epsilon": 2, "weight": WEIGHT})],
+    f"border(ce(weight={WEIGHT}), sigma=2, weight={WEIGHT})": [
+        (1, "border", {"inner": ("ce", {"weight": WEIGHT}), "sigma": 2, "weight": WEIGHT})],
     f"focal(gamma=1, alpha={WEIGHT})": [(1, "focal", {"gamma": 1, "alpha": WEIGHT})],
 }  # fmt: skip
 ROWS_OF_3 = ROWS | BY_CLASS
@@ -270,7 +282,7 @@ def test_memory_layout_changes_nothing(row):
 
 SEPARABLE = [  # means over pixels, or over images
     row for row in ROWS_OF_3
-    if row.startswith(("ce", "focal", "lovasz"))
+    if row.startswith(("ce", "focal", "lovasz", "poly"))
     or "per_image=True" in row and not row.startswith(("ohem", "topk"))
 ]  # fmt: skip
 SEPARABLE.remove("lovasz(per_image=False)")
@@ -303,7 +315,8 @@ def test_a_batch_is_the_mean_of_its_parts(row):
     "row",
     [
         f"ce(weight={WEIGHT}, label_smoothing=0.2)", f"ohem(weight={WEIGHT})", "topk",
-        "topk(keep=7)", "focal(gamma=0.5)", "ghm", "dice", "jaccard(smooth=2, classes=present)",
+        "topk(keep=7)", "focal(gamma=0.5)", "ghm", "poly", "border", "dice",
+        "jaccard(smooth=2, classes=present)",
         "tversky(alpha=0.8, beta=0, squared=True, classes=present, per_image=True)",
         "lovasz", "topk(ghm, keep=3, per_image=True)", "ohem(thresh=0.7)+0.5*dice+0.1*lovasz",
     ],

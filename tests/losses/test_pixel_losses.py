@@ -225,6 +225,21 @@ def test_focal_alpha_may_be_a_list_for_two_classes():
     assert one.item() == pytest.approx(both.item(), rel=1e-6)
 
 
+# ---- poly
+
+
+def test_poly_adds_the_wrong_probability():
+    logits = torch.tensor([0.25, 0.5, 0.25]).log().view(1, 3, 1, 1)
+    value = build_loss("poly(epsilon=2)", 3)(logits, torch.tensor([[[0]]]))
+    assert value.item() == pytest.approx(math.log(4) + 2 * 0.75)
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 3.0]])
+def test_poly_with_epsilon_0_is_ce(weight):
+    poly, ce = (build_loss(f"{name}weight={weight})", 3) for name in ("poly(epsilon=0, ", "ce("))
+    assert torch.equal(poly(*some_ignored()), ce(*some_ignored()))
+
+
 # ---- ghm
 
 # kind, valid pixels, training: easy ones first, so that hard ones meet bins without a count
@@ -315,6 +330,10 @@ def test_each_loss_is_a_class_that_takes_the_same_arguments():
         (losses.TopK(keep=0.4, weight=[1, 2, 3], lb_ignore=254), "topk(keep=0.4, weight=[1,2,3])"),
         (losses.Focal(gamma=1, alpha=[1, 2, 3], lb_ignore=254), "focal(gamma=1, alpha=[1, 2, 3])"),
         (losses.GHM(bins=5, lb_ignore=254), "ghm(bins=5)"),
+        (losses.Poly(epsilon=2, weight=[1, 2, 3], lb_ignore=254),
+         "poly(epsilon=2, weight=[1, 2, 3])"),
+        (losses.Border(w0=3, sigma=2, inner=losses.Focal(), lb_ignore=254),
+         "border(focal, w0=3, sigma=2)"),
         (losses.Dice(squared=True, lb_ignore=254), "dice(squared=True)"),
         (losses.Tversky(alpha=0.1, lb_ignore=254), "tversky(alpha=0.1)"),
         (losses.Jaccard(classes="present", lb_ignore=254), "jaccard(classes=present)"),

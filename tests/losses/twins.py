@@ -101,7 +101,71 @@ def ghm_costs(
     return found
 
 
-COSTS = {"ce": ce_costs, "focal": focal_costs, "ghm": ghm_costs}
+def poly_costs(pixels: list, classes: int, epsilon=1.0, weight=None) -> list[tuple]:
+    found = []
+    for pixel in pixels:
+        w = weight[pixel.label] if weight else 1.0
+        slope = np.zeros(classes)
+        slope[pixel.label] = -w * (1 + epsilon * pixel.p[pixel.label])
+        found.append((w * (pixel.nll - epsilon * math.expm1(-pixel.nll)), slope))
+    return found
+
+
+def border_costs(pixels: list, classes: int, inner=("ce", {}), **kwargs) -> list[tuple]:
+    costs = COSTS[inner[0]](pixels, classes, **inner[1])
+    weights = border_weights(pixels, **kwargs)
+    return [(w * cost, w * slope) for w, (cost, slope) in zip(weights, costs, strict=True)]
+
+
+def border_weights(pixels: list, w0=10, sigma=5, background=False, weight=None) -> list[float]:
+    """Ronneberger et al., equation 2, for connected pixels of a class as the paper's cells."""
+    objects = find_objects({p.place: p.label for p in pixels if background or p.label})
+    found = []
+    for pixel in pixels:
+        n, *place = pixel.place
+        near = sorted(
+            min(math.dist(place, other) for _, *other in places)
+            for places in objects
+            if places[0][0] == n
+        )
+        border = math.exp(-(sum(near[:2]) ** 2) / (2 * sigma**2)) if len(near) > 1 else 0.0
+        found.append((weight[pixel.label] if weight else 1) + w0 * border)
+    return found
+
+
+def find_objects(labels: dict[tuple, int]) -> list[list[tuple]]:
+    """Return the places of each connected component, by sides and corners, of each image."""
+    objects, left = [], dict(labels)
+    while left:
+        place, label = left.popitem()
+        places, ahead = [place], [place]
+        while ahead:
+            n, y, x = ahead.pop()
+            for near in itertools.product([n], (y - 1, y, y + 1), (x - 1, x, x + 1)):
+                if left.get(near) == label:
+                    del left[near]
+                    places.append(near)
+                    ahead.append(near)
+        objects.append(places)
+    return objects
+
+
+COSTS = {
+    "ce": ce_costs,
+    "focal": focal_costs,
+    "ghm": ghm_costs,
+    "poly": poly_costs,
+    "border": border_costs,
+}
+
+
+def mean_weights(name: str, pixels: list, inner=("ce", {}), **kwargs) -> list[float]:
+    """Weights of the pixels in the denominator of a pixel loss."""
+    if name == "border":
+        both = border_weights(pixels, **kwargs), mean_weights(inner[0], pixels, **inner[1])
+        return [border * own for border, own in zip(*both, strict=True)]
+    weight = kwargs.get("weight")
+    return [weight[pixel.label] if weight else 1.0 for pixel in pixels]
 
 
 # ---- which pixels count, and how far
@@ -138,13 +202,12 @@ KEEP = {"ohem": ohem_keep, "topk": topk_keep}
 
 
 def pixel_twin(name: str):
-    """Twin of a pixel loss that keeps every pixel: ce divides by its weights, others by n."""
+    """Twin of a pixel loss that keeps every pixel."""
 
     def twin(logits, target, ignore=255, **kwargs):
         pixels = valid_pixels(logits, target, ignore)
         costs = COSTS[name](pixels, logits.shape[1], **kwargs)
-        weight = kwargs.get("weight") or [1] * logits.shape[1]
-        total = sum(weight[pixel.label] for pixel in pixels)
+        total = sum(mean_weights(name, pixels, **kwargs))
         return weighted_sum(logits.shape, pixels, costs, [1 / (total or 1)] * len(pixels))
 
     return twin
@@ -159,7 +222,9 @@ def mining_twin(name: str):
         weight = weight or [1] * logits.shape[1]
         kept = [k for group in groups_of(pixels, per_image) for k in KEEP[name](group, **kwargs)]
         keep = [k * weight[p.label] for k, p in zip(kept, pixels, strict=True)]
-        return weighted_sum(logits.shape, pixels, costs, [k / sum(keep) for k in keep])
+        inner_weights = mean_weights(inner[0], pixels, **inner[1])
+        total = sum(k * w for k, w in zip(keep, inner_weights, strict=True))
+        return weighted_sum(logits.shape, pixels, costs, [k / total for k in keep])
 
     return twin
 
@@ -273,6 +338,8 @@ TWINS = {
     "ce": pixel_twin("ce"),
     "focal": pixel_twin("focal"),
     "ghm": pixel_twin("ghm"),
+    "poly": pixel_twin("poly"),
+    "border": pixel_twin("border"),
     "ohem": mining_twin("ohem"),
     "topk": mining_twin("topk"),
     "dice": over_groups(dice_of_class),
