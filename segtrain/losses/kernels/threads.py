@@ -1,0 +1,42 @@
+"""Tiles on threads of Python, each of which runs torch's operators on its own core."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
+    """Return function(item) for each item, in their order, without gradient.
+
+    torch's own threads would meet after each operator, and a tile's are short; these meet once.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(items) == 1:
+        return map(function, items)
+    inference = torch.is_inference_mode_enabled()
+
+    def call(item: Item) -> Result:
+        with torch.inference_mode(inference), torch.no_grad():  # a thread has its own modes
+            return function(item)
+
+    return _pool(threads, os.getpid()).map(call, items)
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return threads with one core each; a forked process has none of its parent's."""
+    pool = ThreadPoolExecutor(threads, "tiles", torch.set_num_threads, (1,))
+    started = threading.Barrier(threads)
+    list(pool.map(lambda _: started.wait(), range(threads)))
+    torch.set_num_threads(threads)  # theirs has become the default of new threads
+    return pool
