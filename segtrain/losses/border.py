@@ -44,7 +44,10 @@ class Border(PixelLoss):
 
     def border_weights(self, pixels: Pixels) -> Tensor:
         """Return (N,H,W): w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)), 0 at ignored pixels."""
-        objects = pixels.valid if self.background else pixels.valid & (pixels.target != 0)
+        lowest = 0 if self.background else 1
+        # a label out of range makes the loss NaN on a GPU; here it is no object
+        known = (pixels.target >= lowest) & (pixels.target < pixels.num_classes)
+        objects = pixels.valid & known
         squares = squared_distances(pixels.target.where(objects, -1))
         distance = squares.to(pixels.nll).sqrt().sum(0) / self.sigma
         near = self.w0 * torch.exp(-(distance**2) / 2)

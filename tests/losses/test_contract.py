@@ -314,11 +314,11 @@ def test_a_batch_is_the_mean_of_its_parts(row):
 @pytest.mark.parametrize(
     "row",
     [
-        f"ce(weight={WEIGHT}, label_smoothing=0.2)", f"ohem(weight={WEIGHT})", "topk",
-        "topk(keep=7)", "focal(gamma=0.5)", "ghm", "poly", "border", "dice",
-        "jaccard(smooth=2, classes=present)",
-        "tversky(alpha=0.8, beta=0, squared=True, classes=present, per_image=True)",
-        "lovasz", "topk(ghm, keep=3, per_image=True)", "ohem(thresh=0.7)+0.5*dice+0.1*lovasz",
+        f"ce(weight={WEIGHT}, label_smoothing=0.2) + focal(gamma=0.5) + ghm + poly + border",
+        f"ohem(weight={WEIGHT}) + topk(keep=7)", "topk(ghm, keep=3, per_image=True)",
+        "dice + tversky(alpha=0.8, beta=0, squared=True, classes=present, per_image=True) + "
+        "jaccard(smooth=2, classes=present) + lovasz",
+        "ohem(thresh=0.7)+0.5*dice+0.1*lovasz",
     ],
 )  # fmt: skip
 def test_compiles_to_one_graph(row):
