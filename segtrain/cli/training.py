@@ -22,11 +22,10 @@ from segtrain.cli.options import (
     field,
     option,
 )
+from segtrain.config.sweep_values import DEFAULT_LOSSES, split_sets
 from segtrain.config.verbs import check_settings
 from segtrain.console import write_notes
 from segtrain.distributed.processes import end_with_launcher
-
-LOSSES = "ce,ohem,focal,ghm,ohem+dice"
 
 
 class BareResume(TyperCommand):
@@ -122,9 +121,16 @@ def fit(
 
 def sweep(
     loss: Annotated[
-        str, option("losses, separated by commas", default=LOSSES, metavar="LOSS,LOSS...")
-    ] = LOSSES,
-    seeds: Annotated[int, option("runs per loss, with seeds 0, 1, ...", default=1, min=1)] = 1,
+        TextOption,
+        option(
+            "losses, separated by commas",
+            default=f"{DEFAULT_LOSSES}; the config's own where a --set has several values",
+            metavar="LOSS,LOSS...",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, option("runs per combination, with seeds 0, 1, ...", default=1, min=1)
+    ] = 1,
     config: ConfigFile = None,
     data: Annotated[TextOption, field("data.path", metavar="PATH|demo")] = None,
     device: Device = None,
@@ -134,12 +140,21 @@ def sweep(
     dry_run: Annotated[
         bool, option("print the commands left to run, one per line; don't run them", "--dry-run")
     ] = False,
-    set_: Sets = [],
+    set_: Annotated[
+        list[str],
+        option(
+            "set any other config field (value in YAML), or try several values of it: separate "
+            "them by commas outside brackets and quotes; repeat for more: all are combined",
+            "--set",
+            metavar="KEY.PATH=VALUE[,VALUE...]",
+        ),
+    ] = [],
 ) -> None:
-    """Train with several losses, all else equal, and compare them."""
-    flags = {"data.path": data, "train.device": device}
-    write_notes(check_settings("sweep", config, set_, flags), stderr=True)
+    """Train with several losses or config values, and compare them."""
+    sets, flags = split_sets(set_), {"data.path": data, "train.device": device}
+    entries = [entry for alternatives in sets for entry in alternatives]
+    write_notes(check_settings("sweep", config, entries, flags), stderr=True)
     with importing():
-        from segtrain.commands.sweep import SharedOptions
         from segtrain.commands.sweep import sweep as run_sweep
-    run_sweep(loss, seeds, SharedOptions(config, set_, data, device), out, dry_run)
+        from segtrain.commands.sweep_jobs import SweepOptions
+    run_sweep(SweepOptions(config, loss, sets, data, device), seeds, out, dry_run)

@@ -33,7 +33,7 @@ REPORT = {"data.workers", "eval.group_by", "eval.worst", "eval.best", "predict.o
 CHECK = PAIRS | {"model.in_channels", "eval.group_by"}
 READS: dict[str, Set[str]] = {
     "fit": TRAINING,  # with what eval and predict later read in the run's config
-    "sweep": TRAINING - {"loss.expression", "train.seed"},
+    "sweep": TRAINING - {"train.seed"},
     "eval": PAIRS | INFERENCE | REPORT | {"eval.batch_size"},
     "eval --predictions": PAIRS
     | REPORT
@@ -44,7 +44,7 @@ READS: dict[str, Set[str]] = {
 }
 WITH_NOTES = ("fit", "sweep", "eval --predictions")  # check looks at a training's file as it is
 CHECKPOINT = "a checkpoint's network and training are what they are"
-WHY = {"eval": CHECKPOINT, "predict": CHECKPOINT, "sweep": "its --loss and --seeds set them"}
+WHY = {"eval": CHECKPOINT, "predict": CHECKPOINT, "sweep": "its --seeds sets it"}
 
 
 def check_settings(

@@ -100,7 +100,7 @@ def test_a_verb_reads_no_other_fields(cli, trained: Path, monkeypatch, verb: str
         ("predict", "augment.crop=64", ["augment.crop", "fit, sweep and check --augment do"]),
         ("check", "train.seed=3", ["train.seed"]),
         ("check", "augment.hflip=1", ["augment.hflip", "check --augment do"]),
-        ("sweep", "loss.expression=ce", ["loss.expression", "--loss and --seeds"]),
+        ("sweep", "train.seed=1", ["train.seed", "its --seeds sets it"]),
         ("fit", "eval.mask_values=own", ["eval.mask_values", "eval --predictions does"]),
     ],
 )
