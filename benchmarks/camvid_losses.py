@@ -1,47 +1,84 @@
-"""Hard-example losses on CamVid, compared by `segtrain sweep` at a small budget.
+"""Losses and precisions on CamVid, compared by `segtrain sweep`, with the rare classes' IoU.
 
-    python benchmarks/camvid_losses.py FOLDER_OF_CAMVID [FOLDER_OF_THE_SWEEP]
+    python benchmarks/camvid_losses.py FOLDER_OF_CAMVID STAGE [FOLDER_OF_THE_SWEEP]
 
-FOLDER_OF_CAMVID has train/, trainannot/, val/ and valannot/. Trains configs/camvid.yaml for EPOCHS
-epochs with each loss and seed, and writes benchmarks/results/camvid_losses.json: the sweep's own
-comparison with the versions, and the commit of each run. Trainings that are complete in
-FOLDER_OF_THE_SWEEP are not repeated.
+FOLDER_OF_CAMVID has train/, trainannot/, val/ and valannot/. Each stage trains configs/camvid.yaml
+and writes the sweep's own comparison, with versions and the commit of each run:
+
+screening  all LOSSES for 8 epochs, one seed: results/camvid_screening.json
+full       ce and the best four of the screening for 45 epochs, two seeds: camvid_losses.json
+precision  ce in float32 and bf16 for 8 epochs, two seeds: camvid_precision.json
+
+Trainings that are complete in FOLDER_OF_THE_SWEEP (default: sweep-STAGE) are not repeated; others
+in it are compared as well.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 from machine import RESULTS
-from trainings import ROOT
+from trainings import ROOT, describe_environment, read, run_sweep
 
-LOSSES, SEEDS, EPOCHS = "ce,ohem,focal,ghm,ohem+dice", 2, 5
+LOSSES = ["ce", "ohem", "focal", "ohem+dice", "topk", "lovasz", "poly"]
+RESULT = {"screening": "camvid_screening", "full": "camvid_losses", "precision": "camvid_precision"}
+EPOCHS = {"screening": 8, "full": 45, "precision": 8}
+SEEDS = {"screening": 1, "full": 2, "precision": 2}
+BEST = 4  # of the screening
+# less than a quarter of an even share of the training pixels, as data.sampler has it
+RARE = ["pole", "sign", "fence", "pedestrian", "bicyclist"]
 
 
-def main(data: str, out: str = "sweep") -> None:
-    options = ["--loss", LOSSES, "--seeds", str(SEEDS), "--set", f"train.epochs={EPOCHS}"]
-    files = ["--config", str(ROOT / "configs/camvid.yaml"), "--data", data, "--out", out]
-    subprocess.run([sys.executable, "-m", "segtrain", "sweep", *options, *files], check=True)
-    found = json.loads((Path(out) / "comparison.json").read_text())
-    runs = [Path(run) for group in found["contenders"] for run in group.pop("runs")]
-    environment = json.loads((runs[0] / "environment.json").read_text())
-    for key in ("command", "started", "resumed", "launcher"):
-        environment.pop(key, None)
+def list_options(stage: str) -> list[str]:
+    """Return the options of the sweep in which a stage's trainings differ."""
+    if stage == "precision":
+        return ["--loss", "ce", "--set", "train.precision=32,bf16"]
+    if stage == "screening":
+        return ["--loss", ",".join(LOSSES)]
+    screened = json.loads((RESULTS / f"{RESULT['screening']}.json").read_text())["contenders"]
+    ranked = sorted(screened, key=lambda group: -group["miou"])
+    losses = [group["fields"]["loss.expression"] for group in ranked]
+    return ["--loss", ",".join(["ce", *[loss for loss in losses if loss != "ce"][:BEST]])]
+
+
+def list_rare(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return IoU of the rare classes, with intervals, and differences from the first run group."""
+    against = {row["name"]: row["classes"] for row in comparison["differences"]}
+    rows = []
+    for group in comparison["contenders"]:
+        found = {row["name"]: row for row in group["classes"] if row["name"] in RARE}
+        for row in against.get(group["name"], []):
+            if row["name"] in found:
+                found[row["name"]] = found[row["name"]] | {"difference": row}
+        means = mean(row["iou"] for row in found.values())
+        rows.append({"name": group["name"], "mean_iou": means, "classes": list(found.values())})
+    return rows
+
+
+def main(data: str, stage: str, out: str | None = None) -> None:
+    options = ["--config", str(ROOT / "configs/camvid.yaml"), "--data", data]
+    options += ["--set", f"train.epochs={EPOCHS[stage]}", "--seeds", str(SEEDS[stage])]
+    found = run_sweep(Path(out or f"sweep-{stage}"), *options, *list_options(stage))
+    runs = {Path(row["run"]).name: row for row in found.pop("runs")}
+    places = [Path(run) for group in found["contenders"] for run in group.pop("runs")]
     content = {
-        "command": "python benchmarks/camvid_losses.py FOLDER_OF_CAMVID",
-        "epochs": EPOCHS,
-        "environment": environment,
-        "commits": {run["run"].rpartition("/")[2]: run["commit"] for run in found.pop("runs")},
+        "command": f"python benchmarks/camvid_losses.py FOLDER_OF_CAMVID {stage}",
+        "epochs": EPOCHS[stage],
+        "environment": describe_environment(places[0]),
+        "commits": {name: row["commit"] for name, row in runs.items()},
+        "seconds": {run.name: read(run)["seconds"] for run in places},
+        "rare": list_rare(found),
     }
-    result = RESULTS / "camvid_losses.json"
+    result = RESULTS / f"{RESULT[stage]}.json"
     result.write_text(json.dumps(content | found, indent=1) + "\n")
     print(found["headline"])
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (3, 4) or sys.argv[2] not in RESULT:
         raise SystemExit(__doc__)
     main(*sys.argv[1:])

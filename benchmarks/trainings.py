@@ -1,42 +1,33 @@
-"""Train variants of one config and write their scores; shared by several scripts."""
+"""Trainings by `segtrain sweep` and their scores; shared by several scripts."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def fit(config: Path, variant: str, seed: int, out: Path, *more: str) -> Path:
-    """Train in a separate process and return the run's folder."""
-    name = f"{variant}-{seed}"
-    command = [
-        sys.executable,
-        "-m",
-        "segtrain",
-        "fit",
-        "--config",
-        str(config),
-        "--seed",
-        str(seed),
-        "--out",
-        str(out),
-        "--name",
-        name,
-        *more,
-    ]
+def run_sweep(out: Path, *options: str) -> dict[str, Any]:
+    """Train and score what the folder lacks; return the sweep's comparison of all in it."""
+    command = [sys.executable, "-m", "segtrain", "sweep", *options, "--out", str(out)]
     subprocess.run(command, check=True)
-    return out / name
+    return json.loads((out / "comparison.json").read_text())
 
 
-def read(run: Path) -> dict:
+def describe_environment(run: Path) -> dict[str, Any]:
+    """Return versions, device and commit of a run, without what differs from call to call."""
+    environment = json.loads((run / "environment.json").read_text())
+    own = ("command", "started", "resumed", "launcher")
+    return {key: value for key, value in environment.items() if key not in own}
+
+
+def read(run: Path) -> dict[str, Any]:
     rows = list(csv.DictReader(open(run / "metrics.csv")))
     scores = {key: float(value) for key, value in rows[-1].items() if key.startswith("val_")}
     return {
@@ -52,41 +43,30 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"mean": mean(values), "min": min(values), "max": max(values)}
 
 
-def compare(
-    command: str,
-    result: Path,
-    config: Path,
-    variants: dict[str, list[str]],
-    seeds: tuple[int, ...],
-    *more: str,
-) -> None:
-    """Train every variant (its options by name) with every seed, and write the result."""
-    folder = Path(tempfile.mkdtemp())  # kept if a run fails: it may hold hours of work
-    runs = {
-        (variant, seed): fit(config, variant, seed, folder, *options, *more)
-        for seed in seeds
-        for variant, options in variants.items()
-    }
-    results = {v: {seed: read(runs[v, seed]) for seed in seeds} for v in variants}
-    environment = json.loads((next(iter(runs.values())) / "environment.json").read_text())
-    shutil.rmtree(folder)
-    summary = {}
-    for variant, by_seed in results.items():
-        found = list(by_seed.values())
-        summary[variant] = {
-            key: spread([result[key] for result in found])
-            for key in ("miou_after_epoch_1", "miou", "seconds")
-            if found[0][key] is not None
+def summarise(command: str, result: Path, key: str, out: Path, *options: str) -> None:
+    """Sweep over the values of a field, and write the scores of the last epochs by its value."""
+    groups = run_sweep(out, *options)["contenders"]
+    results = {
+        group["fields"][key]: {
+            seed: read(Path(run)) for seed, run in zip(group["seeds"], group["runs"], strict=True)
         }
-        summary[variant]["iou"] = {
+        for group in groups
+    }
+    summary = {}
+    for value, by_seed in results.items():
+        found = list(by_seed.values())
+        summary[value] = {
+            name: spread([result[name] for result in found])
+            for name in ("miou_after_epoch_1", "miou", "seconds")
+            if found[0][name] is not None
+        }
+        summary[value]["iou"] = {
             name: spread([result["iou"][name] for result in found]) for name in found[0]["iou"]
         }
-    for key in ("command", "started"):
-        environment.pop(key)
     content = {
         "command": command,
-        "seeds": seeds,
-        "environment": environment,
+        "seeds": groups[0]["seeds"],
+        "environment": describe_environment(Path(groups[0]["runs"][0])),
         "summary": summary,
         "runs": results,
     }

@@ -10,7 +10,12 @@ from segtrain.errors import SegtrainError, UsageError
 from segtrain.evaluation.comparison import build_comparison
 from segtrain.evaluation.scored_runs import find_scores, read_scored_run, refuse_other_data
 from segtrain.files import format_json, save_together
-from segtrain.render.comparison_page import format_interval, format_signed, render_comparison
+from segtrain.render.comparison_page import (
+    FEW_GROUPS,
+    format_interval,
+    format_signed,
+    render_comparison,
+)
 
 
 def compare(paths: list[Path], split: str, out: Path, as_json: bool = False) -> dict[str, Any]:
@@ -61,13 +66,11 @@ def print_comparison(comparison: dict[str, Any], out: Path) -> None:
         rows.append([*cells, *(signed or ["", ""])])
     columns = ("", "mIoU", "95 %", "difference", "95 %")
     write_rows(columns, rows, drop=(2, 4, 1), gap=2)
-    for group in groups:
-        if len(group["runs"]) > 1:
-            write_table(f"{group['name']}: seeds from {format_interval(group['miou_range'])}")
-    for row in comparison["differences"]:
+    if len(comparison["differences"]) > FEW_GROUPS:
         write()
-        write_table(row["sentence"])
-        write_table(row["about_classes"])
+        write_table(f"{comparison['headline']} Classes and seeds of each are in the page.")
+    else:
+        print_sentences(comparison)
     write()
     for line in comparison["outdated"]:
         write(f"note: {line}")  # ends with a command, which no line break may cut
@@ -76,3 +79,14 @@ def print_comparison(comparison: dict[str, Any], out: Path) -> None:
     for note in comparison["notes"]:
         write_table(note)
     write(f"wrote {out / 'comparison.html'}")
+
+
+def print_sentences(comparison: dict[str, Any]) -> None:
+    """Print what is worth a sentence of each run group and difference."""
+    for group in comparison["contenders"]:
+        if len(group["runs"]) > 1:
+            write_table(f"{group['name']}: seeds from {format_interval(group['miou_range'])}")
+    for row in comparison["differences"]:
+        write()
+        write_table(row["sentence"])
+        write_table(row["about_classes"])

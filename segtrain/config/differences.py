@@ -16,11 +16,12 @@ SIZES = ("augment.crop", "eval.window")  # written 256x192
 def list_differences(configs: Sequence[Config]) -> dict[str, list[Any]]:
     """Return the value in each config of every field that differs, by dotted key, as in JSON.
 
-    Of arguments by name, such as model.options, those that differ.
+    The loss is first, as it is compared most. Of arguments by name, such as model.options, those
+    that differ.
     """
     found: dict[str, list[Any]] = {}
     _collect("", [config.model_dump(mode="json") for config in configs], found)
-    return found
+    return dict(sorted(found.items(), key=lambda item: item[0] != LOSS))
 
 
 def _collect(key: str, values: list[Any], found: dict[str, list[Any]]) -> None:
@@ -47,11 +48,7 @@ def name_fields(keys: Iterable[str]) -> dict[str, str]:
 
 
 def label_values(values: Mapping[str, Any]) -> str:
-    """Return 'ohem, lr=0.01' of values by dotted key.
-
-    Losses are compared most, and need no key to be understood.
-    """
-    loss_first = sorted(values, key=lambda key: key != LOSS)
-    names = name_fields(loss_first)
-    texts = {key: format_field(key, values[key]) for key in loss_first}
+    """Return 'ohem, lr=0.01' of values by dotted key; a loss needs no key to be understood."""
+    names = name_fields(values)
+    texts = {key: format_field(key, value) for key, value in values.items()}
     return ", ".join(t if key == LOSS else f"{names[key]}={t}" for key, t in texts.items())

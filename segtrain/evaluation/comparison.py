@@ -13,7 +13,7 @@ from segtrain.evaluation.score_record import list_rounding, list_settings
 from segtrain.evaluation.scored_runs import ScoredRun
 from segtrain.metrics.bootstrap import RESAMPLES
 from segtrain.metrics.paired_bootstrap import Difference, subtract_scores
-from segtrain.render.comparison_page import format_interval, format_signed
+from segtrain.render.comparison_page import FEW_GROUPS, format_interval, format_signed
 
 FEW = 20  # images, or groups of them, below which bootstrap intervals are too narrow
 
@@ -54,6 +54,7 @@ def build_group_row(group: RunGroup, classes: list[str]) -> dict[str, Any]:
     ranges = [list(ends) if None not in ends else None for ends in extremes]
     return {
         "name": group.name,
+        "fields": group.fields,
         "runs": [str(run.path) for run in group.runs],
         "seeds": [run.seed for run in group.runs],
         "miou": means[0],
@@ -179,14 +180,17 @@ def compose_comparison_headline(rows: list[dict[str, Any]]) -> str:
         return rows[0]["sentence"]
     reference = rows[0]["against"]
     unlike = [row["name"] for row in rows if row["conditions"]]
-    alike = f" Not scored alike, see below: {', '.join(unlike)}." if unlike else ""
+    alike = f" Not scored alike, see below: {shorten(unlike, FEW_GROUPS)}." if unlike else ""
     beyond = sorted((row for row in rows if row["beyond_noise"]), key=lambda row: -row["miou"])
     if not beyond:
         return f"None of the {len(rows)} others differs from {reference} beyond noise.{alike}"
-    listed = ", ".join(f"{row['name']} {format_signed(row['miou'], '+')}" for row in beyond)
+    apart = "; " if any("," in row["name"] for row in rows) else ", "
+    most = FEW_GROUPS if len(rows) <= FEW_GROUPS else 3
+    listed = apart.join(f"{row['name']} {format_signed(row['miou'], '+')}" for row in beyond[:most])
+    more = f" (+{len(beyond) - most} more)" if len(beyond) > most else ""
     within = [row["name"] for row in rows if not row["beyond_noise"]]
-    rest = f" Within noise: {', '.join(within)}." if within else ""
-    return f"Beyond noise, minus {reference}: {listed} mIoU.{rest}{alike}"
+    rest = f" Within noise: {shorten(within, most, apart)}." if within else ""
+    return f"Beyond noise, minus {reference}: {listed} mIoU{more}.{rest}{alike}"
 
 
 def compose_warnings(runs: list[ScoredRun], failures: dict[str, str]) -> list[str]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
-from segtrain.config import Config
+from segtrain.config.differences import SEED, format_field, label_values, list_differences
 from segtrain.config.loading import compare_configs
 from segtrain.evaluation.score_record import list_settings
 from segtrain.evaluation.scored_runs import ScoredRun
 from segtrain.metrics.bootstrap import sum_by_group
 from segtrain.metrics.paired_bootstrap import GroupScores, score_group
 
-SEED = "train.seed"
-MAX_NAME = 40  # characters of a name made from the config
+MAX_KEYS, MAX_NAME = 4, 60  # fields and characters of a name made from the config
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,7 @@ class RunGroup:
     name: str
     runs: list[ScoredRun]
     scores: GroupScores
-
-    @property
-    def config(self) -> Config | None:
-        """The config of the first run; None for a folder that only holds an evaluation."""
-        return self.runs[0].config
+    fields: dict[str, Any] | None  # its values of those in which groups differ; None: unknown
 
 
 def build_run_groups(runs: list[ScoredRun]) -> list[RunGroup]:
@@ -41,11 +36,14 @@ def build_run_groups(runs: list[ScoredRun]) -> list[RunGroup]:
     images = list(runs[0].counts)
     drawn_with = [runs[0].groups[image] for image in images]
     partition = partition_runs(runs)
+    fields = list_fields_of_groups(partition)
     groups = []
-    for name, members in zip(name_groups(partition), partition, strict=True):
+    for name, members, values in zip(
+        name_groups(partition, fields), partition, fields, strict=True
+    ):
         counts = (np.stack([run.counts[image] for image in images]) for run in members)
         sums = [sum_by_group(each, drawn_with) for each in counts]
-        groups.append(RunGroup(name, members, score_group(sums)))
+        groups.append(RunGroup(name, members, score_group(sums), values))
     return groups
 
 
@@ -75,20 +73,28 @@ def differs_in_seed_only(run: ScoredRun, group: list[ScoredRun]) -> bool:
     return compare_configs(first, run.config).keys() == {SEED}
 
 
-def list_varying_keys(groups: list[list[ScoredRun]]) -> list[str]:
-    """Return config keys in which the groups differ; the seed only where nothing else does."""
-    configs = [group[0].config for group in groups if group[0].config]
-    keys = dict.fromkeys(key for config in configs for key in compare_configs(configs[0], config))
-    seeds = keys if all(len(group) == 1 for group in groups) else ()
-    return [key for key in keys if key != SEED] or list(seeds)
+def list_fields_of_groups(groups: list[list[ScoredRun]]) -> list[dict[str, Any] | None]:
+    """Return each group's values of the fields that differ, by dotted key; None without a config.
+
+    The seed only where nothing else differs.
+    """
+    differing = list_differences([group[0].config for group in groups if group[0].config])
+    seeds = differing.pop(SEED, None)
+    if not differing and seeds and all(len(group) == 1 for group in groups):
+        differing = {SEED: seeds}
+    columns = zip(*differing.values(), strict=True) if differing else repeat(())
+    return [
+        dict(zip(differing, next(columns), strict=True)) if group[0].config else None
+        for group in groups
+    ]
 
 
-def name_groups(groups: list[list[ScoredRun]]) -> list[str]:
+def name_groups(groups: list[list[ScoredRun]], fields: list[dict[str, Any] | None]) -> list[str]:
     """Return unique names: the values that differ where they are short, else folders or paths."""
-    keys, folders = list_varying_keys(groups), [group[0].folder for group in groups]
+    folders = [name_by_folder(group) for group in groups]
     names = [
-        name_by_values(group[0].config, keys) or folder
-        for group, folder in zip(groups, folders, strict=True)
+        name_by_values(values or {}) or folder
+        for values, folder in zip(fields, folders, strict=True)
     ]
     for fallbacks in (folders, [str(group[0].path) for group in groups]):
         names = [
@@ -98,30 +104,25 @@ def name_groups(groups: list[list[ScoredRun]]) -> list[str]:
     return names
 
 
-def name_by_values(config: Config | None, keys: list[str]) -> str:
-    """Return 'ohem+dice' or 'ohem, lr=0.01' by one or two keys; '' where they give no name."""
-    if config is None or not 1 <= len(keys) <= 2:
-        return ""
-    # losses are compared most, and need no key to be understood
-    loss_first = sorted(keys, key=lambda key: key != "loss.expression")
-    name = ", ".join(
-        text if key == "loss.expression" else f"{key.partition('.')[2]}={text}"
-        for key, text in ((key, format_value(config, key)) for key in loss_first)
-    )
+def name_by_folder(group: list[ScoredRun]) -> str:
+    """Return the folder of a group's first run, without the seed where there are several runs."""
+    name = group[0].folder
+    return name.removesuffix(f"-seed{group[0].seed}") if len(group) > 1 else name
+
+
+def name_by_values(values: dict[str, Any]) -> str:
+    """Return 'ohem+dice' or 'ohem, lr=0.01'; '' for too many fields, or too long a name."""
+    name = label_values(values) if len(values) <= MAX_KEYS else ""
     return name if len(name) <= MAX_NAME else ""
-
-
-def format_value(config: Config, key: str) -> str:
-    """Return the value of a dotted key as text."""
-    section, name = key.split(".")
-    value = getattr(getattr(config, section), name)
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def build_config_rows(groups: list[RunGroup]) -> list[dict[str, Any]]:
     """Return each key that differs, with a text for each group; None for one without config."""
-    configs = [group.config for group in groups]
+    known = [group.fields for group in groups if group.fields]
     return [
-        {"key": key, "values": [config and format_value(config, key) for config in configs]}
-        for key in list_varying_keys([group.runs for group in groups])
+        {
+            "key": key,
+            "values": [group.fields and format_field(key, group.fields[key]) for group in groups],
+        }
+        for key in (known[0] if known else ())
     ]

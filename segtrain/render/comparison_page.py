@@ -7,16 +7,25 @@ from typing import Any
 from segtrain.console import show_names
 from segtrain.render.templating import LONGEST_NAME, render_page
 
+MOST_COLUMNS = 6  # fields of the config beside the scores
+FEW_GROUPS = 6  # of run groups that are compared in words; of more, tables and plots are shown
+
 
 def render_comparison(comparison: dict[str, Any]) -> str:
     """Return the page of a comparison as `segtrain compare --json` prints it."""
     low, high = compute_plot_range(comparison["differences"])
+    fields = comparison["configs"]
+    in_columns = 2 <= len(fields) <= MOST_COLUMNS and all(
+        g["fields"] for g in comparison["contenders"]
+    )
     return render_page(
         "comparison.html",
         comparison=comparison,
         names=show_names(comparison["classes"], LONGEST_NAME),
         position=lambda value: f"{100 * (value - low) / (high - low):.2f}%",
         ends=(low, high),
+        fields=fields if in_columns else [],
+        few=len(comparison["differences"]) <= FEW_GROUPS,
         score=format_signed,
         interval=format_interval,
     )

@@ -234,8 +234,14 @@ def test_a_repeated_seed_is_another_run_group(cli, tmp_path: Path):
          ["lr=0.001", "lr=0.01"]),
         ([{"loss.expression": "ce"}, {"loss.expression": "ohem", "augment.hflip": 0.0}],
          ["ce, hflip=null", "ohem, hflip=0.0"]),
-        ([{"optim.lr": 0.1}, {"optim.lr": 0.2, "train.epochs": 3, "augment.preset": "none"}],
-         ["r0", "r1"]),
+        ([{"optim.lr": 0.1}, {"optim.lr": 0.2, "loss.expression": "ce", "augment.crop": [64, 32]}],
+         ["ohem, crop=null, lr=0.1", "ce, crop=64x32, lr=0.2"]),
+        ([{"train.batch_size": 2}, {"eval.batch_size": 2}],
+         ["train.batch_size=2, eval.batch_size=1", "train.batch_size=8, eval.batch_size=2"]),
+        ([{"model.options": {"a": [1], "b": 1}}, {"model.options": {"a": [2], "b": 1}}],
+         ["a=[1]", "a=[2]"]),
+        ([{"optim.lr": 0.1}, {"optim.lr": 0.2, "train.epochs": 3, "augment.preset": "none",
+                              "augment.hflip": 0.0, "train.batch_size": 2}], ["r0", "r1"]),
         ([{"loss.expression": "ce"}, {"loss.expression": "+".join(["0.125*dice"] * 9)}],
          ["ce", "r1"]),
         ([{"loss.expression": "ce"}, {"loss.expression": "ohem"}, {"loss.expression": "ce"}],
@@ -246,6 +252,21 @@ def test_a_repeated_seed_is_another_run_group(cli, tmp_path: Path):
 def test_a_run_group_is_named_by_what_differs(cli, tmp_path: Path, configs: list, names: list[str]):
     runs = [write_run(tmp_path / f"r{i}", EVERY, config=c) for i, c in enumerate(configs)]
     assert [c["name"] for c in compared(cli, *runs)["contenders"]] == names
+
+
+def test_seeds_in_folders_of_a_sweep_are_named_without_the_seed(cli, tmp_path: Path):
+    long = "+".join(["0.125*dice"] * 9)
+    runs = [
+        write_run(tmp_path / f"{name}-seed{seed}", EVERY,
+                  config={"loss.expression": loss, "train.seed": seed})
+        for seed in (0, 1)
+        for name, loss in (("ce", "ce"), ("nine", long))
+    ]  # fmt: skip
+    found = compared(cli, *runs)
+    assert [c["name"] for c in found["contenders"]] == ["ce", "nine"]
+    assert [c["fields"] for c in found["contenders"]] == [
+        {"loss.expression": "ce"}, {"loss.expression": long}
+    ]  # fmt: skip
 
 
 def test_folders_of_one_name_are_named_by_path(cli, tmp_path: Path):
@@ -416,6 +437,38 @@ def test_the_page_is_complete_and_loads_nothing(cli, tmp_path: Path):
         assert text in html
     assert "<b>sign" not in html
     assert "http://" not in html and "https://" not in html and "<script" not in html
+
+
+def many(tmp_path: Path) -> list[Path]:
+    """Runs of 2 losses, 3 learning rates, 4 crops and 2 seeds."""
+    runs = []
+    for seed in (0, 1):
+        for index in range(24):
+            loss, lr = ("ce", "ohem")[index // 12], (0.1, 0.01, 0.001)[index // 4 % 3]
+            config = {"loss.expression": loss, "optim.lr": lr, "train.seed": seed,
+                      "augment.crop": [32, 32 * (index % 4 + 1)]}  # fmt: skip
+            counts = (EVERY, BETTER, MIXED)[index % 3]
+            runs.append(write_run(tmp_path / f"{index}-{seed}", counts, config=config))
+    return runs
+
+
+def test_many_groups_stay_readable(cli, tmp_path: Path):
+    runs = many(tmp_path)
+    answer = cli("compare", *runs)
+    assert answer.code == 0, answer.stderr
+    assert len(answer.stdout.splitlines()) < 40
+    assert "ohem, crop=32x128, lr=0.001 " in answer.stdout
+    found = json.loads(Path("comparison/comparison.json").read_text())
+    assert [len(group["runs"]) for group in found["contenders"]] == [2] * 24
+    assert found["contenders"][23]["fields"] == {
+        "loss.expression": "ohem", "optim.lr": 0.001, "augment.crop": [32, 128]
+    }  # fmt: skip
+    assert found["headline"].startswith("Beyond noise, minus ce, crop=32x32, lr=0.1: ")
+    assert len(found["headline"]) < 700
+    html = Path("comparison/comparison.html").read_text()
+    assert html.count("<summary>In words</summary>") == 2
+    scores = html[html.index('id="scores"') : html.index('id="classes"')]
+    assert '<th scope="col">augment.crop</th>' in scores and "<td>32x128</td>" in scores
 
 
 def test_the_page_in_a_browser(cli, chromium: Browser, tmp_path: Path):

@@ -110,6 +110,7 @@ def test_differences_are_labelled_by_what_differs_alone():
         "train.batch_size": [8, 8, 2],
         "eval.batch_size": [1, 1, 2],
     }
+    assert next(iter(found)) == "loss.expression"
     assert [label_values({key: column[i] for key, column in found.items()}) for i in (0, 1)] == [
         "ce, crop=64x32, scale=null, b=2, train.batch_size=8, eval.batch_size=1",
         "ohem, crop=null, scale=[0.5, 1.0], b=[3], train.batch_size=8, eval.batch_size=1",
