@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.config import Config, DataConfig
-from segtrain.config.loading import adopt_older_names, list_given, load_config, make_config
+from segtrain.config.loading import (
+    adopt_older_defaults,
+    adopt_older_names,
+    list_given,
+    load_config,
+    make_config,
+)
 from segtrain.config.sources import read_sources
 from segtrain.console import write, write_notes
 from segtrain.data.demo import SETTINGS
@@ -76,7 +82,8 @@ def request_fit(options: FitOptions) -> FitRequest:
     if options.resume == "":  # as of a shell's variable that isn't set
         raise UsageError("--resume: expected a run, got an empty text")
     old_run = find_resumed_run(options.resume, options.out) if options.resume else None
-    base = load_config(old_run / CONFIG) if old_run else None
+    base, notes = adopt_older_defaults(load_config(old_run / CONFIG)) if old_run else (None, [])
+    write_notes(notes)
     check_sources(options)
     config = load_config(options.file, options.sets, options.flags, base)
     demo_settings = not old_run and takes_demo_settings(config)
@@ -87,7 +94,7 @@ def request_fit(options: FitOptions) -> FitRequest:
         write_notes(notes)
     config, notes = take_names(config)
     write_notes(notes, stderr=True)
-    loss = check_training(config)
+    loss = check_training(config).with_defaults(read_loss(base) if base else None)
     if demo_settings and may_be_rank_zero():
         fields = ", ".join(f"{key} {value}" for key, value in SETTINGS.items())
         write(f"demo: its own settings: {fields}; giving any of these fields turns all off")

@@ -15,6 +15,7 @@ from segtrain.config.yaml_text import dump_yaml
 from segtrain.console import Note
 from segtrain.errors import UsageError
 from segtrain.files import save_text
+from segtrain.losses.spec import parse_loss
 
 
 def make_config(values: dict[str, Any], origin: str = "config") -> Config:
@@ -83,6 +84,24 @@ def adopt_older_names(config: Config) -> tuple[Config, list[Note]]:
     text = "eval.group_by is the older name of data.group_by, for which it is taken"
     data = config.data.model_copy(update={"group_by": older})
     return config.model_copy(update={"data": data}), [Note(text, "note")]
+
+
+def adopt_older_defaults(config: Config) -> tuple[Config, list[Note]]:
+    """Return a run's config with the defaults of its version written out in its loss, and notes.
+
+    Not for a new training, which has the defaults of this version.
+    """
+    expression, settings = config.loss.expression, (config.loss.thresh, config.loss.n_min_factor)
+    try:
+        given = parse_loss(expression, *settings)
+    except UsageError:  # damaged, or of a newer version: refused where it is used
+        return config, []
+    adopted = str(given.with_defaults(earlier=given))
+    if adopted == expression:
+        return config, []
+    text = f"loss.expression is {adopted}, with the defaults of the version that started the run"
+    loss = config.loss.model_copy(update={"expression": adopted})
+    return config.model_copy(update={"loss": loss}), [Note(text, "note")]
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from segtrain.config import Config
-from segtrain.config.loading import load_config
+from segtrain.config.loading import adopt_older_defaults, load_config
 from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.evaluation.score_record import ScoreRecord, find_outdated, read_record
 from segtrain.files import lock_folder, read_csv
@@ -116,7 +116,7 @@ def read_scored_run(path: Path, split: str) -> ScoredRun:
     if folder.name == (record.split if record else split):  # else of other weights or settings
         outdated = find_outdated(run, metrics, split)
         if not outdated and (run / CONFIG).is_file():
-            config = load_config(run / CONFIG)
+            config, _ = adopt_older_defaults(load_config(run / CONFIG))
     elif folder != path and record and (run / BEST).is_file():  # else a lone checkpoint's folder
         outdated = f"no scores of its own, these are of {shorten(record.changes)} ({folder})"
     start, outdated = read_start(run / ENVIRONMENT), outdated and f"{outdated}; do: {command}"

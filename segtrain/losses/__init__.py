@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segtrain.losses.border import Border
     from segtrain.losses.build import FAMILIES, Loss, build_loss
+    from segtrain.losses.cldice import ClDice
     from segtrain.losses.cross_entropy import CrossEntropy
     from segtrain.losses.focal import Focal
     from segtrain.losses.ghm import GHM
@@ -19,6 +20,7 @@ __all__ = [
     "GHM",
     "VGG",
     "Border",
+    "ClDice",
     "CrossEntropy",
     "Dice",
     "Focal",

@@ -48,6 +48,12 @@ Layers = Annotated[
 ]
 Switch = Annotated[bool, Field(strict=True, description="True or False")]
 Classes = Annotated[Literal["all", "present"], Field(description="all or present")]
+Average = Annotated[
+    Literal["macro", "micro", "generalised"],
+    Field(description="macro, micro or generalised"),
+]
+Iterations = Annotated[Whole, Field(ge=1, le=100, description="a whole number from 1 to 100")]
+Exponent = Annotated[Number, Field(ge=0.1, le=10, description="a number from 0.1 to 10")]
 WeightsFile = Annotated[str, Field(strict=True, description="imagenet, none or a file")]
 PerClass = Annotated[
     tuple[NonNegative, ...],
@@ -92,6 +98,8 @@ class Arguments:
     mines: ClassVar[bool] = False  # averages over hard pixels of an inner loss
     wraps: ClassVar[bool] = False  # takes an inner loss, of single pixels
     per_pixel: ClassVar[bool] = False  # a mean over pixels, which can be an inner loss
+    # of arguments whose default has changed: what it was before config.yaml had it written out
+    older_defaults: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from segtrain.losses.pixel_arguments import (
     TopKArguments,
 )
 from segtrain.losses.region_arguments import (
+    ClDiceArguments,
     DiceArguments,
     JaccardArguments,
     LovaszArguments,
@@ -52,6 +53,7 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "tversky": TverskyArguments,
     "jaccard": JaccardArguments,
     "lovasz": LovaszArguments,
+    "cldice": ClDiceArguments,
     "vgg": VGGArguments,
 }
 OUTER = [name for name, family in ARGUMENTS.items() if family.wraps]

@@ -15,6 +15,7 @@ from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.arguments import VGGArguments
 from segtrain.losses.base import Term
 from segtrain.losses.border import Border
+from segtrain.losses.cldice import ClDice
 from segtrain.losses.cross_entropy import CrossEntropy
 from segtrain.losses.focal import Focal
 from segtrain.losses.ghm import GHM
@@ -39,6 +40,7 @@ FAMILIES: dict[str, type[Term]] = {
     "tversky": Tversky,
     "jaccard": Jaccard,
     "lovasz": Lovasz,
+    "cldice": ClDice,
     "vgg": VGG,
 }
 

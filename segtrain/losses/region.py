@@ -22,32 +22,76 @@ class Tversky(Term):
         squared: bool = TverskyArguments.squared,
         classes: str = TverskyArguments.classes,
         per_image: bool = TverskyArguments.per_image,
+        background: bool = TverskyArguments.background,
+        average: str = TverskyArguments.average,
+        gamma: float = TverskyArguments.gamma,
         lb_ignore: int = 255,
     ):
-        checked = make_arguments(TverskyArguments, alpha, beta, smooth, squared, classes, per_image)
+        switches = squared, classes, per_image, background, average
+        checked = make_arguments(TverskyArguments, alpha, beta, smooth, *switches, gamma)
         super().__init__(lb_ignore, powers=(2,) if checked.squared else (1,))
-        self.alpha, self.beta, self.smooth = checked.alpha, checked.beta, checked.smooth
-        self.present_only, self.per_image = checked.classes == "present", checked.per_image
+        self.checked = checked
 
     def value(self, pixels: Pixels) -> Tensor:
+        given = self.checked
         true = pixels.by_class(pixels.valid.to(pixels.nll.dtype))  # (N,C), as all these sums
         overlap = pixels.by_class(torch.exp(-pixels.nll))
         predicted = pixels.mass[self.powers[0]]
-        if not self.per_image:
+        if not given.per_image:
             sums = pixels.total(torch.stack([overlap, predicted, true]).sum(1, keepdim=True))
             overlap, predicted, true = sums
-        wrong = self.alpha * (predicted - overlap) + self.beta * (true - overlap)
+        wrong = given.alpha * (predicted - overlap) + given.beta * (true - overlap)
+        counted = counted_classes(true, given.classes, given.background)
+        if given.average != "macro":
+            weight = rarity(true, counted) if given.average == "generalised" else 1
+            overlap, wrong = (
+                (weight * sums).where(counted, 0).sum(1, keepdim=True) for sums in (overlap, wrong)
+            )
+            counted = counted.any(1, keepdim=True)
         # half of smooth: as in dice, where it stands beside 2 sum(p t)
-        hit = overlap + self.smooth / 2
-        unmatched = 1 - hit / (hit + wrong)
-        counted = true > 0 if self.present_only else torch.ones_like(true, dtype=torch.bool)
-        by_image = unmatched.where(counted, 0).sum(1) / counted.sum(1).clamp(min=1)
-        return mean_of_images(by_image, true, pixels) if self.per_image else by_image.sum()
+        hit = overlap + given.smooth / 2
+        if given.gamma == 1:
+            unmatched = 1 - hit / (hit + wrong)
+        else:
+            unmatched = finite_power((wrong / (hit + wrong)).clamp(min=0), 1 / given.gamma)
+        return mean_loss(unmatched, counted, true, given.per_image, pixels)
 
 
-def mean_of_images(by_image: Tensor, true: Tensor, pixels: Pixels) -> Tensor:
-    """Return the mean of (N,) over the images, of all devices, with a valid pixel in true (N,C)."""
-    seen = true.sum(1) > 0
+def counted_classes(true: Tensor, classes: str, background: bool) -> Tensor:
+    """Return (N,C) bool: the classes that a loss counts, by their pixels in the truth (N,C)."""
+    counted = true > 0 if classes == "present" else torch.ones_like(true, dtype=torch.bool)
+    foreground = torch.arange(true.shape[1], device=true.device) > 0
+    return counted if background else counted & foreground
+
+
+def rarity(true: Tensor, counted: Tensor) -> Tensor:
+    """Return the weights (N,C) of generalised Dice: 1 / pixels^2, relative to the rarest class.
+
+    Relative, since smooth would outweigh sums of a millionth. An absent class weighs as the rarest.
+    """
+    present = counted & (true > 0)
+    rarest = true.where(present, torch.inf).amin(1, keepdim=True)
+    return (rarest / true.where(present, rarest)).where(present, 1) ** 2
+
+
+def finite_power(base: Tensor, exponent: float) -> Tensor:
+    """Return base ** exponent, base >= 0; constant near 0, where the slope may be infinite."""
+    tiny = base <= torch.finfo(base.dtype).tiny ** 0.5  # false for NaN, which must show
+    return (base.masked_fill(tiny, 1) ** exponent).masked_fill(tiny, 0)
+
+
+def mean_loss(
+    by_class: Tensor, counted: Tensor, true: Tensor, per_image: bool, pixels: Pixels
+) -> Tensor:
+    """Return the mean of (N,C) over the counted classes, then over the images of all devices.
+
+    An image without a counted class, or without a valid pixel in `true` (N,C), isn't in the mean;
+    a batch of such images has the loss 0. Without per_image the one row is of the whole batch.
+    """
+    by_image = by_class.where(counted, 0).sum(1) / counted.sum(1).clamp(min=1)
+    if not per_image:
+        return by_image.sum()
+    seen = (true.sum(1) > 0) & counted.any(1)
     return pixels.total(by_image.where(seen, 0).sum()) / pixels.total(seen.sum()).clamp(min=1)
 
 
@@ -62,9 +106,14 @@ class Dice(Tversky):
         squared: bool = DiceArguments.squared,
         classes: str = DiceArguments.classes,
         per_image: bool = DiceArguments.per_image,
+        background: bool = DiceArguments.background,
+        average: str = DiceArguments.average,
         lb_ignore: int = 255,
     ):
-        super().__init__(*self.error_weights, smooth, squared, classes, per_image, lb_ignore)
+        alpha, beta = self.error_weights
+        super().__init__(
+            alpha, beta, smooth, squared, classes, per_image, background, average, 1, lb_ignore
+        )
 
 
 class Jaccard(Dice):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, get_args
@@ -22,7 +22,18 @@ from segtrain.losses.pixel_arguments import OhemArguments
 WORD = re.compile(r"""'[^']*'|"[^"]*"|[^\W\d]\w*(?:[ -]+[^\W\d]\w*)*""")
 WORDS = [
     *{name for family in ARGUMENTS.values() for name in family.defaults()},
-    *(*ARGUMENTS, *get_args(Balancing), "all", "present", "imagenet", "True", "False"),
+    *(
+        *ARGUMENTS,
+        *get_args(Balancing),
+        "all",
+        "present",
+        "macro",
+        "micro",
+        "generalised",
+        "imagenet",
+        "True",
+        "False",
+    ),
 ]
 EXAMPLE = "write for example ohem, ohem(thresh=0.7), ohem(focal) or ohem+0.5*dice"
 
@@ -48,6 +59,16 @@ class TermSpec:
         self.arguments.check_classes(num_classes)
         if self.inner:
             self.inner.check_classes(num_classes)
+
+    def with_defaults(self, earlier: TermSpec | None) -> TermSpec:
+        """Return the term with each default written out that has changed between versions."""
+        older = self.arguments.older_defaults
+        defaults = older | earlier.given if earlier else vars(self.arguments)
+        missing = {key: defaults[key] for key in older if key not in self.given}
+        if not missing:
+            return self
+        arguments = make_arguments(type(self.arguments), **vars(self.arguments) | missing)
+        return replace(self, given=self.given | missing, arguments=arguments)
 
     def with_class_weights(self, pixels: list[int], where_present: list[int]) -> TermSpec:
         """Return the term with its balancing by name replaced by numbers."""
@@ -97,6 +118,18 @@ class LossSpec:
             raise UsageError(f"loss: num_classes is {num_classes}; it must be at least 2")
         for term in self.terms:
             term.check_classes(num_classes)
+
+    def with_defaults(self, earlier: LossSpec | None = None) -> LossSpec:
+        """Return the spec with each default written out that has changed between versions.
+
+        A run's config.yaml keeps it so: where it has no value, the run is older than the change.
+        `earlier` is the loss of a run to resume, whose terms have its defaults.
+        """
+        others: Sequence[TermSpec | None] = [None] * len(self.terms)
+        if earlier and earlier.names == self.names:
+            others = earlier.terms
+        terms = tuple(t.with_defaults(o) for t, o in zip(self.terms, others, strict=True))
+        return self if terms == self.terms else LossSpec(" + ".join(map(str, terms)), terms)
 
     def with_class_weights(self, pixels: list[int], where_present: list[int]) -> LossSpec:
         """Return the spec with weight=median-frequency and inverse-sqrt replaced by numbers.

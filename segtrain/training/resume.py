@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from segtrain.config import Config
-from segtrain.config.loading import compare_configs, load_config
+from segtrain.config.loading import adopt_older_defaults, compare_configs, load_config
 from segtrain.console import Note
 from segtrain.distributed.devices import resolve_device, resolve_precision
 from segtrain.distributed.fabric import NAMES
@@ -83,8 +83,9 @@ def check_changes(run: Path, config: Config, saved: dict[str, Any] | None) -> li
     Raise UsageError for fields that may not change within a run, and for those that would have no
     effect, since the saved state has no step left to take.
     """
-    changed = compare_configs(load_config(run / CONFIG), config)
-    texts = {key: f"{key} was {old}, now {new}" for key, (old, new) in changed.items()}
+    old, _ = adopt_older_defaults(load_config(run / CONFIG))
+    changed = compare_configs(old, config)
+    texts = {key: f"{key} was {was}, now {now}" for key, (was, now) in changed.items()}
     effects, key = dict(MAY_CHANGE), "train.precision"
     if key in changed and saved:
         precision = NAMES.get(saved["setting"].get("precision"))

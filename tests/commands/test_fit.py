@@ -167,7 +167,7 @@ def test_resume_explains_an_allowed_change_and_refuses_others(cli, straight: Pat
     copy = shutil.copytree(straight, Path("runs/r"))
     refused = cli("fit", "--resume", copy, "--loss", "ce", "--seed", "3", "--epochs", "3")
     assert refused.code == 2
-    assert "loss.expression was ghm+0.5*dice, now ce" in refused.error
+    assert "loss.expression was ghm + 0.5*dice(classes='present'), now ce" in refused.error
     assert "train.seed was 0, now 3" in refused.error and "epochs" not in refused.error
     resumed = cli("fit", "--resume", copy, "--epochs", "3", "--lr", "0.0005")
     assert resumed.code == 0, resumed.stderr

@@ -41,7 +41,7 @@ def test_an_argument_wins_over_the_default_that_the_config_gives(inner):
     "expression, parts",
     [
         ("ohm", ["did you mean ohem"]),
-        ("ohem+dise", ["did you mean dice?"]),
+        ("ohem+dise", ["did you mean dice"]),
         ("focl(gamma=2)", ["did you mean focal"]),
         ("ohem(fcal)", ["did you mean focal"]),
         ("1" + "0" * 400 + "*ohem", ["not a loss expression"]),

@@ -245,71 +245,105 @@ def groups_of(pixels: list, per_image: bool) -> list[list[Pixel]]:
     return [list(group) for _, group in by_image]
 
 
-def over_groups(of_class):
-    """Twin of a loss that is a mean over classes, then over groups of pixels.
+def chosen_classes(group: list[Pixel], num_classes: int, classes: str, background: bool) -> list:
+    present = {pixel.label for pixel in group}
+    chosen = range(num_classes) if classes == "all" else sorted(present)
+    return [c for c in chosen if c or background]
 
-    `of_class(group, c, **kwargs)` is the loss of class c and, for each pixel, its slope by p[c].
+
+def over_groups(losses_of_group):
+    """Twin of a loss that is a mean over groups of pixels, of those with a chosen class.
+
+    `losses_of_group(group, chosen, **kwargs)` yields parts of the loss of a group: a share, the
+    classes c of the part with a list of slopes by p[c] of the group's pixels, and the value.
     """
 
-    def twin(logits, target, ignore=255, classes="all", per_image=False, **kwargs):
-        pixels = valid_pixels(logits, target, ignore)
-        groups = groups_of(pixels, per_image)
+    def twin(logits, target, ignore=255, classes="present", per_image=False, background=True,
+             **kwargs):  # fmt: skip
+        num_classes, pixels = logits.shape[1], valid_pixels(logits, target, ignore)
+        groups = [
+            (group, chosen) for group in groups_of(pixels, per_image)
+            if (chosen := chosen_classes(group, num_classes, classes, background))
+        ]  # fmt: skip
         value, slopes = 0.0, []
-        for group in groups:
-            present = {pixel.label for pixel in group}
-            chosen = range(logits.shape[1]) if classes == "all" else present
-            share = 1 / (len(chosen) * len(groups))
-            by_log_p = [np.zeros(logits.shape[1]) for _ in group]
-            for c in chosen:
-                loss, by_p = of_class(group, c, **kwargs)
-                value += share * loss
-                for pixel, slope, s in zip(group, by_log_p, by_p, strict=True):
-                    slope[c] += share * s * pixel.p[c]
+        for group, chosen in groups:
+            by_log_p = [np.zeros(num_classes) for _ in group]
+            for share, loss, by_class in losses_of_group(group, chosen, **kwargs):
+                value += share / len(groups) * loss
+                for c, by_p in by_class.items():
+                    for pixel, slope, s in zip(group, by_log_p, by_p, strict=True):
+                        slope[c] += share / len(groups) * s * pixel.p[c]
             slopes += zip(group, by_log_p, strict=True)
         return value, gradient_by_logits(logits.shape, slopes)
 
     return twin
 
 
-def tversky_of_class(group, c, alpha=0.3, beta=0.7, smooth=1e-5, squared=False):
-    p = [pixel.p[c] for pixel in group]
-    t = [float(pixel.label == c) for pixel in group]
-    power = 2 if squared else 1
+def region_losses(fraction):
+    """Losses 1 - upper / lower of one class each, or of weighted sums over classes.
+
+    `fraction(p, t, power, **kwargs)` is upper and lower of a class, and their slopes by each p, and
+    the part of smooth that both get.
+    """
+
+    def losses(group, chosen, average="macro", smooth=1e-5, squared=False, gamma=1.0, **kwargs):
+        truth = {c: [float(pixel.label == c) for pixel in group] for c in chosen}
+        parts = {
+            c: fraction([pixel.p[c] for pixel in group], truth[c], 2 if squared else 1, **kwargs)
+            for c in chosen
+        }
+        weights = dict.fromkeys(chosen, 1.0)
+        if average == "generalised":  # smooth is in units of the rarest class
+            sizes = {c: sum(truth[c]) for c in chosen}
+            least = min((size for size in sizes.values() if size), default=1)
+            weights = {c: least**2 / (size or least) ** 2 for c, size in sizes.items()}
+        for together in [[c] for c in chosen] if average == "macro" else [chosen]:
+            added = smooth * parts[together[0]][4]
+            upper = added + sum(weights[c] * parts[c][0] for c in together)
+            lower = added + sum(weights[c] * parts[c][1] for c in together)
+            unmatched = 1 - upper / lower
+            factor = 1.0
+            if gamma != 1:
+                unmatched = max(unmatched, 0)
+                factor = unmatched ** (1 / gamma - 1) / gamma if unmatched else 0.0
+                unmatched = unmatched ** (1 / gamma)
+            by_class = {
+                c: [
+                    -factor * weights[c] * (u * lower - upper * v) / lower**2
+                    for u, v in zip(parts[c][2], parts[c][3], strict=True)
+                ]
+                for c in together
+            }
+            yield 1 / len(chosen) if average == "macro" else 1.0, unmatched, by_class
+
+    return losses
+
+
+def tversky_fraction(p, t, power, alpha=0.3, beta=0.7):
     both = sum(a * b for a, b in zip(p, t, strict=True))
     only_p, only_t = sum(a**power for a in p) - both, sum(t) - both
-    upper = both + smooth / 2
-    lower = both + alpha * only_p + beta * only_t + smooth / 2
-    slopes = []
-    for a, b in zip(p, t, strict=True):
-        by_lower = b + alpha * (power * a ** (power - 1) - b) - beta * b
-        slopes.append(-(b * lower - upper * by_lower) / lower**2)
-    return 1 - upper / lower, slopes
-
-
-def dice_of_class(group, c, smooth=1e-5, squared=False):
-    p = [pixel.p[c] for pixel in group]
-    t = [float(pixel.label == c) for pixel in group]
-    power = 2 if squared else 1
-    upper = 2 * sum(a * b for a, b in zip(p, t, strict=True)) + smooth
-    lower = sum(a**power for a in p) + sum(t) + smooth
-    slopes = [
-        (upper * power * a ** (power - 1) / lower - 2 * b) / lower
-        for a, b in zip(p, t, strict=True)
+    by_lower = [
+        b + alpha * (power * a ** (power - 1) - b) - beta * b for a, b in zip(p, t, strict=True)
     ]
-    return 1 - upper / lower, slopes
+    return both, both + alpha * only_p + beta * only_t, t, by_lower, 0.5
 
 
-def jaccard_of_class(group, c, smooth=1e-5, squared=False):
-    p = [pixel.p[c] for pixel in group]
-    t = [float(pixel.label == c) for pixel in group]
-    power = 2 if squared else 1
+def dice_fraction(p, t, power):
+    upper = 2 * sum(a * b for a, b in zip(p, t, strict=True))
+    by_lower = [power * a ** (power - 1) for a in p]
+    return upper, sum(a**power for a in p) + sum(t), [2 * b for b in t], by_lower, 1
+
+
+def jaccard_fraction(p, t, power):
     both = sum(a * b for a, b in zip(p, t, strict=True))
-    union = sum(a**power for a in p) + sum(t) - both + smooth / 2
-    ratio = (both + smooth / 2) / union
-    slopes = [
-        (ratio * (power * a ** (power - 1) - b) - b) / union for a, b in zip(p, t, strict=True)
-    ]
-    return 1 - ratio, slopes
+    by_lower = [power * a ** (power - 1) - b for a, b in zip(p, t, strict=True)]
+    return both, sum(a**power for a in p) + sum(t) - both, t, by_lower, 0.5
+
+
+def lovasz_losses(group, chosen):
+    for c in chosen:
+        loss, slopes = lovasz_of_class(group, c)
+        yield 1 / len(chosen), loss, {c: slopes}
 
 
 def lovasz_of_class(group, c):
@@ -330,8 +364,64 @@ def lovasz_of_class(group, c):
     return loss, slopes
 
 
-def lovasz_twin(logits, target, ignore=255, classes="present", per_image=True):
-    return over_groups(lovasz_of_class)(logits, target, ignore, classes, per_image)
+def lovasz_twin(logits, target, ignore=255, per_image=True, **kwargs):
+    return over_groups(lovasz_losses)(logits, target, ignore, per_image=per_image, **kwargs)
+
+
+# ---- skeletons
+
+CROSS = [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)]
+SQUARE = list(itertools.product((-1, 0, 1), repeat=2))
+
+
+def skeleton(values: dict[tuple, float], iterations: int) -> dict[tuple, tuple[float, dict]]:
+    """Return the soft skeleton of values by place: for each its value and slopes by the values.
+
+    A minimum or maximum is always the value of some place, so maps of places are thinned.
+    """
+    found = {place: (0.0, {}) for place in values}
+    level = {place: place for place in values}
+    for _ in range(iterations + 1):
+        thinner = {q: min(near(q, CROSS, level), key=values.__getitem__) for q in values}
+        opened = {q: max(near(q, SQUARE, thinner), key=values.__getitem__) for q in values}
+        for q, (s, slopes) in found.items():
+            removed = values[level[q]] - values[opened[q]]
+            if removed > 0:
+                slopes = {place: slope * (1 - removed) for place, slope in slopes.items()}
+                for place, sign in ((level[q], 1), (opened[q], -1)):
+                    slopes[place] = slopes.get(place, 0) + sign * (1 - s)
+                found[q] = s + (1 - s) * removed, slopes
+        level = thinner
+    return found
+
+
+def near(place: tuple, steps: list[tuple], level: dict[tuple, tuple]) -> list[tuple]:
+    n, y, x = place
+    return [level[n, y + v, x + h] for v, h in steps if (n, y + v, x + h) in level]
+
+
+def cldice_losses(group, chosen, iterations=3, smooth=1.0):
+    places = [pixel.place for pixel in group]
+    for c in chosen:
+        p = {pixel.place: float(pixel.p[c]) for pixel in group}
+        t = {pixel.place: float(pixel.label == c) for pixel in group}
+        thin_p, thin_t = skeleton(p, iterations), skeleton(t, iterations)
+        of_p = sum(s for s, _ in thin_p.values()) + smooth
+        of_t = sum(s for s, _ in thin_t.values()) + smooth
+        precision = (sum(s * t[q] for q, (s, _) in thin_p.items()) + smooth) / of_p
+        sensitivity = (sum(s * p[q] for q, (s, _) in thin_t.items()) + smooth) / of_t
+        both = precision + sensitivity
+        by_precision, by_sensitivity = -2 * (sensitivity / both) ** 2, -2 * (precision / both) ** 2
+        by_p = {q: by_sensitivity * s / of_t for q, (s, _) in thin_t.items()}
+        for q, (_, slopes) in thin_p.items():
+            for place, slope in slopes.items():
+                by_p[place] += by_precision * (t[q] - precision) / of_p * slope
+        loss = 1 - 2 * precision * sensitivity / both
+        yield 1 / len(chosen), loss, {c: [by_p[q] for q in places]}
+
+
+def cldice_twin(logits, target, ignore=255, background=False, **kwargs):
+    return over_groups(cldice_losses)(logits, target, ignore, background=background, **kwargs)
 
 
 TWINS = {
@@ -342,10 +432,11 @@ TWINS = {
     "border": pixel_twin("border"),
     "ohem": mining_twin("ohem"),
     "topk": mining_twin("topk"),
-    "dice": over_groups(dice_of_class),
-    "tversky": over_groups(tversky_of_class),
-    "jaccard": over_groups(jaccard_of_class),
+    "dice": over_groups(region_losses(dice_fraction)),
+    "tversky": over_groups(region_losses(tversky_fraction)),
+    "jaccard": over_groups(region_losses(jaccard_fraction)),
     "lovasz": lovasz_twin,
+    "cldice": cldice_twin,
 }
 
 
