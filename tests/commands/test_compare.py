@@ -229,7 +229,9 @@ def test_a_repeated_seed_is_another_run_group(cli, tmp_path: Path):
 @pytest.mark.parametrize(
     "configs, names",
     [
-        ([{"loss.expression": "ce"}, {"loss.expression": "ohem+dice"}], ["ce", "ohem+dice"]),
+        ([{"loss.expression": "ce"}, {"loss.expression": "ohem+ghm"}], ["ce", "ohem+ghm"]),
+        ([{"loss.expression": "ce"}, {"loss.expression": "dice"}],  # of an older version
+         ["ce", "dice(classes='all')"]),
         ([{"loss.expression": "ce"}, {"loss.expression": "ce", "optim.lr": 0.01}],
          ["lr=0.001", "lr=0.01"]),
         ([{"loss.expression": "ce"}, {"loss.expression": "ohem", "augment.hflip": 0.0}],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,3 +226,56 @@ def test_a_dry_run_refuses_a_run_in_training_and_writes_nothing(here: Path):
         assert dry.code == 0, dry.stderr
         assert "parameters: " in dry.stdout and "steps per epoch: 2" in dry.stdout
     assert listing(here) == before
+
+
+# with a class that no mask has, which counts with classes=all
+FOUR_CLASSES = [*QUICK, *"--data set --epochs 2 --set train.steps_per_epoch=2".split()]
+FOUR_CLASSES += ["--set", "data.classes=[a, b, c, d]"]
+
+
+def set_loss(run: Path, expression: str) -> None:
+    """Write the loss of a run as an older version did."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["loss"]["expression"] = expression
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    state = torch.load(run / STATE, weights_only=True)
+    state["config"]["loss"]["expression"] = expression
+    torch.save(state, run / STATE)
+
+
+@pytest.mark.parametrize(
+    "made, older, again, kept",
+    [
+        ("ohem+dice(classes=all)", "ohem+dice", [], "ohem + dice(classes='all')"),
+        ("ohem+dice(classes=all)", "ohem+dice", ["--loss", "ohem+dice"],
+         "ohem + dice(classes='all')"),
+        ("ohem+dice", None, ["--loss", "ohem+dice"], "ohem + dice(classes='present')"),
+    ],
+)  # fmt: skip
+def test_a_resumed_run_keeps_the_defaults_of_its_version(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: str,
+    older: str | None,
+    again: list,
+    kept: str,
+):
+    from segtrain.training import loop
+
+    def stop_and_step(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    straight, run, step = Path("runs/straight"), Path("runs/stopped"), loop.train_step
+    fit = ["fit", *FOUR_CLASSES, "--loss", made]
+    assert run_cli(*fit, "--name", straight.name).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stop_and_step)
+        assert run_cli(*fit, "--name", run.name).code == 128 + signal.SIGTERM
+    if older:
+        set_loss(run, older)
+    resumed = run_cli("fit", "--resume", run, *again)
+    assert resumed.code == 0, resumed.stderr
+    assert ("with the defaults of the version" in resumed.stdout) == bool(older)
+    assert_same_run(straight, run)
+    assert yaml.safe_load((run / "config.yaml").read_text())["loss"]["expression"] == kept

@@ -37,21 +37,30 @@ CASES = {
     "border": ("border(sigma=2)", 0.5, 0.6),
     "border, a rank without valid pixels": ("ohem(border(focal), thresh=0.3)", 0.5, 1.0),
     "dice": ("dice", 0.5, 0.6),
-    "dice, present": ("dice(classes=present, squared=True)", 0.5, 0.6),
+    "dice, all": ("dice(classes=all, squared=True)", 0.5, 0.6),
+    "dice, foreground": ("dice(background=False)", 0.5, 1.0),
+    "dice, micro": ("dice(average=micro, background=False)", 0.5, 0.6),
+    "dice, generalised": ("dice(average=generalised)", 0.5, 0.6),
     "dice, per image": ("dice(per_image=True)", 0.5, 0.6),
-    "dice, per image and present": ("dice(per_image=True, classes=present)", 0.5, 1.0),
+    "dice, per image and all": ("dice(per_image=True, classes=all)", 0.5, 1.0),
+    "dice, per image and generalised": (
+        "dice(per_image=True, average=generalised, background=False)", 0.5, 1.0),
     "tversky": ("tversky", 0.5, 0.6),
     "tversky, per image": ("tversky(per_image=True)", 0.5, 1.0),
+    "tversky, focal": ("tversky(gamma=1.33)", 0.5, 0.6),
     "jaccard": ("jaccard(smooth=1)", 0.5, 0.6),
-    "jaccard, present": ("jaccard(classes=present)", 0.5, 1.0),
+    "jaccard, all": ("jaccard(classes=all)", 0.5, 1.0),
     "lovasz": ("lovasz", 0.5, 0.6),
     "lovasz, a rank without valid pixels": ("lovasz(classes=all)", 0.5, 1.0),
+    "lovasz, foreground": ("lovasz(background=False)", 0.5, 0.6),
+    "cldice": ("cldice", 0.5, 0.6),
+    "cldice, a rank without valid pixels": ("cldice(per_image=True, background=True)", 0.5, 1.0),
     "vgg, a rank without valid pixels": ("vgg(layers=[3], weights=none)", 0.5, 1.0),
     "mining of focal": ("ohem(focal(gamma=2))", 0.5, 0.6),
     "mining of ghm": ("topk(ghm, keep=0.5)", 0.5, 0.6),
     "sum": ("ohem+0.5*dice+0.1*lovasz", 0.5, 0.6),
     "sum, a rank without valid pixels": ("ohem+0.5*dice+0.1*lovasz", 0.5, 1.0),
-}
+}  # fmt: skip
 BATCHWIDE = "lovasz(per_image=False)"
 PALETTE = [(0, 0, 0), (200, 30, 90), (10, 250, 128)]
 

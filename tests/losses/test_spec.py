@@ -124,6 +124,28 @@ def test_settings_fill_the_terms_that_do_not_give_their_own():
     assert spec.takes("thresh") and not parse_loss("topk+ce").takes("thresh")
 
 
+@pytest.mark.parametrize(
+    "given, earlier, written",
+    [
+        ("ohem+dice", None, "ohem + dice(classes='present')"),
+        ("ohem + 2*tversky(alpha=1)", None, "ohem + 2.0*tversky(alpha=1, classes='present')"),
+        ("dice(classes=all)", None, "dice(classes=all)"),
+        ("ohem +lovasz+cldice", None, "ohem +lovasz+cldice"),
+        ("ohem+dice", "ohem+dice", "ohem + dice(classes='all')"),
+        ("jaccard(smooth=1)", "jaccard(smooth=1)", "jaccard(smooth=1, classes='all')"),
+        ("dice", "dice(classes=present)", "dice(classes='present')"),
+        ("dice(classes=all)", "dice(classes=present)", "dice(classes=all)"),
+        ("dice+jaccard", "dice(classes=present) + jaccard",
+         "dice(classes='present') + jaccard(classes='all')"),
+        ("dice", "ce+dice", "dice(classes='present')"),  # another loss, which a resume refuses
+    ],
+)  # fmt: skip
+def test_defaults_that_have_changed_are_written_out(given, earlier, written):
+    spec = parse_loss(given).with_defaults(earlier and parse_loss(earlier))
+    assert str(spec) == written
+    assert [t.arguments for t in spec.terms] == [t.arguments for t in parse_loss(written).terms]
+
+
 def test_one_device_is_needed_where_a_batch_is_one_image():
     assert "per_image" in parse_loss("ce+lovasz(per_image=False)").one_device
     assert parse_loss("ce+lovasz").one_device is None
