@@ -66,6 +66,7 @@ def test_scores_on_a_gpu_are_those_on_a_cpu(cli, tmp_path: Path, settings: list[
 EXPRESSIONS = [
     "ce", "ohem", "topk", "focal", "ghm", "dice", "dice(squared=True)", "jaccard", "lovasz",
     "ohem(focal)", "ohem+0.5*dice", "tversky(per_image=True)", "ce(label_smoothing=0.1)",
+    "cldice", "dice(average=generalised, background=False)", "tversky(gamma=1.5)",
     f"ohem(weight={[1 + c for c in range(19)]})",
 ]  # fmt: skip
 
@@ -97,7 +98,7 @@ def test_losses_do_not_synchronise_and_equal_the_cpu(expression, dtype, upsample
         value.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    reads_logits = expression.startswith(("lovasz", "ce(label"))
+    reads_logits = expression.startswith(("lovasz", "cldice", "ce(label"))
     path = "triton", 1 if reads_logits else upsample
     assert dict(PATHS_TAKEN) == {path: 1}
     assert value.item() == pytest.approx(on_cpu.item(), rel=1e-5)

@@ -9,7 +9,10 @@ from scenes import scene, some_ignored, value_and_gradient
 
 from segtrain.losses import build_loss
 
-OPTIONS = ["", "squared=True", "classes=present", "per_image=True", "smooth=1"]
+OPTIONS = [
+    "", "squared=True", "classes=all", "per_image=True", "smooth=1", "background=False",
+    "average=micro", "average=generalised",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -33,13 +36,77 @@ def test_tversky_weighs_false_positives_by_alpha_and_misses_by_beta():
     assert value == pytest.approx(1 - (1 / (1 + 0.6) + 2 / (2 + 0.2)) / 2, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "lovasz"])
+# at a perfect prediction a power under 1 has an infinite slope
+@pytest.mark.parametrize(
+    "name",
+    ["dice", "jaccard", "tversky", "lovasz", "tversky(gamma=3)", "dice(average=micro)",
+     "dice(average=generalised)", "dice(background=False)"],
+)  # fmt: skip
 def test_perfect_and_opposite_predictions(name):
     target = torch.tensor([[[0, 1], [1, 0]]])
     truth = 100.0 * F.one_hot(target, 2).movedim(-1, 1)
     loss = build_loss(name, 2)
-    assert loss(truth, target).item() == pytest.approx(0, abs=1e-6)
+    value, gradient = value_and_gradient(loss, truth, target)
+    assert value.item() == pytest.approx(0, abs=1e-6) and gradient.isfinite().all()
     assert loss(-truth, target).item() == pytest.approx(1, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky"])
+def test_an_absent_class_adds_no_gradient_and_to_all_a_constant(name):
+    logits, target = some_ignored(classes=5, present=2, shape=(2, 9, 8))
+    present, slopes = value_and_gradient(build_loss(name, 5), logits, target)
+    of_all, of_all_slopes = value_and_gradient(
+        build_loss(f"{name}(classes=all)", 5), logits, target
+    )
+    assert of_all.item() == pytest.approx((2 * present.item() + 3) / 5, abs=1e-5)
+    torch.testing.assert_close(of_all_slopes, slopes * 2 / 5, rtol=1e-4, atol=1e-8)
+
+
+def test_micro_over_all_classes_is_the_mean_probability_of_the_truth():
+    logits, target = scene(classes=4, present=3)
+    true = logits.softmax(1).gather(1, target.unsqueeze(1)).mean().item()
+    value = build_loss("dice(average=micro, classes=all)", 4)(logits, target).item()
+    assert value == pytest.approx(1 - true, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky(gamma=2)", "lovasz", "cldice"])
+def test_a_batch_of_background_alone_has_no_foreground_to_match(name):
+    logits, _ = scene()
+    target = torch.zeros(2, 5, 4, dtype=torch.int64)
+    expression = f"{name.rstrip(')')}{', ' if '(' in name else '('}background=False)"
+    value, gradient = value_and_gradient(build_loss(expression, 3), logits, target)
+    assert value == 0 and gradient.eq(0).all()
+
+
+# ---- skeletons
+
+
+def decided(mask: torch.Tensor) -> torch.Tensor:
+    """Return logits (1,2,H,W) that are sure of a mask (H,W)."""
+    return 100.0 * F.one_hot(mask.unsqueeze(0), 2).movedim(-1, 1)
+
+
+def test_cldice_minds_gaps_in_a_line_and_not_its_width():
+    line = torch.zeros(7, 9, dtype=torch.int64)
+    line[3] = 1
+    broken, wide = line.clone(), line.clone()
+    broken[3, 3:6] = 0
+    wide[2:5] = 1
+    loss = build_loss("cldice(smooth=1e-6)", 2)
+    found = [loss(decided(guess), line.unsqueeze(0)).item() for guess in (line, wide, broken)]
+    # the skeleton of the guess is all true; that of the truth, to 6 of 9
+    assert found == pytest.approx([0, 0, 1 - 2 * (6 / 9) / (1 + 6 / 9)], abs=1e-5)
+
+
+@pytest.mark.parametrize("options", ["", "iterations=6, background=True"])
+def test_an_ignored_pixel_is_to_cldice_one_beyond_the_border(options):
+    logits, target = scene(seed=3, shape=(2, 9, 12))
+    target[:, 6:] = target[..., 8:] = 255
+    loss = build_loss(f"cldice({options})", 3)
+    value, gradient = value_and_gradient(loss, logits, target)
+    cropped, slopes = value_and_gradient(loss, logits[:, :, :6, :8], target[:, :6, :8])
+    torch.testing.assert_close(value, cropped, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradient[:, :, :6, :8], slopes, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("per_image", [True, False])
@@ -74,6 +141,24 @@ def test_regions_are_those_of_smp_where_every_class_is_present(expression, their
     value, gradient = value_and_gradient(build_loss(expression, 4), logits, target)
     expected, slopes = value_and_gradient(theirs, logits, target)
     torch.testing.assert_close(value, expected, rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "expression, theirs",
+    [
+        ("dice(background=False)", smp.losses.DiceLoss("binary")),
+        ("jaccard(background=False)", smp.losses.JaccardLoss("binary")),
+        # their gamma is the power itself
+        ("tversky(background=False, gamma=1.3333333333)", smp.losses.TverskyLoss(
+            "binary", alpha=0.3, beta=0.7, gamma=0.75)),
+    ],
+)  # fmt: skip
+def test_regions_without_background_are_those_of_smps_binary_mode(expression, theirs):
+    logits, target = scene(seed=8, shape=(2, 7, 6), classes=2)
+    value, gradient = value_and_gradient(build_loss(expression, 2), logits[:, :1], target)
+    expected, slopes = value_and_gradient(theirs, logits[:, :1], target.unsqueeze(1).float())
+    torch.testing.assert_close(value, expected, rtol=2e-6, atol=1e-6)
     torch.testing.assert_close(gradient, slopes, rtol=1e-4, atol=1e-7)
 
 
