@@ -1,5 +1,7 @@
 """Losses over regions: their relations, known ends, and what other libraries compute."""
 
+import math
+
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from scenes import scene, some_ignored, value_and_gradient
 
 from segtrain.losses import build_loss
+from segtrain.losses.region import finite_power
 
 OPTIONS = [
     "", "squared=True", "classes=all", "per_image=True", "smooth=1", "background=False",
@@ -76,6 +79,14 @@ def test_a_batch_of_background_alone_has_no_foreground_to_match(name):
     expression = f"{name.rstrip(')')}{', ' if '(' in name else '('}background=False)"
     value, gradient = value_and_gradient(build_loss(expression, 3), logits, target)
     assert value == 0 and gradient.eq(0).all()
+
+
+def test_a_power_under_1_has_a_finite_slope_at_0():
+    base = torch.tensor([0, 1e-44, 1e-30, 0.25, math.nan], requires_grad=True)
+    value = finite_power(base, 0.5)
+    value.sum().backward()
+    torch.testing.assert_close(value[:4], torch.tensor([0, 0, 0, 0.5]))
+    assert base.grad[:3].eq(0).all() and base.grad[3] == 1 and value[4].isnan()
 
 
 # ---- skeletons
