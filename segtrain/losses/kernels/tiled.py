@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from segtrain.losses.kernels.first_order import first_order
 from segtrain.losses.kernels.maps import exp_, keep_bits, log1p, zero_ignored_
 from segtrain.losses.kernels.threads import map_on_threads
 
-TILE = 1 << 18  # elements: 1 MiB of float32
+TILE = 1 << 19  # elements: 2 MiB of float32
 BLOCK = 64  # rows or columns: so few read a narrow band of low-resolution cells only
 # (masked, stable): few tiles hold NaN at ignored pixels, and fewer hold margins too large for exp
 ATTEMPTS = (False, False), (True, False), (True, True)
@@ -119,15 +120,19 @@ class Tiles:
                 interpolation(cells, pixels, align_corners, self.dtype)
                 for cells, pixels in zip(logits.shape[2:], valid.shape[1:], strict=True)
             )
+            self.spans = [_cells(self.down[rows]) for rows in self.parts()]
             # in blocks: each reads a few cells only, so most of the whole product is zeros
             blocks = [slice(first, first + BLOCK) for first in range(0, width, BLOCK)]
             self.across = [(b, _cells(across[b]), across[b, _cells(across[b])]) for b in blocks]
 
+    def parts(self) -> list[slice]:
+        """Return the rows of an image's tiles."""
+        height = self.valid.shape[1]
+        firsts = range(0, height, self.rows)
+        return [slice(first, min(height, first + self.rows)) for first in firsts]
+
     def __iter__(self) -> Iterator[Place]:
-        images, height, _ = self.valid.shape
-        for n in range(images):
-            for first in range(0, height, self.rows):
-                yield n, slice(first, min(height, first + self.rows))
+        return iter(product(range(len(self.valid)), self.parts()))
 
     def new_gradient(self) -> Tensor:
         """Return memory for the gradient, in the layout of the logits; zeros where it is a sum."""
@@ -148,7 +153,7 @@ class Tiles:
 
     def cells(self, place: Place) -> slice:
         """Return the rows of low-resolution cells that a tile reads."""
-        return _cells(self.down[place[1]])
+        return self.spans[place[1].start // self.rows]
 
     def true_index(self, place: Place) -> Tensor:
         """Return the class ids of a tile, as an index along its classes."""
