@@ -35,8 +35,14 @@ def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) ->
 @lru_cache(maxsize=1)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """Return threads with one core each; a forked process has none of its parent's."""
-    pool = ThreadPoolExecutor(threads, "tiles", torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(threads, "tiles", _take_one_core)
     started = threading.Barrier(threads)
     list(pool.map(lambda _: started.wait(), range(threads)))
     torch.set_num_threads(threads)  # theirs has become the default of new threads
     return pool
+
+
+def _take_one_core() -> None:
+    """Run torch's operators in this thread on one core."""
+    torch.get_num_threads()  # a thread's first use of it would set the process's number later
+    torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Tiles on several threads: the same bits each time, and torch's settings as they were."""
+"""Tiles on several threads: the same bits as on one, and torch's settings as they were."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def two_threads(monkeypatch):
 
 @pytest.mark.parametrize("upsample", [1, 4])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_number_of_threads_gives_the_same_bits_and_all_the_same_numbers(upsample, layout):
+def test_the_number_of_threads_changes_no_bit(upsample, layout):
     random = torch.Generator().manual_seed(upsample)
     logits = torch.randn(2, 5, 12, 9, generator=random).to(memory_format=layout)
     target = torch.randint(0, 5, (2, 12 * upsample, 9 * upsample), generator=random)
@@ -31,9 +31,8 @@ def test_a_number_of_threads_gives_the_same_bits_and_all_the_same_numbers(upsamp
         value.backward()
         results.append((value.detach(), leaf.grad))
         assert torch.get_num_threads() == threads
-    assert torch.equal(results[1][0], results[2][0]) and torch.equal(results[1][1], results[2][1])
-    for found in results[1:]:  # the BLAS rounds a product by its number of threads
-        torch.testing.assert_close(found, results[0], rtol=1e-5, atol=1e-7)
+    for value, gradient in results[1:]:
+        assert torch.equal(value, results[0][0]) and torch.equal(gradient, results[0][1])
 
 
 def test_modes_reach_the_threads_and_errors_return():
