@@ -24,7 +24,12 @@ from typing import Any
 from machine import RESULTS
 from trainings import ROOT, describe_environment, read, run_sweep
 
-LOSSES = ["ce", "ohem", "focal", "ohem+dice", "topk", "lovasz", "poly"]
+from segtrain.config.sweep_values import split_values
+
+LOSSES = [
+    *("ce", "ohem", "focal", "ohem+dice", "topk", "ce+lovasz", "poly", "border(ce)"),
+    *("ce+tversky(alpha=0.3, beta=0.7, gamma=1.33)", "ce+cldice"),
+]
 RESULT = {"screening": "camvid_screening", "full": "camvid_losses", "precision": "camvid_precision"}
 EPOCHS = {"screening": 8, "full": 45, "precision": 8}
 SEEDS = {"screening": 1, "full": 2, "precision": 2}
@@ -39,10 +44,14 @@ def list_options(stage: str) -> list[str]:
         return ["--loss", "ce", "--set", "train.precision=32,bf16"]
     if stage == "screening":
         return ["--loss", ",".join(LOSSES)]
-    screened = json.loads((RESULTS / f"{RESULT['screening']}.json").read_text())["contenders"]
-    ranked = sorted(screened, key=lambda group: -group["miou"])
-    losses = [group["fields"]["loss.expression"] for group in ranked]
-    return ["--loss", ",".join(["ce", *[loss for loss in losses if loss != "ce"][:BEST]])]
+    screened = json.loads((RESULTS / f"{RESULT['screening']}.json").read_text())
+    # as they were given: a run's own expression has its defaults written out
+    scores = {
+        loss: group["miou"]
+        for loss, group in zip(screened["losses"], screened["contenders"], strict=False)
+        if loss != "ce"
+    }
+    return ["--loss", ",".join(["ce", *sorted(scores, key=scores.__getitem__)[: -BEST - 1 : -1]])]
 
 
 def list_rare(comparison: dict[str, Any]) -> list[dict[str, Any]]:
@@ -62,12 +71,14 @@ def list_rare(comparison: dict[str, Any]) -> list[dict[str, Any]]:
 def main(data: str, stage: str, out: str | None = None) -> None:
     options = ["--config", str(ROOT / "configs/camvid.yaml"), "--data", data]
     options += ["--set", f"train.epochs={EPOCHS[stage]}", "--seeds", str(SEEDS[stage])]
-    found = run_sweep(Path(out or f"sweep-{stage}"), *options, *list_options(stage))
+    varied = list_options(stage)
+    found = run_sweep(Path(out or f"sweep-{stage}"), *options, *varied)
     runs = {Path(row["run"]).name: row for row in found.pop("runs")}
     places = [Path(run) for group in found["contenders"] for run in group.pop("runs")]
     content = {
         "command": f"python benchmarks/camvid_losses.py FOLDER_OF_CAMVID {stage}",
         "epochs": EPOCHS[stage],
+        "losses": split_values(varied[1]),
         "environment": describe_environment(places[0]),
         "commits": {name: row["commit"] for name, row in runs.items()},
         "seconds": {run.name: read(run)["seconds"] for run in places},

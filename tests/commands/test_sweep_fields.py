@@ -202,6 +202,10 @@ def test_an_open_value_is_another_than_what_a_training_makes_of_it(started: list
     assert started == ["ohem-crop=null-seed0", "ohem-crop=48x40-seed0"]
     sweep("--set", "augment.crop=48x40,null")
     assert len(started) == 2
+    sweep("--loss", "ohem", "--set", "augment.crop=48x40", "--out", "by fit")
+    Path("by fit/sweep.json").unlink()
+    sweep("--set", "augment.crop=null,48x40", "--out", "by fit")
+    assert started[2:] == ["ohem-seed0", "ohem-crop=null-seed0"]
 
 
 def test_names_that_would_be_the_same_have_a_hash(started: list[str]):
