@@ -105,17 +105,22 @@ def loading() -> str:
 
 
 def step() -> str:
-    rows = []
+    rows, in_32 = [], {}
     for case in (
         case for n in ("1_thread", "2_threads") for case in result(f"train_cpu_{n}")["cases"]
     ):
         found = case["contenders"]
+        speed, network = found["segtrain"]["images_per_second"]["median"], case["model"]
+        if case["precision"] == "32":
+            in_32[network, case["threads"]] = speed
         over = found["segtrain"]["seconds_over_bare"]
         low, high = over["spread"]
         peaks = ", ".join(f"{found[n]['peak_mib']:.0f}" for n in ("plain", "lightning", "segtrain"))
         rows.append([
-            f"{NETWORKS[case['model']]}, {case['batch_size']}",
+            f"{NETWORKS[network]}, {case['batch_size']}",
             case["threads"],
+            case["precision"],
+            f"{speed:.2f} images/s, {speed / in_32[network, case['threads']]:.2f}x",
             f"{found['plain']['images_per_second']['median']:.2f} images/s",
             ratio(found["lightning"]["against_plain"]),
             ratio(found["segtrain"]["against_plain"]),
@@ -123,7 +128,8 @@ def step() -> str:
             ratio(case["loading"]["against_bare"]),
             f"{peaks} MiB",
         ])  # fmt: skip
-    header = ["network, batch", "threads", "plain", "lightning / plain", "segtrain / plain"]
+    header = ["network, batch", "threads", "precision", "segtrain, and against 32"]
+    header += ["plain", "lightning / plain", "segtrain / plain"]
     header += ["time of segtrain / bare", "from files / bare", "peak: plain, lightning, segtrain"]
     return table(header, rows)
 

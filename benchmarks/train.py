@@ -1,10 +1,11 @@
 """Training steps side by side: a plain PyTorch loop, Lightning's Trainer, and segtrain's own.
 
     python benchmarks/train.py [--device cpu|cuda] [--threads N] [--models ARCH/ENCODER ...]
-        [--batch N] [--crop HxW] [--steps N] [--rounds N] [--data FOLDER] [--out FILE]
+        [--precision 32 bf16] [--batch N] [--crop HxW] [--steps N] [--rounds N] [--data FOLDER]
+        [--out FILE]
 
 Each loop trains the same network from the same weights on the same pairs with plain cross-entropy
-and SGD in the same precision, on batches that are ready in memory:
+and SGD in the same precision (bf16: under torch.autocast), on batches that are ready in memory:
 
     plain      in the style of torchvision's references/segmentation/train.py: contiguous float
                images, normalised beforehand, F.cross_entropy(ignore_index), a scheduler's step and
@@ -27,6 +28,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import itertools
 import json
 import logging
 import multiprocessing
@@ -623,7 +625,7 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=list(BATCH_SIZES["cpu"]), metavar="A/E")
     parser.add_argument("--batch", type=int, help="images a step")
     parser.add_argument("--crop", type=int, help="height and width in pixels")
-    parser.add_argument("--precision", default="auto", choices=("auto", "32", "bf16"))
+    parser.add_argument("--precision", nargs="+", default=["auto"], choices=("auto", "32", "bf16"))
     parser.add_argument("--compile", choices=("on", "off"), help="of segtrain's; on for a GPU")
     parser.add_argument("--steps", type=int, help="of a turn")
     parser.add_argument("--rounds", type=int)
@@ -634,8 +636,8 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     device = options.device = resolve_device(options.device)
-    options.precision = resolve_precision(options.precision, device)
-    if options.precision == "fp16":  # would need a gradient scaler in every loop
+    options.precision = [resolve_precision(each, device) for each in options.precision]
+    if "fp16" in options.precision:  # would need a gradient scaler in every loop
         raise SystemExit("this GPU has no bf16: give --precision 32")
     options.compile = options.compile or ("on" if device == "cuda" else "off")
     options.crop = options.crop or CROPS[device]
@@ -652,14 +654,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SEGTRAIN_CACHE"] = folder
         results = []
-        for model in options.models:
+        for model, precision in itertools.product(options.models, options.precision):
             case = Case(
                 model,
                 options.batch or BATCH_SIZES[options.device].get(model, 4),
                 (options.crop, options.crop),
                 CLASSES,
                 options.device,
-                options.precision,
+                precision,
                 options.compile,
                 options.threads,
                 options.steps,
