@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 
 from segtrain.commands.requests import FitRequest
 from segtrain.config import Config
 from segtrain.config.loading import save_config, to_yaml
 from segtrain.console import write, write_lines, write_notes
 from segtrain.data.inspection.survey import Survey, survey_data_set
-from segtrain.distributed.fabric import make_fabric
+from segtrain.distributed.fabric import make_fabric, name_precision
 from segtrain.distributed.launch import launch_ranks
 from segtrain.distributed.limits import explain_limits
+from segtrain.errors import SegtrainError
 from segtrain.files import remove_leftovers
 from segtrain.losses.build import load_networks
 from segtrain.losses.spec import LossSpec
@@ -47,7 +49,7 @@ def fit(request: FitRequest) -> Path:
     config, old_run = request.config, request.old_run
     fabric = make_fabric(config.train)
     # rank 0 alone resolves the start and loads weights: other hosts may not see the run's folder
-    starts: list[RunStart] = []
+    starts: list[tuple[RunStart, str]] = []
     model: SegmentationModel | None = None
     config_file: Path | None = None
     with ExitStack() as until_end:
@@ -62,9 +64,10 @@ def fit(request: FitRequest) -> Path:
                 until_end.enter_context(lock_run(start.run))
             point_latest(start.run)
             write(f"run: {start.run}")
-            starts = [start]
+            starts = [(start, name_precision(fabric))]
         with launch_ranks(fabric, config.train, config_file) as rank_monitor:
-            (start,) = fabric.broadcast(starts)
+            ((start, precision),) = fabric.broadcast(starts)
+            refuse_other_precision(fabric, precision)
             with explain_limits(start.plan.memory_advice(fabric.strategy.precision.precision)):
                 # random weights will do: DDP replaces them by rank 0's
                 model = model or make_model(start.plan.config, len(start.plan.data.classes))
@@ -77,6 +80,15 @@ def keep_precision_of_run(request: FitRequest) -> FitRequest:
     if not request.old_run:
         return request
     return replace(request, config=keep_precision(request.old_run, request.config))
+
+
+def refuse_other_precision(fabric: Fabric, precision: str) -> None:
+    """Raise SegtrainError where auto took another precision than in rank 0, on another host."""
+    if (own := name_precision(fabric)) != precision:
+        raise SegtrainError(
+            f"train.precision: auto is {own} on this host and {precision} on rank 0's; give one, "
+            f"such as --precision {precision}"
+        )
 
 
 def refuse_uninstalled(config: Config, loss: LossSpec) -> None:

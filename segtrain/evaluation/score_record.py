@@ -159,7 +159,10 @@ def list_rounding(one: ScoreRecord, other: ScoreRecord) -> dict[str, list[str]]:
 
 def _list_differing(pairs: dict[str, list[Any]]) -> dict[str, list[str]]:
     return {
-        key: [str(yaml_line(list(v) if isinstance(v, tuple) else v)) for v in values]
+        key: [
+            v if isinstance(v, str) else str(yaml_line(list(v) if isinstance(v, tuple) else v))
+            for v in values
+        ]
         for key, values in pairs.items()
         if values[0] != values[1]
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK, run_cli, write_pairs
+from lightning_fabric import Fabric
 from same_run import assert_same_run, rows_of
 
 from segtrain.config.loading import load_config
@@ -138,3 +139,18 @@ def test_eval_and_predict_compute_as_the_validation_did(cli, home: Path, on_cpu)
     assert done.code == 0, done.stderr
     predicted = json.loads(Path("predictions/eval/val/metrics.json").read_text())
     assert [row["iou"] for row in predicted["classes"]] == [r["iou"] for r in scores["classes"]]
+
+
+def test_hosts_in_several_precisions_are_refused(cli, home: Path, on_cpu, monkeypatch):
+    on_cpu("32")
+    plain = Fabric.broadcast
+
+    def broadcast(fabric, found, **kwargs):
+        """Return rank 0's start, as another host receives it."""
+        ((start, _),) = plain(fabric, found, **kwargs)
+        return [(start, "bf16")]
+
+    monkeypatch.setattr(Fabric, "broadcast", broadcast)
+    failed = cli("fit", *OPTIONS, "--data", home / "set")
+    assert failed.code == 1
+    assert "auto is 32 on this host and bf16 on rank 0's; give one, such as" in failed.error

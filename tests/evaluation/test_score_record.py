@@ -230,3 +230,10 @@ def test_the_page_shows_what_was_scored(run: Path):
     own = record(run / "eval/val")
     assert own["weights"][:12] in page and own["truth"][:12] in page
     assert f"epoch {own['epoch']}, step {own['step']}" in page
+
+
+def test_another_precision_is_named_as_rounding(run: Path):
+    evaluate(run, "--set", "train.precision=bf16")
+    answer = run_cli("compare", run, run / "eval" / folders(run)[1])
+    text = " ".join(answer.stdout.split())
+    assert answer.code == 0 and "with precision bf16, not 32: last digits may differ" in text
