@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -22,20 +23,21 @@ class Pixels:
     """Result of a pixel pass; maps and their gradients are 0 at ignored pixels."""
 
     nll: Tensor  # (N,H,W): -log softmax(logits)[true class], differentiable
-    target: Tensor  # (N,H,W) int64 class ids; at ignored pixels 0, but anything for Triton
+    target: Tensor  # (N,H,W) int64 class ids, 0 at ignored pixels; for Triton the labels as given
     valid: Tensor  # (N,H,W) bool: not ignored
     num_classes: int
     path: str  # plain, tiles or triton, for sums over pixels too
     mass: dict[int, Tensor] = field(default_factory=dict)  # power k: (N,C), sum of p ** k
     logits: Tensor | None = None  # (N,C,H,W) with 0 at ignored pixels, where a term reads them
     sync: bool = True
+    lb_ignore: int = 255
 
-    @property
+    @cached_property
     def ids(self) -> Tensor:
         """(N,H,W) int64 class ids, 0 at ignored pixels."""
         if self.path != "triton":
             return self.target
-        return self.target.masked_fill(~self.valid, 0)
+        return self.target.long().masked_fill(~self.valid, 0)
 
     @property
     def full_logits(self) -> Tensor:
@@ -48,7 +50,7 @@ class Pixels:
         """Return NLL and labels of each image by itself, whose sums are its own."""
         maps = zip(self.nll.split(1), self.target.split(1), self.valid.split(1), strict=True)
         return [
-            Pixels(nll, target, valid, self.num_classes, self.path, sync=False)
+            replace(self, nll=nll, target=target, valid=valid, mass={}, logits=None, sync=False)
             for nll, target, valid in maps
         ]
 
@@ -58,12 +60,14 @@ class Pixels:
 
     def by_class(self, values: Tensor) -> Tensor:
         """Return (N,C): the sum of a map (N,H,W) over each class's valid pixels, differentiable."""
+        if self.path == "triton":
+            return _TritonClassSums.apply(values, self.target, self.lb_ignore, self.num_classes)
         return self.sum_by(self.ids, values, self.num_classes)
 
     def sum_by(self, ids: Tensor, values: Tensor, count: int) -> Tensor:
         """Return (N,count): the sum of a map (N,H,W) over the valid pixels of each id."""
         if self.path == "triton":
-            return _TritonClassSums.apply(values, ids, self.valid, count)
+            return _TritonClassSums.apply(values, ids.where(self.valid, -1), -1, count)
         if values.is_cuda:  # scatter_add of floats has no fixed order there
             each = torch.arange(count, device=values.device).view(1, -1, 1, 1)
             masked = values.where(self.valid, 0).unsqueeze(1)
@@ -147,7 +151,9 @@ class PixelReader:
             if not reads_freely(target):
                 nll = nll.masked_fill(valid & (given != target), math.nan)
         sums, kept = dict(zip(self.powers, mass, strict=True)), logits if self.keep_logits else None
-        return Pixels(nll, target, valid, num_classes, path, sums, kept, self.sync)
+        return Pixels(
+            nll, target, valid, num_classes, path, sums, kept, self.sync, self.lb_ignore
+        )
 
 
 def reads_freely(values: Tensor) -> bool:
@@ -156,7 +162,7 @@ def reads_freely(values: Tensor) -> bool:
 
 
 def as_labels(target: Tensor, lb_ignore: int) -> Tensor:
-    """Return a target of any integer dtype, (N,H,W) or (N,1,H,W), as int64 (N,H,W).
+    """Return a target of any integer dtype, (N,H,W) or (N,1,H,W), as (N,H,W).
 
     Raises UsageError for another dtype, and for one that can't hold lb_ignore: a cast has made
     another label of it.
@@ -174,11 +180,11 @@ def as_labels(target: Tensor, lb_ignore: int) -> Tensor:
         )
     if target.ndim == 4 and target.shape[1] == 1:
         target = target.squeeze(1)
-    return target.long()
+    return target
 
 
 def class_ids(target: Tensor, valid: Tensor, num_classes: int, lb_ignore: int) -> Tensor:
-    """Return the class ids of a target (N,H,W), 0 where not valid.
+    """Return the class ids of a target (N,H,W) as int64, 0 where not valid.
 
     Raises UsageError for a label that is neither a class nor lb_ignore. Where Python may not look
     at labels such a label becomes a class: an index out of range would end a CUDA context.
@@ -216,17 +222,19 @@ def upsample_logits(logits: Tensor, factor: int, align_corners: bool) -> Tensor:
 
 
 class _TritonClassSums(torch.autograd.Function):
-    """Sums of a map (N,H,W) over the valid pixels of each id: (N,num_classes)."""
+    """Sums of a map (N,H,W) over the pixels of each id, but lb_ignore: (N,count)."""
 
     @staticmethod
-    def forward(ctx, values, ids, valid, num_classes):
+    def forward(ctx, values, ids, lb_ignore, count):
         from segtrain.losses.kernels.triton_reductions import class_sums
 
-        ctx.save_for_backward(ids, valid)
-        return class_sums(values, ids.where(valid, -1), num_classes, -1)
+        ctx.save_for_backward(ids)
+        ctx.lb_ignore = lb_ignore
+        return class_sums(values, ids, count, lb_ignore)
 
     @staticmethod
     def backward(ctx, gradient):
-        ids, valid = ctx.saved_tensors
-        per_pixel = gradient.gather(1, ids.flatten(1)).view_as(ids)
-        return per_pixel.where(valid, 0), None, None, None
+        from segtrain.losses.kernels.triton_reductions import class_values
+
+        (ids,) = ctx.saved_tensors
+        return class_values(gradient, ids, ctx.lb_ignore), None, None, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from segtrain.losses.pixel_pass import Pixels, reads_freely
 from segtrain.losses.reduce import global_sum, world_size
 
+# shift and width of the digits of a float32 without its sign: for wider ones Triton 3.6 would need
+# thousands of instructions
+DIGITS = (23, 8), (15, 8), (7, 8), (0, 7)
 CHUNK = 1 << 15  # values that one thread takes at once, in its cache
 
 
@@ -29,23 +33,29 @@ def select_hardest(
     enough = total(torch.count_nonzero(hard)) >= least
     if reads_freely(nll) and enough:
         return hard.to(nll.dtype), nll.new_tensor(threshold)
-    cutoff = kth_largest(nll, valid, least, pixels.sync, pixels.path == "triton")
+    cutoff = kth_largest(nll, valid, least, pixels.sync, pixels.path == "triton", unused=enough)
     above, tied = (nll > cutoff) & valid, (nll == cutoff) & valid
     left = least - total(torch.count_nonzero(above))
     share = left / total(torch.count_nonzero(tied)).clamp(min=1)
     weights = tied.to(nll.dtype).mul_(share).add_(above)
-    return torch.where(enough, hard, weights), cutoff.clamp(max=threshold)
+    return torch.where(enough, hard, weights), cutoff.masked_fill(enough, threshold)
 
 
 def kth_largest(
-    values: Tensor, valid: Tensor, k: Tensor, sync: bool = True, in_triton: bool = False
+    values: Tensor,
+    valid: Tensor,
+    k: Tensor,
+    sync: bool = True,
+    in_triton: bool = False,
+    unused: Tensor | None = None,
 ) -> Tensor:
     """Return the k-th largest of the valid values (0-d), exactly; with `sync` over all devices.
 
     Values are >= 0, so the bits of float32 order as integers. One process on a CPU partitions them.
-    Else three rounds of a histogram, on 11, 11 and 10 bits, each narrow the k-th value down to one
-    digit; histograms add over devices. `k` is a 0-d integer tensor, at least 1; with no valid value
-    the result is 0. float64, which only tests use, has no 32-bit key and is sorted (one process).
+    Else four rounds of a histogram each narrow the k-th value down to one digit; histograms add
+    over devices. `k` is a 0-d integer tensor, at least 1; with no valid value the result is 0.
+    Where `unused` (0-d bool) is set, the result may be anything, and a GPU does not look for it.
+    float64, which only tests use, has no 32-bit key and is sorted (one process).
     """
     if not values.numel():
         return values.new_zeros(())
@@ -58,9 +68,9 @@ def kth_largest(
         place = len(bits) - int(k)
         return values.new_tensor(np.partition(bits, place)[place : place + 1].view(np.float32)[0])
     total = global_sum if sync else (lambda counts: counts)
-    count = digit_counter(in_triton)
+    count = digit_counter(in_triton, unused)
     prefix = torch.zeros(1, dtype=torch.int64, device=values.device)
-    for shift, width in ((21, 11), (10, 11), (0, 10)):
+    for shift, width in DIGITS:
         counts = total(count(values, valid, prefix, shift, width))
         at_least = counts.flip(0).cumsum(0).flip(0)  # values with this digit or a larger one
         chosen = ((at_least >= k).sum() - 1).clamp(min=0).reshape(1)
@@ -69,12 +79,14 @@ def kth_largest(
     return prefix.to(torch.int32).view(torch.float32).squeeze(0)
 
 
-def digit_counter(in_triton: bool) -> Callable[[Tensor, Tensor, Tensor, int, int], Tensor]:
+def digit_counter(
+    in_triton: bool, unused: Tensor | None = None
+) -> Callable[[Tensor, Tensor, Tensor, int, int], Tensor]:
     """Return the function that counts digits: (values, valid, prefix, shift, width) -> counts."""
     if in_triton:
         from segtrain.losses.kernels import triton_reductions
 
-        return triton_reductions.digit_counts
+        return partial(triton_reductions.digit_counts, skip=unused)
     return digit_counts
 
 
@@ -91,7 +103,7 @@ def digit_counts(values: Tensor, valid: Tensor, prefix: Tensor, shift: int, widt
     parts = zip(values.flatten().split(size), valid.flatten().split(size), strict=True)
     for part, counted in parts:
         bits = part.abs().view(torch.int32)  # abs: a loss of -0.0 would have the sign bit set
-        if shift + width < 32:
+        if shift + width < 31:
             counted = counted & (bits >> (shift + width) == prefix)
         digits = (bits >> shift) & ((1 << width) - 1)
         counts.scatter_add_(0, digits.long(), counted.long())

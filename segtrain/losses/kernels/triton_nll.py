@@ -84,6 +84,15 @@ def lerp(a, b, share):
 
 
 @triton.jit
+def read_labels(target, pixel, inside, lb_ignore):
+    """Return labels of any integer type as int32, and `lb_ignore` outside."""
+    label = tl.load(target + pixel, inside, 0)
+    narrow = label.to(tl.int32)
+    label = tl.where(narrow == label, narrow, -(2**31))  # of int64: no class either
+    return tl.where(inside, label, lb_ignore)
+
+
+@triton.jit
 def segment(
     target, lb_ignore, h, w, H, W, sh, sw, S: tl.constexpr, ALIGN: tl.constexpr, BX: tl.constexpr
 ):
@@ -92,7 +101,7 @@ def segment(
     y = tl.program_id(1)
     x = tl.program_id(0) * BX + tl.arange(0, BX)
     pixel = (n * H + y) * W + x
-    label = tl.load(target + pixel, x < W, lb_ignore)
+    label = read_labels(target, pixel, x < W, lb_ignore)
     y0, y1, ty = neighbours(y, h, H, S, ALIGN)
     x0, x1, tx = neighbours(x, w, W, S, ALIGN)
     return n, pixel, x < W, label, (y0, y1, ty, x0, x1, tx, sh, sw)
@@ -137,7 +146,8 @@ def nll_kernel(
     others = tl.zeros((BX,), tl.float32)
     for c0 in range(0, C, BC):
         c = (c0 + tl.arange(0, BC))[:, None]
-        d = read(image + c.to(tl.int64) * sc, at, valid & (c < C), 0.0, S) - x_y
+        # the mask knows nothing of labels: with it, a thread loads neighbours in one instruction
+        d = read(image + c.to(tl.int64) * sc, at, inside & (c < C), 0.0, S) - x_y
         d = tl.where((c < C) & (c != label), d, float("-inf"))
         higher = tl.maximum(top, tl.max(d, 0))
         others = others * tl.exp(top - higher) + tl.sum(tl.exp(d - higher), 0)
@@ -151,9 +161,8 @@ def nll_kernel(
         for c0 in range(0, C, BC):
             k = c0 + tl.arange(0, BC)
             c = k[:, None]
-            mask = valid & (c < C)
-            d = read(image + c.to(tl.int64) * sc, at, mask, 0.0, S) - x_y
-            p = tl.where(mask, tl.exp(d - loss), 0.0)
+            d = read(image + c.to(tl.int64) * sc, at, inside & (c < C), 0.0, S) - x_y
+            p = tl.where(valid & (c < C), tl.exp(d - loss), 0.0)
             if P1 >= 0:
                 tl.store(partial + (P1 * programs + program) * C + k, tl.sum(p, 1), k < C)
             if P2 >= 0:
@@ -193,28 +202,30 @@ def grad_kernel(
     weight = tl.load(grad_nll + pixel, inside, 0.0)
     live = label != lb_ignore
     if not MASS:
-        live = live & (weight != 0)  # the others need not be read
+        live = live & (weight != 0)
+    # nothing is read where no pixel of the program is live; a mask by pixels would split the loads
+    read_any = inside & (tl.max(live.to(tl.int32), 0) > 0)
     image = logits + n * sn
     x_y = read_true(image, sc, label, live, at, C, S)
     pull = tl.zeros((BX,), tl.float32)
     if MASS:
         for c0 in range(0, C, BC):
             c = (c0 + tl.arange(0, BC))[:, None]
-            mask = live & (c < C)
-            p = tl.exp(read(image + c.to(tl.int64) * sc, at, mask, 0.0, S) - x_y - loss)
+            logit = read(image + c.to(tl.int64) * sc, at, read_any & (c < C), 0.0, S)
+            p = tl.exp(logit - x_y - loss)
             g1, g2 = mass_slope(grad_mass, n, c, C, P1, P2)
-            pull += tl.sum(tl.where(mask, p * (g1 + g2 * p), 0.0), 0)
+            pull += tl.sum(tl.where(live & (c < C), p * (g1 + g2 * p), 0.0), 0)
     if S > 1:
         tl.store(pull_map + pixel, pull, inside)
     else:
         y, _, _, x, _, _, _, _ = at
         for c0 in range(0, C, BC):
             c = (c0 + tl.arange(0, BC))[:, None]
-            mask = live & (c < C)
-            p = tl.exp(read(image + c.to(tl.int64) * sc, at, mask, 0.0, S) - x_y - loss)
+            logit = read(image + c.to(tl.int64) * sc, at, read_any & (c < C), 0.0, S)
+            p = tl.exp(logit - x_y - loss)
             g1, g2 = mass_slope(grad_mass, n, c, C, P1, P2)
             value = logit_grad(p, c == label, loss, weight, g1, g2, pull, MASS)
-            value = tl.where(mask, value, 0.0).to(grad.dtype.element_ty)
+            value = tl.where(live, value, 0.0).to(grad.dtype.element_ty)
             address = grad + n * gn + c.to(tl.int64) * gc + y.to(tl.int64) * gh + x * gw
             tl.store(address, value, inside & (c < C))
 
@@ -273,7 +284,7 @@ def grad_upsampled_kernel(
                 x = x_start + step
                 tx = fraction(x, cell_x, w, W, S, ALIGN)
                 pixel = (n * H + y) * W + x
-                label = tl.load(target + pixel, x < x_end, lb_ignore)
+                label = read_labels(target, pixel, x < x_end, lb_ignore)
                 live = label != lb_ignore
                 loss = tl.load(nll + pixel, live, 0.0)
                 weight = tl.load(grad_nll + pixel, live, 0.0)

@@ -181,29 +181,58 @@ def weightless(upsample):
     return {"grad": zero(grad), "grad of the one pixel": wrong_unless(near > 0)}
 
 
-def unknown_label():
+def unknown_label(dtype):
+    """Labels that are no class give NaN: there, and in the gradient, and nowhere else."""
     from segtrain.losses.kernels.triton_nll import TritonPixels
 
-    target = torch.tensor([[[0, 1, 3, -7, 255]]])
-    nll, _ = TritonPixels.apply(torch.randn(1, 3, 1, 5), target, IGNORE, 1, False, ())
-    right = nll.isnan().tolist() == [[[False, False, True, True, False]]]
+    wrong = {torch.int64: 2**32 + 1, torch.int32: -7, torch.uint8: 200}[dtype]
+    target = torch.tensor([[[0, 1, 3, wrong, 255]]], dtype=dtype)
+    logits = torch.randn(1, 3, 1, 5).requires_grad_()
+    nll, _ = TritonPixels.apply(logits, target, IGNORE, 1, False, ())
+    (grad,) = torch.autograd.grad(nll.sum(), logits)
+    expected = torch.tensor([[False, False, True, True, False]])
+    right = torch.equal(nll.isnan()[0], expected) and torch.equal(
+        grad.isnan()[0], expected.expand(3, 1, 5)
+    )
     return {"NaN": wrong_unless(right)}
 
 
-def sums(classes):
-    from segtrain.losses.kernels.triton_reductions import class_sums
+def label_types(dtype, ignore):
+    """Labels give the same in any type; a row that no block divides, so that some lie outside."""
+    from segtrain.losses.kernels.triton_nll import TritonPixels
+
+    logits, results = torch.randn(2, 3, 2, 5), []
+    target = labels(logits, 2, ignore=ignore)
+    for given in (target, target.to(dtype)):
+        leaf = logits.clone().requires_grad_()
+        nll, mass = TritonPixels.apply(leaf, given, ignore, 2, False, (1, 2))
+        (nll.sum() + (mass**2).sum()).backward()
+        results.append(torch.cat([t.detach().flatten() for t in (nll, mass, leaf.grad)]))
+    return {"the same": zero(results[0] - results[1])}
+
+
+def sums(classes, dtype=torch.int64, ignore=-1):
+    from segtrain.losses.kernels.triton_reductions import class_sums, class_values
 
     values, target = torch.rand(2, 13, 17), torch.randint(0, classes, (2, 13, 17))
-    target[torch.rand(target.shape) < 0.2] = -1
-    onehot = (target.unsqueeze(1) == torch.arange(classes)[:, None, None]).double()
+    target[torch.rand(target.shape) < 0.2] = ignore
+    values[target == ignore] = math.nan
+    target[0, 0, :2] = torch.tensor([classes + 1, 117])  # no class, in no sum
+    onehot = target.unsqueeze(1) == torch.arange(classes)[:, None, None]
+    exact = values.double().unsqueeze(1).where(onehot, 0).sum((2, 3))
+    by_class = torch.randn(2, classes)
+    spread = by_class[:, :, None, None].where(onehot, 0).sum(1)
+    target = target.to(dtype)
     return {
-        "sums": off(class_sums(values, target, classes, -1), (onehot * values[:, None]).sum((2, 3)))
+        "sums": off(class_sums(values, target, classes, ignore), exact),
+        "values": zero(class_values(by_class, target, ignore) - spread),
     }
 
 
 def digits():
-    """Three rounds down to one value, in which every histogram counts."""
+    """All rounds down to one value, in which every histogram counts."""
     from segtrain.losses.kernels.triton_reductions import digit_counts
+    from segtrain.losses.selection import DIGITS
 
     values = 10 ** torch.empty(3, 11, 101).uniform_(-6, 1)
     values[0, 0] = 0.0
@@ -213,7 +242,7 @@ def digits():
     bits = [int(b) for b in values.abs().view(torch.int32)[valid]]
     sought = int(values[0, 2].view(torch.int32)[0])
     errors = {}
-    for shift, width in ((21, 11), (10, 11), (0, 10)):
+    for shift, width in DIGITS:
         prefix = sought >> (shift + width)
         expected = [0] * (1 << width)
         for value in bits:
@@ -222,7 +251,8 @@ def digits():
         counts = digit_counts(values, valid, torch.tensor([prefix]), shift, width)
         right = counts.dtype == torch.int64 and counts.tolist() == expected and sum(expected) > 9
         errors[f"bits from {shift}"] = wrong_unless(right)
-    return errors
+    skipped = digit_counts(values, valid, torch.tensor([0]), *DIGITS[0], torch.tensor(True))
+    return errors | {"skipped": zero(skipped)}
 
 
 def whole_losses(expression, upsample):
@@ -315,6 +345,11 @@ def cases() -> dict[str, partial]:
     for classes in (2, 19, 150):
         found[f"easy {classes}"] = partial(easy, classes)
         found[f"class sums {classes}"] = partial(sums, classes)
+    found["class sums uint8"] = partial(sums, 40, torch.uint8, IGNORE)
+    for dtype, ignore in ((torch.uint8, IGNORE), (torch.int32, -100), (torch.int16, 300)):
+        found[f"label type {dtype}"] = partial(label_types, dtype, ignore)
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        found[f"unknown label {dtype}"] = partial(unknown_label, dtype)
     for upsample, align in ((3, False), (4, True), (2, False)):
         name = f"garbage without a share {upsample} {align}"
         found[name] = partial(garbage_without_a_share, upsample, align)
@@ -322,12 +357,27 @@ def cases() -> dict[str, partial]:
         for upsample in (1, 2):
             name = f"loss {expression} {upsample}"
             found[name] = partial(whole_losses, expression, upsample)
-    return found | {"unknown label": unknown_label, "digits": digits, "probe": probed}
+    return found | {"digits": digits, "probe": probed}
 
 
 CASES = cases()
 
+
+def index_by_scalars() -> None:
+    """Let a loop's bound be an array of one element, which numpy 2.4 denies Triton 3.6."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_index(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_index
+
+
 if __name__ == "__main__":
+    index_by_scalars()
     for case in sys.argv[1:]:
         torch.manual_seed(0)
         print(json.dumps({"case": case, "off": CASES[case]()}), flush=True)
