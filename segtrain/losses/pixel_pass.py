@@ -151,9 +151,7 @@ class PixelReader:
             if not reads_freely(target):
                 nll = nll.masked_fill(valid & (given != target), math.nan)
         sums, kept = dict(zip(self.powers, mass, strict=True)), logits if self.keep_logits else None
-        return Pixels(
-            nll, target, valid, num_classes, path, sums, kept, self.sync, self.lb_ignore
-        )
+        return Pixels(nll, target, valid, num_classes, path, sums, kept, self.sync, self.lb_ignore)
 
 
 def reads_freely(values: Tensor) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import traceback
 from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,8 +13,12 @@ from typing import NamedTuple
 import torch
 
 from segtrain.console import write
-from segtrain.errors import SegtrainError, first_line, translate_errors
+from segtrain.errors import first_line
 
+# no C compiler, driver, CUDA or Python.h, a read-only cache: Triton lets each through as it comes
+TOOLCHAIN_ERRORS = (RuntimeError, AssertionError, OSError, ImportError, subprocess.SubprocessError)
+# of a kernel that was built, in the words of the driver
+RUN_ERRORS = re.compile("illegal|misaligned|out of memory|launch failure|device-side assert")
 # number of passes by (path, the upsampling that was fused into it), for tests and benchmarks
 PATHS_TAKEN: Counter[tuple[str, int]] = Counter()
 
@@ -51,18 +58,35 @@ def _triton_failure(device: int) -> str | None:
     Writes the reason once, since it makes training slower.
     """
     try:
-        from segtrain.losses.kernels import triton_nll, triton_reductions
+        from triton.errors import TritonError
     except ImportError as error:
         reason = f"no Triton ({first_line(error)})"
     else:
-        try:  # no C compiler, driver, CUDA or Python.h, a read-only cache: each has its own type
-            with translate_errors(lambda e: f"Triton cannot build kernels ({first_line(e)})"):
-                triton_nll.probe(torch.device("cuda", device))
-                triton_reductions.probe(torch.device("cuda", device))
+        try:
+            probe_kernels(torch.device("cuda", device))
             return None
-        except SegtrainError as error:
-            if isinstance(error.__cause__, torch.OutOfMemoryError):  # the user's to resolve
-                raise error.__cause__ from None
-            reason = str(error)
+        except (TritonError, *TOOLCHAIN_ERRORS) as error:
+            if not _is_build_error(error):
+                raise
+            reason = f"Triton cannot build kernels ({first_line(error)})"
     write(f"note: losses take the plain path: {reason}", stderr=True)
     return reason
+
+
+def probe_kernels(device: torch.device | str) -> None:
+    """Build and run small cases of all kernels, with gradients in any mode of the caller."""
+    from segtrain.losses.kernels import triton_nll, triton_reductions
+
+    with torch.inference_mode(False), torch.enable_grad():
+        triton_nll.probe(device)
+        triton_reductions.probe(device)
+
+
+def _is_build_error(error: Exception) -> bool:
+    """Return whether Triton or its tools are to blame, not a kernel that ran or our own code."""
+    if type(error) not in (RuntimeError, AssertionError):
+        return not isinstance(error, RuntimeError)  # a subclass is torch's: out of memory, say
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = frame.f_globals.get("__name__", "")
+    in_triton = module.partition(".")[0] == "triton" or "C compiler" in str(error)
+    return in_triton and not RUN_ERRORS.search(str(error))
