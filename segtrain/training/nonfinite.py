@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, NoReturn, cast
 
 import torch
@@ -61,7 +62,11 @@ class OutcomeReader:
 def report_bad_step(
     session: Session, step: int, micro_batches: list[MicroBatch], observed: bool
 ) -> None:
-    """Record the files of a skipped step; raise TrainingEnded after too many in a row."""
+    """Record the files of a skipped step.
+
+    Raise TrainingEnded after too many in a row, and for a label that is no class, at which a GPU's
+    loss is NaN.
+    """
     state = session.training.state
     if observed:
         session.training.loss.forget(len(micro_batches))  # NaN would stay in the epoch's mean
@@ -75,8 +80,44 @@ def report_bad_step(
             f"step {step}: skipped, its loss or gradient is not finite{likely} "
             f"({len(state.bad_steps)} so far); files: {shorten(files, 8)}"
         )
+    label = find_wrong_label(session, [target for _, target in micro_batches])
+    if label is not None:
+        last, lb_ignore = len(session.plan.data.classes) - 1, session.training.loss.lb_ignore
+        batch = save_batch(session, step, micro_batches, files)
+        raise TrainingEnded(
+            f"step {step}: the target has label {label}, neither a class, 0 to {last}, nor "
+            f"lb_ignore, {lb_ignore}; files: {shorten(files, 8)}; the batch is in {batch}; correct "
+            "the masks or data.label_map; the last checkpoint is intact"
+        )
     if state.bad_in_a_row >= session.plan.config.train.max_bad_steps:
         raise_nonfinite(session, step, micro_batches, files)
+
+
+def find_wrong_label(session: Session, targets: list[Tensor]) -> int | None:
+    """Return a label of any rank that is neither a class nor lb_ignore; None where there is none.
+
+    This waits for the device, as a bad step may.
+    """
+    classes, lb_ignore = len(session.plan.data.classes), session.training.loss.lb_ignore
+    none = torch.iinfo(torch.int64).min
+    labels = torch.cat([target.flatten() for target in targets]).long()
+    known = (labels == lb_ignore) | ((labels >= 0) & (labels < classes))
+    label = int(max_over_ranks(labels.masked_fill(known, none).amax()))
+    return None if label == none else label
+
+
+def save_batch(
+    session: Session, step: int, micro_batches: list[MicroBatch], files: list[str]
+) -> Path:
+    """Save the batch of a step, of all ranks; return the file."""
+    images, targets = (
+        cast(Tensor, session.fabric.all_gather(torch.cat(tensors)))
+        for tensors in zip(*micro_batches, strict=True)
+    )
+    if session.is_rank_zero:
+        batch = {"step": step, "files": files, "images": images.cpu(), "targets": targets.cpu()}
+        save_state(session.run / BAD_BATCH, batch)
+    return session.run / BAD_BATCH
 
 
 def raise_nonfinite(
@@ -87,16 +128,10 @@ def raise_nonfinite(
     # the step's own seed: dropout repeats
     torch.manual_seed(seed_at(session.plan.config.train.seed, step - 1, fabric.global_rank))
     broken = [find_nonfinite(fabric, training.module.module, part) for part in micro_batches]
-    images, targets = (
-        cast(Tensor, fabric.all_gather(torch.cat(tensors)))
-        for tensors in zip(*micro_batches, strict=True)
-    )
-    if session.is_rank_zero:
-        batch = {"step": step, "files": files, "images": images.cpu(), "targets": targets.cpu()}
-        save_state(session.run / BAD_BATCH, batch)
+    batch = save_batch(session, step, micro_batches, files)
     raise TrainingEnded(
         f"{training.state.bad_in_a_row} steps in a row had a loss or gradient that is not finite; "
-        f"the first to break is {broken[0]}; the batch is in {session.run / BAD_BATCH}; try a "
+        f"the first to break is {broken[0]}; the batch is in {batch}; try a "
         "lower --lr, or --precision 32; the last checkpoint is intact"
     )
 

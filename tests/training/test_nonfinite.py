@@ -1,8 +1,49 @@
 """Outcomes of steps, read at once or a step later."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
 import torch
 
-from segtrain.training.nonfinite import OutcomeReader, StepOutcome
+from segtrain.errors import TrainingEnded
+from segtrain.training.nonfinite import OutcomeReader, StepOutcome, report_bad_step
+
+
+def session_of(run: Path) -> SimpleNamespace:
+    """Return what a report of a bad step reads of a session: 3 classes, lb_ignore 255."""
+    return SimpleNamespace(
+        run=run,
+        is_rank_zero=True,
+        fabric=Mock(all_gather=lambda tensor: tensor),
+        reporter=Mock(),
+        training=SimpleNamespace(
+            state=SimpleNamespace(bad_steps=[], bad_in_a_row=1), loss=Mock(lb_ignore=255)
+        ),
+        plan=SimpleNamespace(
+            batch_files=lambda step: ["a.png", "b.png"],
+            data=SimpleNamespace(classes=["x", "y", "z"]),
+            config=SimpleNamespace(train=SimpleNamespace(max_bad_steps=9)),
+        ),
+    )
+
+
+@pytest.mark.parametrize("label", [3, -7, 254, 2**32 + 1])
+def test_a_label_that_is_no_class_ends_training_by_name(label: int, tmp_path: Path):
+    target = torch.tensor([[[0, 1, 2, 255]]])
+    batches = [(torch.zeros(1, 3, 1, 4), target), (torch.ones(1, 3, 1, 4), target.clone())]
+    session = session_of(tmp_path)
+    report_bad_step(session, 5, batches, observed=False)  # of labels that are all right
+    batches[1][1][0, 0, 2] = label
+    with pytest.raises(TrainingEnded) as ended:
+        report_bad_step(session, 6, batches, observed=False)
+    message = str(ended.value)
+    assert f"step 6: the target has label {label}," in message
+    assert "0 to 2, nor lb_ignore, 255" in message and "a.png, b.png" in message
+    saved = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
+    assert saved["targets"].flatten().tolist().count(label) == 1
+    assert session.training.state.bad_steps[-1] == {"step": 6, "files": "a.png b.png"}
 
 
 def test_outcomes_are_read_at_once_without_a_gpu():
