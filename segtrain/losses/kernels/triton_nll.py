@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segtrain.losses.kernels.first_order import first_order
+from segtrain.losses.kernels.triton_bilinear import cell_start, fraction, lerp, neighbours
 
 # ---- digits that tl.log and tl.exp lose near 0
 
@@ -31,53 +32,6 @@ def expm1(z):
     series = 1 + z / 5 * (1 + z / 6 * (1 + z / 7 * (1 + z / 8)))
     series = z * (1 + z / 2 * (1 + z / 3 * (1 + z / 4 * series)))
     return tl.where(z > -0.5, series, tl.exp(z) - 1)
-
-
-# ---- bilinear upsampling by a whole number S
-# Cell c of an axis lies between the low-res points c and c + 1, c in -1..size-1; an output in it
-# blends these two. Positions are ratios of integers, so exact.
-
-
-@triton.jit
-def cell_start(cell, size, out_size, S: tl.constexpr, ALIGN: tl.constexpr):
-    """Return the first output position in `cell` or after it; cell in -1..size."""
-    if ALIGN:
-        start = tl.cdiv(tl.maximum(cell, 0) * (out_size - 1), tl.maximum(size - 1, 1))
-        start = tl.where(cell < size, start, out_size)
-    else:
-        start = cell * S + S // 2
-    return tl.minimum(tl.maximum(start, 0), out_size)
-
-
-@triton.jit
-def fraction(out, cell, size, out_size, S: tl.constexpr, ALIGN: tl.constexpr):
-    """Return the share (0..1) of the way from the cell's first point to its second."""
-    if ALIGN:
-        return (out * (size - 1) - cell * (out_size - 1)) / (out_size - 1)
-    else:
-        inside = (2 * out + 1 - S - 2 * S * cell) / (2 * S)
-        # before the first point and behind the last there is only that point
-        return tl.where(cell < 0, 1.0, tl.where(cell == size - 1, 0.0, inside))
-
-
-@triton.jit
-def neighbours(out, size, out_size, S: tl.constexpr, ALIGN: tl.constexpr):
-    """Return the two low-res positions that an output blends, and the share of the second."""
-    if S == 1:
-        return out, out, 0.0
-    else:
-        if ALIGN:
-            cell = out * (size - 1) // (out_size - 1)
-        else:
-            cell = (2 * out + 1 + S) // (2 * S) - 1
-        share = fraction(out, cell, size, out_size, S, ALIGN)
-        return tl.maximum(cell, 0), tl.minimum(cell + 1, size - 1), share
-
-
-@triton.jit
-def lerp(a, b, share):
-    # a neighbour with no share may be garbage: 0 times infinity would be NaN
-    return tl.where(share == 0, a, a + (b - a) * share)
 
 
 # ---- the pixel pass: a program has BX neighbouring pixels of one row, and loops over BC classes
@@ -129,15 +83,16 @@ def read_true(image, sc, label, valid, at, C, S: tl.constexpr):
     return read(image + tl.where(known, label, 0) * sc, at, known, float("nan"), S)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plain_sc"])
 def nll_kernel(
-    logits, target, nll, partial, lb_ignore, h, w, H, W, sn, sc, sh, sw,
-    C: tl.constexpr, S: tl.constexpr, ALIGN: tl.constexpr,
+    logits, target, nll, partial, lb_ignore, h, w, H, W, sn, sc, sh, sw, plain_sc,
+    C: tl.constexpr, S: tl.constexpr, ALIGN: tl.constexpr, DENSE: tl.constexpr,
     P1: tl.constexpr, P2: tl.constexpr, BC: tl.constexpr, BX: tl.constexpr,
 ):  # fmt: skip
     """Store nll, and sums of p in slot P1 and of p^2 in slot P2; a slot of -1 means no sum."""
     n, pixel, inside, label, at = segment(target, lb_ignore, h, w, H, W, sh, sw, S, ALIGN, BX)
     valid = label != lb_ignore
+    sc = sc if DENSE else plain_sc
     image = logits + n * sn
     x_y = read_true(image, sc, label, valid, at, C, S)
     # sum_c exp(x_c - x_y) = exp(top) * (others + exp(-top)): the true class, whose term is 1 before
@@ -189,10 +144,11 @@ def logit_grad(p, true, loss, weight, g1, g2, pull, MASS: tl.constexpr):
     return grad
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plain_sc"])
 def grad_kernel(
     logits, target, nll, grad_nll, grad_mass, grad, pull_map, lb_ignore, h, w, H, W,
-    sn, sc, sh, sw, gn, gc, gh, gw, C: tl.constexpr, S: tl.constexpr, ALIGN: tl.constexpr,
+    sn, sc, sh, sw, gn, gc, gh, gw, plain_sc,
+    C: tl.constexpr, S: tl.constexpr, ALIGN: tl.constexpr, DENSE: tl.constexpr,
     P1: tl.constexpr, P2: tl.constexpr, BC: tl.constexpr, BX: tl.constexpr,
 ):  # fmt: skip
     """Store the gradient by full-resolution logits; for S > 1 only the map of the pull."""
@@ -205,6 +161,7 @@ def grad_kernel(
         live = live & (weight != 0)
     # nothing is read where no pixel of the program is live; a mask by pixels would split the loads
     read_any = inside & (tl.max(live.to(tl.int32), 0) > 0)
+    sc = sc if DENSE else plain_sc
     image = logits + n * sn
     x_y = read_true(image, sc, label, live, at, C, S)
     pull = tl.zeros((BX,), tl.float32)
@@ -312,12 +269,19 @@ def _slots(powers: tuple[int, ...]) -> dict[str, int]:
     return {f"P{k}": powers.index(k) if k in powers else -1 for k in (1, 2)}
 
 
-def pixel_tile(logits: Tensor, upsample: int) -> dict[str, int]:
-    """Return classes and pixels of a block, for reads along the axis that is dense in memory."""
-    if logits.stride(1) == 1:  # channels_last
-        return {"BC": 8, "BX": 128, "num_warps": 4}
+def pixel_tile(logits: Tensor, upsample: int, stores: bool = False) -> dict[str, int]:
+    """Return classes and pixels of a block; `stores`: it stores a gradient like the logits.
+
+    DENSE tells the compiler the class stride. In channels_last, known to be 1, it spreads the
+    classes over threads, which then exchange sums and repeat the reads of label, nll and weight. So
+    it is known only where many classes, or stores, would touch too many lines of memory at once.
+    """
+    classes, last = triton.next_power_of_2(logits.shape[1]), logits.stride(1) == 1
+    if last and upsample == 1 and (stores or logits.shape[1] * logits.element_size() > 64):
+        return {"BC": min(classes, 8), "BX": 128, "num_warps": 4, "DENSE": True}
     # at full resolution one load of 16 bytes gives a thread several neighbouring pixels
-    return {"BC": 4, "BX": 128, "num_warps": 4 if upsample > 1 else 1}
+    warps = 4 if upsample > 1 or last else 1
+    return {"BC": min(classes, 4), "BX": 128, "num_warps": warps, "DENSE": not last}
 
 
 def cell_tile(upsample: int, masses: bool) -> dict[str, int]:
@@ -351,7 +315,7 @@ class TritonPixels(torch.autograd.Function):
         with torch.cuda.device_of(logits):
             nll_kernel[(columns, H, N)](
                 logits, target, nll, partial, lb_ignore, h, w, H, W, *logits.stride(),
-                C=C, S=upsample, ALIGN=align_corners, **_slots(powers), **tile,
+                logits.stride(1), C=C, S=upsample, ALIGN=align_corners, **_slots(powers), **tile,
             )  # fmt: skip
         ctx.save_for_backward(logits, target, nll)
         ctx.options = lb_ignore, upsample, align_corners, powers
@@ -369,8 +333,10 @@ class TritonPixels(torch.autograd.Function):
         shape = lb_ignore, h, w, H, W, *logits.stride(), *grad.stride()
         options = dict(C=C, S=upsample, ALIGN=align_corners, **_slots(powers))
         if powers or upsample == 1:
-            tile = pixel_tile(logits, upsample)
-            grad_kernel[triton.cdiv(W, tile["BX"]), H, N](*tensors, *shape, **options, **tile)
+            tile = pixel_tile(logits, upsample, stores=upsample == 1)
+            grad_kernel[triton.cdiv(W, tile["BX"]), H, N](
+                *tensors, *shape, logits.stride(1), **options, **tile
+            )
         if upsample > 1:
             tile = cell_tile(upsample, bool(powers))
             blocks = triton.cdiv(w, tile["BW"] - 1) * triton.cdiv(C, tile["BC"])
