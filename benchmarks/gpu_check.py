@@ -55,9 +55,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import losses
 import torch
 import torch.nn.functional as F
-from losses import FACTOR, IGNORED, THRESH, copy_bandwidth, peak_mib, reference, scene, step
+from losses import FACTOR, IGNORED, LAYOUTS, THRESH, copy_bandwidth, peak_mib, reference, step
 from machine import RESULTS, machine
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -66,7 +67,7 @@ from segtrain.losses import build_loss
 from segtrain.losses.build import Loss
 from segtrain.losses.kernels.paths import PATHS_TAKEN, choose_path
 from segtrain.losses.pixel_pass import PixelReader, Pixels
-from segtrain.losses.selection import digit_counter, kth_largest
+from segtrain.losses.selection import DIGITS, digit_counter, kth_largest
 
 ROOT = Path(__file__).parents[1]
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
@@ -128,8 +129,9 @@ class Case(NamedTuple):
         return self if visit.on_gpu else self._replace(shape=tiny)
 
     def inputs(self, device: str) -> tuple[Tensor, Tensor]:
-        logits, target = scene(self.kind, self.shape, self.upsample, self.dtype, device)
-        return logits.contiguous(memory_format=self.layout), target
+        layout = next(name for name, layout in LAYOUTS.items() if layout == self.layout)
+        case = losses.Case(self.shape, self.upsample, self.dtype, layout, self.kind)
+        return losses.scene(case, device)
 
     def loss(self, expression: str, device: str) -> Loss:
         loss = build_loss(expression, self.shape[1], IGNORED, thresh=THRESH, n_min_factor=FACTOR)
@@ -304,7 +306,7 @@ def time_case(case: Case, device: str, bandwidth: float, plain: bool) -> dict[st
         return value
 
     functions = {
-        "reference": theirs(lambda logits, target: reference(logits, target, 1)),
+        "reference": theirs(reference),
         "fused": ours("ohem"),
         "F.cross_entropy": theirs(lambda *pair: F.cross_entropy(*pair, ignore_index=IGNORED)),
         "fused ce": ours("ce"),
@@ -322,7 +324,7 @@ def time_case(case: Case, device: str, bandwidth: float, plain: bool) -> dict[st
             failed[name] = f"{type(error).__name__}: {error}"[:300]
     for _ in range(REPEATS):
         for name, times in seconds.items():
-            times.append(step(functions[name], logits, target))
+            times.append(step(functions[name], logits, target)[0])
     moved = 3 * logits.nbytes + 2 * target.nbytes + 2 * 4 * target.numel()  # as in losses.py
     methods = {
         name: {
@@ -378,7 +380,7 @@ def select(pixels: Pixels, visit: Visit) -> dict[str, Any]:
     number, prefix = int(k), torch.zeros(1, dtype=torch.int64, device=visit.device)
     ways: dict[str, Callable] = {
         "kth_largest": lambda: kth_largest(values, valid, k, in_triton=in_triton),
-        "one of its three rounds": lambda: digit_counts(values, valid, prefix, 21, 11),
+        "one of its rounds": lambda: digit_counts(values, valid, prefix, *DIGITS[0]),
         "topk": lambda: values.flatten().topk(number, sorted=False).values.min(),
         "boolean index": lambda: values[values > 0.35],
     }
