@@ -6,13 +6,16 @@ import ctypes
 import math
 import os
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from segtrain.errors import UsageError
 from segtrain.private import has_bf16_instructions
+
+T = TypeVar("T")
 
 
 def resolve_device(requested: str) -> str:
@@ -72,13 +75,13 @@ def to_device(maps: Tensor, fabric: Fabric, max_pixels: float = math.inf) -> Ten
     return maps.to(fabric.device, non_blocking=True)
 
 
-def build_predictor(model: nn.Module, fabric: Fabric) -> Callable[[Tensor], Tensor]:
-    """Return a function: images (N,K,H,W) on any device -> float32 logits (N,C,H,W) on fabric's."""
+def build_predictor(model: Callable[[Tensor], T], fabric: Fabric) -> Callable[[Tensor], T]:
+    """Return a function: images (N,K,H,W) on any device -> the model's logits on fabric's."""
 
-    def predict(images: Tensor) -> Tensor:
+    def predict(images: Tensor) -> T:
         images = images.to(fabric.device, non_blocking=True, memory_format=torch.channels_last)
         with torch.inference_mode(), fabric.autocast():
-            return model(images).float()
+            return model(images)
 
     return predict
 

@@ -11,17 +11,19 @@ from itertools import combinations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from segtrain.config import EvalConfig
 from segtrain.config.types import SMALLEST_WINDOW
 from segtrain.errors import SegtrainError
+from segtrain.models.upsampling import UpsampledLogits
 
-Predictor = Callable[[Tensor], Tensor]  # images -> logits
+Logits = Tensor | UpsampledLogits
+Predictor = Callable[[Tensor], Logits]  # images -> logits
 View = tuple[float, tuple[int, ...]]  # a scale, and the axes that are flipped
 
 FLIPS = {"hflip": 3, "vflip": 2}  # axes of (N,C,H,W)
-BAND = 1 << 20  # pixels of a blended band: what its reader derives from them stays small, too
+BAND = 1 << 21  # values of a band of logits: what its reader derives from them stays small, too
 NOT_FINITE = "the network's output is not finite (NaN or infinite values)"
 
 
@@ -39,12 +41,19 @@ class CheckedPredictor:
         self.predictor = predictor
         self.broken = torch.zeros(1, dtype=torch.bool)  # (N,), on the device of the logits
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Logits:
         logits = self.predictor(images)
+        # upsampling keeps what is not finite, and makes nothing so
+        stored = logits.low if isinstance(logits, UpsampledLogits) else logits
         # both pass on NaN; isfinite takes longer, for it writes a map of all logits
-        extremes = torch.stack([logits.amax((1, 2, 3)), logits.amin((1, 2, 3))])
-        self.broken = self.broken.to(logits.device) | ~extremes.isfinite().all(0)
+        extremes = torch.stack([stored.amax((1, 2, 3)), stored.amin((1, 2, 3))])
+        self.broken = self.broken.to(stored.device) | ~extremes.isfinite().all(0)
         return logits
+
+
+def choose_forward(model: nn.Module) -> Predictor:
+    """Return the model's function for inference; of a SegmentationModel one that saves memory."""
+    return getattr(model, "forward_by_rows", model)
 
 
 def predict_bands(
@@ -54,12 +63,13 @@ def predict_bands(
 
     predictor: images (N,K,h,w), uint8 or float of 0..255, on the device of `images` -> logits
     (N,C,h,w), on a device of its own. An image of at most eval.max_pixels, or no larger than one
-    window, is one band. For larger ones memory holds the rows of one window, at full width.
+    window, is one band, unless its logits are upsampled by rows. For larger ones memory holds the
+    rows of one window, at full width.
     """
     views = list_views(eval.tta)
     height, width = images.shape[2:]
     if choose_window(height, width, eval) == (height, width):
-        yield 0, average_views(predictor, images, views)
+        yield from average_views(predictor, images, views)
     else:
         yield from _blend_windows(predictor, images, eval, views)
 
@@ -73,19 +83,20 @@ def _blend_windows(
     tops = place_windows(height, high, eval.overlap)
     lefts = place_windows(width, wide, eval.overlap)
     columns = list(zip(lefts, make_blend_weights(wide, lefts), strict=True))
-    band_rows = max(1, BAND // width)
     open_rows = torch.zeros(0)  # until the first window says how many classes and which device
     rows = zip(tops, make_blend_weights(high, tops), [*tops[1:], height], strict=True)
     for top, down, next_top in rows:
         for left, across in columns:
             window = images[:, :, top : top + high, left : left + wide]
-            logits = average_views(predictor, window, views)
-            if not len(open_rows):
-                open_rows = torch.zeros(*logits.shape[:2], high, width, device=logits.device)
-            weights = torch.outer(down, across).to(logits.device)
-            open_rows[..., left : left + wide].addcmul_(logits, weights)
+            for row, logits in average_views(predictor, window, views):
+                if not len(open_rows):
+                    open_rows = torch.zeros(*logits.shape[:2], high, width, device=logits.device)
+                part = slice(row, row + logits.shape[2])
+                weights = torch.outer(down[part], across).to(logits.device)
+                open_rows[:, :, part, left : left + wide].addcmul_(logits, weights)
         closed = next_top - top
         # copied: its memory is used again for the rows below
+        band_rows = count_band_rows(open_rows.shape)
         for row in range(0, closed, band_rows):
             yield top + row, open_rows[:, :, row : min(row + band_rows, closed)].clone()
         open_rows[:, :, : high - closed] = open_rows[:, :, closed:].clone()
@@ -128,18 +139,40 @@ def list_views(tta: Sequence[str | float]) -> list[View]:
     return [(scale, chosen) for scale in scales for chosen in flips]
 
 
-def average_views(predictor: Predictor, images: Tensor, views: list[View]) -> Tensor:
-    """Return logits (N,C,H,W) in float32; for several views, the log of the mean probabilities."""
+def average_views(
+    predictor: Predictor, images: Tensor, views: list[View]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (top row, logits (N,C,h,W) in float32); of several views the log mean probabilities."""
     if len(views) == 1:
-        return predictor(images).float()
+        yield from read_bands(predictor(images))
+        return
     size, total = images.shape[2:], torch.zeros(())  # 0-d: adds to tensors of any device
     for scale, axes in views:
-        logits = predictor(scale_images(images, scale).flip(axes)).float().flip(axes)
+        view = predictor(scale_images(images, scale).flip(axes))
+        logits = (view if isinstance(view, Tensor) else view.whole()).float().flip(axes)
         if logits.shape[2:] != size:  # of a scaled view
             logits = F.interpolate(logits, size=size, mode="bilinear")
         total = total + logits.softmax(1)
     # above 0: the log of a probability that underflowed would be -inf
-    return (total / len(views)).clamp(min=torch.finfo(torch.float32).tiny).log()
+    yield 0, (total / len(views)).clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def read_bands(logits: Logits) -> Iterator[tuple[int, Tensor]]:
+    """Yield (top row, logits (N,C,h,W) in float32): all at once, or bands of those upsampled."""
+    step, height = count_band_rows(logits.shape), logits.shape[2]
+    if isinstance(logits, Tensor):
+        yield 0, logits.float()
+    elif height <= step:
+        yield 0, logits.whole().float()
+    else:
+        for top in range(0, height, step):
+            yield top, logits.read(top, min(top + step, height))
+
+
+def count_band_rows(shape: tuple[int, ...]) -> int:
+    """Return how many rows of logits (N,C,H,W) make a band."""
+    images, channels, _, width = shape
+    return max(1, BAND // (images * channels * width))
 
 
 def scale_images(images: Tensor, scale: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segtrain.config import ModelConfig
 from segtrain.errors import SegtrainError, UsageError, did_you_mean, first_line, translate_errors
 from segtrain.models.names import UNIVERSAL, unknown_architecture, unknown_encoder
+from segtrain.models.upsampling import UpsampledLogits, upsample, upsample_later
 
 ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
 # without it a ViT accepts a single image size
@@ -53,16 +54,13 @@ class SegmentationModel(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        logits = self.low_resolution(images)
-        if self.upsampling > 1:
-            logits = F.interpolate(
-                logits,
-                scale_factor=self.upsampling,
-                mode="bilinear",
-                align_corners=self.align_corners,
-            )
-        return logits[..., :height, :width]  # without the padding
+        low, (height, width) = self.low_resolution(images), images.shape[-2:]
+        return upsample(low, self.upsampling, self.align_corners, (height, width))
+
+    def forward_by_rows(self, images: Tensor) -> Tensor | UpsampledLogits:
+        """Return what forward does; large logits on a CPU are upsampled as they are read."""
+        low, (height, width) = self.low_resolution(images), images.shape[-2:]
+        return upsample_later(low, self.upsampling, self.align_corners, (height, width))
 
     def low_resolution(self, images: Tensor) -> Tensor:
         """Return logits (N,C,h,w) of the padded images before the head upsamples them."""
