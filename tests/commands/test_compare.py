@@ -244,7 +244,7 @@ def test_a_repeated_seed_is_another_run_group(cli, tmp_path: Path):
          ["a=[1]", "a=[2]"]),
         ([{"optim.lr": 0.1}, {"optim.lr": 0.2, "train.epochs": 3, "augment.preset": "none",
                               "augment.hflip": 0.0, "train.batch_size": 2}], ["r0", "r1"]),
-        ([{"loss.expression": "ce"}, {"loss.expression": "+".join(["0.125*dice"] * 9)}],
+        ([{"loss.expression": "ce"}, {"loss.expression": "+".join(["0.125*ghm"] * 9)}],
          ["ce", "r1"]),
         ([{"loss.expression": "ce"}, {"loss.expression": "ohem"}, {"loss.expression": "ce"}],
          ["r0", "ohem", "r2"]),
@@ -257,7 +257,7 @@ def test_a_run_group_is_named_by_what_differs(cli, tmp_path: Path, configs: list
 
 
 def test_seeds_in_folders_of_a_sweep_are_named_without_the_seed(cli, tmp_path: Path):
-    long = "+".join(["0.125*dice"] * 9)
+    long = "+".join(["0.125*ghm"] * 9)
     runs = [
         write_run(tmp_path / f"{name}-seed{seed}", EVERY,
                   config={"loss.expression": loss, "train.seed": seed})
@@ -378,7 +378,7 @@ def test_a_damaged_file_is_one_line_that_names_its_folder(cli, two: list[Path], 
 
 def test_the_table_fits_80_columns(cli, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    long = "ohem(thresh=0.65, n_min_factor=8)+dice"
+    long = "ohem(thresh=0.65, n_min_factor=8)+ghm"
     runs = [*seeded(tmp_path, "ce", EVERY, EVERY), *seeded(tmp_path, long, BETTER)]
     answer = cli("compare", *runs, "--out", "here/it is")
     assert answer.code == 0, answer.stderr

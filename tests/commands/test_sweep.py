@@ -157,13 +157,13 @@ def test_scores_of_earlier_weights_are_not_done(copied: Path, started: list):
 
 
 def test_further_losses_join_those_that_are_there(copied: Path, started: list):
-    command = [*SWEEP[:2], "ce , ohem( thresh=0.6 )+0.5*dice", *SWEEP[5:]]
+    command = [*SWEEP[:2], "ce , ohem( thresh=0.6 )+0.5*ghm", *SWEEP[5:]]
     answer = run_cli(*command)
     assert answer.code == 0, answer.stderr
-    assert kinds(started) == [*both("ohem_thresh_0.6_+0.5_dice-seed0"), ("compare", "")]
+    assert kinds(started) == [*both("ohem_thresh_0.6_+0.5_ghm-seed0"), ("compare", "")]
     comparison = json.loads((copied / "comparison.json").read_text())
     assert [(c["name"], c["seeds"]) for c in comparison["contenders"]] == [
-        ("ce", [0, 1]), ("ohem( thresh=0.6 )+0.5*dice", [0]), ("ohem", [0, 1]),
+        ("ce", [0, 1]), ("ohem( thresh=0.6 )+0.5*ghm", [0]), ("ohem", [0, 1]),
     ]  # fmt: skip
 
 
