@@ -13,7 +13,8 @@ these variants, which take turns in one process; ratios are of the turns of one 
                pixels, boundary IoU, regions, 3C integers an image
 
 Then the bootstrap of 1,000 images, and the growth of memory over 10,000 small ones, both with 19
-classes. Without --data the images are painted scenes of CamVid's size.
+classes. Without --data the images are painted scenes of CamVid's size. On a CPU also upsampling.py:
+class ids of low-resolution logits by rows, against all logits of full size.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from losses import memory_kib
 from machine import RESULTS, machine
 from PIL import Image
 from torch import Tensor
+from upsampling import measure_upsampling
 
 from segtrain.config.loading import load_config
 from segtrain.data.demo import scene
@@ -195,6 +197,8 @@ def main() -> None:
         "bootstrap": bootstrap_seconds(args.rounds),
         "memory": memory,
     }
+    if args.device == "cpu":
+        content["upsampling"] = measure_upsampling(args.rounds, args.threads)
     name = f"evaluate_{args.device}" + ("" if args.device == "cuda" else f"_{args.threads}_thread")
     out = args.out or RESULTS / f"{name}.json"
     out.write_text(json.dumps(content, indent=1) + "\n")
