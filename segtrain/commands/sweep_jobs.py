@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -11,17 +12,19 @@ from segtrain.commands.requests import (
     FitOptions,
     check_sources,
     check_training,
+    read_loss,
     takes_demo_settings,
 )
 from segtrain.config import Config
 from segtrain.config.differences import LOSS, SEED, label_values, list_differences
-from segtrain.config.loading import list_given, load_config
+from segtrain.config.loading import adopt_older_defaults, list_given, load_config
 from segtrain.config.sources import read_sources
 from segtrain.config.sweep_values import DEFAULT_LOSSES, split_values
 from segtrain.console import Note, note_choice, write_notes
 from segtrain.data.demo import SETTINGS
-from segtrain.errors import UsageError, shorten
+from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.evaluation.score_record import WITHOUT_EFFECT, has_own_scores
+from segtrain.losses.spec import parse_loss
 from segtrain.models.names import take_names
 from segtrain.runs.folder import CONFIG
 from segtrain.runs.sweep_record import (
@@ -85,6 +88,7 @@ class Job:
     choice: tuple[Option, ...]
     config: Config
     run: Path
+    older_loss: str | None = None  # its loss with the defaults of the folder's older runs
 
     @property
     def done(self) -> bool:
@@ -102,6 +106,9 @@ class Job:
             fit = ["fit", "--resume", str(self.run)]
         else:
             given = [word for option in self.choice for word in option]
+            if self.older_loss:  # above all --set
+                sets = [word for option in self.choice if "--set" in option for word in option]
+                given = [*sets, "--loss", self.older_loss]
             fit = ["fit", *options.fit_arguments, *given, "--seed", str(self.config.train.seed)]
             fit += ["--out", str(self.run.parent), "--name", self.run.name]
         return [fit, ["eval", str(self.run), *options.eval_arguments]]
@@ -136,7 +143,31 @@ def list_jobs(options: SweepOptions, seeds: int, out: Path) -> list[Job]:
             known[identify_training(config)] = folder
             label = label_values({LOSS: config.loss.expression} | others)
             jobs.append(Job(label, choice, config, out / folder))
-    return jobs
+    trainings = (record.runs if record else {}) | {job.run.name: job.config for job in jobs}
+    older = find_older_losses(out, trainings)
+    write_notes(
+        [
+            Note(f"{loss}: {text}, as its runs in {out} have it", "note")
+            for loss, text in older.items()
+        ],
+        stderr=True,
+    )
+    return [replace(job, older_loss=older.get(job.config.loss.expression)) for job in jobs]
+
+
+def find_older_losses(out: Path, trainings: dict[str, Config]) -> dict[str, str]:
+    """Return losses with the defaults of the older version that started runs of them in `out`.
+
+    By expression; of those without such runs, or whose defaults are the same now, none.
+    """
+    older = {}
+    for name, config in trainings.items():
+        with suppress(SegtrainError):  # not started, or damaged: its training will name it
+            trained, _ = adopt_older_defaults(load_config(out / name / CONFIG))
+            kept = read_loss(config).with_defaults(read_loss(trained))
+            if kept != read_loss(config).with_defaults():
+                older[config.loss.expression] = str(kept)
+    return older
 
 
 def check_swept_fields(sets: list[list[str]]) -> None:
@@ -205,7 +236,8 @@ def load_configs(options: SweepOptions, choices: list[tuple[Option, ...]]) -> li
             continue
         same = names.setdefault(identify_training(config), name)
         if same != name:
-            raise UsageError(f"{name} is given more than once, before as {same}")
+            reason = "is given more than once, or another option overrides it"
+            raise UsageError(f"{name} {reason}: the same training as {same}")
         configs, notes = [*configs, config], notes + found
     if problems:
         texts = [
@@ -213,5 +245,22 @@ def load_configs(options: SweepOptions, choices: list[tuple[Option, ...]]) -> li
             for text, wrong in problems.items()
         ]
         raise UsageError(shorten(texts, separator="; "))
-    write_notes(dict.fromkeys(notes), stderr=True)
+    write_notes(dict.fromkeys([*notes, *list_unread(configs)]), stderr=True)
     return configs
+
+
+def list_unread(configs: list[Config]) -> list[Note]:
+    """Return notes on losses that don't read a setting of which several values are tried."""
+    notes = []
+    losses = dict.fromkeys(config.loss.expression for config in configs)
+    for setting in ("thresh", "n_min_factor"):
+        values = {getattr(config.loss, setting) for config in configs}
+        unread = [
+            loss
+            for loss in losses
+            if all(parse_loss(loss) == parse_loss(loss, **{setting: value}) for value in values)
+        ]
+        if unread and len(values) > 1:
+            text = f"loss.{setting} has no effect on {shorten(unread)}: trainings with several "
+            notes.append(Note(f"{text}values are the same", "note"))
+    return notes

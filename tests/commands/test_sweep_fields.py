@@ -132,6 +132,7 @@ def test_a_files_loss_that_is_not_trained_is_noted():
         (["--set", "optim.lr=1e-3,abc"], ["--set optim.lr=abc: expected a number"]),
         (["--set", "optim.lr=1e-3,0.001"], ["--set optim.lr=0.001 is given more than once",
                                             "as --set optim.lr=1e-3"]),
+        (["--set", "train.device=cpu,auto", "--device", "cpu"], ["or another option overrides it"]),
         (["--set", "optim.lr=1e-3,1e-3"], ["--set optim.lr=1e-3 is given more than once"]),
         (["--set", "model.arch=unet,fpnn"], ["--set model.arch=fpnn", "did you mean fpn"]),
         (["--set", "model.in_channels=3,4", "--set", "model.mean=[1,2,3]"],
@@ -162,6 +163,17 @@ def test_what_is_wrong_in_all_combinations_is_reported_once():
 def test_values_that_do_not_change_the_training_alone_are_swept(started: list[str]):
     sweep("--set", "eval.every=1,2")
     assert started == ["ohem-every=1-seed0", "ohem-every=2-seed0"]
+
+
+@pytest.mark.parametrize(
+    "losses, field, unread",
+    [("ce,ohem,focal", "loss.thresh=0.6,0.7", "loss.thresh has no effect on ce, focal: "),
+     ("dice+topk,ohem(n_min_factor=4)", "loss.n_min_factor=8,16", "dice+topk, ohem(n_min_f"),
+     ("ohem,dice+ohem(ce)", "loss.thresh=0.6,0.7", ""), ("ce,ohem", "loss.thresh=0.6", "")],
+)  # fmt: skip
+def test_losses_that_do_not_read_a_setting_are_noted(losses: str, field: str, unread: str):
+    answer = run_cli("sweep", "--config", "c.yaml", "--loss", losses, "--set", field, "--dry-run")
+    assert answer.code == 0 and (unread in answer.stderr if unread else "note" not in answer.stderr)
 
 
 def test_values_that_may_change_what_is_scored_are_noted():
@@ -236,6 +248,22 @@ def test_runs_of_an_older_sweep_and_of_fit_are_taken_up(started: list[str]):
         assert started == ["dice-seed0", "dice-lr=0.0001-seed0", "ce-lr=0.0001-seed0",
                            "ohem-lr=0.0001-seed0"]  # fmt: skip
         shutil.rmtree("copy")
+
+
+def test_a_folder_keeps_the_defaults_of_its_older_runs(started: list[str]):
+    """Their config.yaml has no classes of dice, which were all; a run of today has its own."""
+    sweep("--loss", "ce,ohem+dice")
+    for words in (["--loss", "ohem+dice,dice"], ["--set", "loss.expression=ohem+dice,dice"]):
+        sweep(*words, "--seeds", "2", "--set", "optim.lr=1e-4,1e-3")
+    lines = sweep("--loss", "ohem+dice", "--seeds", "3", "--dry-run").splitlines()
+    losses = {name: config["loss"]["expression"] for name, config in configs().items()}
+    kept = "ohem + dice(classes='all')"
+    assert losses.pop("ce-seed0") == "ce" and losses.pop("ohem+dice-seed0") == "ohem+dice"
+    assert len(losses) == len(started) - 2 == 7
+    assert {name for name, loss in losses.items() if loss == kept} == {
+        "ohem+dice-lr=0.0001-seed0", "ohem+dice-lr=0.0001-seed1", "ohem+dice-lr=0.001-seed1"
+    }  # fmt: skip
+    assert len(lines) == 1 and f"--loss {shlex.quote(kept)} --seed 2" in lines[0]
 
 
 def test_another_training_of_the_same_name_is_refused(started: list[str]):
