@@ -7,13 +7,15 @@ Part of benchmarks/evaluate.py. The logits stand for those of a DeepLabV3+ head:
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
-from losses import in_fresh_process, memory_kib
+from losses import memory_kib
 from torch import Tensor
 
 from segtrain.config import EvalConfig
@@ -50,14 +52,17 @@ def peak_mb(classes: int, method: str, calibrated: bool, threads: int) -> float:
     score, libc = scoring(classes, method, calibrated), ctypes.CDLL("libc.so.6")
     libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD, fixed: freed memory leaves the process
     score()
-    peaks = []
-    for _ in range(3):
-        libc.malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-        before = memory_kib("VmRSS")
-        score()
-        peaks.append((memory_kib("VmHWM") - before) * 1.024 / 1000)
-    return median(peaks)
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = memory_kib("VmRSS")
+    score()
+    return (memory_kib("VmHWM") - before) * 1.024 / 1000
+
+
+def peak_in_fresh_process(*args: object) -> float:
+    """Return peak_mb of a new interpreter: a forkserver that loaders used would have their heap."""
+    command = [sys.executable, __file__, *map(str, args)]
+    return float(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
 def measure_upsampling(rounds: int, threads: int) -> list[dict]:
@@ -79,7 +84,7 @@ def measure_upsampling(rounds: int, threads: int) -> list[dict]:
                 "same_ids": torch.equal(*ids),
                 "methods": {
                     name: {
-                        "peak_mb": in_fresh_process(peak_mb, classes, name, calibrated, threads),
+                        "peak_mb": peak_in_fresh_process(classes, name, int(calibrated), threads),
                         "ms": 1e3 * median(wall for wall, _ in times),
                         "cpu_ms": 1e3 * median(cpu for _, cpu in times),
                     }
@@ -87,3 +92,8 @@ def measure_upsampling(rounds: int, threads: int) -> list[dict]:
                 },
             })  # fmt: skip
     return rows
+
+
+if __name__ == "__main__":
+    found = sys.argv[1:]
+    print(peak_mb(int(found[0]), found[1], found[2] == "1", int(found[3])))
