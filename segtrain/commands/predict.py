@@ -16,7 +16,7 @@ from segtrain.distributed.devices import build_predictor
 from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError, shorten
 from segtrain.models.checkpoint import Meta, load_model
-from segtrain.models.inference import NonFiniteError, choose_forward
+from segtrain.models.inference import NonFiniteError, defer_upsampling
 from segtrain.models.weights import hash_weights
 from segtrain.prediction.inputs import FoundImages, ImageInput, choose_names, hash_image
 from segtrain.prediction.rasters import ImagePainter
@@ -47,7 +47,7 @@ def predict(found: FoundImages, request: NetworkRequest, out: Path, legend: bool
         paths = [image.path for image in found.images]
         reader, notes = match_value_range(reader, paths, of_training)
         write_notes(notes)
-    network = build_predictor(choose_forward(model), fabric)
+    network = build_predictor(defer_upsampling(model), fabric)
     painter = ImagePainter(network, fabric, meta, config, reader, legend)
     if legend:
         write_notes(explain_missing_fonts(meta.classes))

@@ -20,7 +20,7 @@ from segtrain.models.inference import (
     CheckedPredictor,
     NonFiniteError,
     advise_on_memory,
-    choose_forward,
+    defer_upsampling,
     predict_bands,
 )
 
@@ -61,7 +61,7 @@ class SplitPredictor:
         NonFiniteError, on a GPU up to UNREAD images later, for logits that are not finite.
         """
         fabric, settings, lb_ignore = self.fabric, self.settings, pairs.masks.lb_ignore
-        predictor = build_predictor(choose_forward(self.model.eval()), fabric)
+        predictor = build_predictor(defer_upsampling(self.model.eval()), fabric)
         checks: list[Check] = []
         loader = make_image_loader(pairs, indices, self.workers, fabric.device.type == "cuda")
         for group in group_by_size(read_batches(loader), settings.batch_size):

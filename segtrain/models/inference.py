@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from segtrain.config import EvalConfig
 from segtrain.config.types import SMALLEST_WINDOW
@@ -51,9 +52,22 @@ class CheckedPredictor:
         return logits
 
 
-def choose_forward(model: nn.Module) -> Predictor:
-    """Return the model's function for inference; of a SegmentationModel one that saves memory."""
-    return getattr(model, "forward_by_rows", model)
+def defer_upsampling(model: Any) -> Predictor:
+    """Return the model as a function, images -> logits, that upsamples those of a CPU by rows.
+
+    Modules other than SegmentationModel are returned as they are.
+    """
+    if not hasattr(model, "by_rows"):
+        return cast(Predictor, model)
+
+    def predict(images: Tensor) -> Logits:
+        model.by_rows = True
+        try:
+            return cast(Logits, model(images))
+        finally:
+            model.by_rows = False
+
+    return predict
 
 
 def predict_bands(

@@ -39,6 +39,7 @@ class SegmentationModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    by_rows = False  # set while inference asks for logits that are upsampled as they are read
 
     def __init__(
         self,
@@ -53,14 +54,10 @@ class SegmentationModel(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | UpsampledLogits:
         low, (height, width) = self.low_resolution(images), images.shape[-2:]
-        return upsample(low, self.upsampling, self.align_corners, (height, width))
-
-    def forward_by_rows(self, images: Tensor) -> Tensor | UpsampledLogits:
-        """Return what forward does; large logits on a CPU are upsampled as they are read."""
-        low, (height, width) = self.low_resolution(images), images.shape[-2:]
-        return upsample_later(low, self.upsampling, self.align_corners, (height, width))
+        upsampled = upsample_later if self.by_rows else upsample
+        return upsampled(low, self.upsampling, self.align_corners, (height, width))
 
     def low_resolution(self, images: Tensor) -> Tensor:
         """Return logits (N,C,h,w) of the padded images before the head upsamples them."""

@@ -19,7 +19,7 @@ from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
 from segtrain.metrics.calibration import Calibration
 from segtrain.models import inference
-from segtrain.models.inference import CheckedPredictor, choose_forward, predict_bands
+from segtrain.models.inference import CheckedPredictor, defer_upsampling, predict_bands
 from segtrain.models.segmentation import SegmentationModel, build_model
 from segtrain.models.upsampling import UpsampledLogits, upsample_later
 
@@ -155,7 +155,7 @@ def test_a_deeplab_predicts_what_its_forward_says(deeplab, monkeypatch, precisio
     expected = build_predictor(deeplab, fabric)(images).float()
     low = build_predictor(deeplab.low_resolution, fabric)(images)
     assert torch.equal(expected, interpolated(low, 4, True, (75, 100)))
-    predict = build_predictor(choose_forward(deeplab), fabric)
+    predict = build_predictor(defer_upsampling(deeplab), fabric)
     bands = list(predict_bands(predict, images, EvalConfig()))
     assert [top for top, _ in bands] == [0, 15, 30, 45, 60]
     assert torch.equal(torch.cat([band for _, band in bands], 2), expected)
