@@ -40,15 +40,16 @@ class ClDice(Term):
         truth = ((pixels.ids.unsqueeze(1) == classes) & valid).to(pixels.nll.dtype)
         probs = pixels.full_logits.softmax(1)[:, first:].where(valid, 0)
         thin_truth, thin_probs = (soft_skeleton(x, valid, given.iterations) for x in (truth, probs))
-        maps = thin_probs * truth, thin_probs, thin_truth * probs, thin_truth, truth
-        sums = torch.stack([x.sum((2, 3)) for x in maps])  # (5,N,C)
+        maps = thin_probs * truth, thin_probs, thin_truth * probs, thin_truth
+        sums = torch.stack([x.sum((2, 3)) for x in maps])  # (4,N,C)
+        size = pixels.by_class(pixels.valid.to(sums.dtype))  # of all classes
         if not given.per_image:
-            sums = pixels.total(sums.sum(1, keepdim=True))
-        in_truth, predicted, in_probs, true, size = sums
+            sums, size = (pixels.total(x.sum(-2, keepdim=True)) for x in (sums, size))
+        in_truth, predicted, in_probs, true = sums
         smooth = given.smooth
         # 1 / precision + 1 / sensitivity
         inverse = (predicted + smooth) / (in_truth + smooth) + (true + smooth) / (in_probs + smooth)
-        counted = counted_classes(size, given.classes, background=True)
+        counted = counted_classes(size, given.classes, background=True)[:, first:]
         return mean_loss(1 - 2 / inverse, counted, size, given.per_image, pixels)
 
 

@@ -81,6 +81,15 @@ def test_a_batch_of_background_alone_has_no_foreground_to_match(name):
     assert value == 0 and gradient.eq(0).all()
 
 
+@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "lovasz", "cldice"])
+def test_with_all_classes_an_image_of_background_alone_is_in_the_mean(name):
+    logits, target = scene()
+    target[0] = 0
+    loss = build_loss(f"{name}(classes=all, per_image=True, background=False)", 3)
+    alone = [loss(logits[n : n + 1], target[n : n + 1]).item() for n in range(2)]
+    assert all(alone) and loss(logits, target).item() == pytest.approx(sum(alone) / 2, rel=1e-5)
+
+
 def test_a_power_under_1_has_a_finite_slope_at_0():
     base = torch.tensor([0, 1e-44, 1e-30, 0.25, math.nan], requires_grad=True)
     value = finite_power(base, 0.5)
