@@ -32,11 +32,13 @@ class Pixels:
     sync: bool = True
     lb_ignore: int = 255
 
-    @cached_property
+    @property
     def ids(self) -> Tensor:
         """(N,H,W) int64 class ids, 0 at ignored pixels."""
-        if self.path != "triton":
-            return self.target
+        return self._ids_of_labels if self.path == "triton" else self.target
+
+    @cached_property  # torch.compile can't enter its lock, and takes the plain path
+    def _ids_of_labels(self) -> Tensor:
         return self.target.long().masked_fill(~self.valid, 0)
 
     @property
