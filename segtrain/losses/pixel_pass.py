@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.errors import UsageError
+from segtrain.losses.kernels.bilinear import seen_cells
 from segtrain.losses.kernels.paths import PATHS_TAKEN, KernelPath, choose_path
 from segtrain.losses.kernels.plain import full_precision, masked_logits, plain_pixels
-from segtrain.losses.kernels.tiled import TiledPixels, seen_cells
-from segtrain.losses.kernels.two_class import two_class_pixels
+from segtrain.losses.kernels.threads import list_places
+from segtrain.losses.kernels.tiled import TiledPixels
+from segtrain.losses.kernels.two_class import TwoClassPixels
 from segtrain.losses.reduce import global_sum
+
+CHUNK = 1 << 16  # labels that are checked at once, in a core's cache
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Pixels:
     """Result of a pixel pass; maps and their gradients are 0 at ignored pixels."""
 
     nll: Tensor  # (N,H,W): -log softmax(logits)[true class], differentiable
-    target: Tensor  # (N,H,W) int64 class ids, 0 at ignored pixels; for Triton the labels as given
+    target: Tensor  # (N,H,W) integer class ids, 0 at ignored pixels; for Triton labels as given
     valid: Tensor  # (N,H,W) bool: not ignored
     num_classes: int
     path: str  # plain, tiles or triton, for sums over pixels too
@@ -31,15 +34,15 @@ class Pixels:
     logits: Tensor | None = None  # (N,C,H,W) with 0 at ignored pixels, where a term reads them
     sync: bool = True
     lb_ignore: int = 255
+    _ids: list[Tensor] = field(default_factory=list, init=False, repr=False)  # made when asked for
 
     @property
     def ids(self) -> Tensor:
         """(N,H,W) int64 class ids, 0 at ignored pixels."""
-        return self._ids_of_labels if self.path == "triton" else self.target
-
-    @cached_property  # torch.compile can't enter its lock, and takes the plain path
-    def _ids_of_labels(self) -> Tensor:
-        return self.target.long().masked_fill(~self.valid, 0)
+        if not self._ids:  # no cached_property: torch.compile can't enter its lock
+            ids = self.target.long()
+            self._ids.append(ids.masked_fill(~self.valid, 0) if self.path == "triton" else ids)
+        return self._ids[0]
 
     @property
     def full_logits(self) -> Tensor:
@@ -145,7 +148,7 @@ class PixelReader:
                 logits, target, valid, upsample, align_corners, self.powers
             )
         elif path == "two-class":
-            nll, mass = two_class_pixels(
+            nll, mass = TwoClassPixels.apply(
                 logits, target, valid, upsample, align_corners, self.powers
             )
         else:
@@ -184,23 +187,28 @@ def as_labels(target: Tensor, lb_ignore: int) -> Tensor:
 
 
 def class_ids(target: Tensor, valid: Tensor, num_classes: int, lb_ignore: int) -> Tensor:
-    """Return the class ids of a target (N,H,W) as int64, 0 where not valid.
+    """Return the class ids of a target (N,H,W) in a small integer type, 0 where not valid.
 
     Raises UsageError for a label that is neither a class nor lb_ignore. Where Python may not look
     at labels such a label becomes a class: an index out of range would end a CUDA context.
     """
-    ids = target & -valid.long()  # quicker than where and masked_fill
     if not reads_freely(target):
+        ids = target & -valid.long()  # quicker than where and masked_fill
         return ids.clamp(0, num_classes - 1)
-    if ids.numel():
-        low, high = ids.aminmax()
-        label = int(low if low < 0 else high)
-        if not 0 <= label < num_classes:
-            count = torch.count_nonzero(target == label)
-            raise UsageError(
-                f"loss: the target has label {label} (pixels: {count}), which is neither one of "
-                f"the {num_classes} classes, 0 to {num_classes - 1}, nor lb_ignore, {lb_ignore}"
-            )
+    ids = torch.empty(target.shape, dtype=torch.uint8 if num_classes <= 256 else torch.int32)
+    for place in list_places(*target.shape[:2], max(1, CHUNK // max(1, target.shape[2]))):
+        part = target[place] & -valid[place].to(target.dtype)
+        if part.numel():
+            low, high = part.aminmax()
+            if low < 0 or high >= num_classes:
+                label = int(low if low < 0 else high)
+                count = torch.count_nonzero(target == label)
+                raise UsageError(
+                    f"loss: the target has label {label} (pixels: {count}), which is neither one "
+                    f"of the {num_classes} classes, 0 to {num_classes - 1}, nor lb_ignore, "
+                    f"{lb_ignore}"
+                )
+        ids[place] = part
     return ids
 
 

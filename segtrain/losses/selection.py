@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segtrain.losses.kernels.maps import keep_bits
 from segtrain.losses.pixel_pass import Pixels, reads_freely
 from segtrain.losses.reduce import global_sum, world_size
 
@@ -29,15 +30,17 @@ def select_hardest(
     (a 0-d integer over all devices, at least 1) evenly, so that nothing depends on an order.
     """
     nll, valid, total = pixels.nll.detach(), pixels.valid, pixels.total
-    hard = (nll > threshold) & valid
+    hard = nll > threshold  # no ignored pixel: their NLL is 0
     enough = total(torch.count_nonzero(hard)) >= least
     if reads_freely(nll) and enough:
         return hard.to(nll.dtype), nll.new_tensor(threshold)
     cutoff = kth_largest(nll, valid, least, pixels.sync, pixels.path == "triton", unused=enough)
-    above, tied = (nll > cutoff) & valid, (nll == cutoff) & valid
+    above, tied = nll > cutoff, (nll == cutoff).logical_and_(valid)
     left = least - total(torch.count_nonzero(above))
     share = left / total(torch.count_nonzero(tied)).clamp(min=1)
-    weights = tied.to(nll.dtype).mul_(share).add_(above)
+    weights = above.to(nll.dtype).masked_fill_(tied, share)
+    if reads_freely(nll):  # and not enough
+        return weights, cutoff
     return torch.where(enough, hard, weights), cutoff.masked_fill(enough, threshold)
 
 
@@ -63,10 +66,12 @@ def kth_largest(
         descending = values.where(valid, 0).flatten().sort(descending=True).values
         return descending.gather(0, k.reshape(1) - 1).squeeze(0)
     if reads_freely(values) and (not sync or world_size() == 1):
-        # abs: a loss of -0.0, or a NaN, may have the sign bit set
-        bits = values.where(valid, 0).abs_().flatten().view(torch.int32).numpy()
-        place = len(bits) - int(k)
-        return values.new_tensor(np.partition(bits, place)[place : place + 1].view(np.float32)[0])
+        bits = keep_bits(valid, values.dtype).bitwise_and_(values.view(torch.int32))
+        bits &= torch.iinfo(bits.dtype).max  # a loss of -0.0, or a NaN, may have the sign bit set
+        place = bits.numel() - int(k)
+        bits = bits.flatten().numpy()
+        bits.partition(place)
+        return values.new_tensor(bits[place : place + 1].view(np.float32)[0])
     total = global_sum if sync else (lambda counts: counts)
     count = digit_counter(in_triton, unused)
     prefix = torch.zeros(1, dtype=torch.int64, device=values.device)

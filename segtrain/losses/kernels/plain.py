@@ -26,7 +26,7 @@ def plain_pixels(
     d = x - x_true and M = max(0, max d): nll = M + log1p(sum over others of exp(d - M) +
     expm1(-M)), which keeps the digits of easy pixels, where log-sum-exp minus x_true loses them.
     """
-    index = ids.unsqueeze(1)
+    index = ids.long().unsqueeze(1)
     margin = logits - logits.gather(1, index)
     top = margin.detach().amax(1, keepdim=True)  # at least 0, the true class's own margin
     others = (margin - top).exp().scatter(1, index, 0).sum(1, keepdim=True)

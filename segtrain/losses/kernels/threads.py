@@ -7,12 +7,21 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import product
 from typing import TypeVar
 
 import torch
 
+Place = tuple[int, slice]  # image and rows of a tile
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def list_places(images: int, height: int, rows: int) -> list[Place]:
+    """Return the tiles of a map (images,height,W), each of that many rows but the last ones."""
+    parts = [slice(first, min(height, first + rows)) for first in range(0, height, rows)]
+    return list(product(range(images), parts))
 
 
 def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
-from itertools import product
 
 import torch
 from torch import Tensor
 
+from segtrain.losses.kernels.bilinear import BLOCK, Upsampling
 from segtrain.losses.kernels.first_order import first_order
 from segtrain.losses.kernels.maps import exp_, keep_bits, log1p, zero_ignored_
-from segtrain.losses.kernels.threads import map_on_threads
+from segtrain.losses.kernels.threads import Place, list_places, map_on_threads
 
 TILE = 1 << 19  # elements: 2 MiB of float32
-BLOCK = 64  # rows or columns: so few read a narrow band of low-resolution cells only
 # (masked, stable): few tiles hold NaN at ignored pixels, and fewer hold margins too large for exp
 ATTEMPTS = (False, False), (True, False), (True, True)
-
-Place = tuple[int, slice]  # image and rows of a tile
 
 
 class TiledPixels(torch.autograd.Function):
@@ -34,60 +30,62 @@ class TiledPixels(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, ids, valid, upsample, align_corners, powers):
         tiles = Tiles(logits, ids, valid, upsample, align_corners, bool(powers))
-        keep = keep_bits(valid, tiles.dtype)
-        nll, scale, wrong = torch.empty(3, *ids.shape, dtype=tiles.dtype)
+        nll, sums = (torch.empty(valid.shape, dtype=tiles.dtype) for _ in range(2))
         kept = tiles.new_gradient() if upsample == 1 and ctx.needs_input_grad[0] else None
 
-        def compute(place: Place) -> tuple[int, list[Tensor]]:
+        def compute(place: Place) -> tuple[int, Tensor | None, list[Tensor]]:
             exps, top, others, attempt = tiles.exponentials(place, kept)
-            total = others.add(1 if top is None else torch.exp(-top))
-            torch.reciprocal(total, out=scale[place])  # exps times scale is p
-            torch.mul(others, scale[place], out=wrong[place])  # 1 - p_true, with its digits
+            keep, sums[place] = keep_bits(valid[place], tiles.dtype), others
             loss = log1p(others) if top is None else (others + torch.expm1(-top)).log1p_() + top
-            nll[place] = zero_ignored_(loss, keep[place])
-            zero_ignored_(scale[place], keep[place])
-            return attempt, [tiles.sum_of_powers(exps, scale[place], k) for k in powers]
+            nll[place] = zero_ignored_(loss, keep)
+            scale = zero_ignored_(scale_to_1(others, top), keep) if powers else others
+            return attempt, top, [tiles.sum_of_powers(exps, scale, k) for k in powers]
 
-        places = list(tiles)
-        computed = list(map_on_threads(compute, places))
+        computed = list(map_on_threads(compute, tiles.places))
         mass = nll.new_zeros(len(powers), *logits.shape[:2])
-        for (n, _), (_, sums) in zip(places, computed, strict=True):
-            for slot, each in enumerate(sums):
+        for (n, _), (_, _, masses) in zip(tiles.places, computed, strict=True):
+            for slot, each in enumerate(masses):
                 mass[slot, n] += each
-        ctx.save_for_backward(logits, ids, valid, scale, wrong)
+        ctx.save_for_backward(logits, ids, valid, sums)
         ctx.tiling, ctx.powers, ctx.kept = (upsample, align_corners), powers, kept
-        ctx.attempts = [attempt for attempt, _ in computed]
+        ctx.attempts = [(attempt, top) for attempt, top, _ in computed]
         return nll, mass
 
     @staticmethod
     @first_order
     def backward(ctx, nll_gradient, mass_gradient):
-        logits, ids, valid, scale, wrong = ctx.saved_tensors
+        logits, ids, valid, sums = ctx.saved_tensors
         tiles = Tiles(logits, ids, valid, *ctx.tiling, bool(ctx.powers))
-        weights = zero_ignored_(nll_gradient.clone(), keep_bits(valid, tiles.dtype))
         kept, ctx.kept = ctx.kept, None
         direct = tiles.upsample == 1
         gradient = tiles.new_gradient() if kept is None else kept
         target = gradient if direct else None
 
-        def compute(item: tuple[Place, int]) -> Tensor | None:
-            place, attempt = item
-            weight = weights[place]
+        def compute(item: tuple[Place, tuple[int, Tensor | None]]) -> Tensor | None:
+            place, (attempt, top) = item
+            keep, weight = keep_bits(valid[place], tiles.dtype), nll_gradient[place].clone()
+            zero_ignored_(weight, keep)
             if not ctx.powers and not weight.any():  # no pixel of the tile was kept
                 return tiles.view(gradient, place).zero_() if direct else None
             if kept is None:
                 exps = tiles.exponentials(place, target, attempt)[0]
             else:
                 exps = tiles.view(kept, place)
-            maps = scale[place], wrong[place], weight
+            scale = zero_ignored_(scale_to_1(sums[place], top), keep)
+            maps = scale, sums[place] * scale, weight
             tiles.to_gradient_(exps, place, maps, ctx.powers, mass_gradient[:, place[0]])
-            return None if direct else tiles.to_low_resolution(exps, place)
+            return None if direct else tiles.upsampling.transpose(exps, place[1])
 
-        items = list(zip(tiles, ctx.attempts, strict=True))
-        for (place, _), part in zip(items, map_on_threads(compute, items), strict=True):
+        items = list(zip(tiles.places, ctx.attempts, strict=True))
+        for ((n, rows), _), part in zip(items, map_on_threads(compute, items), strict=True):
             if part is not None and not direct:  # in their order: tiles share rows of cells
-                gradient[place[0]].transpose(0, 1)[tiles.cells(place)] += part
+                gradient[n].transpose(0, 1)[tiles.upsampling.cells(rows)] += part
         return gradient.to(logits.dtype), None, None, None, None, None
+
+
+def scale_to_1(others: Tensor, top: Tensor | None) -> Tensor:
+    """Return the factor that makes probabilities of exponentials, by those of the other classes."""
+    return (others + (1 if top is None else torch.exp(-top))).reciprocal_()
 
 
 class Tiles:
@@ -111,28 +109,14 @@ class Tiles:
         self.logits, (_, self.classes, _, _) = logits, logits.shape
         last = upsample == 1 and logits.is_contiguous(memory_format=torch.channels_last)
         self.dim = 2 if last and not logits.is_contiguous() else 1
-        _, height, width = valid.shape
+        images, height, width = valid.shape
         self.rows = max(1, min(height, BLOCK, TILE // (self.classes * max(1, width))))
         self.ones = torch.ones(self.classes, dtype=self.dtype)
         self.scratch = threading.local()
+        self.places = list_places(images, height, self.rows)
         if upsample > 1:
-            self.down, across = (
-                interpolation(cells, pixels, align_corners, self.dtype)
-                for cells, pixels in zip(logits.shape[2:], valid.shape[1:], strict=True)
-            )
-            self.spans = [_cells(self.down[rows]) for rows in self.parts()]
-            # in blocks: each reads a few cells only, so most of the whole product is zeros
-            blocks = [slice(first, first + BLOCK) for first in range(0, width, BLOCK)]
-            self.across = [(b, _cells(across[b]), across[b, _cells(across[b])]) for b in blocks]
-
-    def parts(self) -> list[slice]:
-        """Return the rows of an image's tiles."""
-        height = self.valid.shape[1]
-        firsts = range(0, height, self.rows)
-        return [slice(first, min(height, first + self.rows)) for first in firsts]
-
-    def __iter__(self) -> Iterator[Place]:
-        return iter(product(range(len(self.valid)), self.parts()))
+            sizes = logits.shape[2:], (height, width)
+            self.upsampling = Upsampling(*sizes, align_corners, self.dtype, self.rows)
 
     def new_gradient(self) -> Tensor:
         """Return memory for the gradient, in the layout of the logits; zeros where it is a sum."""
@@ -151,24 +135,15 @@ class Tiles:
             self.scratch.tile = torch.empty(shape, dtype=self.dtype)
         return self.scratch.tile[:rows]
 
-    def cells(self, place: Place) -> slice:
-        """Return the rows of low-resolution cells that a tile reads."""
-        return self.spans[place[1].start // self.rows]
-
     def true_index(self, place: Place) -> Tensor:
         """Return the class ids of a tile, as an index along its classes."""
-        return self.ids[place].unsqueeze(self.dim)
+        return self.ids[place].long().unsqueeze(self.dim)
 
     def read(self, place: Place, tile: Tensor, masked: bool) -> None:
         """Write a tile's logits at full resolution; `masked`: with 0 where ignored."""
         if self.upsample > 1:
             n, rows = place
-            cells = self.cells(place)
-            narrow = self.logits[n].transpose(0, 1)[cells].to(self.dtype).flatten(0, 1)
-            wide = tile.new_empty(len(narrow), tile.shape[2])
-            for block, columns, weights in self.across:
-                torch.mm(narrow[:, columns], weights.T, out=wide[:, block])
-            torch.mm(self.down[rows, cells], wide.view(-1, tile[0].numel()), out=tile.flatten(1))
+            self.upsampling.upsample(self.logits[n].transpose(0, 1), rows, tile)
         else:
             tile.copy_(self.view(self.logits, place))
         if masked:
@@ -250,47 +225,3 @@ class Tiles:
         else:
             exps.mul_((weight * scale).unsqueeze(dim))
         exps.scatter_(dim, index, at_true.unsqueeze(dim))
-
-    def to_low_resolution(self, tile: Tensor, place: Place) -> Tensor:
-        """Return the gradient (cells,C,w) by the cells that a tile reads, from that by the tile."""
-        down = self.down[place[1], self.cells(place)]
-        wide = (down.T @ tile.flatten(1)).view(-1, tile.shape[2])
-        narrow = wide.new_zeros(len(wide), self.logits.shape[3])
-        for block, columns, weights in self.across:
-            narrow[:, columns].addmm_(wide[:, block], weights)
-        return narrow.view(-1, *tile.shape[1:2], self.logits.shape[3])
-
-
-def _cells(weights: Tensor) -> slice:
-    """Return the cells that some pixels read: columns of weights (pixels, cells) above 0."""
-    read = weights.amax(0).nonzero().flatten()
-    return slice(int(read[0]), int(read[-1]) + 1)
-
-
-def interpolation(
-    cells: int,
-    pixels: int,
-    align_corners: bool,
-    dtype: torch.dtype,
-    device: torch.device | None = None,
-) -> Tensor:
-    """Return (pixels, cells): bilinear weights along one side, those of torch's interpolate."""
-    position = torch.arange(pixels, dtype=torch.float64, device=device)
-    if align_corners:
-        position = position * ((cells - 1) / max(1, pixels - 1))
-    else:
-        position = ((position + 0.5) * (cells / pixels) - 0.5).clamp(0, cells - 1)
-    distance = position.unsqueeze(1) - torch.arange(cells, device=device)
-    return (1 - distance.abs()).clamp(min=0).to(dtype)  # a hat around each cell
-
-
-def seen_cells(valid: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
-    """Return (N,1,height,width): the low-resolution cells that a valid pixel (N,H,W) reads.
-
-    The others must be replaced by selection: 0 times an infinity in them would be NaN.
-    """
-    down, across = (
-        interpolation(cells, pixels, align_corners, torch.float32, valid.device)
-        for cells, pixels in zip((height, width), valid.shape[1:], strict=True)
-    )
-    return (down.T @ valid.float() @ across > 0).unsqueeze(1)
