@@ -46,9 +46,9 @@ class Border(PixelLoss):
         """Return (N,H,W): w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)), 0 at ignored pixels."""
         lowest = 0 if self.background else 1
         # a label out of range makes the loss NaN on a GPU; here it is no object
-        known = (pixels.target >= lowest) & (pixels.target < pixels.num_classes)
-        objects = pixels.valid & known
-        squares = squared_distances(pixels.target.where(objects, -1))
+        labels = pixels.target.long()
+        objects = pixels.valid & (labels >= lowest) & (labels < pixels.num_classes)
+        squares = squared_distances(labels.where(objects, -1))
         distance = squares.to(pixels.nll).sqrt().sum(0) / self.sigma
         near = self.w0 * torch.exp(-(distance**2) / 2)
         return self.weights.times(pixels.valid, pixels) + near.where(pixels.valid, 0)
