@@ -29,7 +29,12 @@ def batch(classes: int = 4, ignore: int = 255, dtype=torch.float32) -> tuple:
     return logits.to(dtype), target
 
 
-@pytest.mark.parametrize("classes", [2, 4, 19])
+@pytest.fixture(params=["kernels", "plain"])
+def path(request, monkeypatch):
+    monkeypatch.setenv("SEGTRAIN_KERNELS", "0" if request.param == "plain" else "1")
+
+
+@pytest.mark.parametrize("classes", [2, 4, 19, 300])
 @pytest.mark.parametrize("ignore", [255, -1])
 def test_equals_the_formula_and_torch(classes, ignore):
     logits, target = batch(classes, ignore)
@@ -78,6 +83,18 @@ def test_extreme_logits_stay_finite():
     assert logits.grad.flatten().tolist() == [0, 0, -1, 1]
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.usefixtures("path")
+def test_a_class_at_minus_infinity_is_absent_and_as_the_truth_nan(classes):
+    logits, target = batch(classes)
+    logits[:, 1, 2], target[:, 2] = -math.inf, 0
+    logits[:, 0, 3], target[:, 3] = -math.inf, 0
+    nll = pixel_nll(logits, target)
+    expected = F.cross_entropy(logits, target, ignore_index=255, reduction="none")
+    expected[:, 3] = math.nan  # infinite there, and the other paths would pay to tell them apart
+    torch.testing.assert_close(nll, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("upsample", [1, 2])
 def test_one_channel_is_the_logit_of_class_1_against_0(upsample):
     z = torch.randn(2, 1, 3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -107,11 +124,6 @@ def test_sizes_that_do_not_fit_are_refused(logits, target, upsample, named):
 
 
 # ---- targets
-
-
-@pytest.fixture(params=["kernels", "plain"])
-def path(request, monkeypatch):
-    monkeypatch.setenv("SEGTRAIN_KERNELS", "0" if request.param == "plain" else "1")
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
