@@ -196,7 +196,7 @@ def class_ids(target: Tensor, valid: Tensor, num_classes: int, lb_ignore: int) -
         ids = target & -valid.long()  # quicker than where and masked_fill
         return ids.clamp(0, num_classes - 1)
     ids = torch.empty(target.shape, dtype=torch.uint8 if num_classes <= 256 else torch.int32)
-    for place in list_places(*target.shape[:2], max(1, CHUNK // max(1, target.shape[2]))):
+    for place in list_places(target, max(1, CHUNK // max(1, target.shape[2]))):
         part = target[place] & -valid[place].to(target.dtype)
         if part.numel():
             low, high = part.aminmax()

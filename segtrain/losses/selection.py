@@ -69,9 +69,9 @@ def kth_largest(
         bits = keep_bits(valid, values.dtype).bitwise_and_(values.view(torch.int32))
         bits &= torch.iinfo(bits.dtype).max  # a loss of -0.0, or a NaN, may have the sign bit set
         place = bits.numel() - int(k)
-        bits = bits.flatten().numpy()
-        bits.partition(place)
-        return values.new_tensor(bits[place : place + 1].view(np.float32)[0])
+        keys = bits.flatten().numpy()
+        keys.partition(place)
+        return values.new_tensor(keys[place : place + 1].view(np.float32)[0])
     total = global_sum if sync else (lambda counts: counts)
     count = digit_counter(in_triton, unused)
     prefix = torch.zeros(1, dtype=torch.int64, device=values.device)

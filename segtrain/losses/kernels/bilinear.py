@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ BLOCK = 64  # rows or columns: so few read a narrow band of low-resolution cells
 
 
 class Upsampling:
-    """Weights between low-resolution cells (h,w) and pixels (H,W), for bands of `rows` rows.
+    """Weights between cells (...,h,w) and pixels (...,H,W), two shapes, for bands of `rows` rows.
 
     A band is (cells,C,w) at low resolution and (rows,C,W) at full, so that upsampling is two
     products of whole matrices.
@@ -17,19 +19,19 @@ class Upsampling:
 
     def __init__(
         self,
-        cells: tuple[int, int],
-        pixels: tuple[int, int],
+        cells: Sequence[int],
+        pixels: Sequence[int],
         align_corners: bool,
         dtype: torch.dtype,
         rows: int,
     ):
-        self.rows, self.width = rows, cells[1]
+        self.rows, self.width = rows, cells[-1]
         self.down, across = (
-            interpolation(*sizes, align_corners, dtype) for sizes in zip(cells, pixels, strict=True)
+            interpolation(cells[side], pixels[side], align_corners, dtype) for side in (-2, -1)
         )
         self.spans = [_cells(weights) for weights in self.down.split(rows)]
         # in blocks: each reads a few cells only, so most of the whole product is zeros
-        blocks = [slice(first, first + BLOCK) for first in range(0, pixels[1], BLOCK)]
+        blocks = [slice(first, first + BLOCK) for first in range(0, pixels[-1], BLOCK)]
         self.across = [(b, _cells(across[b]), across[b, _cells(across[b])]) for b in blocks]
 
     def cells(self, rows: slice) -> slice:

@@ -11,6 +11,7 @@ from itertools import product
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Place = tuple[int, slice]  # image and rows of a tile
 
@@ -18,8 +19,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def list_places(images: int, height: int, rows: int) -> list[Place]:
-    """Return the tiles of a map (images,height,W), each of that many rows but the last ones."""
+def list_places(maps: Tensor, rows: int) -> list[Place]:
+    """Return the tiles of maps (N,H,W), each of that many rows but the last ones."""
+    images, height, _ = maps.shape
     parts = [slice(first, min(height, first + rows)) for first in range(0, height, rows)]
     return list(product(range(images), parts))
 

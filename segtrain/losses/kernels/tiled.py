@@ -109,14 +109,15 @@ class Tiles:
         self.logits, (_, self.classes, _, _) = logits, logits.shape
         last = upsample == 1 and logits.is_contiguous(memory_format=torch.channels_last)
         self.dim = 2 if last and not logits.is_contiguous() else 1
-        images, height, width = valid.shape
+        _, height, width = valid.shape
         self.rows = max(1, min(height, BLOCK, TILE // (self.classes * max(1, width))))
         self.ones = torch.ones(self.classes, dtype=self.dtype)
         self.scratch = threading.local()
-        self.places = list_places(images, height, self.rows)
+        self.places = list_places(valid, self.rows)
         if upsample > 1:
-            sizes = logits.shape[2:], (height, width)
-            self.upsampling = Upsampling(*sizes, align_corners, self.dtype, self.rows)
+            self.upsampling = Upsampling(
+                logits.shape, valid.shape, align_corners, self.dtype, self.rows
+            )
 
     def new_gradient(self) -> Tensor:
         """Return memory for the gradient, in the layout of the logits; zeros where it is a sum."""

@@ -80,7 +80,8 @@ class TwoClassPixels(torch.autograd.Function):
             zero_ignored_(slope, keep)
             if upsampling is not None:
                 return upsampling.transpose(slope.unsqueeze(1), rows).squeeze(1)
-            return write_gradient(slope, gradient[n, :, rows])
+            write_gradient(slope, gradient[n, :, rows])
+            return None
 
         for (n, rows), part in zip(places, map_on_threads(compute, places), strict=True):
             if upsampling is not None:  # in their order: tiles share rows of cells
@@ -94,13 +95,13 @@ def lay_out(
     logits: Tensor, valid: Tensor, upsample: int, align_corners: bool
 ) -> tuple[list[Place], Upsampling | None]:
     """Return the tiles, and what upsamples one."""
-    images, height, width = valid.shape
+    _, height, width = valid.shape
     rows = max(1, min(height, TILE // max(1, width)))
     if upsample == 1:
-        return list_places(images, height, rows), None
+        return list_places(valid, rows), None
     rows, dtype = min(rows, BLOCK), torch.promote_types(logits.dtype, torch.float32)
-    upsampling = Upsampling(logits.shape[2:], (height, width), align_corners, dtype, rows)
-    return list_places(images, height, rows), upsampling
+    upsampling = Upsampling(logits.shape, valid.shape, align_corners, dtype, rows)
+    return list_places(valid, rows), upsampling
 
 
 def read_margin(logits: Tensor, dtype: torch.dtype) -> Tensor:
