@@ -49,7 +49,7 @@ def test_the_benchmark_sets_what_fit_sets(benchmark, kept_memory, cli, pairs, mo
         return forward(self, logits, target, *rest, **options)
 
     monkeypatch.setattr(Loss, "forward", looking)
-    done = cli("fit", "--data", pairs, *ANY_NETWORK, "--set", "train.precision=auto",
+    done = cli("fit", "--data", pairs, *ANY_NETWORK, "--precision", "auto",
                "--epochs", "1", "--crop", "64x64", "--batch-size", "2")  # fmt: skip
     assert done.code == 0, done.stderr
     assert kept_memory == [True]

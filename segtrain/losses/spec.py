@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import median
 from typing import Any, get_args
 
@@ -157,6 +158,7 @@ def balancing_weights(name: str, pixels: list[int], where_present: list[int]) ->
     return [w * len(present) / sum(present) for w in raw]
 
 
+@lru_cache(maxsize=64)  # resuming reads a run's expression in several places
 def parse_loss(
     expression: str,
     thresh: float = OhemArguments.thresh,

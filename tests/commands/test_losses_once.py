@@ -9,11 +9,13 @@ import pytest
 from conftest import QUICK
 
 from segtrain.losses import build, ohem
+from segtrain.losses.spec import parse_loss
 
 
 @pytest.fixture
 def counts(monkeypatch) -> Counter:
     """Count calls from now on, by the work that a run should do once."""
+    parse_loss.cache_clear()
     counts: Counter[str] = Counter()
 
     def count(owner: object, function: str, name: str, counted=lambda *args, **kwargs: True):
@@ -46,6 +48,7 @@ def test_three_observed_steps_parse_build_and_choose_once(cli, pairs: Path, coun
     assert fitted.code == 0, fitted.stderr
     assert counts == once
     counts.clear()
+    parse_loss.cache_clear()
     resumed = cli("fit", "--resume", "runs/r", "--epochs", "2")
     assert resumed.code == 0, resumed.stderr
     assert counts == once
