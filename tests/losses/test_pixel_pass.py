@@ -164,7 +164,10 @@ def test_a_label_out_of_range_names_itself(label, channels, classes, upsample):
     assert f"{classes} classes, 0 to {classes - 1}, nor lb_ignore, 100" in str(refusal.value)
 
 
-@pytest.mark.parametrize("expression", ["ce", "dice", "ohem+lovasz"])
+@pytest.mark.parametrize(
+    "expression",
+    ["ce(weight=[1, 2, 3, 4])", "dice", "ohem+lovasz", "lovasz", "cldice(background=True)"],
+)
 def test_where_nobody_may_look_a_label_out_of_range_gives_nan(expression, monkeypatch):
     """On a GPU an index out of range would end the process's CUDA context."""
     monkeypatch.setenv("SEGTRAIN_KERNELS", "0")

@@ -1,5 +1,7 @@
 """Pixel pass in plain torch: the reference, and the path under torch.compile."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,17 @@ def full_precision(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def masked_logits(logits: Tensor, valid: Tensor) -> Tensor:
+def masked_logits(logits: Tensor, valid: Tensor, wrong: Tensor | None = None) -> Tensor:
     """Return logits (N,C,H,W) in float32 at least, with 0 where valid (N,H,W) is false.
 
-    The 0 is selected, not multiplied in: a product with 0 would pass on a NaN or an infinity.
+    The 0 is selected, not multiplied in: a product with 0 would pass on a NaN or an infinity. Where
+    `wrong` (N,H,W) is true, at labels that are no class, they are NaN.
     """
-    return full_precision(logits).where(valid.unsqueeze(1), 0)
+    logits = full_precision(logits)
+    if wrong is None:
+        return logits.where(valid.unsqueeze(1), 0)
+    instead = logits.new_zeros(valid.shape).masked_fill(wrong, math.nan)
+    return logits.where((valid & ~wrong).unsqueeze(1), instead.unsqueeze(1))
 
 
 def plain_pixels(
