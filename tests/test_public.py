@@ -15,8 +15,8 @@ FACES = {
     "segtrain": "__version__ load",
     "segtrain.config": "AugmentConfig Config DataConfig EvalConfig LossConfig ModelConfig"
     " OptimConfig PredictConfig Section SplitConfig TrainConfig",
-    "segtrain.losses": "Border CrossEntropy Dice FAMILIES Focal GHM Jaccard Loss Lovasz OhemCE Poly"
-    " TopK Tversky VGG build_loss",
+    "segtrain.losses": "Border ClDice CrossEntropy Dice FAMILIES Focal GHM Jaccard Loss Lovasz"
+    " OhemCE Poly TopK Tversky VGG build_loss",
 }
 
 

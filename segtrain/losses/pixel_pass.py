@@ -130,9 +130,8 @@ class PixelReader:
         if path != "triton":  # its kernels look at lb_ignore and at wrong labels themselves
             target = class_ids(given, valid, num_classes, self.lb_ignore)
         if upsample > 1 and (self.keep_logits or path != "triton"):  # kernels skip ignored pixels
-            # finite cells need no 0: the gradient that reaches them is one
-            if not reads_freely(logits) or not logits.detach().sum().isfinite():
-                seen = seen_cells(valid, logits.shape[2], logits.shape[3], align_corners)
+            seen = seen_cells(valid, logits.shape[2], logits.shape[3], align_corners)
+            if not reads_freely(seen) or not seen.all():  # where the check costs nothing
                 logits = logits.where(seen, 0)
         if not torch.compiler.is_compiling():
             PATHS_TAKEN[path, 1 if self.keep_logits else upsample] += 1
