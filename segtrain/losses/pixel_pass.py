@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -40,9 +41,7 @@ class Pixels:
         """(N,H,W) int64 class ids, 0 at ignored pixels."""
         if not self._ids:  # no cached_property: torch.compile can't enter its lock
             ids = self.target.long()
-            if self.path == "triton":  # in range, as an index out of it would end a CUDA context
-                ids = ids.where(self.valid, 0).clamp(0, self.num_classes - 1)
-            self._ids.append(ids)
+            self._ids.append(ids.masked_fill(~self.valid, 0) if self.path == "triton" else ids)
         return self._ids[0]
 
     @property
@@ -126,22 +125,19 @@ class PixelReader:
             logits = F.pad(logits, (0, 0, 0, 0, 1, 0))
         num_classes, valid = logits.shape[1], target != self.lb_ignore
         path = self.path(logits.device, logits.dtype, num_classes).name
-        given = target
         if path != "triton":  # its kernels look at lb_ignore and at wrong labels themselves
-            target = class_ids(given, valid, num_classes, self.lb_ignore)
+            given, target = target, class_ids(target, valid, num_classes, self.lb_ignore)
         if upsample > 1 and (self.keep_logits or path != "triton"):  # kernels skip ignored pixels
-            seen = seen_cells(valid, logits.shape[2], logits.shape[3], align_corners)
-            if not reads_freely(seen) or not seen.all():  # where the check costs nothing
+            # finite cells need no 0: the gradient that reaches them is one
+            if not reads_freely(logits) or not logits.detach().sum().isfinite():
+                seen = seen_cells(valid, logits.shape[2], logits.shape[3], align_corners)
                 logits = logits.where(seen, 0)
         if not torch.compiler.is_compiling():
             PATHS_TAKEN[path, 1 if self.keep_logits else upsample] += 1
         if self.keep_logits or path == "plain":
             if upsample > 1:
                 logits = upsample_logits(full_precision(logits), upsample, align_corners)
-            wrong = None
-            if not reads_freely(given):
-                wrong = valid & (class_ids(given, valid, num_classes, self.lb_ignore) != given)
-            logits, upsample = masked_logits(logits, valid, wrong), 1
+            logits, upsample = masked_logits(logits, valid), 1
         if path == "triton":
             from segtrain.losses.kernels.triton_nll import TritonPixels
 
@@ -158,6 +154,8 @@ class PixelReader:
             )
         else:
             nll, mass = plain_pixels(logits, target, valid, self.powers)
+            if not reads_freely(target):
+                nll = nll.masked_fill(valid & (given != target), math.nan)
         sums, kept = dict(zip(self.powers, mass, strict=True)), logits if self.keep_logits else None
         return Pixels(nll, target, valid, num_classes, path, sums, kept, self.sync, self.lb_ignore)
 

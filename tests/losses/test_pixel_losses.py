@@ -25,7 +25,7 @@ from twins import TWINS
 
 from segtrain import losses
 from segtrain.losses import build_loss, selection
-from segtrain.losses.selection import kth_largest
+from segtrain.losses.selection import kth_largest, kth_largest_key
 
 # ---- ce
 
@@ -186,6 +186,15 @@ def test_kth_largest_is_that_of_a_sort(dtype, pairs, chunk, data):
         patch.setattr(selection, "CHUNK", chunk)
         found = kth_largest(torch.tensor(values).to(dtype), torch.tensor(valid), torch.tensor(k))
     assert found.item() == np.sort(values[valid])[::-1][k - 1]
+
+
+@pytest.mark.parametrize("power", [0, 1, 20])
+def test_a_bound_from_a_sample_changes_no_kth_largest(power):
+    random = np.random.default_rng(power)
+    keys = (random.random(5000) ** power * 2**30).astype(np.int32) * (random.random(5000) < 0.9)
+    for k in (1, 2, 300, 2500, 4990, 5000):
+        assert kth_largest_key(keys.copy(), k) == np.sort(keys)[-k]
+    assert kth_largest_key(np.arange(5000, dtype=np.int32) % 61, 300) == 57  # a sample of zeros
 
 
 # ---- focal

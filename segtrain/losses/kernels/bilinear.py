@@ -31,7 +31,8 @@ class Upsampling:
         )
         self.spans = [_cells(weights) for weights in self.down.split(rows)]
         # in blocks: each reads a few cells only, so most of the whole product is zeros
-        blocks = [slice(first, first + BLOCK) for first in range(0, pixels[-1], BLOCK)]
+        size = max(BLOCK, rows)
+        blocks = [slice(first, first + size) for first in range(0, pixels[-1], size)]
         self.across = [(b, _cells(across[b]), across[b, _cells(across[b])]) for b in blocks]
 
     def cells(self, rows: slice) -> slice:

@@ -99,7 +99,7 @@ def lay_out(
     rows = max(1, min(height, TILE // max(1, width)))
     if upsample == 1:
         return list_places(valid, rows), None
-    rows, dtype = min(rows, BLOCK), torch.promote_types(logits.dtype, torch.float32)
+    rows, dtype = min(rows, 2 * BLOCK), torch.promote_types(logits.dtype, torch.float32)
     upsampling = Upsampling(logits.shape, valid.shape, align_corners, dtype, rows)
     return list_places(valid, rows), upsampling
 
