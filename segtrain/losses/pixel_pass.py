@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,12 +12,12 @@ from segtrain.errors import UsageError
 from segtrain.losses.kernels.bilinear import seen_cells
 from segtrain.losses.kernels.paths import PATHS_TAKEN, KernelPath, choose_path
 from segtrain.losses.kernels.plain import full_precision, masked_logits, plain_pixels
-from segtrain.losses.kernels.threads import list_places
+from segtrain.losses.kernels.threads import Place, list_places, map_on_threads
 from segtrain.losses.kernels.tiled import TiledPixels
 from segtrain.losses.kernels.two_class import TwoClassPixels
 from segtrain.losses.reduce import global_sum
 
-CHUNK = 1 << 16  # labels that are checked at once, in a core's cache
+CHUNK = 1 << 18  # labels that a thread checks at once
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,9 @@ class Pixels:
         """(N,H,W) int64 class ids, 0 at ignored pixels."""
         if not self._ids:  # no cached_property: torch.compile can't enter its lock
             ids = self.target.long()
-            self._ids.append(ids.masked_fill(~self.valid, 0) if self.path == "triton" else ids)
+            if self.path == "triton":  # in range, as an index out of it would end a CUDA context
+                ids = ids.where(self.valid, 0).clamp(0, self.num_classes - 1)
+            self._ids.append(ids)
         return self._ids[0]
 
     @property
@@ -125,8 +126,9 @@ class PixelReader:
             logits = F.pad(logits, (0, 0, 0, 0, 1, 0))
         num_classes, valid = logits.shape[1], target != self.lb_ignore
         path = self.path(logits.device, logits.dtype, num_classes).name
+        given = target
         if path != "triton":  # its kernels look at lb_ignore and at wrong labels themselves
-            given, target = target, class_ids(target, valid, num_classes, self.lb_ignore)
+            target = class_ids(given, valid, num_classes, self.lb_ignore)
         if upsample > 1 and (self.keep_logits or path != "triton"):  # kernels skip ignored pixels
             # finite cells need no 0: the gradient that reaches them is one
             if not reads_freely(logits) or not logits.detach().sum().isfinite():
@@ -137,7 +139,10 @@ class PixelReader:
         if self.keep_logits or path == "plain":
             if upsample > 1:
                 logits = upsample_logits(full_precision(logits), upsample, align_corners)
-            logits, upsample = masked_logits(logits, valid), 1
+            wrong = None
+            if not reads_freely(given):
+                wrong = valid & (class_ids(given, valid, num_classes, self.lb_ignore) != given)
+            logits, upsample = masked_logits(logits, valid, wrong), 1
         if path == "triton":
             from segtrain.losses.kernels.triton_nll import TritonPixels
 
@@ -154,8 +159,6 @@ class PixelReader:
             )
         else:
             nll, mass = plain_pixels(logits, target, valid, self.powers)
-            if not reads_freely(target):
-                nll = nll.masked_fill(valid & (given != target), math.nan)
         sums, kept = dict(zip(self.powers, mass, strict=True)), logits if self.keep_logits else None
         return Pixels(nll, target, valid, num_classes, path, sums, kept, self.sync, self.lb_ignore)
 
@@ -197,19 +200,24 @@ def class_ids(target: Tensor, valid: Tensor, num_classes: int, lb_ignore: int) -
         ids = target & -valid.long()  # quicker than where and masked_fill
         return ids.clamp(0, num_classes - 1)
     ids = torch.empty(target.shape, dtype=torch.uint8 if num_classes <= 256 else torch.int32)
-    for place in list_places(target, max(1, CHUNK // max(1, target.shape[2]))):
+    if not ids.numel():
+        return ids
+
+    def convert(place: Place) -> tuple[Tensor, Tensor]:
         part = target[place] & -valid[place].to(target.dtype)
-        if part.numel():
-            low, high = part.aminmax()
-            if low < 0 or high >= num_classes:
-                label = int(low if low < 0 else high)
-                count = torch.count_nonzero(target == label)
-                raise UsageError(
-                    f"loss: the target has label {label} (pixels: {count}), which is neither one "
-                    f"of the {num_classes} classes, 0 to {num_classes - 1}, nor lb_ignore, "
-                    f"{lb_ignore}"
-                )
         ids[place] = part
+        return part.aminmax()
+
+    places = list_places(target, max(1, CHUNK // target.shape[2]))
+    lows, highs = zip(*map_on_threads(convert, places), strict=True)
+    low, high = int(min(lows)), int(max(highs))
+    if low < 0 or high >= num_classes:
+        label = low if low < 0 else high
+        count = torch.count_nonzero(target == label)
+        raise UsageError(
+            f"loss: the target has label {label} (pixels: {count}), which is neither one of the "
+            f"{num_classes} classes, 0 to {num_classes - 1}, nor lb_ignore, {lb_ignore}"
+        )
     return ids
 
 
