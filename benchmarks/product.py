@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from segtrain.__main__ import ENVIRONMENT
+from segtrain.__main__ import ENVIRONMENT, set_environment
 
-for variable, setting in ENVIRONMENT.items():
-    os.environ.setdefault(variable, setting)
+set_environment()
 
 import torch  # noqa: E402
 from lightning_fabric import Fabric  # noqa: E402
@@ -29,7 +28,7 @@ def start_product(threads: int | None = None, **train: Any) -> tuple[Fabric, dic
     if threads:
         torch.set_num_threads(threads)
     return fabric, {
-        "environment": {variable: os.environ[variable] for variable in ENVIRONMENT},
+        "environment": {variable: os.environ.get(variable) for variable in ENVIRONMENT},
         "allocator": "keeps freed memory" if fabric.device.type == "cpu" else "torch's own",
         "precision": fabric.strategy.precision.precision,
         "layout": "channels_last" if config.channels_last else "contiguous",

@@ -5,15 +5,21 @@ import os
 from segtrain.cli.interrupts import handle_interrupts
 
 # OpenMP reads it as torch is imported. Threads that spin while they wait for each other take the
-# cores from what they wait for, wherever other processes run: see benchmarks/busy.py
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# cores from what they wait for, wherever other processes run; where none do, threads that sleep at
+# once wake late. So GCC's spin for a moment, others' not at all: see benchmarks/busy.py
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
+
+
+def set_environment() -> None:
+    """Set ENVIRONMENT, unless the user has set one of its variables."""
+    if not ENVIRONMENT.keys() & os.environ.keys():
+        os.environ.update(ENVIRONMENT)
 
 
 def main() -> None:
     """Run the command line."""
     handle_interrupts(raising=False)  # before anything else is imported
-    for variable, setting in ENVIRONMENT.items():
-        os.environ.setdefault(variable, setting)
+    set_environment()
     from segtrain.cli.app import app
 
     app(prog_name="segtrain")

@@ -75,3 +75,13 @@ def test_both_set_the_same_environment(benchmark, monkeypatch):
     monkeypatch.setattr(__main__, "handle_interrupts", lambda raising: None)
     __main__.main()
     assert by_program.items() >= by_benchmark.items() and by_benchmark
+
+
+@pytest.mark.parametrize("variable", __main__.ENVIRONMENT)
+def test_a_setting_of_the_user_is_left_alone(monkeypatch, variable):
+    for each in __main__.ENVIRONMENT:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(variable, "ours")
+    before = dict(os.environ)
+    __main__.set_environment()
+    assert dict(os.environ) == before

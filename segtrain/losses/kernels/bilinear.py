@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ BLOCK = 64  # rows or columns: so few read a narrow band of low-resolution cells
 
 
 class Upsampling:
-    """Weights between cells (...,h,w) and pixels (...,H,W), two shapes, for bands of `rows` rows.
+    """Weights between cells (...,h,w) and pixels (...,H,W), two sizes, for bands of `rows` rows.
 
     A band is (cells,C,w) at low resolution and (rows,C,W) at full, so that upsampling is two
     products of whole matrices.
@@ -19,15 +19,15 @@ class Upsampling:
 
     def __init__(
         self,
-        cells: Sequence[int],
-        pixels: Sequence[int],
+        cells: torch.Size,
+        pixels: torch.Size,
         align_corners: bool,
         dtype: torch.dtype,
         rows: int,
     ):
         self.rows, self.width = rows, cells[-1]
         self.down, across = (
-            interpolation(cells[side], pixels[side], align_corners, dtype) for side in (-2, -1)
+            interpolation(cells[side], pixels[side], align_corners, dtype) for side in (0, 1)
         )
         self.spans = [_cells(weights) for weights in self.down.split(rows)]
         # in blocks: each reads a few cells only, so most of the whole product is zeros
@@ -57,6 +57,14 @@ class Upsampling:
         for block, columns, weights in self.across:
             narrow[:, columns].addmm_(wide[:, block], weights)
         return narrow.view(-1, band.shape[1], self.width)
+
+
+@lru_cache(maxsize=4)
+def upsampling_between(
+    cells: torch.Size, pixels: torch.Size, align_corners: bool, dtype: torch.dtype, rows: int
+) -> Upsampling:
+    """Return the weights, kept for the next steps."""
+    return Upsampling(cells, pixels, align_corners, dtype, rows)
 
 
 def _cells(weights: Tensor) -> slice:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
 from typing import TypeVar
 
 import torch
@@ -26,21 +27,30 @@ def list_places(maps: Tensor, rows: int) -> list[Place]:
     return list(product(range(images), parts))
 
 
-def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
+def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Return function(item) for each item, in their order, without gradient.
 
     torch's own threads would meet after each operator, and a tile's are short; these meet once.
     """
     threads = torch.get_num_threads()
     if threads == 1 or len(items) == 1:
-        return map(function, items)
-    inference = torch.is_inference_mode_enabled()
+        return list(map(function, items))
+    inference, waiting = torch.is_inference_mode_enabled(), deque(enumerate(items))
 
-    def call(item: Item) -> Result:
+    def work(_: int) -> list[tuple[int, Result]]:
+        done = []
         with torch.inference_mode(inference), torch.no_grad():  # a thread has its own modes
-            return function(item)
+            while waiting:
+                try:
+                    place, item = waiting.popleft()
+                except IndexError:  # another thread took the last
+                    break
+                done.append((place, function(item)))
+        return done
 
-    return _pool(threads, os.getpid()).map(call, items)
+    # one future a thread: the caller, woken for each item, would take the interpreter's lock
+    done = dict(chain.from_iterable(_pool(threads, os.getpid()).map(work, range(threads))))
+    return [done[place] for place in range(len(items))]
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ import threading
 import torch
 from torch import Tensor
 
-from segtrain.losses.kernels.bilinear import BLOCK, Upsampling
+from segtrain.losses.kernels.bilinear import BLOCK, upsampling_between
 from segtrain.losses.kernels.first_order import first_order
 from segtrain.losses.kernels.maps import exp_, keep_bits, log1p, zero_ignored_
 from segtrain.losses.kernels.threads import Place, list_places, map_on_threads
@@ -115,8 +115,8 @@ class Tiles:
         self.scratch = threading.local()
         self.places = list_places(valid, self.rows)
         if upsample > 1:
-            self.upsampling = Upsampling(
-                logits.shape, valid.shape, align_corners, self.dtype, self.rows
+            self.upsampling = upsampling_between(
+                logits.shape[2:], valid.shape[1:], align_corners, self.dtype, self.rows
             )
 
     def new_gradient(self) -> Tensor:

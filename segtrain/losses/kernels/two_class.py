@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from segtrain.losses.kernels.bilinear import BLOCK, Upsampling
+from segtrain.losses.kernels.bilinear import BLOCK, Upsampling, upsampling_between
 from segtrain.losses.kernels.first_order import first_order
 from segtrain.losses.kernels.maps import KEY, exp_, keep_bits, log1p, zero_ignored_
 from segtrain.losses.kernels.threads import Place, list_places, map_on_threads
 
-TILE = 1 << 16  # pixels: several maps of a tile fit in a core's cache
+TILE = 1 << 18  # pixels: smaller tiles' operators end before another thread has woken
 
 
 class TwoClassPixels(torch.autograd.Function):
@@ -100,7 +100,8 @@ def lay_out(
     if upsample == 1:
         return list_places(valid, rows), None
     rows, dtype = min(rows, 2 * BLOCK), torch.promote_types(logits.dtype, torch.float32)
-    upsampling = Upsampling(logits.shape, valid.shape, align_corners, dtype, rows)
+    cells, pixels = logits.shape[2:], valid.shape[1:]
+    upsampling = upsampling_between(cells, pixels, align_corners, dtype, rows)
     return list_places(valid, rows), upsampling
 
 
