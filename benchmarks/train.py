@@ -17,7 +17,7 @@ and SGD in the same precision (bf16: under torch.autocast), on batches that are 
     segtrain   all that `segtrain fit` does in an epoch: train_epoch on uint8 batches
 
 Each has its own process, since a loop may change settings of the process (memory allocation,
-cuDNN's benchmarks). They take turns of a few steps, in one order and then in reverse, one at a
+cuDNN's benchmarks); those of segtrain have its setting of OpenMP. They take turns of a few steps, in one order and then in reverse, one at a
 time; ratios are between the turns of one round. With --data, `loading` is the loop of `segtrain
 fit` on the files of that data set, in turns with bare steps. Peak memory is that of the process: on
 a GPU its allocations, on the CPU its growth since the imports.
@@ -46,6 +46,7 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import segmentation_models_pytorch as smp
 import torch
@@ -55,6 +56,7 @@ from machine import RESULTS, machine
 from torch import Tensor
 from torch.optim.lr_scheduler import PolynomialLR
 
+from segtrain.__main__ import ENVIRONMENT
 from segtrain.commands.requests import read_loss
 from segtrain.config import Config
 from segtrain.config.loading import load_config
@@ -321,6 +323,7 @@ class Segtrain:
         return {"loss": row["train_loss"], "laps_ms": timer}
 
 
+OTHERS = "plain", "lightning"  # without what segtrain sets in its process
 LOOPS = {"plain": PlainLoop, "bare": BareSteps, "segtrain": Segtrain}
 
 
@@ -455,7 +458,10 @@ def take_turns(
     case: Case, names: list[str], rounds: int, data: Path | None = None
 ) -> dict[str, list[dict]]:
     """Return the answers of each loop, by name and round; the first round is a warm-up."""
-    processes = {name: LoopProcess(case, name, data) for name in names}
+    processes = {}
+    for name in names:  # a process reads its environment as it imports torch
+        with patch.dict(os.environ, {} if name in OTHERS else ENVIRONMENT):
+            processes[name] = LoopProcess(case, name, data)
     answers: dict[str, list[dict]] = {name: [] for name in names}
     try:
         for number in range(rounds + 1):
