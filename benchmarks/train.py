@@ -17,10 +17,11 @@ and SGD in the same precision (bf16: under torch.autocast), on batches that are 
     segtrain   all that `segtrain fit` does in an epoch: train_epoch on uint8 batches
 
 Each has its own process, since a loop may change settings of the process (memory allocation,
-cuDNN's benchmarks); those of segtrain have its setting of OpenMP. They take turns of a few steps, in one order and then in reverse, one at a
-time; ratios are between the turns of one round. With --data, `loading` is the loop of `segtrain
-fit` on the files of that data set, in turns with bare steps. Peak memory is that of the process: on
-a GPU its allocations, on the CPU its growth since the imports.
+cuDNN's benchmarks); those of segtrain have its setting of OpenMP. They take turns of a few steps,
+in one order and then in reverse, one at a time; ratios are between the turns of one round. With
+--data, `loading` is the loop of `segtrain fit` on the files of that data set, in turns with bare
+steps. Peak memory is that of the process: on a GPU its allocations, on the CPU its growth since the
+imports.
 """
 
 from __future__ import annotations
