@@ -46,8 +46,8 @@ def demo_losses() -> str:
     return table(header, rows)
 
 
-def camvid_losses() -> str:
-    found = result("camvid_losses")
+def compared(name: str, varied: str) -> str:
+    found = result(name)
     against = {row["name"]: row for row in found["differences"]}
     rows = []
     for row in found["contenders"]:
@@ -60,11 +60,14 @@ def camvid_losses() -> str:
             cells[3] = f"{other['miou']:+.3f} ({low:+.3f} to {high:+.3f})"
             cells[4] = "yes" if other["beyond_noise"] else "no"
         rows.append(cells)
-    return table(["loss", "mIoU (95 % interval)", "seeds", "against `ce`", "beyond noise"], rows)
+    first = found["contenders"][0]["name"]
+    return table(
+        [varied, "mIoU (95 % interval)", "seeds", f"against `{first}`", "beyond noise"], rows
+    )
 
 
-def camvid_classes() -> str:
-    found = result("camvid_losses")
+def camvid_classes(name: str) -> str:
+    found = result(name)
     rows = [
         [f"`{row['name']}`", *(f"{each['iou']:.3f}" for each in row["classes"])]
         for row in found["contenders"]
@@ -194,14 +197,29 @@ def scoring() -> str:
     return table(["", "ms an image", "over bare"], rows)
 
 
+def upsampling() -> str:
+    rows = []
+    for row in result("evaluate_cpu_1_thread")["upsampling"]:
+        whole, by_rows = (row["methods"][name] for name in ("at once", "by rows"))
+        peaks = [f"{each['peak_mb']:.0f} MB" for each in (whole, by_rows)]
+        speed = f"{whole['ms'] / by_rows['ms']:.2f}x"
+        rows.append([row["classes"], f"`{row['pass']}`", *peaks, speed])
+    header = ["classes", "pass", "peak at once", "peak by rows", "speed by rows / at once"]
+    return table(header, rows)
+
+
 TABLES = {
     "demo_losses": demo_losses,
-    "camvid_losses": camvid_losses,
-    "camvid_classes": camvid_classes,
+    "camvid_losses": lambda: compared("camvid_losses", "loss"),
+    "camvid_classes": lambda: camvid_classes("camvid_losses"),
+    "camvid_screening": lambda: compared("camvid_screening", "loss"),
+    "camvid_screening_classes": lambda: camvid_classes("camvid_screening"),
+    "camvid_precision": lambda: compared("camvid_precision", "precision"),
     "samplers_frames": lambda: samplers("frames"),
     "samplers_crops": lambda: samplers("crops"),
     "loading": loading,
     "step": step,
     "loss_cost": loss_cost,
     "scoring": scoring,
+    "upsampling": upsampling,
 }

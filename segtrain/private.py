@@ -28,7 +28,7 @@ def set_collective_timeout(limit: timedelta) -> None:
 def has_bf16_instructions() -> bool:
     """Return whether the CPU multiplies bfloat16 in hardware: AVX512-BF16, which AMX comes with.
 
-    torch.cpu.get_capabilities is the public name, from torch 2.12 on.
+    torch.cpu.get_capabilities, the public way, is missing from older versions of torch.
     """
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
