@@ -226,8 +226,14 @@ def main() -> None:
         return
     from machine import RESULTS, machine
 
-    environment = machine()
-    content: Row = {"command": "python benchmarks/kernels_sm90.py", "environment": environment}
+    command = "python benchmarks/kernels_sm90.py" + " --before CHECKOUT" * bool(options.before)
+    command += " --triton FOLDER" * bool(options.triton)
+    content: Row = {"command": command, "environment": machine()}
+    if options.before:
+        ask = ["git", "-C", str(options.before), "rev-parse", "HEAD"]
+        content["before"] = subprocess.run(ask, check=True, capture_output=True, text=True).stdout[
+            :-1
+        ]
     for folder in (None, *options.triton):
         found = {}
         for name, package in (("before", options.before), ("now", ROOT)):

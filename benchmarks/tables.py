@@ -208,6 +208,32 @@ def upsampling() -> str:
     return table(header, rows)
 
 
+# those that a training runs: bf16 in channels_last, and a round of the k-th largest
+KERNELS = {
+    "nll_kernel, ohem, C=2 x1 bf16 NHWC": "loss",
+    "nll_kernel, ohem, C=19 x1 bf16 NHWC": "loss",
+    "grad_kernel, ohem, C=19 x1 bf16 NHWC": "gradient",
+    "nll_kernel, ohem, C=19 x4 bf16 NHWC": "loss",
+    "grad_upsampled_kernel, ohem, C=19 x4 bf16 NHWC": "gradient",
+    "digit_counts_kernel, ohem, C=2 x1 fp32 NCHW": "k-th largest",
+}
+
+
+def kernels() -> str:
+    content, rows = result("kernels_sm90"), []
+    for version in (key for key in content if key.startswith("triton ")):
+        before, now = (content[version][when] for when in ("before", "now"))
+        for kernel, part in KERNELS.items():
+            size = kernel.split(", ")[2].split()
+            cells = [
+                " to ".join(dict.fromkeys(str(rows[kernel][column]) for rows in (before, now)))
+                for column in ("instr", "loop", "regs", "spilled", "fences", "loads")
+            ]
+            rows.append([version.split()[1], part, " ".join(size[:2]), *cells])
+    header = ["Triton", "kernel", "classes, upsample", "instructions", "of the longest inner loop"]
+    return table([*header, "registers", "bytes spilled", "fences", "loads"], rows)
+
+
 TABLES = {
     "demo_losses": demo_losses,
     "camvid_losses": lambda: compared("camvid_losses", "loss"),
@@ -222,4 +248,5 @@ TABLES = {
     "loss_cost": loss_cost,
     "scoring": scoring,
     "upsampling": upsampling,
+    "kernels": kernels,
 }
