@@ -49,27 +49,35 @@ def demo_losses() -> str:
 def compared(name: str, varied: str) -> str:
     found = result(name)
     against = {row["name"]: row for row in found["differences"]}
-    rows = []
+    labels, rows = label_groups(found), []
+    several = any(len(row["seeds"]) > 1 for row in found["contenders"])
     for row in found["contenders"]:
         interval, seeds = (
             f"{low:.3f}-{high:.3f}" for low, high in (row["miou_ci"], row["miou_range"])
         )
-        cells = [f"`{row['name']}`", f"{row['miou']:.3f} ({interval})", seeds, "", ""]
+        cells = [labels[row["name"]], f"{row['miou']:.3f} ({interval})", *[seeds] * several]
         if other := against.get(row["name"]):
             low, high = other["miou_ci"]
-            cells[3] = f"{other['miou']:+.3f} ({low:+.3f} to {high:+.3f})"
-            cells[4] = "yes" if other["beyond_noise"] else "no"
-        rows.append(cells)
-    first = found["contenders"][0]["name"]
-    return table(
-        [varied, "mIoU (95 % interval)", "seeds", f"against `{first}`", "beyond noise"], rows
-    )
+            cells.append(f"{other['miou']:+.3f} ({low:+.3f} to {high:+.3f})")
+            cells.extend(["yes" if other["beyond_noise"] else "no"] * several)
+        rows.append(cells + [""] * (3 + 2 * several - len(cells)))
+    header = [varied, "mIoU (95 % interval)", *["seeds"] * several]
+    header += [f"against {next(iter(labels.values()))}", *["beyond noise"] * several]
+    return table(header, rows)
+
+
+def label_groups(found: dict[str, Any]) -> dict[str, str]:
+    """Return a label for each run group of a comparison: its loss as it was given, or its name."""
+    names, losses = [row["name"] for row in found["contenders"]], found.get("losses", [])
+    given = losses if len(losses) == len(names) else names
+    return {name: f"`{text}`" for name, text in zip(names, given, strict=True)}
 
 
 def camvid_classes(name: str) -> str:
     found = result(name)
+    labels = label_groups(found)
     rows = [
-        [f"`{row['name']}`", *(f"{each['iou']:.3f}" for each in row["classes"])]
+        [labels[row["name"]], *(f"{each['iou']:.3f}" for each in row["classes"])]
         for row in found["contenders"]
     ]
     return table(["loss", *found["classes"]], rows)

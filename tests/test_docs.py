@@ -22,11 +22,12 @@ def test_the_generator_changes_nothing(page: str):
 @pytest.mark.parametrize(
     "page, tables",
     [
-        ("docs/choosing-a-loss.md", "camvid_losses demo_losses"),
+        ("docs/choosing-a-loss.md", "camvid_screening demo_losses"),
         (
             "benchmarks/README.md",
-            "camvid_losses camvid_classes samplers_frames samplers_crops loading step loss_cost"
-            " scoring",
+            "camvid_losses camvid_classes camvid_screening camvid_screening_classes"
+            " camvid_precision samplers_frames samplers_crops loading step loss_cost kernels"
+            " scoring upsampling",
         ),
     ],
 )
