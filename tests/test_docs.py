@@ -89,6 +89,18 @@ def test_the_prose_quotes_scoring():
     assert_quoted("benchmarks/README.md", f"take {seconds:.2f} s", f"grow by {memory:.0f} MB")
 
 
+def test_the_prose_quotes_the_busy_machine():
+    found = result("busy")["results"]
+    assert_quoted(
+        "benchmarks/README.md",
+        *(
+            "{:.2f}x ({:.2f}-{:.2f})".format(speed["median"], *speed["spread"])
+            for variant in ("segtrain", "passive")
+            for speed in (found[s]["against_spinning"][variant] for s in ("busy", "idle"))
+        ),
+    )
+
+
 def test_the_prose_quotes_the_large_image():
     found = result("large_image")
     height, width = found["image"]["size"]
