@@ -27,6 +27,8 @@ def private_names(tree: ast.Module) -> set[str]:
     own = {node.name for node in ast.walk(tree) if isinstance(node, definitions)}
     own |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)
             and isinstance(n.ctx, ast.Store)}  # fmt: skip
+    own |= {n.target.id for n in ast.walk(tree) if isinstance(n, ast.AnnAssign)
+            and isinstance(n.target, ast.Name)}  # fmt: skip
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
@@ -47,8 +49,9 @@ import library._inner
 from library._module import public
 call(other._attribute, getattr(other, "_text", None), os._exit, __file__)
 class Own:
+    _field: int
     def _own(self):
-        self._value = self._own()
+        self._value = self._own(self._field)
 """
     assert private_names(ast.parse(text)) == {"_Norm", "_inner", "_module", "_attribute", "_text"}
 

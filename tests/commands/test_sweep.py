@@ -234,7 +234,7 @@ def test_one_run_needs_no_comparison(started: list):
         ("ce,ohem(thresh=2)", ["thresh"]),
         ("ce,,ohem", ["''", "not a loss expression"]),
         ("ce,ohem,ce", ["ce is given more than once"]),
-        ("ohem+dice,ohem + 1.0*dice", ["given more than once, before as --loss ohem+dice"]),
+        ("ohem+dice,ohem + 1.0*dice", ["given more than once", "--loss ohem+dice"]),
         ("ohem(thresh=0.5),ohem( thresh = 0.50 )", ["given more than once"]),
     ],
 )
