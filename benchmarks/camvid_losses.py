@@ -1,16 +1,17 @@
 """Losses and precisions on CamVid, compared by `segtrain sweep`, with the rare classes' IoU.
 
-    python benchmarks/camvid_losses.py FOLDER_OF_CAMVID STAGE [FOLDER_OF_THE_SWEEP]
+    python benchmarks/camvid_losses.py FOLDER_OF_CAMVID STAGE [FOLDER_OF_THE_SWEEP [JOBS]]
 
 FOLDER_OF_CAMVID has train/, trainannot/, val/ and valannot/. Each stage trains configs/camvid.yaml
 and writes the sweep's own comparison, with versions and the commit of each run:
 
 screening  all LOSSES for 8 epochs, one seed: results/camvid_screening.json
-full       ce and the best four of the screening for 45 epochs, two seeds: camvid_losses.json
+full       ce, ohem and the best four of the screening for 45 epochs, two seeds: camvid_losses.json
 precision  ce in float32 and bf16 for 8 epochs, two seeds: camvid_precision.json
 
 Trainings that are complete in FOLDER_OF_THE_SWEEP (default: sweep-STAGE) are not repeated; others
-in it are compared as well.
+in it are compared as well. JOBS trainings run side by side, with one thread each; by default one
+after the other, with all threads.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ LOSSES = [
 RESULT = {"screening": "camvid_screening", "full": "camvid_losses", "precision": "camvid_precision"}
 EPOCHS = {"screening": 8, "full": 45, "precision": 8}
 SEEDS = {"screening": 1, "full": 2, "precision": 2}
+ALWAYS = ["ce", "ohem"]  # in a full training: the baseline and the default
 BEST = 4  # of the screening
 # less than a quarter of an even share of the training pixels, as data.sampler has it
 RARE = ["pole", "sign", "fence", "pedestrian", "bicyclist"]
@@ -49,9 +51,10 @@ def list_options(stage: str) -> list[str]:
     scores = {
         loss: group["miou"]
         for loss, group in zip(screened["losses"], screened["contenders"], strict=False)
-        if loss != "ce"
+        if loss not in ALWAYS
     }
-    return ["--loss", ",".join(["ce", *sorted(scores, key=scores.__getitem__)[: -BEST - 1 : -1]])]
+    best = sorted(scores, key=scores.__getitem__)[: -BEST - 1 : -1]
+    return ["--loss", ",".join([*ALWAYS, *best])]
 
 
 def list_rare(comparison: dict[str, Any]) -> list[dict[str, Any]]:
@@ -68,11 +71,11 @@ def list_rare(comparison: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def main(data: str, stage: str, out: str | None = None) -> None:
+def main(data: str, stage: str, out: str | None = None, jobs: str = "1") -> None:
     options = ["--config", str(ROOT / "configs/camvid.yaml"), "--data", data]
     options += ["--set", f"train.epochs={EPOCHS[stage]}", "--seeds", str(SEEDS[stage])]
     varied = list_options(stage)
-    found = run_sweep(Path(out or f"sweep-{stage}"), *options, *varied)
+    found = run_sweep(Path(out or f"sweep-{stage}"), *options, *varied, jobs=int(jobs))
     runs = {Path(row["run"]).name: row for row in found.pop("runs")}
     places = [Path(run) for group in found["contenders"] for run in group.pop("runs")]
     content = {
@@ -90,6 +93,6 @@ def main(data: str, stage: str, out: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4) or sys.argv[2] not in RESULT:
+    if len(sys.argv) not in (3, 4, 5) or sys.argv[2] not in RESULT:
         raise SystemExit(__doc__)
     main(*sys.argv[1:])

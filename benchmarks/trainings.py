@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,11 +17,26 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_sweep(out: Path, *options: str) -> dict[str, Any]:
-    """Train and score what the folder lacks; return the sweep's comparison of all in it."""
+def run_sweep(out: Path, *options: str, jobs: int = 1) -> dict[str, Any]:
+    """Train and score what the folder lacks; return the sweep's comparison of all in it.
+
+    More than one of `jobs` train side by side, with one thread each.
+    """
     command = [sys.executable, "-m", "segtrain", "sweep", *options, "--out", str(out)]
+    if jobs > 1:
+        listed = subprocess.run([*command, "--dry-run"], check=True, stdout=subprocess.PIPE)
+        lines = [line for line in listed.stdout.decode().splitlines() if " fit " in line]
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(run_on_one_thread, lines))
     subprocess.run(command, check=True)
     return json.loads((out / "comparison.json").read_text())
+
+
+def run_on_one_thread(line: str) -> None:
+    """Run a line of a sweep's dry run, `segtrain fit ... && segtrain eval ...`."""
+    program = f"{shlex.quote(sys.executable)} -m segtrain "
+    line = re.sub("(^|&& )segtrain ", lambda found: found[1] + program, line)
+    subprocess.run(line, shell=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def describe_environment(run: Path) -> dict[str, Any]:
