@@ -231,9 +231,8 @@ def main() -> None:
     content: Row = {"command": command, "environment": machine()}
     if options.before:
         ask = ["git", "-C", str(options.before), "rev-parse", "HEAD"]
-        content["before"] = subprocess.run(ask, check=True, capture_output=True, text=True).stdout[
-            :-1
-        ]
+        commit = subprocess.run(ask, check=True, capture_output=True, text=True)
+        content["before"] = commit.stdout.strip()
     for folder in (None, *options.triton):
         found = {}
         for name, package in (("before", options.before), ("now", ROOT)):

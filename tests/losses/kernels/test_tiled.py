@@ -9,6 +9,7 @@ from scenes import pixel_nll
 
 from segtrain.losses import build_loss
 from segtrain.losses.kernels import tiled
+from segtrain.losses.kernels.bilinear import upsampling_between
 from segtrain.losses.kernels.paths import PATHS_TAKEN
 
 FUSED = [
@@ -64,6 +65,17 @@ def test_fused_upsampling_equals_interpolating_first(expression, upsample, align
     expected, slopes = value_and_gradient(interpolated, logits)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(gradient, slopes, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_weights_kept_from_inference_serve_a_training(classes):
+    logits, target = batch((2, classes, 6, 7), 4, torch.float32)
+    loss = build_loss("ohem", classes)
+    upsampling_between.cache_clear()
+    with torch.inference_mode():
+        expected = loss(logits, target, 4)
+    value, gradient = value_and_gradient(lambda low: loss(low, target, 4), logits)
+    assert upsampling_between.cache_info().hits and value == expected and gradient.any()
 
 
 @pytest.mark.parametrize("expression", FUSED)
