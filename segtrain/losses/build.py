@@ -75,7 +75,7 @@ class Loss(nn.Module):
         align_corners: bool = False,
         observe: bool = False,
     ) -> Tensor:
-        """Return the loss (0-d) of logits (N,C,h,w), C >= 2, and an int64 target (N,H,W).
+        """Return the loss (0-d) of logits (N,C,h,w), C >= 2, and an integer target (N,H,W).
 
         The target holds class ids or lb_ignore. H = h * upsample: logits are upsampled (bilinear)
         on the way. With no valid pixel the value and all gradients are 0. With `observe`, a record

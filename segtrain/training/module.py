@@ -30,7 +30,7 @@ class TrainingModule(nn.Module):
         self.network = torch.compile(model.low_resolution) if compiled else model.low_resolution
 
     def forward(self, images: Tensor, target: Tensor, observe: bool = False) -> Tensor:
-        """Return the loss (0-d) of uint8 images (N,K,H,W) and int64 target (N,H,W)."""
+        """Return the loss (0-d) of uint8 images (N,K,H,W) and integer target (N,H,W)."""
         model, loss = self.model, self.loss
         return loss(
             self.network(images),

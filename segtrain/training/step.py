@@ -22,8 +22,7 @@ def copy_to_device(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     for batch in batches:
         images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
-        # class ids become int64 on the device: the copy is smaller
-        yield images, batch.targets.to(fabric.device, non_blocking=True).long()
+        yield images, batch.targets.to(fabric.device, non_blocking=True)
 
 
 def train_step(
