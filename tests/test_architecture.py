@@ -127,6 +127,7 @@ def test_starting_is_instant(module):
             {
                 "data.decoding",
                 "data.loading.augment",
+                "data.loading.copy_paste",
                 "data.loading.transforms",
                 "losses.border",
                 "metrics.boundary",

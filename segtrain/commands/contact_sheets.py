@@ -10,8 +10,8 @@ from PIL import Image
 from segtrain.config import Config
 from segtrain.console import write_notes
 from segtrain.data.inspection.survey import Inspection, Survey
-from segtrain.data.loading.dataset import as_tensor
-from segtrain.data.loading.sampling import Draw
+from segtrain.data.loading.dataset import Pairs, as_tensor
+from segtrain.data.loading.sampling import Draw, patch_draws
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
 from segtrain.render.fonts import explain_missing_fonts
@@ -62,19 +62,27 @@ def preview_sheet(survey: Survey, config: Config) -> Image.Image:
 
 
 def augment_sheet(survey: Survey, config: Config) -> Image.Image:
-    """Paint training pairs as the network would see them, PASSES times each."""
+    """Paint training pairs as the network would see them, PASSES times each.
+
+    Raises UsageError where augment.copy_paste has nothing to paste.
+    """
     data = survey.data_set
     augmentation = make_augmentation(config, resolve_crop(config, survey.median_size))
+    patches = patch_draws(data, survey.by_image["train"], config.augment.copy_paste)
     colours, pictures = build_colour_table(data.palette), []
-    train = data.splits["train"]
+    pairs, train = Pairs.of(data, "train"), data.splits["train"]
     for index in spread_evenly(len(train), PICTURES // PASSES):
-        pair = data.images(train[index].image), data.masks(train[index].mask)
+        pair = pairs.read(index)
         for pass_ in range(PASSES):
-            image, mask = augmentation(*pair, Draw(pass_, index))
+            draw = patches.add_to(Draw(pass_, index), config.train.seed)
+            source = pairs.read(draw.patch.image) if draw.patch else None
+            image, mask = augmentation(*pair, draw, source)
             painted = blend_classes(
                 to_rgb(as_tensor(image).permute(2, 0, 1)), as_tensor(mask), colours, 0.35
             )
-            pictures.append((f"{train[index].name}, pass {pass_ + 1}", to_image(painted)))
+            pasted = f" and {data.classes[draw.patch.class_id]}" if draw.patch else ""
+            caption = f"{train[index].name}, pass {pass_ + 1}{pasted}"
+            pictures.append((caption, to_image(painted)))
     sheet = draw_contact_sheet(pictures, columns=PASSES)
     return add_legend(sheet, data.classes, data.palette)
 

@@ -156,8 +156,8 @@ class DataConfig(Section):
     rare_classes: list[str] | None = Field(
         None,
         min_length=1,
-        description="classes that rare-crop centres on, equally often; default: those with less "
-        "than a quarter of an even share of the training pixels",
+        description="classes that rare-crop centres on and augment.copy_paste pastes, equally "
+        "often; default: those with less than a quarter of an even share of the training pixels",
     )
     cache: Literal["none", "ram", "disk"] = Field(
         "none",

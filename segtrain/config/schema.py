@@ -61,6 +61,13 @@ class AugmentConfig(Section):
         description="albumentations transforms instead of the preset's flips and jitter; scale and "
         "crop stay; such as [HorizontalFlip, RandomGamma: {p: 0.3}]; default: the preset's",
     )
+    copy_paste: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="copy-paste against class imbalance: share of the crops into which an object "
+        "of a rare class (data.rare_classes) of another training image is pasted; 0 is off",
+    )
 
     @field_validator("scale")
     @classmethod

@@ -40,7 +40,7 @@ READS: dict[str, Set[str]] = {
     | {"model.in_channels", "train.device", "eval.mask_values"},
     "predict": IMAGES | INFERENCE | _match_fields("predict.*"),
     "check": CHECK,
-    "check --augment": CHECK | _match_fields("augment.*") | {"train.seed"},
+    "check --augment": CHECK | _match_fields("augment.*") | {"data.rare_classes", "train.seed"},
 }
 WITH_NOTES = ("fit", "sweep", "eval --predictions")  # check looks at a training's file as it is
 CHECKPOINT = "a checkpoint's network and training are what they are"

@@ -45,7 +45,7 @@ class TrainingPlan:
     image_sizes: dict[str, list[tuple[int, int]]]  # (height, width) in train and val
     mask_digests: dict[str, str]  # of all masks of train and of val
     steps_per_epoch: int
-    by_class: ClassDraws  # of data.sampler
+    by_class: ClassDraws  # of data.sampler and augment.copy_paste
     notes: tuple[Note, ...]
 
     @property
@@ -95,10 +95,12 @@ class TrainingPlan:
         )
 
     def batch_files(self, step: int) -> list[str]:
-        """Return the names of the images in the batch of a step, counted from 0."""
+        """Return the names of the images in the batch of a step, then of those pasted from."""
         samples, train = self.data.splits["train"], self.config.train
         draws = batch_at(step, len(samples), train.batch_size, train.seed, self.by_class)
-        return [samples[draw.index].image.name for draw in draws]
+        indices = [draw.index for draw in draws]
+        indices += [draw.patch.image for draw in draws if draw.patch]
+        return [samples[index].image.name for index in indices]
 
 
 def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
@@ -130,10 +132,10 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     notes += check_model(config)
     notes += check_steps(config, steps, images)
-    by_class = class_draws(data, survey.by_image["train"])
+    by_class = class_draws(data, survey.by_image["train"], config.augment.copy_paste)
     augmentation = make_augmentation(config, crop)  # refuses wrong transforms
-    if by_class.images:
-        notes.append(describe_sampler(config, data, by_class, augmentation))
+    if by_class.images or by_class.patches.images:
+        notes += describe_sampler(config, data, by_class, augmentation)
     return TrainingPlan(
         config=config,
         data=data,
@@ -149,8 +151,8 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
 
 def describe_sampler(
     config: Config, data: DataSet, by_class: ClassDraws, augmentation: Augmentation
-) -> Note:
-    """Count the pixels of each class in the crops of the first steps under data.sampler."""
+) -> list[Note]:
+    """Name what is pasted, and count the pixels of each class in the crops of the first steps."""
     samples, train = data.splits["train"], config.train
     draws = [
         draw
@@ -166,7 +168,14 @@ def describe_sampler(
     listed = ", ".join(
         f"{name} {share:.2%}" for name, share in zip(data.classes, shares, strict=True)
     )
-    return Note(f"pixels under {config.data.sampler} ({len(draws)} crops counted): {listed}")
+    pasted = ", ".join(
+        f"{data.classes[c]} (in {len(images)})" for c, images in by_class.patches.images.items()
+    )
+    text = f"copy-paste from {len(samples)} training images: {pasted}"
+    under = f"{config.data.sampler} and copy-paste" if pasted else config.data.sampler
+    return [Note(text)] * bool(pasted) + [
+        Note(f"pixels under {under} ({len(draws)} crops counted): {listed}")
+    ]
 
 
 def make_augmentation(config: Config, crop: tuple[int, int]) -> Augmentation:

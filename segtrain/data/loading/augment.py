@@ -1,7 +1,8 @@
 """Augmentation of a training pair: our own crop, flips and jitter, then a list of transforms.
 
 The crop is cut out of the source before anything is resized, so the cost is that of the crop and
-not of the image.
+not of the image. An object of another image is pasted into it before all else, so that flips,
+colours, blur and noise are the same for both, and tell nothing of what is pasted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import cv2
 import numpy as np
 
 from segtrain.config import AugmentConfig
-from segtrain.data.loading.sampling import Draw, seed_at
+from segtrain.data.loading.copy_paste import CropView, Patch, draw_patch
+from segtrain.data.loading.sampling import PASTED, Draw, seed_at
 from segtrain.data.loading.transforms import build_transforms
 from segtrain.errors import UsageError
 
@@ -55,6 +57,10 @@ class Span(NamedTuple):
     def size(self) -> int:
         return self.target.stop - self.target.start
 
+    @property
+    def factor(self) -> float:
+        return self.size / (self.source.stop - self.source.start)
+
 
 class Augmentation:
     """A crop and the config's changes, as a function of pair, seed and draw.
@@ -81,16 +87,22 @@ class Augmentation:
         self.transform = build_transforms(entries, (*self.crop, channels), fill)
 
     def __call__(
-        self, image: np.ndarray, mask: np.ndarray, draw: Draw
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        draw: Draw,
+        source: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return image (H,W,C) uint8 and mask (H,W) uint8 or int16, both of the crop's size.
 
-        The mask holds class ids and lb_ignore. The arguments are not changed in place.
+        The mask holds class ids and lb_ignore. `source` is the pair that draw.patch names. The
+        arguments are not changed in place.
         """
         rows, columns, rng = self._window(mask, draw)
         image = _resize(image, rows, columns, cv2.INTER_LINEAR)
-        # INTER_NEAREST would shift labels, by a pixel and more where it shrinks
-        mask = _resize(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
+        mask, patch = self._cut_mask(mask, rows, columns, draw, source[1] if source else None)
+        if source and patch:
+            patch.paste(source[0], image.reshape(*mask.shape, -1))
         for axis, probability in enumerate(self.flips):
             if rng.random() < probability:
                 image, mask = cv2.flip(image, axis), cv2.flip(mask, axis)
@@ -109,11 +121,35 @@ class Augmentation:
         image[changed["padding"] == self.lb_ignore] = self.colour  # noise may have changed it
         return image, changed["mask"]
 
-    def crop_mask(self, mask: np.ndarray, draw: Draw) -> np.ndarray:
+    def crop_mask(
+        self, mask: np.ndarray, draw: Draw, source_mask: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return the mask's crop of a draw as in a call, before flips and transforms."""
         rows, columns, _ = self._window(mask, draw)
-        resized = _resize(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
-        return self._pad(resized, rows, columns, self.lb_ignore)
+        cut, _ = self._cut_mask(mask, rows, columns, draw, source_mask)
+        return self._pad(cut, rows, columns, self.lb_ignore)
+
+    def _cut_mask(
+        self,
+        mask: np.ndarray,
+        rows: Span,
+        columns: Span,
+        draw: Draw,
+        source_mask: np.ndarray | None,
+    ) -> tuple[np.ndarray, Patch | None]:
+        """Return a copy of the mask's window, with the patch of the draw, and that patch."""
+        # INTER_NEAREST would shift labels, by a pixel and more where it shrinks
+        cut = _resize(mask, rows, columns, cv2.INTER_NEAREST_EXACT)
+        if source_mask is None or draw.patch is None:
+            return cut, None
+        # of its own, so that crops are the same with and without a patch
+        rng = np.random.default_rng(seed_at(self.seed, draw.pass_, draw.index, PASTED))
+        top = -rows.source.start * rows.factor
+        view = CropView(cut.shape, rows.factor, top, top + len(mask) * rows.factor)
+        patch = draw_patch(source_mask, draw.patch.class_id, view, self.flips, rng)
+        if patch:
+            cut[patch.target][patch.pixels] = draw.patch.class_id
+        return cut, patch
 
     def _window(self, mask: np.ndarray, draw: Draw) -> tuple[Span, Span, np.random.Generator]:
         """Return rows, columns, and the generator for all later draws."""

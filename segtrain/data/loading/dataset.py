@@ -35,13 +35,20 @@ class Batch(NamedTuple):
     unread: dict[int, SegtrainError]  # samples that could not be read, with the reason
 
 
+class Unread(NamedTuple):
+    """A sample that could not be read."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    reason: SegtrainError
+
+
 class Pairs(Dataset):
     """Pairs of an image uint8 (C,H,W) and a target (H,W) of class ids and lb_ignore.
 
-    Targets have masks.dtype. Indexed by `Draw` with an augmentation, by image index without one. A
-    SegtrainError is returned as the item: raised in a worker, it would arrive as a page of
-    traceback. `checked` handles it where the batch arrives: it stops the run, or with on_error
-    "skip" records it in `unread`.
+    Targets have masks.dtype. Indexed by `Draw` with an augmentation, by image index without one.
+    What can't be read is returned as the item: raised in a worker, it would arrive as a page of
+    traceback. `record_unread` handles it where the batch arrives: it stops the run, or with
+    on_error "skip" records it in `unread`.
     """
 
     def __init__(
@@ -73,13 +80,17 @@ class Pairs(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: Draw | int) -> TensorPair | SegtrainError:
-        try:
-            image, mask = self.read(_index(key))
-        except SegtrainError as error:
-            return error
+    def __getitem__(self, key: Draw | int) -> TensorPair | Unread:
+        sources = [key.patch.image] if isinstance(key, Draw) and key.patch else []
+        pairs = []
+        for index in (_index(key), *sources):
+            try:
+                pairs.append(self.read(index))
+            except SegtrainError as error:
+                return Unread(index, error)
+        image, mask = pairs[0]
         if self.augmentation:
-            image, mask = self.augmentation(image, mask, key)
+            image, mask = self.augmentation(image, mask, key, *pairs[1:])
         return as_tensor(image).permute(2, 0, 1), as_tensor(mask)
 
     def __getitems__(self, keys: list[Draw | int]) -> Batch:
@@ -87,12 +98,12 @@ class Pairs(Dataset):
         items, indices, unread = [], [], {}
         for key in keys:
             for draw in self._tries(key):
-                item, index = self[draw], _index(draw)
-                if not isinstance(item, SegtrainError):
+                item = self[draw]
+                if not isinstance(item, Unread):
                     items.append(item)
-                    indices.append(index)
+                    indices.append(_index(draw))
                     break
-                unread[index] = item
+                unread[item.index] = item.reason
         images, targets = collate(items) if items else (torch.empty(0), torch.empty(0))
         return Batch(images, targets, indices, unread)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,6 +15,20 @@ from segtrain.errors import UsageError, did_you_mean, shorten
 
 RARE = 0.25  # a class with less than this part of an even share of the pixels is rare
 DRAWN = 2**31  # pass numbers of images drawn by class start here; no run has so many passes
+PASTED = 1  # last part of the seeds of patches: not 0, with which a shorter seed is the same
+# words of classes that stand for all else: a patch of them is no object
+REST = frozenset(
+    "background bg clutter ignore ignored none other others rest unknown unlabeled "
+    "unlabelled void".split()
+)
+STUFF = 0.5  # a class that fills more than this part of the masks with it is no object, either
+
+
+class PatchSource(NamedTuple):
+    """The training image and the rare class of a patch."""
+
+    image: int
+    class_id: int
 
 
 class Draw(NamedTuple):
@@ -22,6 +37,31 @@ class Draw(NamedTuple):
     pass_: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     focus: int = -1  # the crop is centred on a pixel of this class; -1: anywhere
+    patch: PatchSource | None = None  # of what is pasted into the crop
+
+
+@dataclass(frozen=True)
+class PatchDraws:
+    """Copy-paste: draw a rare class, then an image with it other than the crop's, each as likely."""
+
+    images: dict[int, np.ndarray]  # rare class: indices of the training images that have it
+    share: float  # of the crops that get a patch
+
+    def add_to(self, draw: Draw, seed: int) -> Draw:
+        """Return the draw with a patch, or as it is: by chance, or as the class is in no other."""
+        if not self.images:
+            return draw
+        rng = np.random.default_rng([seed, draw.pass_, draw.index, PASTED])
+        if rng.random() >= self.share:
+            return draw
+        class_id = list(self.images)[rng.integers(len(self.images))]
+        others = self.images[class_id][self.images[class_id] != draw.index]
+        if not len(others):
+            return draw
+        return draw._replace(patch=PatchSource(int(rng.choice(others)), class_id))
+
+
+NO_PATCHES = PatchDraws({}, share=0)
 
 
 def steps_per_pass(images: int, batch_size: int) -> int:
@@ -42,6 +82,7 @@ class ClassDraws:
     images: dict[int, np.ndarray]  # class id: indices of the training images that have it
     share: float = 1.0  # of the places in batches; the others keep the uniform order
     centred: bool = False  # crops are centred on the class
+    patches: PatchDraws = NO_PATCHES  # pasted into the crops of any place
 
     def draw(self, seed: int, number: int) -> Draw | None:
         """Draw for position `number`, counted from the run's start; None: use the uniform order."""
@@ -58,18 +99,46 @@ class ClassDraws:
 UNIFORM = ClassDraws({}, share=0)  # no draw by class
 
 
-def class_draws(data: DataSet, by_image: np.ndarray) -> ClassDraws:
-    """Return the sampling by class that data.sampler names.
+def class_draws(data: DataSet, by_image: np.ndarray, copy_paste: float = 0) -> ClassDraws:
+    """Return the sampling by class that data.sampler and augment.copy_paste name.
 
     by_image (images, C): pixels of each class in each training mask. Raises UsageError where
-    rare-crop has no class to centre on.
+    rare-crop has no class to centre on, or copy_paste none to paste.
     """
+    patches = patch_draws(data, by_image, copy_paste)
     if data.config.sampler == "uniform":
-        return UNIFORM
+        return replace(UNIFORM, patches=patches)
     if data.config.sampler == "class-balanced":
-        return ClassDraws(_images_of(range(by_image.shape[1]), by_image))
-    images = _images_of(_rare_classes(data, by_image.sum(0)), by_image)
-    return ClassDraws(images, data.config.rare_share, centred=True)
+        images = _images_of(range(by_image.shape[1]), by_image)
+        return ClassDraws(images, patches=patches)
+    rare = _rare_classes(data, by_image, "data.sampler: rare-crop", "use the sampler uniform")
+    images = _images_of(rare, by_image)
+    return ClassDraws(images, data.config.rare_share, centred=True, patches=patches)
+
+
+def patch_draws(data: DataSet, by_image: np.ndarray, share: float) -> PatchDraws:
+    """Return the copy-paste into this share of the crops; by_image as in `class_draws`.
+
+    The rare classes are rare-crop's; unless data.rare_classes names them, without those that are no
+    objects. Raises UsageError where there is no such class, or no other image.
+    """
+    if not share:
+        return NO_PATCHES
+    user, way_out = "augment.copy_paste", "leave it out"
+    if len(by_image) < 2:
+        raise UsageError(
+            f"{user} takes objects from other training images, and there is only one; {way_out}"
+        )
+    rare = _rare_classes(data, by_image, user, way_out, _no_objects(data.classes, by_image))
+    return PatchDraws(_images_of(rare, by_image), share)
+
+
+def _no_objects(names: list[str], by_image: np.ndarray) -> set[int]:
+    """Return the classes that are named as all else, or fill most of the masks that have them."""
+    words = [set(re.findall(r"[^\W_]+", name.lower())) for name in names]
+    where_present = ((by_image > 0) * by_image.sum(1, keepdims=True)).sum(0)
+    fills = by_image.sum(0) > STUFF * where_present
+    return {c for c, found in enumerate(words) if found and found <= REST or fills[c]}
 
 
 def _images_of(classes: Iterable[int], by_image: np.ndarray) -> dict[int, np.ndarray]:
@@ -78,9 +147,19 @@ def _images_of(classes: Iterable[int], by_image: np.ndarray) -> dict[int, np.nda
     return {c: images for c, images in found.items() if len(images)}
 
 
-def _rare_classes(data: DataSet, pixels: np.ndarray) -> list[int]:
-    """Return the ids of data.rare_classes, or of the classes with few pixels; all occur."""
-    names, rare_names = data.classes, data.config.rare_classes
+def _rare_classes(
+    data: DataSet,
+    by_image: np.ndarray,
+    user: str,
+    way_out: str,
+    excluded: Collection[int] = (),
+) -> list[int]:
+    """Return the ids of data.rare_classes, or of the classes with few pixels; all occur.
+
+    `excluded` are not rare by their pixels alone. Raises UsageError where none is left, with the
+    field that needs one, `user`, and how to do without.
+    """
+    names, rare_names, pixels = data.classes, data.config.rare_classes, by_image.sum(0)
     if rare_names is not None:
         for name in rare_names:
             if name not in names:
@@ -94,16 +173,16 @@ def _rare_classes(data: DataSet, pixels: np.ndarray) -> list[int]:
                 )
         return sorted({names.index(name) for name in rare_names})
     shares, limit = pixels / max(pixels.sum(), 1), RARE / len(pixels)
-    rare = np.flatnonzero((pixels > 0) & (shares < limit)).tolist()
-    if not rare:
-        present = [c for c in np.argsort(shares, kind="stable") if pixels[c]]
-        raise UsageError(
-            f"data.sampler: rare-crop finds no rare class: none has less than {limit:.2%} of the "
-            "training pixels, a quarter of an even share ("
-            f"{shorten((f'{names[c]} {shares[c]:.2%}' for c in present), 8)}); name some with "
-            "data.rare_classes, or use the sampler uniform"
-        )
-    return rare
+    few = np.flatnonzero((pixels > 0) & (shares < limit)).tolist()
+    if rare := [c for c in few if c not in excluded]:
+        return rare
+    present = [c for c in np.argsort(shares, kind="stable") if pixels[c]]
+    listed = shorten((f"{names[c]} {shares[c]:.2%}" for c in present), 8)
+    but = f" but {shorten(names[c] for c in few)}, no object," if few else ""
+    raise UsageError(
+        f"{user} finds no rare class: none{but} has less than {limit:.2%} of the training pixels, "
+        f"a quarter of an even share ({listed}); name some with data.rare_classes, or {way_out}"
+    )
 
 
 def batch_at(
@@ -113,13 +192,14 @@ def batch_at(
     pass_, batch = divmod(step, steps_per_pass(images, batch_size))
     order = pass_order(images, seed, pass_)[batch * batch_size : (batch + 1) * batch_size]
     draws = [Draw(pass_, int(i)) for i in order]
-    return [by_class.draw(seed, n) or draw for n, draw in enumerate(draws, step * batch_size)]
+    draws = [by_class.draw(seed, n) or draw for n, draw in enumerate(draws, step * batch_size)]
+    return [by_class.patches.add_to(draw, seed) for draw in draws]
 
 
 def shares_seen(
     read_mask: Callable[[int], np.ndarray],
     draws: Iterable[Draw],
-    crop_mask: Callable[[np.ndarray, Draw], np.ndarray],
+    crop_mask: Callable[[np.ndarray, Draw, np.ndarray | None], np.ndarray],
     num_classes: int,
 ) -> np.ndarray:
     """Return the share (C,) of each class among the valid pixels of the draws' crops.
@@ -129,7 +209,8 @@ def shares_seen(
     """
     pixels = np.zeros(num_classes, dtype=np.int64)
     for draw in draws:
-        ids = crop_mask(read_mask(draw.index), draw)
+        source = read_mask(draw.patch.image) if draw.patch else None
+        ids = crop_mask(read_mask(draw.index), draw, source)
         pixels += np.bincount(ids[(ids >= 0) & (ids < num_classes)], minlength=num_classes)
     return pixels / max(pixels.sum(), 1)
 

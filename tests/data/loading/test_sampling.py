@@ -113,7 +113,7 @@ def test_the_uniform_order_is_that_of_earlier_versions():
     """Runs of earlier versions are resumed: seed 3, steps 0, 1 and 2 of 6 images by 2."""
     order = np.random.default_rng([3, 0]).permutation(6).tolist()
     batches = [batch_at(step, 6, 2, 3) for step in range(3)]
-    assert batches == [[(0, i, -1) for i in order[k : k + 2]] for k in (0, 2, 4)]
+    assert batches == [[Draw(0, i) for i in order[k : k + 2]] for k in (0, 2, 4)]
     assert [[d.index for d in batch] for batch in batches] == [[2, 5], [4, 1], [3, 0]]
     assert class_draws(data("uniform"), PIXELS) == UNIFORM
 
