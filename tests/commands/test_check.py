@@ -471,6 +471,25 @@ def test_the_augmented_sheet_has_three_passes_of_each_pair(cli, grey: Path):
     assert [colour for colour in mixed if colour in seen]
 
 
+def test_the_augmented_sheet_shows_what_is_pasted(cli, grey: Path):
+    """Only one image has the class, so that others show its colour where it is pasted."""
+    for path in sorted((grey / "masks").rglob("*.png")):
+        repaint(path, lambda mask: mask % 2)
+    car = np.arange(48)[:, None] < 8
+    repaint(grey / "masks/train/003.png", lambda mask: np.where(car, np.uint8(2), mask))
+    repaint(grey / "images/train/003.png", lambda image: np.full_like(image, 240))
+    blended = [round(240 + 0.35 * (part - 240)) for part in PALETTE[2]]
+    pixels = {}
+    for share in ("0", "1"):
+        more = ["--set", "augment.preset=none", "--set", "data.rare_classes=[car]"]
+        more += ["--set", f"augment.copy_paste={share}"]
+        answer = cli("check", SET, "--augment", "a.png", *PAINTED, *more)
+        assert answer.code == 0, answer.stderr
+        with Image.open("a.png") as sheet:
+            pixels[share] = (np.asarray(sheet.convert("RGB")) == blended).all(2).sum()
+    assert pixels["1"] > 3 * pixels["0"] > 0
+
+
 def test_sheets_beside_json_print_json_alone(cli, good: Path):
     found = report(cli, SET, "--preview", "a.jpg", "--augment", "b.webp")
     assert found["errors"] == 0

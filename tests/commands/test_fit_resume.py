@@ -233,6 +233,27 @@ FOUR_CLASSES = [*QUICK, *"--data set --epochs 2 --set train.steps_per_epoch=2".s
 FOUR_CLASSES += ["--set", "data.classes=[a, b, c, d]"]
 
 
+def test_a_resumed_run_pastes_the_same(here: Path, monkeypatch: pytest.MonkeyPatch):
+    from segtrain.training import loop
+
+    def stop_and_step(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    step, fit = loop.train_step, ["fit", *QUICK, "--data", "set", "--epochs", "2"]
+    paste = ["--set", "augment.copy_paste=0.5", "--set", "data.rare_classes=['1']"]
+    assert run_cli(*fit, *paste, "--name", "straight").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stop_and_step)
+        assert run_cli(*fit, *paste, "--name", "stopped").code == 128 + signal.SIGTERM
+    other = run_cli("fit", "--resume", "stopped", "--set", "augment.copy_paste=0.6")
+    assert other.code == 2 and "augment.copy_paste was 0.5, now 0.6" in other.error
+    resumed = run_cli("fit", "--resume", "stopped", "--workers", "2")
+    assert resumed.code == 0, resumed.stderr
+    assert_same_run(Path("runs/straight"), Path("runs/stopped"))
+    assert rows_of(Path("runs/straight")) != rows_of(Path("runs/r"))  # without copy-paste
+
+
 def set_loss(run: Path, expression: str) -> None:
     """Write the loss of a run as an older version did."""
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -15,7 +15,7 @@ from same_run import rows_of, weights_of
 # the loss is that of all images in the batch
 SAME = (
     "--batch-size 6 --loss ohem+0.5*dice --set model.freeze_bn=true --set optim.name=sgd"
-    " --set data.val_fraction=0.5"
+    " --set data.val_fraction=0.5 --set augment.copy_paste=0.5 --set data.rare_classes=['1']"
 ).split()
 
 

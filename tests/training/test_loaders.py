@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,12 @@ import pytest
 import tifffile
 from conftest import QUICK, scene, write_pairs
 from PIL import Image
+
+from segtrain.commands.requests import read_loss
+from segtrain.config.loading import load_config
+from segtrain.data.inspection.survey import survey_data_set
+from segtrain.data.loading.sampling import batch_at
+from segtrain.training.plan import make_plan
 
 
 def losses(run: str) -> list[str]:
@@ -45,6 +52,54 @@ def test_a_sampler_repeats_whatever_the_workers(cli, pairs: Path):
         assert cli("fit", "--data", pairs, *QUICK, *more, "--workers", workers,
                    "--name", workers).code == 0  # fmt: skip
     assert losses("0") == losses("2")
+
+
+PASTE = ["--set", "augment.copy_paste=0.5", "--set", "data.rare_classes=['1']"]
+
+
+def test_copy_paste_is_reported_and_the_same_for_any_workers(cli, pairs: Path):
+    for workers in ("0", "2"):
+        answer = cli(
+            "fit", "--data", pairs, *QUICK, *PASTE, "--workers", workers, "--name", workers
+        )
+        assert answer.code == 0, answer.stderr
+    assert "copy-paste from 5 training images: 1 (in " in answer.stdout
+    assert "pixels under uniform and copy-paste (256 crops counted): 0 " in answer.stdout
+    cli("fit", "--data", pairs, *QUICK, "--name", "without")
+    assert losses("0") == losses("2") != losses("without")
+
+
+def test_a_batchs_files_have_those_that_are_pasted_from(pairs: Path):
+    sets = [*PASTE[1::2], "train.batch_size=2", "augment.crop=32x32"]
+    config = load_config(sets=sets, flags={"data.path": str(pairs), "model.weights": "none"})
+    plan = make_plan(config, read_loss(config), survey_data_set(config.data))
+    names = [sample.image.name for sample in plan.data.splits["train"]]
+    seen = set()
+    for step in range(10):
+        draws = batch_at(step, 5, 2, 0, plan.by_class)
+        sources = [names[draw.patch.image] for draw in draws if draw.patch]
+        assert plan.batch_files(step) == [names[draw.index] for draw in draws] + sources
+        seen.add(len(sources))
+    assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize("more, words", [
+    ([], "augment.copy_paste finds no rare class: none has less than 8.33% .* or leave it out"),
+    (["--set", "data.rare_classes=[pole]"], "rare_classes names 'pole'; classes are 0, 1, 2"),
+    (["--set", "augment.copy_paste=1.5"], "augment.copy_paste.*at most 1, got 1.5"),
+])  # fmt: skip
+def test_copy_paste_that_cannot_be_leaves_no_run(cli, pairs: Path, more: list[str], words: str):
+    for verb in (["fit", *QUICK, "--data"], ["check", "--augment", "a.png"]):
+        answer = cli(*verb, pairs, "--set", "augment.copy_paste=0.5", *more)
+        assert answer.code == 2 and re.search(words, answer.error)
+    assert not Path("runs").exists() and not Path("a.png").exists()
+
+
+def test_copy_paste_needs_another_image(cli):
+    write_pairs(Path("set"), 1, "train/images", "train/masks")
+    write_pairs(Path("set"), 1, "val/images", "val/masks", first=1)
+    answer = cli("fit", "--data", "set", *QUICK, "--batch-size", "1", *PASTE)
+    assert answer.code == 2 and "there is only one" in answer.error and not Path("runs").exists()
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])

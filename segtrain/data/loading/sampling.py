@@ -42,7 +42,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class PatchDraws:
-    """Copy-paste: draw a rare class, then an image with it other than the crop's, each as likely."""
+    """Copy-paste: draw a rare class, each as likely, then an image with it, not the crop's own."""
 
     images: dict[int, np.ndarray]  # rare class: indices of the training images that have it
     share: float  # of the crops that get a patch

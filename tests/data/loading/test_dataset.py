@@ -23,7 +23,15 @@ from segtrain.data.loading.dataset import (
     read_batches,
     train_loader,
 )
-from segtrain.data.loading.sampling import BatchSampler, Draw, batch_at
+from segtrain.data.loading.sampling import (
+    UNIFORM,
+    BatchSampler,
+    ClassDraws,
+    Draw,
+    PatchDraws,
+    PatchSource,
+    batch_at,
+)
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
@@ -122,11 +130,16 @@ def test_each_image_at_its_own_size_in_order(tmp_path: Path):
     assert [batch.images.shape for batch in batches] == [(1, 3, 16, 24), (1, 3, 48, 40)]
 
 
-def epoch(pairs: Path, workers: int, cache=None) -> list[tuple]:
+PASTING = ClassDraws({}, 0, patches=PatchDraws({1: np.arange(6)}, 0.5))
+
+
+def epoch(
+    pairs: Path, workers: int, cache=None, by_class: ClassDraws = UNIFORM
+) -> list[tuple[list[int], bytes, bytes]]:
     """Two passes over six pairs by the real augmentation, as bytes."""
     augmentation = Augmentation(AugmentConfig(preset="strong"), (32, 24), 255, seed=3)
     found = make_pairs(samples_in(pairs), augmentation, cache=cache)
-    sampler = BatchSampler(6, 2, 3)
+    sampler = BatchSampler(6, 2, 3, by_class)
     loader = train_loader(found, sampler, workers)
     seen = []
     for start in (0, 3):
@@ -138,16 +151,18 @@ def epoch(pairs: Path, workers: int, cache=None) -> list[tuple]:
     return seen
 
 
-def test_training_batches_are_the_same_for_any_workers_and_cache(pairs: Path):
-    alone = epoch(pairs, 0)
+@pytest.mark.parametrize("by_class", [UNIFORM, PASTING], ids=["plain", "pasting"])
+def test_training_batches_are_the_same_for_any_workers_and_cache(pairs: Path, by_class):
+    alone = epoch(pairs, 0, by_class=by_class)
     assert len(alone) == 6 and len({images for _, images, _ in alone}) == 6
-    assert epoch(pairs, 1) == alone
-    assert epoch(pairs, 2) == alone
+    assert (alone == epoch(pairs, 0)) == (by_class is UNIFORM)
+    assert epoch(pairs, 1, by_class=by_class) == alone
+    assert epoch(pairs, 2, by_class=by_class) == alone
     for workers in (0, 2):
         cache = RamCache([(48, 40)] * 6, 3, np.dtype(np.uint8), 10**6)
-        assert epoch(pairs, workers, cache) == alone
+        assert epoch(pairs, workers, cache, by_class) == alone
         assert cache.state.tolist() == [2] * 6  # all were kept, by whichever process
-        assert epoch(pairs, workers, cache) == alone
+        assert epoch(pairs, workers, cache, by_class) == alone
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -214,6 +229,20 @@ def test_skipped_in_training_the_next_readable_takes_its_place(tmp_path: Path, w
     assert [list(batch.unread) for batch in seen] == [[5], [199], [5]]
     assert "bad5.png" in str(seen[0].unread[5])
     assert str(*found.skipped_notes()) == "2 images skipped: bad5.png, bad199.png"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_source_of_a_patch_counts_as_itself(tmp_path: Path, workers: int):
+    samples = many(tmp_path, 200, [5])
+    batches = Listed([Draw(1, 4, patch=PatchSource(5, 1))], [Draw(1, 6)])
+    found = make_pairs(samples, top_left, on_error="skip")
+    seen = list(read_batches(train_loader(found, batches, workers)))
+    # the next one takes its place, as that of a crop that can't be read itself
+    assert [batch.indices for batch in seen] == [[6], [6]]
+    assert str(*found.skipped_notes()) == "1 image skipped: bad5.png"
+    stopped = train_loader(make_pairs(samples, top_left, on_error="stop"), batches, workers)
+    with pytest.raises(SegtrainError, match=r"bad5\.png"):
+        list(read_batches(stopped))
 
 
 def test_neighbours_that_are_both_damaged(tmp_path: Path):

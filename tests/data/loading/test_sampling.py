@@ -14,12 +14,14 @@ from segtrain.config import AugmentConfig, DataConfig
 from segtrain.data.data_set import DataSet
 from segtrain.data.loading.augment import Augmentation
 from segtrain.data.loading.sampling import (
+    NO_PATCHES,
     UNIFORM,
     BatchSampler,
     Draw,
     Shards,
     batch_at,
     class_draws,
+    patch_draws,
     seed_at,
     shares_seen,
     steps_per_pass,
@@ -64,6 +66,7 @@ SAMPLERS = {
     "uniform": class_draws(data("uniform"), PIXELS),
     "class-balanced": class_draws(data("class-balanced"), PIXELS),
     "rare-crop": class_draws(data("rare-crop", rare_share=0.4), PIXELS),
+    "copy-paste": class_draws(data("rare-crop", rare_share=0.4), PIXELS, copy_paste=0.3),
 }
 
 
@@ -175,6 +178,79 @@ def test_a_sampler_without_its_classes_is_refused(pixels, fields, words):
         class_draws(data("rare-crop", ["a", "b"], **fields), np.array(pixels))
 
 
+def test_patches_come_to_a_share_of_the_draws_and_change_nothing_else():
+    draws = drawn("copy-paste")
+    assert [draw._replace(patch=None) for draw in draws] == drawn("rare-crop")
+    pasted = [draw for draw in draws if draw.patch]
+    assert all(PIXELS[draw.patch] for draw in pasted)  # by (image, class)
+    assert not any(draw.patch.image == draw.index for draw in pasted)
+    # a draw of image 7 gets no pole, which no other image has
+    poles_at_7 = sum(draw.index == 7 for draw in draws) / 2
+    mean = 0.3 * (8000 - poles_at_7)
+    assert abs(len(pasted) - mean) < 5 * mean**0.5
+    counts = Counter(draw.patch.class_id for draw in pasted)
+    assert counts.keys() == {2, 3} and abs(counts[2] - 1200) < 5 * 1200**0.5
+    signs = Counter(
+        d.patch.image for d in pasted if d.patch.class_id == 2 and d.index not in (3, 4)
+    )
+    assert signs.keys() == {3, 4} and abs(signs[3] - signs[4]) < 5 * signs.total() ** 0.5
+
+
+def test_patches_differ_by_seed_and_pass():
+    patches = PIXELS[:, :3] > 0, data("uniform", NAMES[:3], rare_classes=["sky"])
+    draws = patch_draws(patches[1], patches[0].astype(int), 1.0)
+    found = [
+        [draws.add_to(Draw(pass_, index), seed).patch for index in range(40)]
+        for pass_, seed in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert found[0] != found[1] and found[0] != found[2]
+    assert all(image % 2 == 0 and class_id == 1 for image, class_id in sum(found, []))
+
+
+def test_nothing_is_pasted_by_default():
+    assert class_draws(data("uniform"), PIXELS).patches == NO_PATCHES
+    assert patch_draws(data("uniform", ["a"]), np.array([[9]]), 0) == NO_PATCHES
+    assert not any(draw.patch for draw in drawn("class-balanced"))
+
+
+@pytest.mark.parametrize("name", ["void", "Background", "__background__", "clutter/background",
+                                  "Unlabelled", "other"])  # fmt: skip
+def test_a_name_for_all_else_is_no_object(name):
+    pixels = np.array([[900, 5, 5], [900, 5, 5]])
+    classes = ["road", name, "pole"]
+    assert list(patch_draws(data("uniform", classes), pixels, 1.0).images) == [2]
+    named = data("uniform", classes, rare_classes=[name])
+    assert list(patch_draws(named, pixels, 1.0).images) == [1]
+    assert list(class_draws(data("rare-crop", classes), pixels).images) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["other vehicle", "background car", "1", "Ünbekannt"])
+def test_other_names_are_objects(name):
+    pixels = np.array([[900, 5, 5], [900, 5, 5]])
+    images = patch_draws(data("uniform", ["road", name, "pole"]), pixels, 1.0).images
+    assert list(images) == [1, 2]
+
+
+def test_a_class_that_fills_its_masks_is_no_object():
+    pixels = np.full((100, 3), [1000, 0, 0])
+    pixels[5], pixels[6] = [400, 600, 0], [600, 0, 400]
+    images = patch_draws(data("uniform", ["road", "water", "bus"]), pixels, 1.0).images
+    assert {c: i.tolist() for c, i in images.items()} == {2: [6]}
+
+
+@pytest.mark.parametrize("pixels, fields, words", [
+    ([[60, 40]] * 2, {}, "copy_paste finds no rare class: none has less than 12.50% .*"
+                         "b 40.00%, a 60.00%.*data.rare_classes, or leave it out"),
+    ([[99, 1]] * 2, {"classes": ["a", "void"]}, "none but void, no object, has less than 12.50%"),
+    ([[99, 1]], {}, "augment.copy_paste takes .* other training images, and there is only one"),
+    ([[100, 0]] * 2, {"rare_classes": ["b"]}, "data.rare_classes: no training mask .* 'b'"),
+])  # fmt: skip
+def test_copy_paste_without_its_classes_is_refused(pixels, fields, words):
+    classes = fields.get("classes", ["a", "b"])
+    with pytest.raises(UsageError, match=words):
+        patch_draws(data("uniform", **{"classes": classes} | fields), np.array(pixels), 0.5)
+
+
 def test_many_images_and_classes_are_quick_and_small():
     images, classes = 200_000, 150
     rng = np.random.default_rng(0)
@@ -221,6 +297,18 @@ def test_rare_crops_show_more_of_the_rare_class():
         shares[sampler] = shares_seen(masks.__getitem__, draws, change.crop_mask, 2)[1]
     # half of the crops hold all 9 of its pixels: 9 / 256 / 2 and a little
     assert shares["uniform"] < 0.002 and 0.016 < shares["rare-crop"] < 0.021
+
+
+def test_pasted_crops_show_more_of_the_rare_class():
+    masks = np.zeros((40, 64, 64), np.uint8)
+    masks[:4, 30:33, 30:33] = 1
+    pixels = np.stack([np.bincount(mask.ravel(), minlength=2) for mask in masks])
+    by_class = class_draws(data("uniform", ["wall", "nail"]), pixels, copy_paste=0.5)
+    change = Augmentation(AugmentConfig(preset="none"), (16, 16), 255, 0)
+    draws = [draw for step in range(80) for draw in batch_at(step, 40, 8, 0, by_class)]
+    _, nail = shares_seen(masks.__getitem__, draws, change.crop_mask, 2)
+    # half of the crops have 9 of 256 pixels, and a few have their own
+    assert 0.016 < nail < 0.021
 
 
 def test_passes_and_seeds_differ():
