@@ -178,6 +178,21 @@ def test_an_object_keeps_its_height_where_the_crop_shows_it(row, heights):
     assert found == heights
 
 
+def test_a_height_is_that_in_the_image_not_in_the_crop():
+    """The image shows its rows, so that the crop's first row is known: 0 to 28 of 60."""
+    rows, mask = np.arange(60, dtype=np.uint8), np.ones((60, 80), np.uint8)
+    image = np.broadcast_to(rows[:, None, None], (60, 80, 3))
+    checked = 0
+    for index in range(40):
+        got, labels = augmentation()(image, mask, pasting(index), source_of(cross()))
+        first = got[labels == 1].min()
+        middle = 30 - int(first)  # of the object, from 4 above it to 4 below
+        if 4 <= middle < 32 - 4:
+            assert box_of(labels)[0] == slice(middle - 4, middle + 5)
+            checked += first > 0
+    assert checked > 10
+
+
 def test_heights_are_shares_of_images():
     """In an image of half the height, and a crop that is scaled by 2, the row is the same."""
     twice = augmentation(crop=(60, 40), scale=(2, 2))
