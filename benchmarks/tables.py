@@ -83,6 +83,21 @@ def camvid_classes(name: str) -> str:
     return table(["loss", *found["classes"]], rows)
 
 
+def camvid_rare() -> str:
+    """Return the rare classes' IoU with intervals, in bold where the difference is beyond noise."""
+    found = result("camvid_losses")
+    labels, rows = label_groups(found), []
+    for row in found["rare"]:
+        cells = []
+        for each in row["classes"]:
+            low, high = each["iou_ci"]
+            cell = f"{each['iou']:.3f} ({low:.3f}-{high:.3f})"
+            beyond = each.get("difference", {}).get("beyond_noise")
+            cells.append(f"**{cell}**" if beyond else cell)
+        rows.append([labels[row["name"]], *cells])
+    return table(["loss", *(each["name"] for each in found["rare"][0]["classes"])], rows)
+
+
 def samplers(view: str) -> str:
     found = result(f"camvid_samplers_{view}")["summary"]
     rows = [
@@ -245,6 +260,7 @@ def kernels() -> str:
 TABLES = {
     "demo_losses": demo_losses,
     "camvid_losses": lambda: compared("camvid_losses", "loss"),
+    "camvid_rare": camvid_rare,
     "camvid_classes": lambda: camvid_classes("camvid_losses"),
     "camvid_screening": lambda: compared("camvid_screening", "loss"),
     "camvid_screening_classes": lambda: camvid_classes("camvid_screening"),
