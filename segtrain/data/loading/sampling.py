@@ -58,7 +58,8 @@ class PatchDraws:
         others = self.images[class_id][self.images[class_id] != draw.index]
         if not len(others):
             return draw
-        return draw._replace(patch=PatchSource(int(rng.choice(others)), class_id))
+        patch = PatchSource(int(rng.choice(others)), class_id)
+        return Draw(draw.pass_, draw.index, draw.focus, patch)
 
 
 NO_PATCHES = PatchDraws({}, share=0)
