@@ -82,7 +82,7 @@ def test_the_probe_for_one_image_agrees_with_training(built, arch):
 def test_a_fault_of_our_own_is_not_blamed_on_the_size(built, monkeypatch):
     monkeypatch.setattr(SegmentationModel, "pad", lambda *_: {}["our own"])
     with pytest.raises(KeyError):
-        next(iter(built.values())).find_size_error((64, 64))
+        next(iter(built.values())).find_size_error([(64, 64)])
 
 
 def learn(model: SegmentationModel, images: torch.Tensor) -> dict[str, torch.Tensor]:
