@@ -128,8 +128,9 @@ def explain_combination(
         text += f" with {options}"
     text += f": {explain_failure(error)}; "
     if options and works(config.model_copy(update={"options": {}, "encoder_options": {}})):
-        unknown = [name for name in options if name in str(error)]
-        near = [did_you_mean(name, list_options(arch)) for name in unknown]
+        own = list_options(arch)
+        unknown = [name for name in options if name not in own and name in str(error)]
+        near = [did_you_mean(name, own) for name in unknown]
         return f"{text}without these options it can be{''.join(near)}"
     plain = ModelConfig(arch=arch, encoder=encoder, in_channels=config.in_channels)
     takers = [a for a in ARCHITECTURES if works(plain.model_copy(update={"arch": a}))]

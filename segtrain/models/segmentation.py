@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from warnings import catch_warnings, simplefilter
 
 import segmentation_models_pytorch as smp
 import timm
@@ -172,7 +173,8 @@ def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
     def works(other: ModelConfig) -> bool:
         for device in ("meta", "cpu"):  # a few can't be built on the first
             try:
-                with translate_errors(first_line), torch.device(device):
+                with translate_errors(first_line), catch_warnings(), torch.device(device):
+                    simplefilter("ignore")
                     assemble_model(other, num_classes)
                 return True
             except SegtrainError as error:
