@@ -8,16 +8,16 @@ They were made of conftest's pairs in November 2026. U-Net by segtrain 0.1 with 
         --set train.steps_per_epoch=40 \\
         --set "model.options={encoder_depth: 3, decoder_channels: [8, 8, 4]}"
 
-PSPNet, whose encoder has stages that no output reaches, by segtrain 0.2 with torch 2.14, which froze
-none of them:
+PSPNet, whose encoder has stages that no output reaches, by segtrain 0.2 with torch 2.14, which
+froze none of them:
 
     segtrain fit --data set --arch pspnet --encoder tu-test_efficientnet --weights none \\
         --device cpu --precision 32 --crop 32x32 --batch-size 4 --epochs 2 --seed 1 --loss ce \\
         --lr 0.01 --name pspnet --set train.ema=0.9 --set train.steps_per_epoch=40 \\
         --set augment.scale=[1,1] --set "model.options={psp_out_channels: 8}"
 
-Each then predicted image.png. Never replace them by newer runs: a change that can't read them breaks
-users' checkpoints.
+Each then predicted image.png. Never replace them by newer runs: a change that can't read them
+breaks users' checkpoints.
 """
 
 import json

@@ -96,6 +96,7 @@ def test_an_output_that_is_no_logits_is_refused(cli, pairs: Path, option: str):
     assert refused.code == 2 and option.split(":")[0] in refused.error
 
 
+@pytest.mark.filterwarnings("ignore:.timm-. encoders are deprecated")
 def test_a_port_that_spoils_pretrained_features_is_noted(cli, pairs: Path, tmp_path: Path):
     network = ["--encoder", "timm-tf_efficientnet_lite0", "--dry-run"]
     for weights, noted in (("none", False), ("imagenet", True)):

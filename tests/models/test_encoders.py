@@ -159,6 +159,7 @@ PORTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.timm-. encoders are deprecated")
 @pytest.mark.parametrize("encoder", [*PORTS, "efficientnet-b0"])
 def test_a_port_is_noted_where_its_features_differ_from_timms(encoder: str):
     """Both get the same weights: their tensors have one order."""
