@@ -77,7 +77,7 @@ def test_a_copy_of_shapes_holds_no_values_and_leaves_the_network_alone():
 
 REACHED = [
     ("pspnet", "tu-test_efficientnet", {"psp_out_channels": 8}, "network.encoder.model.blocks.3."),
-    ("fpn", "efficientnet-b0", {"decoder_segmentation_channels": 32}, "network.encoder._conv_head."),
+    ("fpn", "efficientnet-b0", {"decoder_segmentation_channels": 32}, "network.encoder._conv"),
     ("dpt", "tu-test_vit", {}, "network.encoder.model.head."),
     ("unet", "tu-test_byobnet", {"encoder_depth": 3, "decoder_channels": [8] * 3}, None),
 ]
