@@ -115,6 +115,11 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field(
         {}, description="other arguments of the architecture, such as decoder_channels"
     )
+    encoder_options: dict[str, Any] = Field(
+        {},
+        description="arguments of an encoder of timm (tu-NAME), such as drop_path_rate; "
+        "dynamic_img_size is true where the encoder has it",
+    )
 
     @field_validator("weights")
     @classmethod

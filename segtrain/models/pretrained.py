@@ -22,6 +22,7 @@ from segtrain.config import ModelConfig
 from segtrain.console import Note
 from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.models.checkpoint import is_checkpoint, read_checkpoint
+from segtrain.models.encoders import network_options
 from segtrain.models.names import refuse_missing_weights
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.models.weights import refuse_nonfinite
@@ -85,7 +86,7 @@ def load_imagenet(model: SegmentationModel, config: ModelConfig, download: bool 
             encoder,
             encoder_weights="imagenet",
             in_channels=config.in_channels,  # the library adapts the first filters
-            **config.options,
+            **network_options(config),
         )
         reading = smp.encoders.get_preprocessing_params(encoder)
         model.network.encoder.load_state_dict(donor.encoder.state_dict())

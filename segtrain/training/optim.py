@@ -20,10 +20,12 @@ def build_optimizer(
     """Build fused AdamW or SGD over the trainable parameters of a model and its loss.
 
     Norms and biases (at most one dimension) and the loss's parameters get no weight decay. Each
-    group has an `lr_factor`, which set_lr reads. Model and loss must be on their device and in
-    their memory format: the fused kernels need state laid out like the parameters. A step is
-    skipped, state included, if the optimizer's attribute `found_inf` (float32, 0-d) is 1; the host
-    doesn't wait to know. Raise ValueError where there is nothing to train.
+    group has an `lr_factor`, which set_lr reads. The model's unreached parameters have a place in
+    their group, as in states of older versions, which trained none of them either. Model and loss
+    must be on their device and in their memory format: the fused kernels need state laid out like
+    the parameters. A step is skipped, state included, if the optimizer's attribute `found_inf`
+    (float32, 0-d) is 1; the host doesn't wait to know. Raise ValueError where there is nothing to
+    train.
     """
     encoder = set(model.network.encoder.parameters())
     groups: list[dict[str, Any]] = [
@@ -31,19 +33,19 @@ def build_optimizer(
         for factor in (config.encoder_lr, 1.0)
         for decay in (config.weight_decay, 0.0)
     ]
-    for parameter in model.parameters():
-        index = 2 * (parameter not in encoder) + (parameter.ndim <= 1)
-        groups[index]["params"].append(parameter)
-    groups[-1]["params"].extend(loss.parameters())
-    for group in groups:
-        group["params"] = [p for p in group["params"] if p.requires_grad]
-    groups = [group for group in groups if group["params"]]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad or name in model.unreached:
+            index = 2 * (parameter not in encoder) + (parameter.ndim <= 1)
+            groups[index]["params"].append(parameter)
+    groups[-1]["params"].extend(p for p in loss.parameters() if p.requires_grad)
+    # that of a frozen encoder has nothing to train
+    groups = [group for group in groups if group["params"] and group["lr_factor"]]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     if config.momentum:  # torch's own are made in the first step, but not if it is skipped
         for group in groups:
-            for parameter in group["params"]:
+            for parameter in (p for p in group["params"] if p.requires_grad):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
@@ -102,7 +104,9 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     """
     decay = min(decay, (1 + step) / (10 + step))
     update = get_ema_multi_avg_fn(decay)
-    update(list(average.parameters()), list(model.parameters()), step)
+    weights = zip(average.parameters(), model.parameters(), strict=True)
+    trained = [pair for pair in weights if pair[1].requires_grad]  # the others stay equal
+    update([mean for mean, _ in trained], [weight for _, weight in trained], step)
     buffers = list(zip(average.buffers(), model.buffers(), strict=True))
     for floats in (True, False):  # one kernel copies a list of one type
         pairs = [pair for pair in buffers if pair[0].is_floating_point() is floats]

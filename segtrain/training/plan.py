@@ -24,13 +24,14 @@ from segtrain.data.loading.sampling import (
 )
 from segtrain.errors import UsageError, did_you_mean, match_choice
 from segtrain.losses.spec import LossSpec
+from segtrain.models.encoders import explain_port, refuse_other_outputs
+from segtrain.models.inference import advise_on_size, list_input_sizes
 from segtrain.models.pretrained import can_load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
 CROPS_COUNTED = 256  # to estimate how often a sampler draws each class
 MASKS_OF = "masks of "  # begins what the fingerprint has of the masks of a split
 BYTES_PER_PIXEL = 32  # eight values for each pixel: any network's first layers hold more
-LARGEST_TRIED = 2048  # side of a crop
 TRACED_STEPS = 8  # train.profile traces steps 5 to 8
 
 
@@ -128,7 +129,7 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
     )
     images, batch_size = len(data.splits["train"]), config.train.batch_size
     refuse_batch_size(config, images)
-    refuse_crop(config, crop, len(data.classes))
+    refuse_sizes(config, crop, survey.sizes["val"], len(data.classes))
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     notes += check_model(config)
     notes += check_steps(config, steps, images)
@@ -244,6 +245,8 @@ def check_model(config: Config) -> list[Note]:
     texts = []
     if config.optim.encoder_lr == 0 and config.model.weights == "none":
         texts.append("optim.encoder_lr is 0, so the encoder keeps its random weights")
+    if config.model.weights != "none" and (text := explain_port(config.model.encoder)):
+        texts.append(text)
     if config.model.in_channels != 3 and config.model.mean is None:
         texts.append(
             f"the mean of the {config.model.in_channels} channels is unknown; 'segtrain check' "
@@ -298,28 +301,45 @@ def take_monitor(monitor: str, classes: list[str]) -> str:
     return choice
 
 
-def refuse_crop(config: Config, crop: tuple[int, int], num_classes: int) -> None:
-    """Raise UsageError for a crop, or one image a device, that the architecture can't train on."""
+def refuse_sizes(
+    config: Config, crop: tuple[int, int], val_sizes: list[tuple[int, int]], num_classes: int
+) -> None:
+    """Raise UsageError for images, or one image a device, that the network can't take.
+
+    They are the crops, and what validation makes of images of `val_sizes`, (height, width) each.
+    """
     # the network itself is tried: each architecture has its own limits
-    model, arch = make_model(config, num_classes), config.model.arch
-    # it takes long for a large one, which no architecture minds
-    if math.prod(crop) <= LARGEST_TRIED**2 and (reason := model.find_size_error(crop)):
+    model = make_model(config, num_classes)
+    network = f"{config.model.arch} on {config.model.encoder}"
+    if refused := model.find_size_error([crop]):
+        (height, width), reason = refused
         raise UsageError(
-            f"augment.crop: {arch} can't train on {crop[0]}x{crop[1]} ({reason}); "
-            "use a larger --crop"
+            f"augment.crop: {network} can't train on {height}x{width} ({reason}); "
+            f"use --crop {model.padding.least}"
+        )
+    if refused := model.find_size_error(list_input_sizes(val_sizes, config.eval)):
+        (height, width), reason = refused
+        raise UsageError(
+            f"eval: {network} can't take the {height}x{width} of validation ({reason}); "
+            f"{advise_on_size(model.padding.least)}"
         )
     parts = config.train.devices * config.train.nodes * config.train.accumulate
-    height, width = (min(side, LARGEST_TRIED) for side in crop)
-    if config.train.batch_size == parts and not model.can_train_on_one((height, width)):
+    if config.train.batch_size == parts and not model.can_train_on_one(crop):
         raise UsageError(
-            f"train.batch_size: {arch} can't train on one image at a time (its batch norm needs "
-            f"two values a channel); use --batch-size {2 * parts} or more, or model.freeze_bn"
+            f"train.batch_size: {config.model.arch} can't train on one image at a time (its batch "
+            f"norm needs two values a channel); use --batch-size {2 * parts} or more, or "
+            "model.freeze_bn"
         )
 
 
 def make_model(config: Config, num_classes: int) -> SegmentationModel:
-    """Build the model to train, its encoder frozen where optim.encoder_lr is 0."""
+    """Build the model to train; layers that no output reaches are frozen in it.
+
+    So is its encoder where optim.encoder_lr is 0.
+    """
+    refuse_other_outputs(config.model)
     model = build_model(config.model, num_classes)
+    model.freeze_unreached()
     if config.optim.encoder_lr == 0:
         model.freeze_encoder()
     return model

@@ -28,6 +28,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[
 class Small(nn.Module):
     """A network with the parts of a SegmentationModel; channels_last."""
 
+    unreached = frozenset()
+
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -275,8 +277,16 @@ def test_state_is_laid_out_as_the_weights_and_survives_a_file(name: str):
     assert same(tensors_of(model, optimizer), tensors_of(resumed_model, resumed))
 
 
-def test_a_frozen_encoder_is_not_in_the_optimizer():
-    model = build_model(ModelConfig(options={"decoder_channels": [8] * 5}), 3)
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"options": {"decoder_channels": [8] * 5}},
+        {"arch": "pspnet", "encoder": "tu-test_efficientnet"},  # it has unreached stages
+    ],
+)
+def test_a_frozen_encoder_is_not_in_the_optimizer(network: dict):
+    model = build_model(ModelConfig(**network), 3)
+    model.freeze_unreached()
     model.freeze_encoder()
     optimizer = build_optimizer(model, nn.Module(), OptimConfig(encoder_lr=0))
     assert [group["lr_factor"] for group in optimizer.param_groups] == [1, 1]
