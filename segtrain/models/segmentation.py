@@ -87,6 +87,11 @@ class SegmentationModel(nn.Module):
         # timm's conversion keeps the activation inside timm's norms; torch's own drops it
         self.network = convert_sync_batchnorm(self.network)
 
+    def set_statistics(self, name: str, values: Sequence[float]) -> None:
+        """Set the mean or std of each channel of 0..255 values."""
+        buffer: Tensor = getattr(self, name)
+        buffer.copy_(torch.tensor(values).view_as(buffer))
+
     def find_size_error(self, size: tuple[int, int]) -> str | None:
         """Return the network's error on images of (height, width), None where it has none."""
         padded = self.pad(self._blank(size).float())
