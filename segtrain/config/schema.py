@@ -90,9 +90,9 @@ class ModelConfig(Section):
     )
     weights: str = Field(
         "auto",
-        description="pretrained weights for fine-tuning: imagenet, none, or a file (a segtrain "
-        "checkpoint or an encoder's state dict); auto is imagenet if it is cached or the hub "
-        "answers within 3 seconds, else none",
+        description="pretrained weights for fine-tuning: imagenet, none, or a file or hub folder "
+        "(of segtrain, timm, torchvision or segmentation-models-pytorch); auto is imagenet if it "
+        "is cached, the hub answers within 3 seconds, or segtrain-cli[weights] has it, else none",
     )
     in_channels: int = Field(
         3,
@@ -102,7 +102,7 @@ class ModelConfig(Section):
     mean: list[float] | None = Field(
         None,
         description="normalisation: mean of each channel of 0..255 values; default: that of the "
-        "pretrained weights, of ImageNet for RGB, else 127.5",
+        "pretrained weights, also those of a file, of ImageNet for RGB, else 127.5",
     )
     std: list[Annotated[float, Field(gt=0)]] | None = Field(
         None, description="normalisation: standard deviation; default: as for mean, else 63.75"

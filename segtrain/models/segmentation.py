@@ -93,6 +93,11 @@ class SegmentationModel(nn.Module):
         # timm's conversion keeps the activation inside timm's norms; torch's own drops it
         self.network = convert_sync_batchnorm(self.network)
 
+    def set_statistics(self, name: str, values: Sequence[float]) -> None:
+        """Set the mean or std of each channel of 0..255 values."""
+        buffer: Tensor = getattr(self, name)
+        buffer.copy_(torch.tensor(values).view_as(buffer))
+
     def freeze_unreached(self) -> None:
         """Exclude the parameters from training that the logits don't depend on.
 
@@ -171,19 +176,23 @@ def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
     refuse_wrong_options(config)
 
     def works(other: ModelConfig) -> bool:
-        for device in ("meta", "cpu"):  # a few can't be built on the first
-            try:
-                with translate_errors(first_line), catch_warnings(), torch.device(device):
-                    simplefilter("ignore")
-                    assemble_model(other, num_classes)
-                return True
-            except SegtrainError as error:
-                if device not in str(error):
-                    break
-        return False
+        return try_model(other, num_classes) is not None
 
     with translate_errors(lambda error: explain_combination(config, error, works), UsageError):
         return assemble_model(config, num_classes)
+
+
+def try_model(config: ModelConfig, num_classes: int) -> SegmentationModel | None:
+    """Return a model without weights, which takes no memory; None where it can't be built."""
+    for device in ("meta", "cpu"):  # a few can't be built on the first
+        try:
+            with translate_errors(first_line), catch_warnings(), torch.device(device):
+                simplefilter("ignore")
+                return assemble_model(config, num_classes)
+        except SegtrainError as error:
+            if device not in str(error):
+                break
+    return None
 
 
 def assemble_model(config: ModelConfig, num_classes: int) -> SegmentationModel:

@@ -39,6 +39,7 @@ from segtrain.training.module import (
     decide_compilation,
     describe_loss_path,
 )
+from segtrain.training.nonfinite import refuse_untrained
 from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
 from segtrain.training.progress import Reporter
 from segtrain.training.record import EpochRecord
@@ -102,6 +103,7 @@ def train(
                 best = better or not (run / BEST).exists()
                 save_checkpoint(session, scores.miou if scores else None, best)
                 session.reporter.end_epoch(row, state.best)
+    refuse_untrained(state)
     if session.is_rank_zero:
         write_end(session, loaders)
 

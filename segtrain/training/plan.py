@@ -25,8 +25,8 @@ from segtrain.data.loading.sampling import (
 from segtrain.errors import UsageError, did_you_mean, match_choice
 from segtrain.losses.spec import LossSpec
 from segtrain.models.encoders import explain_port, refuse_other_outputs
+from segtrain.models.imagenet import locate_imagenet
 from segtrain.models.inference import advise_on_size, list_input_sizes
-from segtrain.models.pretrained import can_load_imagenet
 from segtrain.models.segmentation import SegmentationModel, build_model
 
 CROPS_COUNTED = 256  # to estimate how often a sampler draws each class
@@ -230,7 +230,7 @@ def resolve_weights(config: Config) -> tuple[str, list[Note]]:
         is_file = weights not in ("imagenet", "none")
         # absolute: a run may be resumed from another folder
         return str(Path(weights).resolve()) if is_file else weights, []
-    if can_load_imagenet(encoder):
+    if locate_imagenet(encoder):
         return "imagenet", []
     warning = (
         f"no ImageNet weights for {encoder}: neither cached nor offered by the hub within 3 "

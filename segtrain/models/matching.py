@@ -1,0 +1,280 @@
+"""Tensors of a weights file matched with those of a module: by name, or as timm loads them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import Any
+
+import timm
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from segtrain.errors import shorten
+from segtrain.models.names import UNIVERSAL, stored_sizes
+
+# of classifiers' heads, and what timm computes anew: a segmentation network leaves them out
+LEFT_OUT = re.compile(
+    r"(fc|classifier|head|head_dist|last_linear|_fc|AuxLogits|aux\d?)\."
+    r"|(.*\.)?(attn_mask|relative_position_index|relative_coords_table|mask_token)$",
+    re.IGNORECASE,
+)
+COUNTERS = "num_batches_tracked"  # files before torch 0.4.1 have none
+WRAPPERS = ("module", "_orig_mod", "model", "encoder", "backbone", "net")  # of whole networks
+# torchvision's ConvNeXt as timm's filter knows it, by Facebook's names
+CONVNEXT = {
+    r"^features\.0\.(\d)\.": r"downsample_layers.0.\1.",
+    r"^features\.([246])\.(\d)\.": lambda m: f"downsample_layers.{int(m[1]) // 2}.{m[2]}.",
+    r"^features\.([1357])\.(\d+)\.": lambda m: f"stages.{int(m[1]) // 2}.{m[2]}.",
+    r"\.layer_scale$": ".gamma",
+    r"\.block\.0\.": ".dwconv.",
+    r"\.block\.2\.": ".norm.",
+    r"\.block\.3\.": ".pwconv1.",
+    r"\.block\.5\.": ".pwconv2.",
+    r"^classifier\.0\.": "norm.",
+    r"^classifier\.2\.": "head.",
+}
+
+
+@dataclass(frozen=True)
+class Match:
+    """Tensors of a file under the names of a module, and what keeps them from it."""
+
+    weights: dict[str, Tensor]
+    missing: list[str]  # names of the module
+    unknown: list[str]  # names of the file, without those left out
+    left_out: list[str]  # a classifier's head, and what is beside the network in the file
+    misshapen: list[str] = field(default_factory=list)
+    prefix: str = ""  # of the names in the file
+    form: str = ""  # how they were matched, where they are other names
+
+    @property
+    def fits(self) -> bool:
+        return self.fault_count == 0
+
+    @property
+    def fault_count(self) -> int:
+        return len(self.missing) + len(self.unknown) + len(self.misshapen)
+
+    def describe_faults(self) -> str:
+        faults = {
+            "missing": self.missing,
+            "unknown": self.unknown,
+            "of another shape": self.misshapen,
+        }
+        return "; ".join(
+            f"{len(names)} {fault} ({shorten(names)})" for fault, names in faults.items() if names
+        )
+
+
+def match_names(
+    tensors: Mapping[str, Tensor], module: nn.Module, in_channels: int, free: tuple[str, ...] = ()
+) -> list[Match]:
+    """Return matches with a module under each prefix of its names that the file has.
+
+    A first convolution of RGB adapts to other numbers of channels, as for weights of the hub.
+    Tensors whose names begin with one of `free` may be missing or of another shape.
+    """
+    expected = module.state_dict()
+    anchor = max(expected, key=len)
+    prefixes = {key.removesuffix(anchor) for key in tensors if f".{key}".endswith(f".{anchor}")}
+    return [
+        _match_under(prefix, tensors, expected, in_channels, free)
+        for prefix in sorted(prefixes or {""})
+    ]
+
+
+def _match_under(
+    prefix: str,
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    in_channels: int,
+    free: tuple[str, ...],
+) -> Match:
+    own, beside = _split(tensors, prefix)
+    weights = {
+        key: tensor if key.startswith(free) else _adapt(tensor, expected[key], in_channels)
+        for key, tensor in own.items()
+        if key in expected
+    }
+    misshapen = [key for key, tensor in weights.items() if tensor.shape != expected[key].shape]
+    rest = [key for key in own if key not in expected]
+    return Match(
+        weights={k: t for k, t in weights.items() if k not in misshapen},
+        missing=sorted(
+            key
+            for key in expected.keys() - own.keys()
+            if not key.endswith(COUNTERS) and not key.startswith(free)
+        ),
+        unknown=[key for key in rest if not LEFT_OUT.match(key)],
+        left_out=[key for key in rest if LEFT_OUT.match(key)] + beside,
+        misshapen=[key for key in misshapen if not key.startswith(free)],
+        prefix=prefix,
+    )
+
+
+def _split(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors under a prefix, without it, and the names of the others."""
+    own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    return own, [key for key in tensors if not key.startswith(prefix)]
+
+
+def _adapt(tensor: Tensor, expected: Tensor, in_channels: int) -> Tensor:
+    """Return filters (K,3,h,w) of RGB for another number of channels; other tensors as they are."""
+    if tensor.shape == expected.shape or tensor.dim() != 4 or tensor.shape[1] != 3:
+        return tensor
+    if expected.shape != (len(tensor), in_channels, *tensor.shape[2:]):
+        return tensor
+    return adapt_input_conv(in_channels, tensor)
+
+
+def find_encoders(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the encoders, as --encoder takes them, whose weights have the sizes of a file's."""
+    size = count_elements(tensors)
+    return [UNIVERSAL + name for name, known in stored_sizes().items() if known == size]
+
+
+def count_elements(tensors: Mapping[str, Tensor]) -> int:
+    """Return how many elements the filters and matrices have, without those of a classifier."""
+    prefix = max(_list_wrappers(tensors), key=len)
+    return sum(
+        tensor.numel()
+        for key, tensor in tensors.items()
+        if tensor.dim() > 1 and not LEFT_OUT.match(key.removeprefix(prefix))
+    )
+
+
+Names = dict[str, Tensor]
+
+
+def _keep_names(tensors: Names, _: Mapping[str, Tensor]) -> Names:
+    return tensors
+
+
+def _rename_convnext(tensors: Names, _: Mapping[str, Tensor]) -> Names | None:
+    """Return tensors of torchvision's ConvNeXt under Facebook's names, which timm knows."""
+    if "features.0.0.weight" not in tensors:
+        return None
+    renamed = {}
+    for key, tensor in tensors.items():
+        for pattern, replacement in CONVNEXT.items():
+            key = re.sub(pattern, replacement, key)
+        # a scale of each channel is (C,1,1) there, and (C,) here
+        renamed[key] = tensor.flatten() if key.endswith(".gamma") else tensor
+    return renamed
+
+
+def _take_order(tensors: Names, whole: Mapping[str, Tensor]) -> Names | None:
+    """Return tensors under the names of a network whose tensors have the same shapes in turn."""
+    names = [key for key in whole if not key.endswith(COUNTERS)]
+    given = [tensor for key, tensor in tensors.items() if not key.endswith(COUNTERS)]
+    if [tensor.shape for tensor in given] != [whole[name].shape for name in names]:
+        return None
+    return dict(zip(names, given, strict=True))
+
+
+# how a file's names become those that timm knows, tried in this order
+FORMS = {"": _keep_names, "by torchvision's names": _rename_convnext, "by their order": _take_order}
+
+
+def match_loading(tensors: Mapping[str, Tensor], encoder: nn.Module) -> list[Match]:
+    """Return matches with an encoder of smp that renames tensors as it loads them."""
+    found = []
+    for prefix in _list_wrappers(tensors):
+        own, beside = _split(tensors, prefix)
+        loaded = copy.deepcopy(encoder)
+        with suppress(Exception):  # whatever smp's renaming meets in other files
+            loaded.load_state_dict(dict(own))
+            left_out = [key for key in own if LEFT_OUT.match(key)] + beside
+            found.append(Match(loaded.state_dict(), [], [], left_out, prefix=prefix))
+    return found
+
+
+Build = Callable[[Mapping[str, Tensor]], nn.Module]
+
+
+def match_timm(tensors: Mapping[str, Tensor], name: str, build: Build) -> list[Match]:
+    """Return matches of a file with timm's network of that name.
+
+    `build` makes the encoder with the weights in it as timm loads them: renamed, resampled, and
+    silent on what doesn't fit. So it loads marks first, which show what of the encoder comes from
+    the file, and what of the file is used.
+    """
+    with _quiet_timm(), torch.random.fork_rng(devices=[]):  # new networks draw initial weights
+        whole = timm.create_model(name).state_dict()
+        tried: list[Match] = []
+        for form, rename in FORMS.items():
+            for prefix in _list_wrappers(tensors):
+                own, beside = _split(tensors, prefix)
+                renamed = rename(own, whole)
+                if renamed and (match := _match_marked(renamed, name, build)):
+                    left_out = match.left_out + beside
+                    tried.append(replace(match, left_out=left_out, prefix=prefix, form=form))
+            if any(match.fits for match in tried):
+                break
+    return tried
+
+
+def _match_marked(tensors: dict[str, Tensor], name: str, build: Build) -> Match | None:
+    floats = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
+    marks = {key: float(number) for number, key in enumerate(floats, start=1)}
+    try:
+        marked = build(_fill(tensors, dict.fromkeys(floats, torch.nan))).state_dict()
+        whole = timm.create_model(name, pretrained=True, **overlay(_fill(tensors, marks)))
+        loaded = build(tensors).state_dict()
+    except Exception:  # timm's filters raise anything where names are not those that they rename
+        return None
+    missing = [k for k, t in marked.items() if t.is_floating_point() and not t.isnan().all()]
+    known = whole.state_dict()
+    used = {mark for t in known.values() for mark in t.flatten().unique_consecutive().tolist()}
+    # one that timm has under two names, for a shared layer, is used under one
+    rest = [k for k in floats if marks[k] not in used and (k not in known or LEFT_OUT.match(k))]
+    return Match(
+        weights={key: tensor for key, tensor in loaded.items() if key not in missing},
+        # a ViT of smp keeps its classifier, which no output reaches
+        missing=[key for key in missing if not LEFT_OUT.match(key.removeprefix("model."))],
+        unknown=[key for key in rest if not LEFT_OUT.match(key)],
+        left_out=[key for key in rest if LEFT_OUT.match(key)],
+    )
+
+
+def overlay(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the argument with which timm loads tensors as its own pretrained weights.
+
+    Of other classes than the network's: so it leaves the classifier out, of any number of them.
+    """
+    return {"pretrained_cfg_overlay": {"state_dict": dict(tensors), "num_classes": -1}}
+
+
+def _fill(tensors: Mapping[str, Tensor], marks: Mapping[str, float]) -> dict[str, Tensor]:
+    """Return tensors of the same names and shapes; those with a mark hold it everywhere."""
+    return {
+        key: torch.full(t.shape, marks[key]) if key in marks else t for key, t in tensors.items()
+    }
+
+
+def _list_wrappers(names: Iterable[str]) -> list[str]:
+    """Return the prefixes that a wrapped network's names may have, '' first."""
+    prefixes = {""}
+    for name in names:
+        parts = list(takewhile(WRAPPERS.__contains__, name.split(".")))
+        prefixes |= {".".join(parts[:n]) + "." for n in range(1, len(parts) + 1)}
+    return sorted(prefixes, key=len)
+
+
+@contextmanager
+def _quiet_timm() -> Iterator[None]:
+    """Keep timm from logging what it leaves out, which a match tells."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
