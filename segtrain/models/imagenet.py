@@ -19,7 +19,8 @@ import timm
 
 from segtrain.config import ModelConfig
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
-from segtrain.models.segmentation import DEFAULT_OPTIONS, SegmentationModel
+from segtrain.models.encoders import network_options
+from segtrain.models.segmentation import SegmentationModel
 
 HUB_SECONDS = 3.0  # a hub behind a firewall never answers
 
@@ -71,7 +72,7 @@ def locate_imagenet(encoder: str) -> Literal["cache", "hub", "package"] | None:
     """Return where ImageNet weights are first found; the hub must answer within HUB_SECONDS."""
     if not has_imagenet(encoder):
         return None
-    if _is_cached(encoder):
+    if is_cached(encoder):
         return "cache"
     if _hub_answers():
         return "hub"
@@ -114,7 +115,7 @@ def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
             encoder,
             encoder_weights="imagenet",
             in_channels=config.in_channels,  # the library adapts the first filters
-            **(DEFAULT_OPTIONS.get(config.arch, {}) | config.options),
+            **network_options(config),
         )
         reading = smp.encoders.get_preprocessing_params(encoder)
         model.network.encoder.load_state_dict(donor.encoder.state_dict())
@@ -126,7 +127,8 @@ def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
             model.set_statistics(name, [value * scale for value in reading[name]])
 
 
-def _is_cached(encoder: str) -> bool:
+def is_cached(encoder: str) -> bool:
+    """Return whether the hub's cache on this machine has an encoder's ImageNet weights."""
     if encoder.startswith("tu-"):
         pretrained = timm.models.get_pretrained_cfg(encoder[3:])
         repository, revision = pretrained and pretrained.hf_hub_id, None
