@@ -47,7 +47,7 @@ def fit(request: FitRequest) -> Path:
     refuse_uninstalled(request.config, request.loss)
     request = keep_precision_of_run(request)
     config, old_run = request.config, request.old_run
-    fabric = make_fabric(config.train)
+    fabric = make_fabric(config.train, changing=config.optim.freeze_epochs > 0)
     # rank 0 alone resolves the start and loads weights: other hosts may not see the run's folder
     starts: list[tuple[RunStart, str]] = []
     model: SegmentationModel | None = None
@@ -152,8 +152,8 @@ def read_data(config: Config) -> Survey:
 def print_dry_run(request: FitRequest) -> None:
     """Print the plan of a training; refuse what the training would. Nothing is written."""
     refuse_uninstalled(request.config, request.loss)
-    request = keep_precision_of_run(request)
-    fabric = make_fabric(request.config.train)
+    request = keep_resolved(request)
+    fabric = make_fabric(request.config.train, request.config.optim.freeze_epochs > 0)
     if not fabric.is_global_zero:
         return
     with lock_run(request.old_run) if request.old_run else nullcontext():

@@ -19,6 +19,7 @@ from segtrain.config.types import (
     Pattern,
     Section,
     Size,
+    ShareOrSteps,
     StepsOrDuration,
     Window,
     take_choice,
@@ -170,13 +171,28 @@ class OptimConfig(Section):
         "encoder with its batch norm",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="layer-wise decay of the encoder's learning rate, such as 0.75: each layer "
+        "(block) has this factor on the rate of the next one, the last one on the decoder's; 1 is "
+        "off",
+    )
+    freeze_epochs: int = Field(
+        0,
+        ge=0,
+        description="epochs at the start with the encoder frozen, with its batch norm",
+    )
     weight_decay: float = Field(0.01, ge=0, description="weight decay, except of norms and biases")
     schedule: Literal["poly", "cosine", "onecycle", "constant"] = Field(
         "poly",
         description="learning rate schedule: after the warm-up, poly and cosine decay to 0, "
         "constant stays; onecycle rises over 30 % of the steps instead of a warm-up",
     )
-    warmup: float = Field(0.05, ge=0, lt=1, description="linear warm-up, as a share of all steps")
+    warmup: ShareOrSteps = Field(
+        0.05, description="linear warm-up: a share of all steps below 1, or a number of steps"
+    )
     power: float = Field(0.9, gt=0, description="exponent of the poly schedule")
     clip_norm: float = Field(1.0, ge=0, description="gradient clipping: largest norm; 0 is off")
 

@@ -61,6 +61,9 @@ def train(
     if fabric.is_global_zero:
         write_start(fabric, start, training, compilation)
     state, epochs = training.state, config.train.epochs
+    freeze_epochs = config.optim.freeze_epochs
+    if state.epoch < freeze_epochs:
+        model.freeze_encoder()
     loaders = open_loaders(plan, fabric)
     session = Session(
         fabric,
@@ -85,6 +88,8 @@ def train(
         trace or nullcontext() as profile,
     ):
         while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
+            if freeze_epochs and state.epoch == freeze_epochs and config.optim.encoder_lr:
+                model.unfreeze_encoder()
             train_epoch(session, loaders, profile)
             validation_start, scores = time.perf_counter(), None
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
@@ -172,6 +177,12 @@ def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.prof
     fabric, plan, training = session.fabric, session.plan, session.training
     record = EpochRecord(session)
     advice = plan.memory_advice(fabric.strategy.precision.precision)
+    if config.optim.layer_decay < 1 and config.optim.encoder_lr:
+        first, last = training.optimizer.param_groups[0]["lr_factor"], config.optim.layer_decay
+        write(
+            f"layer decay: the learning rate is {first:.2g} times the decoder's in the encoder's "
+            f"first layer, {config.optim.encoder_lr * last:.2g} times in its last"
+        )
     loaders.sampler.start = training.state.step
     loaders.sampler.stop = (training.state.epoch + 1) * plan.steps_per_epoch
     training.module.train()  # validation left it in evaluation mode

@@ -132,6 +132,7 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
     notes += check_steps(config, steps, images)
     by_class = class_draws(data, survey.by_image["train"])
     augmentation = make_augmentation(config, crop)  # refuses wrong transforms
+    refuse_warmup(config.optim, config.train.epochs * steps)
     if by_class.images:
         notes.append(describe_sampler(config, data, by_class, augmentation))
     return TrainingPlan(
@@ -232,14 +233,20 @@ def resolve_weights(config: Config) -> tuple[str, list[Note]]:
 
 def check_model(config: Config) -> list[Note]:
     """Return a note on model settings that are likely to be a mistake."""
-    texts = []
-    if config.optim.encoder_lr == 0 and config.model.weights == "none":
+    optim, texts = config.optim, []
+    if optim.encoder_lr == 0 and (optim.freeze_epochs or optim.layer_decay < 1):
+        texts.append("optim.encoder_lr is 0: freeze_epochs and layer_decay have no effect")
+    if optim.encoder_lr == 0 and config.model.weights == "none":
         texts.append("optim.encoder_lr is 0, so the encoder keeps its random weights")
     if config.model.in_channels != 3 and config.model.mean is None:
         texts.append(
             f"the mean of the {config.model.in_channels} channels is unknown; 'segtrain check' "
             "prints model.mean and model.std of this data"
         )
+    elif optim.freeze_epochs >= config.train.epochs:
+        texts.append("optim.freeze_epochs is not below train.epochs, so the encoder stays as it is")
+    elif optim.freeze_epochs and config.model.weights == "none":
+        texts.append("optim.freeze_epochs keeps the encoder's random weights so long")
     return [Note(text, "note") for text in texts]
 
 
@@ -263,6 +270,15 @@ def refuse_batch_size(config: Config, images: int) -> None:
     batch_size, world = config.train.batch_size, config.train.devices * config.train.nodes
     parts = world * config.train.accumulate
     if batch_size > images:
+def refuse_warmup(optim: OptimConfig, total_steps: int) -> None:
+    """Raise UsageError for a warm-up of as many steps as the training has, or more."""
+    if optim.schedule != "onecycle" and optim.warmup >= total_steps:
+        raise UsageError(
+            f"optim.warmup: {optim.warmup} steps, and the training has {total_steps}; give fewer, "
+            "or a share of all steps such as 0.05"
+        )
+
+
         raise UsageError(
             f"train.batch_size: {batch_size} is more than the {images} training images"
         )
