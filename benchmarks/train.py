@@ -296,7 +296,7 @@ class Segtrain:
             fabric = make_fabric(plan.config.train)
             fabric.launch()
             training, _ = start_training(fabric, start, case.segmentation_model())
-            reporter = Reporter(plan.config.train, case.steps, training.state, True)
+            reporter = Reporter(plan, training.state, True)
         if data:
             self.loaders = open_loaders(plan, fabric)
         else:

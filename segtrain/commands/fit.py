@@ -115,7 +115,8 @@ def resolve_start(request: FitRequest, dry: bool = False) -> tuple[RunStart, Seg
     saved, notes = None, []
     if old_run:
         saved = find_state(old_run)
-        notes = check_changes(old_run, plan.config, saved)
+        plan = keep_length(plan, saved) if saved else plan
+        notes = check_changes(old_run, plan, saved)
         notes += check_data(old_run, saved, plan) if saved else []
     # initial weights are a function of the seed, whatever was drawn before
     torch.manual_seed(config.train.seed)
@@ -167,4 +168,7 @@ def print_dry_run(request: FitRequest) -> None:
     for split, samples in plan.data.splits.items():
         write(f"{split}: {len(samples)} images")
     write(f"parameters: {model.parameter_count:,}")
-    write(f"steps per epoch: {plan.steps_per_epoch}")
+    length = f"steps per epoch: {plan.steps_per_epoch}"
+    if plan.config.train.max_time and not plan.timed:
+        length += f", in at most {plan.epochs} epochs, as many as fit into train.max_time"
+    write(length)

@@ -201,7 +201,17 @@ class TrainConfig(Section):
     """The training run: length, devices, precision, checkpoints."""
 
     epochs: int = Field(50, ge=1, description="passes over the training images")
-    batch_size: int = Field(8, ge=1, description="images per optimizer step, over all devices")
+    max_time: Duration | None = Field(
+        None,
+        description="longest time of the training, such as 25min, with its validations and "
+        "checkpoints: as many steps as fit by the speed of 50 measured ones, in at most "
+        "train.epochs; default: no limit",
+    )
+    batch_size: BatchSize = Field(
+        8,
+        description="images per optimizer step, over all devices; auto is the largest number that "
+        "the memory of a GPU can take",
+    )
     accumulate: int = Field(
         1,
         ge=1,

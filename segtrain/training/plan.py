@@ -44,9 +44,11 @@ class TrainingPlan:
     crop: tuple[int, int]  # height, width
     image_sizes: dict[str, list[tuple[int, int]]]  # (height, width) in train and val
     mask_digests: dict[str, str]  # of all masks of train and of val
+    epochs: int
     steps_per_epoch: int
     by_class: ClassDraws  # of data.sampler
     notes: tuple[Note, ...]
+    timed: bool = False  # epochs and steps_per_epoch are those that fit into train.max_time
 
     @property
     def total_steps(self) -> int:
@@ -60,6 +62,7 @@ class TrainingPlan:
         world = train.devices * train.nodes
         shared = f" on {world} devices" if world > 1 else ""
         parts = f" in {train.accumulate} micro-batches" if train.accumulate > 1 else ""
+        most = "at most " if train.max_time and not self.timed else ""
         return (
             f"{model.arch} on {model.encoder}, crops of {height}x{width}, batches of "
             f"{train.batch_size}{shared}{parts}: {train.epochs} epochs of {self.steps_per_epoch} "
@@ -129,10 +132,10 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
     refuse_crop(config, crop, len(data.classes))
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     notes += check_model(config)
+    refuse_warmup(config.optim, config.train.epochs * steps)
     notes += check_steps(config, steps, images)
     by_class = class_draws(data, survey.by_image["train"])
     augmentation = make_augmentation(config, crop)  # refuses wrong transforms
-    refuse_warmup(config.optim, config.train.epochs * steps)
     if by_class.images:
         notes.append(describe_sampler(config, data, by_class, augmentation))
     return TrainingPlan(
@@ -240,13 +243,13 @@ def check_model(config: Config) -> list[Note]:
         texts.append("optim.encoder_lr is 0, so the encoder keeps its random weights")
     if config.model.in_channels != 3 and config.model.mean is None:
         texts.append(
-            f"the mean of the {config.model.in_channels} channels is unknown; 'segtrain check' "
-            "prints model.mean and model.std of this data"
-        )
     elif optim.freeze_epochs >= config.train.epochs:
         texts.append("optim.freeze_epochs is not below train.epochs, so the encoder stays as it is")
     elif optim.freeze_epochs and config.model.weights == "none":
         texts.append("optim.freeze_epochs keeps the encoder's random weights so long")
+            f"the mean of the {config.model.in_channels} channels is unknown; 'segtrain check' "
+            "prints model.mean and model.std of this data"
+        )
     return [Note(text, "note") for text in texts]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,20 @@ def read_precision(run: Path) -> str | None:
     return None
 
 
-def check_changes(run: Path, config: Config, saved: dict[str, Any] | None) -> list[Note]:
+def keep_length(plan: TrainingPlan, saved: dict[str, Any]) -> TrainingPlan:
+    """Return the plan in the length that train.max_time gave the run to resume, if it did.
+
+    Another train.epochs than the run's is taken as given.
+    """
+    if saved.get("length") is None:
+        return plan
+    epochs, steps_per_epoch = saved["length"]
+    if plan.epochs != saved["config"]["train"]["epochs"]:
+        epochs = plan.epochs
+    return replace(plan, epochs=epochs, steps_per_epoch=steps_per_epoch, timed=True)
+
+
+def check_changes(run: Path, plan: TrainingPlan, saved: dict[str, Any] | None) -> list[Note]:
     """Return a note on each field that differs from the run to resume, with the effect.
 
     Raise UsageError for fields that may not change within a run, and for those that would have no
@@ -94,15 +108,17 @@ def check_changes(run: Path, config: Config, saved: dict[str, Any] | None) -> li
             effects[key] = "as the run so far, whatever auto is here"
     if refused := [text for key, text in texts.items() if key not in effects]:
         raise UsageError(f"--resume {run}: {'; '.join(refused)}; start a new run to change that")
-    end = explain_end(read_progress(saved), config) if saved else ""
+    end = explain_end(read_progress(saved), plan) if saved else ""
     if end and not NEED_STEPS.isdisjoint(changed):
         raise UsageError(f"--resume {run}: {end}")
+    if not saved:  # nor a length that it gave
+        effects["train.max_time"] = ""
     return [Note(": ".join(filter(None, (text, effects[key])))) for key, text in texts.items()]
 
 
-def explain_end(state: TrainState, config: Config) -> str:
+def explain_end(state: TrainState, plan: TrainingPlan) -> str:
     """Return why a training from this state has no step left, and what to do; '' if it has one."""
-    if state.epoch >= config.train.epochs:
+    if state.epoch >= plan.epochs:
         return f"{state.epoch} epochs are done already; take more than that with --epochs"
     if state.stale >= (config.train.patience or math.inf):
         return (
