@@ -540,6 +540,7 @@ def plan_without_files(case: Case) -> TrainingPlan:
         crop=case.crop,
         image_sizes={},
         mask_digests={},
+        epochs=case.config.train.epochs,
         steps_per_epoch=case.steps,
         by_class=UNIFORM,
         notes=(),

@@ -35,9 +35,17 @@ from segtrain.runs.folder import (
     refuse_name,
     refuse_read_only,
 )
+from segtrain.training.batch_size import resolve_batch_size
 from segtrain.training.loop import start_training, train
 from segtrain.training.plan import make_model, make_plan
-from segtrain.training.resume import check_changes, check_data, find_state, keep_precision
+from segtrain.training.resume import (
+    check_changes,
+    check_data,
+    find_state,
+    keep_batch_size,
+    keep_length,
+    keep_precision,
+)
 from segtrain.training.session import RunStart
 from segtrain.training.watch import FileWatch
 
@@ -45,7 +53,7 @@ from segtrain.training.watch import FileWatch
 def fit(request: FitRequest) -> Path:
     """Train, and return the run's folder."""
     refuse_uninstalled(request.config, request.loss)
-    request = keep_precision_of_run(request)
+    request = keep_resolved(request)
     config, old_run = request.config, request.old_run
     fabric = make_fabric(config.train, changing=config.optim.freeze_epochs > 0)
     # rank 0 alone resolves the start and loads weights: other hosts may not see the run's folder
@@ -75,11 +83,12 @@ def fit(request: FitRequest) -> Path:
     return start.run
 
 
-def keep_precision_of_run(request: FitRequest) -> FitRequest:
-    """Return the request in the precision so far of the run to resume, if there is one."""
+def keep_resolved(request: FitRequest) -> FitRequest:
+    """Return the request with what auto was so far in the run to resume, if there is one."""
     if not request.old_run:
         return request
-    return replace(request, config=keep_precision(request.old_run, request.config))
+    config = keep_batch_size(request.old_run, request.config)
+    return replace(request, config=keep_precision(request.old_run, config))
 
 
 def refuse_other_precision(fabric: Fabric, precision: str) -> None:
@@ -110,6 +119,7 @@ def resolve_start(request: FitRequest, dry: bool = False) -> tuple[RunStart, Seg
     else:  # before the data set is read
         refuse_name(options.out, name)
     survey = read_data(config)
+    config = resolve_batch_size(config, request.loss, survey)
     plan = make_plan(config, request.loss, survey)
     write_notes(plan.notes)
     saved, notes = None, []

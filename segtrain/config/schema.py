@@ -14,12 +14,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from segtrain.config.data import DataConfig
 from segtrain.config.types import (
     LARGEST_OVERLAP,
+    BatchSize,
     Duration,
     OnOffAuto,
     Pattern,
     Section,
-    Size,
     ShareOrSteps,
+    Size,
     StepsOrDuration,
     Window,
     take_choice,
@@ -170,7 +171,6 @@ class OptimConfig(Section):
         description="factor on the encoder's learning rate, for fine-tuning; 0 freezes the "
         "encoder with its batch norm",
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     layer_decay: float = Field(
         1.0,
         gt=0,
@@ -184,6 +184,7 @@ class OptimConfig(Section):
         ge=0,
         description="epochs at the start with the encoder frozen, with its batch norm",
     )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(0.01, ge=0, description="weight decay, except of norms and biases")
     schedule: Literal["poly", "cosine", "onecycle", "constant"] = Field(
         "poly",
@@ -283,6 +284,12 @@ class TrainConfig(Section):
         False,
         description="write profile.json, a trace of steps 5 to 8 for a trace viewer",
     )
+
+    @property
+    def images_per_step(self) -> int:
+        """The batch size as a number; where it is `auto`, a command resolves it first."""
+        assert self.batch_size != "auto"
+        return self.batch_size
 
 
 class EvalConfig(Section):

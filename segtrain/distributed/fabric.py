@@ -141,7 +141,7 @@ def check_batch_norm(fabric: Fabric, train: TrainConfig, frozen: bool) -> list[N
     """Return a note where batch norm can't use the images of all processes: on CPUs."""
     if fabric.world_size == 1 or fabric.device.type != "cpu" or frozen or not train.sync_bn:
         return []
-    images = train.batch_size // fabric.world_size // train.accumulate
+    images = train.images_per_step // fabric.world_size // train.accumulate
     return [
         Note(
             f"on CPUs batch norm uses the {images} image(s) of each process, not of all processes",

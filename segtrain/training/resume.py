@@ -69,6 +69,15 @@ def keep_precision(run: Path, config: Config) -> Config:
     return config.model_copy(update={"train": train})
 
 
+def keep_batch_size(run: Path, config: Config) -> Config:
+    """Return a resumed run's config with the number that the run has for auto."""
+    if config.train.batch_size != "auto":
+        return config
+    number = load_config(run / CONFIG).train.batch_size
+    train = config.train.model_copy(update={"batch_size": number})
+    return config.model_copy(update={"train": train})
+
+
 def read_precision(run: Path) -> str | None:
     """Return the precision of a run so far; None where no state can be read."""
     with suppress(SegtrainError), translate_errors(first_line):
@@ -97,10 +106,13 @@ def check_changes(run: Path, plan: TrainingPlan, saved: dict[str, Any] | None) -
     Raise UsageError for fields that may not change within a run, and for those that would have no
     effect, since the saved state has no step left to take.
     """
+    config = plan.config
     old, _ = adopt_older_defaults(load_config(run / CONFIG))
     changed = compare_configs(old, config)
     texts = {key: f"{key} was {was}, now {now}" for key, (was, now) in changed.items()}
     effects, key = dict(MAY_CHANGE), "train.precision"
+    if not saved:  # nor a length that it gave
+        effects["train.max_time"] = ""
     if key in changed and saved:
         precision = NAMES.get(saved["setting"].get("precision"))
         texts[key] = texts[key].replace("auto", f"auto ({precision})", 1)
@@ -111,8 +123,6 @@ def check_changes(run: Path, plan: TrainingPlan, saved: dict[str, Any] | None) -
     end = explain_end(read_progress(saved), plan) if saved else ""
     if end and not NEED_STEPS.isdisjoint(changed):
         raise UsageError(f"--resume {run}: {end}")
-    if not saved:  # nor a length that it gave
-        effects["train.max_time"] = ""
     return [Note(": ".join(filter(None, (text, effects[key])))) for key, text in texts.items()]
 
 
@@ -120,7 +130,7 @@ def explain_end(state: TrainState, plan: TrainingPlan) -> str:
     """Return why a training from this state has no step left, and what to do; '' if it has one."""
     if state.epoch >= plan.epochs:
         return f"{state.epoch} epochs are done already; take more than that with --epochs"
-    if state.stale >= (config.train.patience or math.inf):
+    if state.stale >= (plan.config.train.patience or math.inf):
         return (
             f"early stopping has ended it after {state.stale} validations without improvement; "
             "take more than that with --set train.patience"

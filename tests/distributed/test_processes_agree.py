@@ -62,7 +62,8 @@ def test_scores_are_the_same_to_the_last_bit(cli, zygote: Zygote, home: Path):
 )
 def test_two_processes_take_the_steps_of_one(cli, zygote: Zygote, home: Path, options: str):
     for devices in (1, 2):
-        fit(zygote, *SAME, *split, "--name", f"on{devices}", devices=devices)
+        named = ["--lr", "0.1", "--name", f"on{devices}"]
+        fit(zygote, *SAME, *named, *options.split(), devices=devices)
     one, two = (rows_of(Path(f"runs/on{devices}"))[0] for devices in (1, 2))
     assert one.keys() == two.keys()
     for name in one:
