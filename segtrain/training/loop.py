@@ -87,8 +87,9 @@ def train_epochs(session: Session, loaders: Loaders) -> None:
     """Train the epochs that are left, each with its validation, row and checkpoint."""
     plan, run, training = session.plan, session.run, session.training
     config, state = plan.config, training.state
-    freeze_epochs = config.optim.freeze_epochs
-    if state.epoch < freeze_epochs:
+    optim = config.optim
+    freezes = state.epoch < optim.freeze_epochs and optim.encoder_lr > 0  # else it is for good
+    if freezes:
         training.model.freeze_encoder()
     history = trace = None
     if session.is_rank_zero:
@@ -101,7 +102,7 @@ def train_epochs(session: Session, loaders: Loaders) -> None:
         trace or nullcontext() as profile,
     ):
         while state.epoch < plan.epochs and state.stale < (config.train.patience or math.inf):
-            if freeze_epochs and state.epoch == freeze_epochs and config.optim.encoder_lr:
+            if freezes and state.epoch == optim.freeze_epochs:
                 training.model.unfreeze_encoder()
             train_epoch(session, loaders, profile)
             validation_start, scores = time.perf_counter(), None
