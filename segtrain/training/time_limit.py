@@ -111,12 +111,12 @@ def measure_costs(session: Session, loaders: Loaders) -> Costs:
 
     Raise Stopped on a stop request, and TrainingEnded on a fault of any rank.
     """
-    training, train = session.training, session.plan.config.train
+    training, config = session.training, session.plan.config
     before = io.BytesIO()  # not on the device, whose memory may not hold it twice
     torch.save(collect_state(session), before)
     step = time_step(session, loaders)
     frozen_step = step
-    if session.plan.config.optim.freeze_epochs:
+    if config.optim.freeze_epochs and config.optim.encoder_lr:
         training.model.freeze_encoder()
         frozen_step = time_step(session, loaders)
         training.model.unfreeze_encoder()
@@ -128,7 +128,7 @@ def measure_costs(session: Session, loaders: Loaders) -> Costs:
     request = torch.tensor(session.stop_request.code, device=session.fabric.device)
     if code := int(max_over_ranks(request)):
         stop_training(session, code)
-    clock = SaveClock(train.checkpoint_every)  # of those within an epoch
+    clock = SaveClock(config.train.checkpoint_every)  # of those within an epoch
     share = checkpoint / clock.steps if clock.steps else checkpoint * step / clock.seconds
     return Costs(step + share, frozen_step + share, validation, checkpoint)
 
