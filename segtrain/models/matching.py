@@ -28,7 +28,7 @@ LEFT_OUT = re.compile(
 COUNTERS = "num_batches_tracked"  # files before torch 0.4.1 have none
 WRAPPERS = ("module", "_orig_mod", "model", "encoder", "backbone", "net")  # of whole networks
 # torchvision's ConvNeXt as timm's filter knows it, by Facebook's names
-CONVNEXT = {
+CONVNEXT: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"^features\.0\.(\d)\.": r"downsample_layers.0.\1.",
     r"^features\.([246])\.(\d)\.": lambda m: f"downsample_layers.{int(m[1]) // 2}.{m[2]}.",
     r"^features\.([1357])\.(\d+)\.": lambda m: f"stages.{int(m[1]) // 2}.{m[2]}.",

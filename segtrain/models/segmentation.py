@@ -85,8 +85,15 @@ class SegmentationModel(nn.Module):
 
     def freeze_encoder(self) -> None:
         """Exclude the encoder from training, and keep it in evaluation mode."""
+        self.frozen = {p for p in self.network.encoder.parameters() if p.requires_grad}
         self.network.freeze_encoder()  # from now on network.train() leaves the encoder's mode
         self.network.encoder.eval()  # smp freezes batch norm alone; this stops dropout as well
+
+    def unfreeze_encoder(self) -> None:
+        """Undo `freeze_encoder`; the next `train` sets the mode."""
+        self.network.unfreeze_encoder()
+        for parameter in self.network.encoder.parameters():
+            parameter.requires_grad = parameter in self.frozen
 
     def synchronise_bn(self) -> None:
         """Compute batch norm over the images of all ranks, which must be GPUs."""

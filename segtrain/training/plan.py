@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtrain.config import Config, LossConfig
+from segtrain.config import Config, LossConfig, OptimConfig
 from segtrain.console import Note, note_choice
 from segtrain.data.data_set import DataSet
 from segtrain.data.inspection.survey import Survey
@@ -45,14 +45,16 @@ class TrainingPlan:
     crop: tuple[int, int]  # height, width
     image_sizes: dict[str, list[tuple[int, int]]]  # (height, width) in train and val
     mask_digests: dict[str, str]  # of all masks of train and of val
+    epochs: int
     steps_per_epoch: int
     by_class: ClassDraws  # of data.sampler and augment.copy_paste
     notes: tuple[Note, ...]
+    timed: bool = False  # epochs and steps_per_epoch are those that fit into train.max_time
 
     @property
     def total_steps(self) -> int:
         """The number of steps of the training."""
-        return self.config.train.epochs * self.steps_per_epoch
+        return self.epochs * self.steps_per_epoch
 
     @property
     def summary(self) -> str:
@@ -61,10 +63,11 @@ class TrainingPlan:
         world = train.devices * train.nodes
         shared = f" on {world} devices" if world > 1 else ""
         parts = f" in {train.accumulate} micro-batches" if train.accumulate > 1 else ""
+        most = "at most " if train.max_time and not self.timed else ""
         return (
             f"{model.arch} on {model.encoder}, crops of {height}x{width}, batches of "
-            f"{train.batch_size}{shared}{parts}: {train.epochs} epochs of {self.steps_per_epoch} "
-            f"steps, {self.total_steps} in all"
+            f"{train.batch_size}{shared}{parts}: {most}{self.epochs} epochs of "
+            f"{self.steps_per_epoch} steps, {self.total_steps} in all"
         )
 
     @property
@@ -84,21 +87,22 @@ class TrainingPlan:
     def memory_advice(self, precision: str) -> str:
         """Return options that need less memory than this run's; `precision` is Fabric's name."""
         train, (height, width) = self.config.train, self.crop
-        options = [f"--batch-size {train.batch_size // 2}"] if train.batch_size > 1 else []
+        batch_size = train.images_per_step
+        options = [f"--batch-size {batch_size // 2}"] if batch_size > 1 else []
         options += [
             f"--set train.accumulate={2 * train.accumulate} (the same batch in micro-batches)",
             f"--crop {'x'.join(str(max(32, side // 64 * 32)) for side in self.crop)}",
         ]
         options += ["--precision bf16"] if precision == "32-true" else []
         return (
-            f"a batch of {train.batch_size} crops of {height}x{width} is too much; try "
+            f"a batch of {batch_size} crops of {height}x{width} is too much; try "
             + ", or ".join(options)
         )
 
     def batch_files(self, step: int) -> list[str]:
         """Return the names of the images in the batch of a step, then of those pasted from."""
         samples, train = self.data.splits["train"], self.config.train
-        draws = batch_at(step, len(samples), train.batch_size, train.seed, self.by_class)
+        draws = batch_at(step, len(samples), train.images_per_step, train.seed, self.by_class)
         indices = [draw.index for draw in draws]
         indices += [draw.patch.image for draw in draws if draw.patch]
         return [samples[index].image.name for index in indices]
@@ -127,10 +131,11 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
             "train": config.train.model_copy(update={"monitor": monitor}),
         }
     )
-    images, batch_size = len(data.splits["train"]), config.train.batch_size
+    images, batch_size = len(data.splits["train"]), config.train.images_per_step
     refuse_batch_size(config, images)
     refuse_sizes(config, crop, survey.sizes["val"], len(data.classes))
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
+    refuse_warmup(config.optim, config.train.epochs * steps)
     notes += check_model(config)
     notes += check_steps(config, steps, images)
     by_class = class_draws(data, survey.by_image["train"], config.augment.copy_paste)
@@ -144,6 +149,7 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
         crop=crop,
         image_sizes=survey.sizes,
         mask_digests=survey.mask_digests,
+        epochs=config.train.epochs,
         steps_per_epoch=steps,
         by_class=by_class,
         notes=tuple(notes),
@@ -157,8 +163,8 @@ def describe_sampler(
     samples, train = data.splits["train"], config.train
     draws = [
         draw
-        for step in range(math.ceil(CROPS_COUNTED / train.batch_size))
-        for draw in batch_at(step, len(samples), train.batch_size, train.seed, by_class)
+        for step in range(math.ceil(CROPS_COUNTED / train.images_per_step))
+        for draw in batch_at(step, len(samples), train.images_per_step, train.seed, by_class)
     ]
     shares = shares_seen(
         lambda index: data.masks(samples[index].mask),
@@ -195,7 +201,7 @@ def resolve_crop(config: Config, median_size: tuple[int, int]) -> tuple[int, int
         return height, width
     height, width = config.augment.crop
     train = config.train
-    count = max(1, train.batch_size // (train.devices * train.nodes * train.accumulate))
+    count = max(1, train.images_per_step // (train.devices * train.nodes * train.accumulate))
     needed = count * height * width * BYTES_PER_PIXEL / 1e9
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if needed > memory:
@@ -242,9 +248,15 @@ def resolve_weights(config: Config) -> tuple[str, list[Note]]:
 
 def check_model(config: Config) -> list[Note]:
     """Return a note on model settings that are likely to be a mistake."""
-    texts = []
-    if config.optim.encoder_lr == 0 and config.model.weights == "none":
+    optim, texts = config.optim, []
+    if optim.encoder_lr == 0 and (optim.freeze_epochs or optim.layer_decay < 1):
+        texts.append("optim.encoder_lr is 0: freeze_epochs and layer_decay have no effect")
+    if optim.encoder_lr == 0 and config.model.weights == "none":
         texts.append("optim.encoder_lr is 0, so the encoder keeps its random weights")
+    elif optim.freeze_epochs >= config.train.epochs:
+        texts.append("optim.freeze_epochs is not below train.epochs, so the encoder stays as it is")
+    elif optim.freeze_epochs and config.model.weights == "none":
+        texts.append("optim.freeze_epochs keeps the encoder's random weights so long")
     if config.model.weights != "none" and (text := explain_port(config.model.encoder)):
         texts.append(text)
     if config.model.in_channels != 3 and config.model.mean is None:
@@ -257,7 +269,7 @@ def check_model(config: Config) -> list[Note]:
 
 def check_steps(config: Config, steps_per_epoch: int, images: int) -> list[Note]:
     """Return notes on images that a pass leaves out, and on a trace that stays empty."""
-    batch_size, notes = config.train.batch_size, []
+    batch_size, notes = config.train.images_per_step, []
     if left_out := images % batch_size:
         text = (
             f"a pass over {images} training images leaves out {left_out}, drawn again each time: "
@@ -270,9 +282,18 @@ def check_steps(config: Config, steps_per_epoch: int, images: int) -> list[Note]
     return notes
 
 
+def refuse_warmup(optim: OptimConfig, total_steps: int) -> None:
+    """Raise UsageError for a warm-up of as many steps as the training has, or more."""
+    if optim.schedule != "onecycle" and optim.warmup >= total_steps:
+        raise UsageError(
+            f"optim.warmup: {optim.warmup} steps, and the training has {total_steps}; give fewer, "
+            "or a share of all steps such as 0.05"
+        )
+
+
 def refuse_batch_size(config: Config, images: int) -> None:
     """Raise UsageError for a batch size that the images or devices don't allow."""
-    batch_size, world = config.train.batch_size, config.train.devices * config.train.nodes
+    batch_size, world = config.train.images_per_step, config.train.devices * config.train.nodes
     parts = world * config.train.accumulate
     if batch_size > images:
         raise UsageError(
@@ -324,7 +345,7 @@ def refuse_sizes(
             f"{advise_on_size(model.padding.least)}"
         )
     parts = config.train.devices * config.train.nodes * config.train.accumulate
-    if config.train.batch_size == parts and not model.can_train_on_one(crop):
+    if config.train.images_per_step == parts and not model.can_train_on_one(crop):
         raise UsageError(
             f"train.batch_size: {config.model.arch} can't train on one image at a time (its batch "
             f"norm needs two values a channel); use --batch-size {2 * parts} or more, or "

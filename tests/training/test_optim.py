@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -95,6 +96,19 @@ def same(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
 )
 def test_poly_by_hand(step, warmup, power, lr):
     assert lr_at(step, 100, OptimConfig(lr=2, warmup=warmup, power=power)) == pytest.approx(lr)
+
+
+def test_a_warm_up_is_a_number_of_steps_or_a_share():
+    shares, steps = OptimConfig(lr=2, warmup=0.1), OptimConfig(lr=2, warmup=10)
+    assert [lr_at(s, 100, shares) for s in range(100)] == [lr_at(s, 100, steps) for s in range(100)]
+    assert lr_at(9, 1000, steps) == lr_at(9, 100, steps) < 2 == lr_at(10, 1000, steps)
+    assert lr_at(0, 100, OptimConfig(lr=2, warmup=1)) == 1
+
+
+@pytest.mark.parametrize("value", [1.5, -1, -0.1, "many", True])
+def test_other_warm_ups_are_refused(value: object):
+    with pytest.raises(ValidationError):
+        OptimConfig(warmup=value)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +206,25 @@ def test_each_part_has_its_learning_rate_and_decay():
     assert loss.matrix.unique().item() == 1  # not decayed, for all its dimensions
     trained = {p for group in optimizer.param_groups for p in group["params"]}
     assert trained == {*model.parameters(), *loss.parameters()} - {model.network.head.bias}
+
+
+@pytest.mark.parametrize("decay, depth", [(0.5, 3), (1, 1)])
+def test_each_layer_of_the_encoder_has_its_learning_rate(decay: float, depth: int):
+    """BEiT's rule by hand: decay ** (depth - i); without decay the groups are the former ones."""
+    model = Small()
+    blocks = [nn.Sequential(nn.Conv2d(4, 4, 3)) for _ in range(2)]
+    for block in blocks:
+        block.__class__ = type("Block", (nn.Module,), {})
+    model.network.encoder = nn.ModuleDict(
+        {"stem": nn.Conv2d(3, 4, 3), "blocks": nn.ModuleList(blocks)}
+    )
+    config = OptimConfig(encoder_lr=0.5, layer_decay=decay)
+    optimizer = build_optimizer(model, nn.Module(), config)
+    factors = {p: group["lr_factor"] for group in optimizer.param_groups for p in group["params"]}
+    layers = [model.network.encoder["stem"], *blocks, model.network.head]
+    found = [{factors[p] for p in layer.parameters()} for layer in layers]
+    assert found == [{0.5 * decay**3}, {0.5 * decay**2}, {0.5 * decay}, {1.0}]
+    assert len(optimizer.param_groups) == 2 * (depth + 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
