@@ -20,7 +20,7 @@ def encoders(
         ),
     ] = None,
 ) -> None:
-    """List the encoders of a name: parameters, strides, sizes, weights, architectures."""
+    """List encoders: parameters, strides, sizes, weights."""
     with importing():
         from segtrain.commands.encoders import show_encoders
 

@@ -10,7 +10,6 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from rich.table import Table
-from torch import nn
 
 from segtrain.config import ModelConfig
 from segtrain.console import NARROW, terminal, write, write_table
@@ -30,17 +29,17 @@ class EncoderFacts(NamedTuple):
 
     parameters: str
     strides: str  # of its features, from the finest on
-    sizes: str  # of images
+    sides: str  # of images
     weights: str
     licence: str
 
     @classmethod
     def of(cls, name: str, model: SegmentationModel) -> EncoderFacts:
-        encoder = model.network.encoder
+        encoder, strides = model.network.encoder, find_strides(model)
         return cls(
             f"{sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} M",
-            ", ".join(map(str, find_strides(encoder, model.padding.pad(PROBE)))),
-            f"multiples of {model.padding.step} from {model.padding.least}",
+            f"{strides[0]}-{strides[-1]}" if len(strides) > 1 else str(strides[0]),
+            describe_sides(model),
             describe_weights(name),
             find_licence(name),
         )
@@ -60,7 +59,7 @@ def show_encoders(pattern: str | None) -> None:
         write()
         write(f"{len(names)} encoders; a pattern that leaves at most {MOST} shows what they are")
         return
-    columns = ("encoder", "parameters", "strides", "sides of images", "weights", "licence")
+    columns = ("encoder", "parameters", "strides", "sides", "weights", "licence")
     shown = columns if terminal().width >= NARROW else columns[:3]
     table = Table(*shown, box=None, header_style="bold", pad_edge=False)
     table.columns[0].no_wrap = True  # other columns fold first
@@ -87,7 +86,7 @@ def show_encoder(name: str) -> None:
         "architectures": ", ".join(models),
         "parameters": facts.parameters,
         "strides": facts.strides,
-        "images": f"sides are padded to {facts.sizes}",
+        "sides of images": f"padded to {facts.sides}",
         "ImageNet weights": facts.weights,
         "mean, std": f"{_round(reading.mean)}, {_round(reading.std)} ({reading.source})",
         "licence": facts.licence or "not said",
@@ -113,15 +112,31 @@ def find_model(arch: str, encoder: str) -> SegmentationModel | None:
     return try_model(ModelConfig(arch=arch, encoder=encoder), num_classes=2)
 
 
-def find_strides(encoder: nn.Module, side: int) -> list[int]:
-    """Return the strides of an encoder's features for square images, without empty features."""
+def find_strides(model: SegmentationModel) -> list[int]:
+    """Return the strides of the encoder's features for square images, without empty features."""
+    encoder, side = model.network.encoder, model.padding.pad(PROBE)
+    if model.find_size_error([(side, side)]):
+        side = model.padding.least
     device = next(encoder.parameters()).device
     with torch.no_grad():
         features = encoder.eval()(torch.zeros(1, 3, side, side, device=device))
     if isinstance(features, tuple):  # a ViT's come with its prefix tokens
         features = features[0]
-    # a feature of 0 channels holds the place of a stride that a transformer leaves out
-    return [side // feature.shape[-1] for feature in features if feature.shape[1]]
+    strides = [
+        side // feature.shape[-1]
+        for index, feature in enumerate(features)
+        # the first is the image, and one of 0 channels stands for a stride that is left out
+        if feature.shape[1] > (3 if index == 0 else 0)
+    ]
+    return list(dict.fromkeys(strides))  # all features of a ViT have the same
+
+
+def describe_sides(model: SegmentationModel) -> str:
+    """Return what the sides of padded images are multiples of, and the least or only one."""
+    least, step = model.padding
+    if model.find_size_error([(least + step, least + step)]):
+        return f"{least} alone"
+    return f"multiples of {step}" + (f", from {least}" if least > step else "")
 
 
 def describe_weights(encoder: str) -> str:

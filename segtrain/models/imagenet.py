@@ -20,6 +20,7 @@ import timm
 from segtrain.config import ModelConfig
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.models.encoders import network_options
+from segtrain.models.names import UNIVERSAL
 from segtrain.models.segmentation import SegmentationModel
 
 HUB_SECONDS = 3.0  # a hub behind a firewall never answers
@@ -63,8 +64,8 @@ PACKAGES = {
 
 def has_imagenet(encoder: str) -> bool:
     """Return whether smp or timm offers ImageNet weights for the encoder."""
-    if encoder.startswith("tu-"):
-        return timm.models.is_model_pretrained(encoder[3:])
+    if encoder.startswith(UNIVERSAL):
+        return timm.models.is_model_pretrained(encoder.removeprefix(UNIVERSAL))
     return "imagenet" in smp.encoders.encoders[encoder]["pretrained_settings"]
 
 
@@ -113,7 +114,7 @@ def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
         donor = smp.create_model(
             config.arch,
             encoder,
-            encoder_weights="imagenet",
+            encoder_weights=True if encoder.startswith(UNIVERSAL) else "imagenet",
             in_channels=config.in_channels,  # the library adapts the first filters
             **network_options(config),
         )
@@ -129,8 +130,8 @@ def load_imagenet(model: SegmentationModel, config: ModelConfig) -> None:
 
 def is_cached(encoder: str) -> bool:
     """Return whether the hub's cache on this machine has an encoder's ImageNet weights."""
-    if encoder.startswith("tu-"):
-        pretrained = timm.models.get_pretrained_cfg(encoder[3:])
+    if encoder.startswith(UNIVERSAL):
+        pretrained = timm.models.get_pretrained_cfg(encoder.removeprefix(UNIVERSAL))
         repository, revision = pretrained and pretrained.hf_hub_id, None
     else:
         settings = smp.encoders.encoders[encoder]["pretrained_settings"]["imagenet"]

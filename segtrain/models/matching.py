@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
@@ -16,7 +15,8 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from segtrain.errors import shorten
+from segtrain.console import quiet
+from segtrain.errors import SegtrainError, first_line, shorten, translate_errors
 from segtrain.models.names import UNIVERSAL, stored_sizes
 
 # of classifiers' heads, and what timm computes anew: a segmentation network leaves them out
@@ -25,7 +25,7 @@ LEFT_OUT = re.compile(
     r"|(.*\.)?(attn_mask|relative_position_index|relative_coords_table|mask_token)$",
     re.IGNORECASE,
 )
-COUNTERS = "num_batches_tracked"  # files before torch 0.4.1 have none
+COUNTERS = "num_batches_tracked"
 WRAPPERS = ("module", "_orig_mod", "model", "encoder", "backbone", "net")  # of whole networks
 # torchvision's ConvNeXt as timm's filter knows it, by Facebook's names
 CONVNEXT: dict[str, str | Callable[[re.Match[str]], str]] = {
@@ -73,7 +73,7 @@ class Match:
         )
 
 
-def match_names(
+def match_prefixes(
     tensors: Mapping[str, Tensor], module: nn.Module, in_channels: int, free: tuple[str, ...] = ()
 ) -> list[Match]:
     """Return matches with a module under each prefix of its names that the file has.
@@ -170,10 +170,15 @@ def _rename_convnext(tensors: Names, _: Mapping[str, Tensor]) -> Names | None:
     return renamed
 
 
+def _is_counter(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor counts batches, as each batch norm does since torch 0.4.1."""
+    return name.endswith(COUNTERS) or (tensor.dim() == 0 and not tensor.is_floating_point())
+
+
 def _take_order(tensors: Names, whole: Mapping[str, Tensor]) -> Names | None:
     """Return tensors under the names of a network whose tensors have the same shapes in turn."""
-    names = [key for key in whole if not key.endswith(COUNTERS)]
-    given = [tensor for key, tensor in tensors.items() if not key.endswith(COUNTERS)]
+    names = [key for key, tensor in whole.items() if not _is_counter(key, tensor)]
+    given = [tensor for key, tensor in tensors.items() if not _is_counter(key, tensor)]
     if [tensor.shape for tensor in given] != [whole[name].shape for name in names]:
         return None
     return dict(zip(names, given, strict=True))
@@ -189,8 +194,9 @@ def match_loading(tensors: Mapping[str, Tensor], encoder: nn.Module) -> list[Mat
     for prefix in _list_wrappers(tensors):
         own, beside = _split(tensors, prefix)
         loaded = copy.deepcopy(encoder)
-        with suppress(Exception):  # whatever smp's renaming meets in other files
-            loaded.load_state_dict(dict(own))
+        # smp's renaming raises anything on other files
+        with suppress(SegtrainError), translate_errors(first_line):
+            loaded.load_state_dict({k: t for k, t in own.items() if not _is_counter(k, t)})
             left_out = [key for key in own if LEFT_OUT.match(key)] + beside
             found.append(Match(loaded.state_dict(), [], [], left_out, prefix=prefix))
     return found
@@ -206,7 +212,7 @@ def match_timm(tensors: Mapping[str, Tensor], name: str, build: Build) -> list[M
     silent on what doesn't fit. So it loads marks first, which show what of the encoder comes from
     the file, and what of the file is used.
     """
-    with _quiet_timm(), torch.random.fork_rng(devices=[]):  # new networks draw initial weights
+    with quiet("timm"), torch.random.fork_rng(devices=[]):  # new networks draw initial weights
         whole = timm.create_model(name).state_dict()
         tried: list[Match] = []
         for form, rename in FORMS.items():
@@ -224,11 +230,13 @@ def match_timm(tensors: Mapping[str, Tensor], name: str, build: Build) -> list[M
 def _match_marked(tensors: dict[str, Tensor], name: str, build: Build) -> Match | None:
     floats = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
     marks = {key: float(number) for number, key in enumerate(floats, start=1)}
-    try:
+    loaded = None
+    # timm's filters raise anything where names are not those that they rename
+    with suppress(SegtrainError), translate_errors(first_line):
         marked = build(_fill(tensors, dict.fromkeys(floats, torch.nan))).state_dict()
         whole = timm.create_model(name, pretrained=True, **overlay(_fill(tensors, marks)))
         loaded = build(tensors).state_dict()
-    except Exception:  # timm's filters raise anything where names are not those that they rename
+    if loaded is None:
         return None
     missing = [k for k, t in marked.items() if t.is_floating_point() and not t.isnan().all()]
     known = whole.state_dict()
@@ -266,15 +274,3 @@ def _list_wrappers(names: Iterable[str]) -> list[str]:
         parts = list(takewhile(WRAPPERS.__contains__, name.split(".")))
         prefixes |= {".".join(parts[:n]) + "." for n in range(1, len(parts) + 1)}
     return sorted(prefixes, key=len)
-
-
-@contextmanager
-def _quiet_timm() -> Iterator[None]:
-    """Keep timm from logging what it leaves out, which a match tells."""
-    logger = logging.getLogger("timm")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

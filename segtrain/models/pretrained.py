@@ -19,20 +19,20 @@ from segtrain.models.matching import (
     Match,
     find_encoders,
     match_loading,
-    match_names,
+    match_prefixes,
     match_timm,
     overlay,
 )
 from segtrain.models.names import UNIVERSAL, refuse_missing_weights
 from segtrain.models.normalisation import find_normalisation
 from segtrain.models.segmentation import SegmentationModel
-from segtrain.models.weight_files import WeightsFile, find_weights, name_file, read_weights
+from segtrain.models.weight_files import TensorFile, find_weights, name_file, read_tensors
 
 HEAD = "segmentation_head."
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Part:
     """A part of the model, and the ways in which a file's tensors match it."""
 
     name: str
@@ -75,9 +75,9 @@ def load_file_weights(model: SegmentationModel, config: ModelConfig, path: Path)
     refuse_missing_weights(str(path))
     path = find_weights(path)
     if is_checkpoint(path):
-        file = WeightsFile(path, read_checkpoint(path)[1])
+        file = TensorFile(path, read_checkpoint(path)[1])
     else:
-        file = read_weights(path)
+        file = read_tensors(path)
     part, match = _choose(file, _list_candidates(model, config, file))
     with name_file(path):
         # some of smp's encoders load no dict with gaps
@@ -93,40 +93,40 @@ def load_file_weights(model: SegmentationModel, config: ModelConfig, path: Path)
 
 
 def _list_candidates(
-    model: SegmentationModel, config: ModelConfig, file: WeightsFile
-) -> Iterator[Candidate]:
+    model: SegmentationModel, config: ModelConfig, file: TensorFile
+) -> Iterator[Part]:
     """Yield the parts of the model that a file may be for, in the order in which they count."""
     channels = config.in_channels
 
     def match(module: nn.Module, *free: str) -> list[Match]:
-        return match_names(file.tensors, module, channels, free)
+        return match_prefixes(file.tensors, module, channels, free)
 
     if is_checkpoint(file.path):
-        yield Candidate("the model", model, match(model, f"network.{HEAD}", "mean", "std"))
+        yield Part("the model", model, match(model, f"network.{HEAD}", "mean", "std"))
         return
     network = model.network
     if any(".decoder." in f".{name}" for name in file.tensors):
-        yield Candidate("the network", network, match(network, HEAD))
+        yield Part("the network", network, match(network, HEAD))
         return  # of a network of another architecture not even the encoder is taken
     name = f"the encoder {config.encoder}"
-    yield Candidate(name, network.encoder, match(network.encoder))
-    yield Candidate(name, network.encoder, match_loading(file.tensors, network.encoder))
+    yield Part(name, network.encoder, match(network.encoder))
+    yield Part(name, network.encoder, match_loading(file.tensors, network.encoder))
     if config.encoder.startswith(UNIVERSAL):
 
         def build(tensors: Mapping[str, Tensor]) -> nn.Module:
             return smp.create_model(
                 config.arch,
                 config.encoder,
-                encoder_weights="imagenet",  # whose place the tensors take
+                encoder_weights=True,  # whose place the tensors take
                 in_channels=channels,
                 **(network_options(config) | overlay(tensors)),
             ).encoder
 
         timms = config.encoder.removeprefix(UNIVERSAL)
-        yield Candidate(name, network.encoder, match_timm(file.tensors, timms, build))
+        yield Part(name, network.encoder, match_timm(file.tensors, timms, build))
 
 
-def _choose(file: WeightsFile, candidates: Iterator[Candidate]) -> tuple[Candidate, Match]:
+def _choose(file: TensorFile, candidates: Iterator[Part]) -> tuple[Part, Match]:
     """Return the first part of the model that the file fits, and how. Raise SegtrainError."""
     tried = []
     for candidate in candidates:
@@ -154,7 +154,7 @@ def _advise(tensors: Mapping[str, Tensor]) -> str:
     return "--arch and --encoder must be those it was made with"
 
 
-def _describe_place(file: WeightsFile, match: Match) -> str:
+def _describe_place(file: TensorFile, match: Match) -> str:
     """Return in which part of the file its tensors are, and how they were matched."""
     places = [f"its {file.part}"] if file.part else []
     places += [f"names without {match.prefix!r}"] if match.prefix else []
@@ -173,7 +173,7 @@ def _describe_head(module: nn.Module, match: Match) -> str:
 
 
 def _normalise(
-    model: SegmentationModel, config: ModelConfig, file: WeightsFile, match: Match
+    model: SegmentationModel, config: ModelConfig, file: TensorFile, match: Match
 ) -> str:
     """Set mean and std to those of the weights, and return where they come from.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ NO_TENSORS = "not a checkpoint (expected a dict of tensors)"
 
 
 @dataclass(frozen=True)
-class WeightsFile:
+class TensorFile:
     """Named tensors of a file, and what it says of them."""
 
     path: Path
@@ -37,7 +37,7 @@ def find_weights(path: Path) -> Path:
     return next((file for file in files if file.is_file()), path)
 
 
-def read_weights(path: Path) -> WeightsFile:
+def read_tensors(path: Path) -> TensorFile:
     """Read a file of weights; no code in it runs.
 
     Of a training's checkpoint, take exponential moving averages before other weights. Raise
@@ -47,7 +47,7 @@ def read_weights(path: Path) -> WeightsFile:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     part, tensors = _choose_part(path, content)
     refuse_nonfinite(path, tensors)
-    return WeightsFile(path, tensors, part, _read_settings(path))
+    return TensorFile(path, tensors, part, _read_settings(path))
 
 
 def name_file(path: Path) -> AbstractContextManager[None]:
@@ -89,10 +89,11 @@ def _unpickle(path: Path) -> Any:
 
 def list_classes(path: Path) -> list[str]:
     """Return the names of classes that a file has pickled objects of, besides torch's own."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # of the format before torch 1.6, or no checkpoint, as torch.load tells
-        return []
+    names: list[str] = []
+    # none of the format before torch 1.6, or of no checkpoint, as torch.load tells
+    with suppress(SegtrainError), translate_errors(first_line):
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return sorted(names)
 
 
 def _choose_part(path: Path, content: Any) -> tuple[str, dict[str, Tensor]]:
@@ -119,7 +120,8 @@ def _choose_part(path: Path, content: Any) -> tuple[str, dict[str, Tensor]]:
 
 def _explain_pickle(path: Path) -> str:
     """Return which objects a file has instead of tensors, '' for none."""
-    names = [name for name in list_classes(path) if not name.startswith("torch.")]
+    # torch's own first: the class of the whole is another, unless it is one of torch's
+    names = sorted(list_classes(path), key=lambda name: not name.startswith("torch."))
     return f"; it has a pickled {names[-1]}: save its state_dict() instead" if names else ""
 
 

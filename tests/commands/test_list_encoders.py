@@ -19,7 +19,7 @@ def test_a_pattern_of_many_lists_names(cli):
 def test_a_pattern_of_a_few_shows_their_facts(cli):
     answer = cli("encoders", "tu-test_*net")
     (row,) = re.findall(r"^tu-test_resnet .*$", answer.stdout, re.M)
-    assert "2, 4, 8, 16, 32" in row and "multiples of 32" in row
+    assert " 2-32 " in row
     millions = sum(p.numel() for p in timm.create_model("test_resnet").parameters()) / 1e6
     assert float(re.search(r"([\d.]+) M", row)[1]) <= millions
 
@@ -27,7 +27,7 @@ def test_a_pattern_of_a_few_shows_their_facts(cli):
 def test_one_encoder_is_described_with_its_architectures(cli):
     lines = cli("encoders", "tu-test_vit").stdout.splitlines()
     facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
-    assert facts["architectures"] == "dpt" and facts["strides"].startswith("16")
+    assert facts["architectures"] == "dpt" and facts["strides"] == "16"
     convolutional = cli("encoders", "resnet18").stdout
     assert "unet" in convolutional and "deeplabv3plus" in convolutional
     assert "123.7 116.3 103.5" in convolutional
