@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import Conv2dSame
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
@@ -27,6 +28,10 @@ LEFT_OUT = re.compile(
 )
 COUNTERS = "num_batches_tracked"
 WRAPPERS = ("module", "_orig_mod", "model", "encoder", "backbone", "net")  # of whole networks
+# first filters of EfficientNets and their kin by torchvision's names, and by those of TensorFlow's
+TORCHVISION, TENSORFLOW = "features.0.0.weight", "_conv_stem.weight"
+# timm's names of those whose batch norms have an eps of 1e-3 in torchvision
+EPS_OF_TORCHVISION = re.compile(r"efficientnet_b[567]|efficientnetv2|mobilenetv3")
 # torchvision's ConvNeXt as timm's filter knows it, by Facebook's names
 CONVNEXT: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"^features\.0\.(\d)\.": r"downsample_layers.0.\1.",
@@ -137,7 +142,12 @@ def _adapt(tensor: Tensor, expected: Tensor, in_channels: int) -> Tensor:
 def find_encoders(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the encoders, as --encoder takes them, whose weights have the sizes of a file's."""
     size = count_elements(tensors)
-    return [UNIVERSAL + name for name, known in stored_sizes().items() if known == size]
+    names = [name for name, known in stored_sizes().items() if known == size]
+    if TENSORFLOW in tensors:
+        names = [name for name in names if name.startswith("tf_")]
+    elif TORCHVISION in tensors:
+        names = [name for name in names if not name.startswith("tf_")]
+    return [UNIVERSAL + name for name in names]
 
 
 def count_elements(tensors: Mapping[str, Tensor]) -> int:
@@ -153,13 +163,13 @@ def count_elements(tensors: Mapping[str, Tensor]) -> int:
 Names = dict[str, Tensor]
 
 
-def _keep_names(tensors: Names, _: Mapping[str, Tensor]) -> Names:
+def _keep_names(tensors: Names, _: nn.Module) -> Names:
     return tensors
 
 
-def _rename_convnext(tensors: Names, _: Mapping[str, Tensor]) -> Names | None:
+def _rename_convnext(tensors: Names, _: nn.Module) -> Names | None:
     """Return tensors of torchvision's ConvNeXt under Facebook's names, which timm knows."""
-    if "features.0.0.weight" not in tensors:
+    if TORCHVISION not in tensors:
         return None
     renamed = {}
     for key, tensor in tensors.items():
@@ -170,18 +180,37 @@ def _rename_convnext(tensors: Names, _: Mapping[str, Tensor]) -> Names | None:
     return renamed
 
 
+def _take_order(tensors: Names, whole: Any) -> Names | None:
+    """Return tensors under the names of a network that has the same shapes in the same order.
+
+    EfficientNets of TensorFlow pad as it does, and torchvision's don't: neither is taken for the
+    other. Where batch norms of torchvision have an eps of their own, the variances make up for it.
+    """
+    expected = {key: t for key, t in whole.state_dict().items() if not _is_counter(key, t)}
+    given = [tensor for key, tensor in tensors.items() if not _is_counter(key, tensor)]
+    pads_as_tensorflow = any(isinstance(module, Conv2dSame) for module in whole.modules())
+    if (TORCHVISION if pads_as_tensorflow else TENSORFLOW) in tensors:
+        return None
+    if [_squeeze(t.shape) for t in given] != [_squeeze(t.shape) for t in expected.values()]:
+        return None
+    # a matrix and filters of one pixel are the same
+    pairs = zip(expected.items(), given, strict=True)
+    named = {key: tensor.view(to.shape) for (key, to), tensor in pairs}
+    if TORCHVISION in tensors and EPS_OF_TORCHVISION.match(whole.pretrained_cfg["architecture"]):
+        for name, module in whole.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                named[f"{name}.running_var"] = named[f"{name}.running_var"] + 1e-3 - module.eps
+    return named
+
+
 def _is_counter(name: str, tensor: Tensor) -> bool:
     """Return whether a tensor counts batches, as each batch norm does since torch 0.4.1."""
     return name.endswith(COUNTERS) or (tensor.dim() == 0 and not tensor.is_floating_point())
 
 
-def _take_order(tensors: Names, whole: Mapping[str, Tensor]) -> Names | None:
-    """Return tensors under the names of a network whose tensors have the same shapes in turn."""
-    names = [key for key, tensor in whole.items() if not _is_counter(key, tensor)]
-    given = [tensor for key, tensor in tensors.items() if not _is_counter(key, tensor)]
-    if [tensor.shape for tensor in given] != [whole[name].shape for name in names]:
-        return None
-    return dict(zip(names, given, strict=True))
+def _squeeze(shape: torch.Size) -> list[int]:
+    """Return the sides of a shape that are not 1."""
+    return [side for side in shape if side != 1]
 
 
 # how a file's names become those that timm knows, tried in this order
@@ -213,7 +242,7 @@ def match_timm(tensors: Mapping[str, Tensor], name: str, build: Build) -> list[M
     the file, and what of the file is used.
     """
     with quiet("timm"), torch.random.fork_rng(devices=[]):  # new networks draw initial weights
-        whole = timm.create_model(name).state_dict()
+        whole = timm.create_model(name)
         tried: list[Match] = []
         for form, rename in FORMS.items():
             for prefix in _list_wrappers(tensors):

@@ -18,6 +18,7 @@ from segtrain.errors import UsageError, did_you_mean, match_choice
 
 SMP, TIMM = "segmentation_models_pytorch", "timm"
 UNIVERSAL = "tu-"  # smp's prefix of timm's names
+OF_TIMM = "timm-"  # that of smp's own copies of timm's encoders, most of which it has dropped
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # weights in a hub's folder
 
 
@@ -82,9 +83,12 @@ def unknown_encoder(encoder: str, known: list[str]) -> UsageError:
     """Return the error for an encoder; `known` are smp's, or timm's without their prefix."""
     if encoder.startswith(UNIVERSAL):
         known = [UNIVERSAL + name for name in known]
+    near, name = did_you_mean(encoder, known), encoder.removeprefix(OF_TIMM)
+    if encoder.startswith(OF_TIMM) and name in stored_names()["timm"]:
+        near = f"; did you mean {UNIVERSAL}{name}?"
     return UsageError(
-        f"model.encoder: there is no {encoder!r}{did_you_mean(encoder, known)}; encoders are those "
-        f"of segmentation-models-pytorch and, as {UNIVERSAL}NAME, of timm"
+        f"model.encoder: there is no {encoder!r}{near}; encoders are those of "
+        f"segmentation-models-pytorch and, as {UNIVERSAL}NAME, of timm"
     )
 
 

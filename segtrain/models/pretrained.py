@@ -88,6 +88,7 @@ def load_file_weights(model: SegmentationModel, config: ModelConfig, path: Path)
         *([f"{shorten(match.left_out)} left out"] if match.left_out else []),
         _describe_head(part.module, match),
         _normalise(model, config, file, match),
+        *_describe_origin(config.encoder, file),
     ]
     return Note("; ".join(texts))
 
@@ -170,6 +171,14 @@ def _describe_head(module: nn.Module, match: Match) -> str:
     if all(key in match.weights for key in heads):
         return "head included"
     return "the head starts from random weights (another number of classes)"
+
+
+def _describe_origin(encoder: str, file: TensorFile) -> list[str]:
+    """Return which encoder of timm a hub's folder is of, if it is another of the same shapes."""
+    origin, name = file.settings.get("architecture"), encoder.removeprefix(UNIVERSAL)
+    if not origin or not encoder.startswith(UNIVERSAL) or origin == name.partition(".")[0]:
+        return []
+    return [f"its config.json is of another encoder, {UNIVERSAL}{origin}"]
 
 
 def _normalise(

@@ -28,7 +28,7 @@ class TensorFile:
     path: Path
     tensors: dict[str, Tensor]
     part: str = ""  # key of the tensors in the file, where it has several parts
-    settings: dict[str, Any] = field(default_factory=dict)  # config.json's pretrained_cfg
+    settings: dict[str, Any] = field(default_factory=dict)  # config.json's pretrained_cfg, flat
 
 
 def find_weights(path: Path) -> Path:
@@ -138,5 +138,7 @@ def _read_settings(file: Path) -> dict[str, Any]:
         return {}
     with translate_errors(lambda error: f"{config}: cannot be read ({first_line(error)})"):
         content = json.loads(config.read_text(encoding="utf-8"))
-    found = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
-    return found if isinstance(found, dict) else {}
+    content = content if isinstance(content, dict) else {}
+    found = content.get("pretrained_cfg", content)
+    known = {"architecture": content.get("architecture")}
+    return (known | found) if isinstance(found, dict) else known

@@ -101,6 +101,8 @@ TORCHVISION: dict[str, tuple[str, Callable[[nn.Module], nn.Module]]] = {
     "convnext_tiny": ("tu-convnext_tiny", lambda net: net.features),
     "efficientnet_b0": ("tu-efficientnet_b0", lambda net: net.features[:-1]),
     "mobilenet_v2": ("tu-mobilenetv2_100", lambda net: net.features[:-1]),
+    # its batch norms have another eps, and its filters of one pixel are a matrix
+    "mobilenet_v3_small": ("tu-mobilenetv3_small_100", lambda net: net.features),
     "mobilenet_v2 of smp": ("mobilenet_v2", lambda net: net.features),
 }
 
@@ -112,6 +114,17 @@ def test_a_file_of_torchvision_has_torchvisions_features(tmp_path: Path, name: s
     model, _ = load(write(tmp_path / "w.pth", source.state_dict()), encoder)
     with torch.no_grad():
         assert same_features(last_features(model, IMAGES), cut(source)(IMAGES))
+
+
+def test_efficientnets_of_tensorflow_and_torchvision_are_not_taken_for_each_other(tmp_path: Path):
+    """Their shapes are the same, but TensorFlow pads otherwise."""
+    path = write(tmp_path / "tv.pth", make_source("efficientnet_b0", torchvision).state_dict())
+    with pytest.raises(SegtrainError, match="tu-efficientnet_b0"):
+        load(path, "tu-tf_efficientnet_b0")
+    source = smp.encoders.get_encoder("efficientnet-b0", weights=None).eval()  # of TensorFlow
+    path = write(tmp_path / "tf.pth", source.state_dict())
+    with pytest.raises(SegtrainError, match="tu-tf_efficientnet_b0"):
+        load(path, "tu-efficientnet_b0")
 
 
 def test_densenets_of_torchvision_come_under_their_old_names(tmp_path: Path):
@@ -195,6 +208,9 @@ def test_a_hubs_folder_and_its_statistics(tmp_path: Path, weights):
         assert "mean and std: its config.json" in line
         assert model.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5])
         assert model.std.flatten().tolist() == pytest.approx([127.5, 102, 51])
+        assert "another encoder" not in line
+    (tmp_path / "config.json").write_text('{"architecture": "test_efficientnet_tf"}')
+    assert "another encoder, tu-test_efficientnet_tf" in load(tmp_path, f"tu-{TINY}")[1]
 
 
 def test_the_configs_own_statistics_win(tmp_path: Path, weights, trained: Path):
