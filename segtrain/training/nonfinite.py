@@ -142,7 +142,8 @@ def refuse_untrained(state: TrainState) -> None:
     if len(state.bad_steps) == state.step > 0:
         raise TrainingEnded(
             f"all {state.step} steps had a loss or gradient that is not finite, so nothing was "
-            f"trained; {BAD_STEPS} has their files; try --precision 32, and look at --loss, --weights, model.mean and model.std"
+            f"trained; {BAD_STEPS} has their files; try --precision 32, and look at --loss, "
+            "--weights, model.mean and model.std"
         )
 
 
