@@ -145,4 +145,4 @@ def explain_failure(error: Exception) -> str:
     if not message:
         frames = traceback.extract_tb(error.__traceback__)
         message = (frames[-1].line or "").partition("  #")[0] or type(error).__name__
-    return cut_middle(message, LONGEST)
+    return cut_middle(message.rstrip("."), LONGEST)

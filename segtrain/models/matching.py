@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -231,15 +232,17 @@ def match_loading(tensors: Mapping[str, Tensor], encoder: nn.Module) -> list[Mat
     return found
 
 
-Build = Callable[[Mapping[str, Tensor]], nn.Module]
+Build = Callable[..., nn.Module]  # with arguments of timm's create_model
 
 
-def match_timm(tensors: Mapping[str, Tensor], name: str, build: Build) -> list[Match]:
+def match_timm(
+    tensors: Mapping[str, Tensor], name: str, in_channels: int, build: Build
+) -> list[Match]:
     """Return matches of a file with timm's network of that name.
 
-    `build` makes the encoder with the weights in it as timm loads them: renamed, resampled, and
-    silent on what doesn't fit. So it loads marks first, which show what of the encoder comes from
-    the file, and what of the file is used.
+    `build` makes the encoder with timm's arguments for the weights, as timm loads them: renamed,
+    resampled, and silent on what doesn't fit. So it loads marks first, which show what of the
+    encoder comes from the file, and what of the file is used.
     """
     with quiet("timm"), torch.random.fork_rng(devices=[]):  # new networks draw initial weights
         whole = timm.create_model(name)
@@ -247,27 +250,39 @@ def match_timm(tensors: Mapping[str, Tensor], name: str, build: Build) -> list[M
         for form, rename in FORMS.items():
             for prefix in _list_wrappers(tensors):
                 own, beside = _split(tensors, prefix)
-                renamed = rename(own, whole)
-                if renamed and (match := _match_marked(renamed, name, build)):
-                    left_out = match.left_out + beside
-                    tried.append(replace(match, left_out=left_out, prefix=prefix, form=form))
+                renamed = rename(own, whole) or {}
+                # weights of RGB adapt, others are for images of as many channels
+                for channels in dict.fromkeys((3, in_channels)) if renamed else ():
+                    create = partial(timm.create_model, name, pretrained=True, in_chans=channels)
+                    if match := _match_marked(renamed, create, build):
+                        left_out = match.left_out + beside
+                        tried.append(replace(match, left_out=left_out, prefix=prefix, form=form))
+                        if match.fits:
+                            break
             if any(match.fits for match in tried):
                 break
     return tried
 
 
-def _match_marked(tensors: dict[str, Tensor], name: str, build: Build) -> Match | None:
+def _match_marked(tensors: dict[str, Tensor], create: Build, build: Build) -> Match | None:
     floats = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
     marks = {key: float(number) for number, key in enumerate(floats, start=1)}
-    loaded = None
-    # timm's filters raise anything where names are not those that they rename
-    with suppress(SegtrainError), translate_errors(first_line):
-        marked = build(_fill(tensors, dict.fromkeys(floats, torch.nan))).state_dict()
-        whole = timm.create_model(name, pretrained=True, **overlay(_fill(tensors, marks)))
-        loaded = build(tensors).state_dict()
-    if loaded is None:
-        return None
-    missing = [k for k, t in marked.items() if t.is_floating_point() and not t.isnan().all()]
+    try:
+        # timm's filters raise anything where names are not those that they rename
+        with translate_errors(str):
+            marked = build(**_pretrained(_fill(tensors, dict.fromkeys(floats, torch.nan))))
+            whole = create(**_pretrained(_fill(tensors, marks)))
+            loaded = build(**_pretrained(tensors)).state_dict()
+    except SegtrainError as error:
+        misshapen = re.findall(
+            r"(?:mismatch for|Pretrained) (\S+?)(?:: | weight shape)", str(error)
+        )
+        return Match({}, [], [], [], misshapen) if misshapen else None
+    missing = [
+        key
+        for key, tensor in marked.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isnan().all()
+    ]
     known = whole.state_dict()
     used = {mark for t in known.values() for mark in t.flatten().unique_consecutive().tolist()}
     # one that timm has under two names, for a shared layer, is used under one
@@ -281,7 +296,7 @@ def _match_marked(tensors: dict[str, Tensor], name: str, build: Build) -> Match 
     )
 
 
-def overlay(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _pretrained(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the argument with which timm loads tensors as its own pretrained weights.
 
     Of other classes than the network's: so it leaves the classifier out, of any number of them.

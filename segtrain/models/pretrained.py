@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
@@ -21,7 +22,6 @@ from segtrain.models.matching import (
     match_loading,
     match_prefixes,
     match_timm,
-    overlay,
 )
 from segtrain.models.names import UNIVERSAL, refuse_missing_weights
 from segtrain.models.normalisation import find_normalisation
@@ -114,17 +114,17 @@ def _list_candidates(
     yield Part(name, network.encoder, match_loading(file.tensors, network.encoder))
     if config.encoder.startswith(UNIVERSAL):
 
-        def build(tensors: Mapping[str, Tensor]) -> nn.Module:
+        def build(**pretrained: Any) -> nn.Module:
             return smp.create_model(
                 config.arch,
                 config.encoder,
-                encoder_weights=True,  # whose place the tensors take
+                encoder_weights=True,  # the given ones instead
                 in_channels=channels,
-                **(network_options(config) | overlay(tensors)),
+                **(network_options(config) | pretrained),
             ).encoder
 
         timms = config.encoder.removeprefix(UNIVERSAL)
-        yield Part(name, network.encoder, match_timm(file.tensors, timms, build))
+        yield Part(name, network.encoder, match_timm(file.tensors, timms, channels, build))
 
 
 def _choose(file: TensorFile, candidates: Iterator[Part]) -> tuple[Part, Match]:
