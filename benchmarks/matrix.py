@@ -28,7 +28,7 @@ from segtrain.cli.app import app
 
 ENCODERS = [
     *("resnet18", "mobilenet_v2", "efficientnet-b0", "timm-tf_efficientnet_lite0", "mit_b0"),
-    *("vgg11_bn", "densenet121", "xception", "mobileone_s0", "timm-regnetx_002"),
+    *("vgg11_bn", "densenet121", "xception", "mobileone_s0", "timm-skresnet18"),
     *("tu-resnet18", "tu-tf_efficientnet_lite0", "tu-mobilenetv4_conv_small", "tu-convnext_atto"),
     *("tu-hrnet_w18_small", "tu-swin_tiny_patch4_window7_224", "tu-maxvit_rmlp_pico_rw_256"),
     *("tu-vit_tiny_patch16_224", "tu-vit_small_patch14_dinov2", "tu-efficientvit_b0"),

@@ -33,6 +33,8 @@ WRAPPERS = ("module", "_orig_mod", "model", "encoder", "backbone", "net")  # of 
 TORCHVISION, TENSORFLOW = "features.0.0.weight", "_conv_stem.weight"
 # timm's names of those whose batch norms have an eps of 1e-3 in torchvision
 EPS_OF_TORCHVISION = re.compile(r"efficientnet_b[567]|efficientnetv2|mobilenetv3")
+# how torch and timm name a tensor of another shape
+MISSHAPEN = re.compile(r"(?:size mismatch for|Pretrained) (\S+?)(?:: | weight shape)")
 # torchvision's ConvNeXt as timm's filter knows it, by Facebook's names
 CONVNEXT: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"^features\.0\.(\d)\.": r"downsample_layers.0.\1.",
@@ -274,9 +276,7 @@ def _match_marked(tensors: dict[str, Tensor], create: Build, build: Build) -> Ma
             whole = create(**_pretrained(_fill(tensors, marks)))
             loaded = build(**_pretrained(tensors)).state_dict()
     except SegtrainError as error:
-        misshapen = re.findall(
-            r"(?:mismatch for|Pretrained) (\S+?)(?:: | weight shape)", str(error)
-        )
+        misshapen = MISSHAPEN.findall(str(error))
         return Match({}, [], [], [], misshapen) if misshapen else None
     missing = [
         key
