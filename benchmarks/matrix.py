@@ -51,7 +51,9 @@ def write_pairs(folder: Path) -> Path:
     return folder
 
 
-def try_combination(arch: str, encoder: str, data: Path, folder: Path) -> dict[str, str]:
+def try_combination(
+    arch: str, encoder: str, data: Path, folder: Path, sizes: list[tuple[int, int]]
+) -> dict[str, str]:
     """Train, score and use a combination in an empty folder; return its outcome and any error."""
 
     def call(*arguments: object) -> tuple[int, str]:
@@ -80,7 +82,7 @@ def try_combination(arch: str, encoder: str, data: Path, folder: Path) -> dict[s
         if mask.size != (80, 56):
             return {"outcome": "fault", "error": f"the mask has {mask.size}"}
     model, _ = segtrain.load(run / "checkpoints" / "best.safetensors")
-    for size in SIZES:
+    for size in sizes:
         with torch.inference_mode():
             logits = model(torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8))
         if logits.shape != (1, 2, *size) or not logits.isfinite().all():
@@ -96,7 +98,9 @@ def main() -> None:
         data = write_pairs(Path(temporary) / "data")
         for arch, encoder in product(smp.MODEL_ARCHITECTURES_MAPPING, ENCODERS):
             folder = Path(temporary) / "combination"
-            found.setdefault(arch, {})[encoder] = try_combination(arch, encoder, data, folder)
+            found.setdefault(arch, {})[encoder] = try_combination(
+                arch, encoder, data, folder, SIZES
+            )
             shutil.rmtree(folder, ignore_errors=True)
             print(arch, encoder, *found[arch][encoder].values(), flush=True)
     outcomes = [
