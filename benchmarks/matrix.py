@@ -98,11 +98,10 @@ def main() -> None:
         data = write_pairs(Path(temporary) / "data")
         for arch, encoder in product(smp.MODEL_ARCHITECTURES_MAPPING, ENCODERS):
             folder = Path(temporary) / "combination"
-            found.setdefault(arch, {})[encoder] = try_combination(
-                arch, encoder, data, folder, SIZES
-            )
+            outcome = try_combination(arch, encoder, data, folder, SIZES)
+            found.setdefault(arch, {})[encoder] = outcome
             shutil.rmtree(folder, ignore_errors=True)
-            print(arch, encoder, *found[arch][encoder].values(), flush=True)
+            print(arch, encoder, *outcome.values(), flush=True)
     outcomes = [
         result["outcome"] for by_encoder in found.values() for result in by_encoder.values()
     ]
