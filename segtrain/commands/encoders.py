@@ -97,8 +97,9 @@ def show_encoder(name: str) -> None:
 
 def select_encoders(pattern: str) -> list[str]:
     """Return the encoders of smp and timm that a pattern names: with * and ?, or a part."""
-    known = [*smp.encoders.get_encoder_names(), *(UNIVERSAL + n for n in timm.list_models())]
     given = pattern.lower()
+    timms = timm.list_pretrained() if "." in given else timm.list_models()  # with tags of weights
+    known = [*smp.encoders.get_encoder_names(), *(UNIVERSAL + name for name in timms)]
     wild = given if set(given) & set("*?[") else f"*{given}*"
     found = [given] if given in known else [name for name in known if fnmatchcase(name, wild)]
     if not found:

@@ -11,7 +11,6 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
-import timm
 import torch
 from timm.layers import Conv2dSame
 from timm.models import adapt_input_conv
@@ -61,6 +60,7 @@ class Match:
     misshapen: list[str] = field(default_factory=list)
     prefix: str = ""  # of the names in the file
     form: str = ""  # how they were matched, where they are other names
+    resampled: list[str] = field(default_factory=list)  # by timm, to other sizes of images
 
     @property
     def fits(self) -> bool:
@@ -74,7 +74,7 @@ class Match:
         faults = {
             "missing": self.missing,
             "unknown": self.unknown,
-            "of another shape": self.misshapen,
+            "of another shape or type": self.misshapen,
         }
         return "; ".join(
             f"{len(names)} {fault} ({shorten(names)})" for fault, names in faults.items() if names
@@ -90,7 +90,7 @@ def match_prefixes(
     Tensors whose names begin with one of `free` may be missing or of another shape.
     """
     expected = module.state_dict()
-    anchor = max(expected, key=len)
+    anchor = max((key for key in expected if not key.endswith(COUNTERS)), key=len)
     prefixes = {key.removesuffix(anchor) for key in tensors if f".{key}".endswith(f".{anchor}")}
     return [
         _match_under(prefix, tensors, expected, in_channels, free)
@@ -111,7 +111,12 @@ def _match_under(
         for key, tensor in own.items()
         if key in expected
     }
-    misshapen = [key for key, tensor in weights.items() if tensor.shape != expected[key].shape]
+    misshapen = [
+        key
+        for key, tensor in weights.items()
+        if tensor.shape != expected[key].shape
+        or tensor.is_floating_point() != expected[key].is_floating_point()
+    ]
     rest = [key for key in own if key not in expected]
     return Match(
         weights={k: t for k, t in weights.items() if k not in misshapen},
@@ -238,16 +243,16 @@ Build = Callable[..., nn.Module]  # with arguments of timm's create_model
 
 
 def match_timm(
-    tensors: Mapping[str, Tensor], name: str, in_channels: int, build: Build
+    tensors: Mapping[str, Tensor], create: Build, in_channels: int, build: Build
 ) -> list[Match]:
-    """Return matches of a file with timm's network of that name.
+    """Return matches of a file with a network of timm's.
 
-    `build` makes the encoder with timm's arguments for the weights, as timm loads them: renamed,
-    resampled, and silent on what doesn't fit. So it loads marks first, which show what of the
-    encoder comes from the file, and what of the file is used.
+    `create` makes the network, and `build` the encoder, with timm's arguments for the weights, as
+    timm loads them: renamed, resampled, and silent on what doesn't fit. So marks are loaded first,
+    which show what of the encoder comes from the file, and what of the file is used.
     """
     with quiet("timm"), torch.random.fork_rng(devices=[]):  # new networks draw initial weights
-        whole = timm.create_model(name)
+        whole = create()
         tried: list[Match] = []
         for form, rename in FORMS.items():
             for prefix in _list_wrappers(tensors):
@@ -255,25 +260,27 @@ def match_timm(
                 renamed = rename(own, whole) or {}
                 # weights of RGB adapt, others are for images of as many channels
                 for channels in dict.fromkeys((3, in_channels)) if renamed else ():
-                    create = partial(timm.create_model, name, pretrained=True, in_chans=channels)
-                    if match := _match_marked(renamed, create, build):
+                    load = partial(create, pretrained=True, in_chans=channels)
+                    if match := _match_marked(renamed, load, build):
                         left_out = match.left_out + beside
                         tried.append(replace(match, left_out=left_out, prefix=prefix, form=form))
                         if match.fits:
                             break
+                if form and any(match.fits for match in tried):
+                    return tried
             if any(match.fits for match in tried):
                 break
     return tried
 
 
-def _match_marked(tensors: dict[str, Tensor], create: Build, build: Build) -> Match | None:
+def _match_marked(tensors: dict[str, Tensor], load: Build, build: Build) -> Match | None:
     floats = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
     marks = {key: float(number) for number, key in enumerate(floats, start=1)}
     try:
         # timm's filters raise anything where names are not those that they rename
         with translate_errors(str):
             marked = build(**_pretrained(_fill(tensors, dict.fromkeys(floats, torch.nan))))
-            whole = create(**_pretrained(_fill(tensors, marks)))
+            whole = load(**_pretrained(_fill(tensors, marks)))
             loaded = build(**_pretrained(tensors)).state_dict()
     except SegtrainError as error:
         misshapen = MISSHAPEN.findall(str(error))
@@ -293,7 +300,23 @@ def _match_marked(tensors: dict[str, Tensor], create: Build, build: Build) -> Ma
         missing=[key for key in missing if not LEFT_OUT.match(key.removeprefix("model."))],
         unknown=[key for key in rest if not LEFT_OUT.match(key)],
         left_out=[key for key in rest if LEFT_OUT.match(key)],
+        resampled=[
+            key
+            for key, tensor in tensors.items()
+            if any(
+                _is_resampled(tensor, to)
+                for to in (known.get(key), loaded.get(f"model.{key}"))
+                if to is not None and not LEFT_OUT.match(key)
+            )
+        ],
     )
+
+
+def _is_resampled(tensor: Tensor, to: Tensor) -> bool:
+    """Return whether a tensor became one of another size, in more than channels of images."""
+    if tensor.dim() == 4 and to.dim() == 4:
+        return tensor.shape[2:] != to.shape[2:]
+    return tensor.numel() != to.numel()
 
 
 def _pretrained(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig
@@ -25,6 +27,7 @@ from segtrain.models.matching import (
 )
 from segtrain.models.names import UNIVERSAL, refuse_missing_weights
 from segtrain.models.normalisation import find_normalisation
+from segtrain.models.origins import describe_origin
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.models.weight_files import TensorFile, find_weights, name_file, read_tensors
 
@@ -75,7 +78,9 @@ def load_file_weights(model: SegmentationModel, config: ModelConfig, path: Path)
     refuse_missing_weights(str(path))
     path = find_weights(path)
     if is_checkpoint(path):
-        file = TensorFile(path, read_checkpoint(path)[1])
+        meta, tensors = read_checkpoint(path)
+        made = meta.config.model.model_dump()
+        file = TensorFile(path, tensors, network=made | {"classes": meta.classes})
     else:
         file = read_tensors(path)
     part, match = _choose(file, _list_candidates(model, config, file))
@@ -86,9 +91,10 @@ def load_file_weights(model: SegmentationModel, config: ModelConfig, path: Path)
         f"weights: {len(match.weights)} of {len(part.module.state_dict())} tensors of {part.name} "
         f"from {path}{_describe_place(file, match)}",
         *([f"{shorten(match.left_out)} left out"] if match.left_out else []),
-        _describe_head(part.module, match),
+        *([f"{shorten(match.resampled)} resampled"] if match.resampled else []),
+        _describe_head(part.module, match, file),
         _normalise(model, config, file, match),
-        *_describe_origin(config.encoder, file),
+        *describe_origin(config, file.network, part.module is not model.network.encoder),
     ]
     return Note("; ".join(texts))
 
@@ -111,6 +117,8 @@ def _list_candidates(
         return  # of a network of another architecture not even the encoder is taken
     name = f"the encoder {config.encoder}"
     yield Part(name, network.encoder, match(network.encoder))
+    if isinstance(inner := getattr(network.encoder, "model", None), nn.Module):
+        yield Part(name, inner, match(inner))  # as timm's features_only names its tensors
     yield Part(name, network.encoder, match_loading(file.tensors, network.encoder))
     if config.encoder.startswith(UNIVERSAL):
 
@@ -123,8 +131,11 @@ def _list_candidates(
                 **(network_options(config) | pretrained),
             ).encoder
 
-        timms = config.encoder.removeprefix(UNIVERSAL)
-        yield Part(name, network.encoder, match_timm(file.tensors, timms, channels, build))
+        create = partial(
+            timm.create_model, config.encoder.removeprefix(UNIVERSAL), **config.encoder_options
+        )
+        matches = match_timm(file.tensors, create, channels, build)
+        yield Part(name, network.encoder, matches)
 
 
 def _choose(file: TensorFile, candidates: Iterator[Part]) -> tuple[Part, Match]:
@@ -144,13 +155,13 @@ def _choose(file: TensorFile, candidates: Iterator[Part]) -> tuple[Part, Match]:
     name, nearest = min(tried, key=lambda pair: pair[1].fault_count)
     raise SegtrainError(
         f"{file.path}: its tensors don't fit {name}: {nearest.describe_faults()}; "
-        f"{_advise(file.tensors)}"
+        f"{_advise(file.tensors, name)}"
     )
 
 
-def _advise(tensors: Mapping[str, Tensor]) -> str:
-    """Return which encoders a file's tensors fit by their sizes, or what else to check."""
-    if names := find_encoders(tensors):
+def _advise(tensors: Mapping[str, Tensor], tried: str) -> str:
+    """Return which other encoders a file's tensors fit by their sizes, or what else to check."""
+    if names := [name for name in find_encoders(tensors) if not tried.endswith(f" {name}")]:
         return f"by their sizes they fit --encoder {shorten(names, separator=' or ')}"
     return "--arch and --encoder must be those it was made with"
 
@@ -163,22 +174,15 @@ def _describe_place(file: TensorFile, match: Match) -> str:
     return f" ({', '.join(places)})" if places else ""
 
 
-def _describe_head(module: nn.Module, match: Match) -> str:
+def _describe_head(module: nn.Module, match: Match, file: TensorFile) -> str:
     """Return which parts of the model keep their random weights."""
     heads = [key for key in module.state_dict() if HEAD in key]
     if not heads:
         return "decoder and head start from random weights"
     if all(key in match.weights for key in heads):
-        return "head included"
-    return "the head starts from random weights (another number of classes)"
-
-
-def _describe_origin(encoder: str, file: TensorFile) -> list[str]:
-    """Return which encoder of timm a hub's folder is of, if it is another of the same shapes."""
-    origin, name = file.settings.get("architecture"), encoder.removeprefix(UNIVERSAL)
-    if not origin or not encoder.startswith(UNIVERSAL) or origin == name.partition(".")[0]:
-        return []
-    return [f"its config.json is of another encoder, {UNIVERSAL}{origin}"]
+        classes = file.network.get("classes", [])
+        return "head included" + (f", of the classes {shorten(classes, 9)}" if classes else "")
+    return "the head starts from random weights (none in the file, or of other classes)"
 
 
 def _normalise(
@@ -192,14 +196,16 @@ def _normalise(
     for name in own:
         model.set_statistics(name, getattr(config, name))
     rest = [name for name in ("mean", "std") if name not in own]
+    fits = [len(file.settings.get(name, ())) == config.in_channels for name in ("mean", "std")]
+    settings = file.settings if all(fits) else {}
     if not rest:
         return "mean and std: the config's"
     if "mean" in match.weights:
         source = "the checkpoint's"
-    elif config.in_channels != 3:
+    elif config.in_channels != 3 and not settings:
         source = "the model's own for images that are not RGB"
     else:
-        found = find_normalisation(config.encoder, file.settings)
+        found = find_normalisation(config.encoder, settings)
         for name in rest:
             model.set_statistics(name, getattr(found, name))
         source = found.source

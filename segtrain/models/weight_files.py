@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segtrain.errors import SegtrainError, first_line, shorten, translate_errors
-from segtrain.models.names import FOLDER_FILES
+from segtrain.models.names import FOLDER_FILES, UNIVERSAL
 from segtrain.models.weights import refuse_nonfinite
 
 PARTS = ("state_dict", "model_state_dict", "model", "net")  # in this order, after averaged weights
@@ -28,7 +29,8 @@ class TensorFile:
     path: Path
     tensors: dict[str, Tensor]
     part: str = ""  # key of the tensors in the file, where it has several parts
-    settings: dict[str, Any] = field(default_factory=dict)  # config.json's pretrained_cfg, flat
+    settings: dict[str, Any] = field(default_factory=dict)  # timm's of the weights: mean, std, ...
+    network: dict[str, Any] = field(default_factory=dict)  # fields of config.model, as far as said
 
 
 def find_weights(path: Path) -> Path:
@@ -43,11 +45,18 @@ def read_tensors(path: Path) -> TensorFile:
     Of a training's checkpoint, take exponential moving averages before other weights. Raise
     SegtrainError where no part holds tensors, several may be meant, or values are not finite.
     """
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head.startswith(b"{"):
+        raise SegtrainError(f"{path}: JSON, not weights; where they are in several files, save one")
     with name_file(path):
-        content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+        is_safe = path.suffix == ".safetensors" or head.endswith(b"{")  # after a length of 8 bytes
+        content = load_file(path) if is_safe else _unpickle(path)
     part, tensors = _choose_part(path, content)
+    # networks are float32, which may not hold a value of float64
+    tensors = {k: t.float() if t.dtype == torch.float64 else t for k, t in tensors.items()}
     refuse_nonfinite(path, tensors)
-    return TensorFile(path, tensors, part, _read_settings(path))
+    return TensorFile(path, tensors, part, *_read_config(path))
 
 
 def name_file(path: Path) -> AbstractContextManager[None]:
@@ -98,24 +107,46 @@ def list_classes(path: Path) -> list[str]:
 
 def _choose_part(path: Path, content: Any) -> tuple[str, dict[str, Tensor]]:
     """Return the key and the tensors of the part of a file that holds its weights."""
-    items = content.items() if isinstance(content, dict) else ()
-    parts = {key: tensors for key, value in items if (tensors := _tensors_of(value))}
+    parts = _list_parts(content)
     if not parts:
-        if tensors := _tensors_of(content):
-            return "", tensors
         raise SegtrainError(f"{path}: {NO_TENSORS}{_explain_pickle(path)}")
-    averaged = [key for key in parts if "ema" in str(key).lower().split("_")]
-    found = [
-        *averaged,
-        *(key for key in PARTS if key in parts),
-        *(parts if len(parts) == 1 else ()),
-    ]
+    largest = max(map(len, parts.values()))
+    parts = {key: tensors for key, tensors in parts.items() if 2 * len(tensors) >= largest}
+    averaged = [key for key in parts if _is_averaged(key)]
+    named = [key for key in ("", *PARTS) if key in parts]
+    found = [*averaged, *named, *(parts if len(parts) == 1 else ())]
     if not found:
         raise SegtrainError(
             f"{path}: it has tensors under {shorten(parts, 9)}; save those to use as a file of "
             "their own"
         )
-    return (str(found[0]) if len(parts) > 1 else ""), parts[found[0]]
+    return (found[0] if len(parts) > 1 else ""), parts[found[0]]
+
+
+def _list_parts(content: Any) -> dict[str, dict[str, Tensor]]:
+    """Return the named tensors of a file by their key in it, '' for those that have none.
+
+    Averaged weights may be a part of the names: model_ema.conv1.weight.
+    """
+    flat, parts = _tensors_of(content), {}
+    for key in dict.fromkeys(name.partition(".")[0] for name in flat):
+        if _is_averaged(key):
+            own = {name for name in flat if name.startswith(f"{key}.")}
+            parts[key] = {name.removeprefix(f"{key}."): flat[name] for name in own}
+            flat = {name: tensor for name, tensor in flat.items() if name not in own}
+    items = content.items() if isinstance(content, dict) else ()
+    for key, value in items:
+        inner = value if isinstance(value, dict) else {}
+        nested = [inner.get(name) for name in (*PARTS, "module")]
+        found = [tensors for part in (value, *nested) if (tensors := _tensors_of(part))]
+        if found:
+            parts[str(key)] = max(found, key=len)
+    return parts | ({"": flat} if flat else {})
+
+
+def _is_averaged(key: str) -> bool:
+    """Return whether a key names an exponential moving average: ema, model_ema or modelEMA."""
+    return "ema" in re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower().split("_")
 
 
 def _explain_pickle(path: Path) -> str:
@@ -131,14 +162,31 @@ def _tensors_of(value: Any) -> dict[str, Tensor]:
     return {key: v for key, v in items if isinstance(key, str) and isinstance(v, Tensor)}
 
 
-def _read_settings(file: Path) -> dict[str, Any]:
-    """Return what a hub's config.json beside the file says of its weights, as timm has it."""
-    config = file.with_name("config.json")
-    if file.name not in FOLDER_FILES or not config.is_file():
-        return {}
-    with translate_errors(lambda error: f"{config}: cannot be read ({first_line(error)})"):
-        content = json.loads(config.read_text(encoding="utf-8"))
+def _read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a hub's config.json beside the file says of its weights, and of their network."""
+    path = file.with_name("config.json")
+    if file.name not in FOLDER_FILES or not path.is_file():
+        return {}, {}
+    with translate_errors(lambda error: f"{path}: cannot be read ({first_line(error)})"):
+        content = json.loads(path.read_text(encoding="utf-8"))
     content = content if isinstance(content, dict) else {}
-    found = content.get("pretrained_cfg", content)
-    known = {"architecture": content.get("architecture")}
-    return (known | found) if isinstance(found, dict) else known
+    if "encoder_name" in content:  # smp's: the arguments of an architecture
+        arch = str(content.pop("_model_class", "")).lower()
+        return {}, {"arch": arch, "encoder": content.pop("encoder_name"), "options": content}
+    settings = content.get("pretrained_cfg", content)
+    settings = settings if isinstance(settings, dict) else {}
+    for name in ("mean", "std"):
+        refuse_wrong_statistics(path, name, settings.get(name, [1.0]))
+    if (space := settings.get("input_space", "RGB")) != "RGB":
+        raise SegtrainError(f"{path}: its weights are for {space} images")
+    network = {"encoder_options": content.get("model_args") or {}}
+    if isinstance(architecture := content.get("architecture"), str):
+        network["encoder"] = UNIVERSAL + architecture
+    return settings, network
+
+
+def refuse_wrong_statistics(path: Path, name: str, values: Any) -> None:
+    """Raise SegtrainError where a mean or std is not a list of numbers of 0..1, as timm has it."""
+    numbers = isinstance(values, list) and {type(value) for value in values} <= {int, float}
+    if not numbers or not all(0 <= v <= 1 for v in values) or (name == "std" and 0 in values):
+        raise SegtrainError(f"{path}: {name} {values} is not a number of 0..1 for each channel")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,13 @@ def prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {prefix + key: tensor for key, tensor in tensors.items()}
 
 
+def timm_features(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights under the names of timm's features_only, which has no classifier."""
+    network = timm.create_model(TINY, features_only=True)
+    network.load_state_dict({k: weights[k] for k in network.state_dict() if k in weights})
+    return network.state_dict()
+
+
 WRAPPED: dict[str, Callable[[dict[str, Tensor]], dict]] = {
     "model": lambda w: {"model": w, "epoch": 1},
     "state_dict": lambda w: {"state_dict": w, "optimizer": {"state": {0: {"m": torch.zeros(3)}}}},
@@ -176,6 +184,9 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], dict]] = {
     },
     "other names": lambda w: {f"layer{n}": tensor for n, tensor in enumerate(w.values())},
     "settings": lambda w: {"state_dict": w, "args": argparse.Namespace(lr=1.0)},
+    "two wrappers": lambda w: {"model": {"state_dict": w}, "epoch": 1},
+    "few other tensors": lambda w: w | {"ema_optimizer": {"decay": torch.ones(1)}},
+    "features_only": lambda w: timm_features(w),
 }  # fmt: skip
 
 
@@ -188,11 +199,20 @@ def test_what_a_file_wraps_around_its_tensors(tmp_path, source, weights, wrapped
     assert (found - expected).abs().max() < near * expected.abs().max()
 
 
-def test_averaged_weights_go_before_others(tmp_path: Path, weights):
+AVERAGED: dict[str, Callable[[dict, dict], dict]] = {
+    "state_dict_ema": lambda raw, ema: {"state_dict": raw, "state_dict_ema": ema},
+    "modelEMA": lambda raw, ema: {"model": raw, "modelEMA": ema},
+    "ema": lambda raw, ema: {"model": raw, "ema": {"module": ema, "decay": torch.ones(1)}},
+    "model_ema": lambda raw, ema: prefixed(raw, "model.") | prefixed(ema, "model_ema.module."),
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGED)
+def test_averaged_weights_go_before_others(tmp_path: Path, weights, kind: str):
     zeros = {key: torch.zeros_like(tensor) for key, tensor in weights.items()}
-    path = write(tmp_path / "w.pth", {"state_dict": zeros, "state_dict_ema": weights})
+    path = write(tmp_path / "w.pth", AVERAGED[kind](zeros, weights))
     model, line = load(path, f"tu-{TINY}")
-    assert "its state_dict_ema" in line
+    assert f"its {kind}" in line
     assert torch.equal(model.network.encoder.state_dict()["model.conv_stem.weight"],
                        weights["conv_stem.weight"])  # fmt: skip
 
@@ -208,9 +228,68 @@ def test_a_hubs_folder_and_its_statistics(tmp_path: Path, weights):
         assert "mean and std: its config.json" in line
         assert model.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5])
         assert model.std.flatten().tolist() == pytest.approx([127.5, 102, 51])
-        assert "another encoder" not in line
+        assert "made with" not in line
     (tmp_path / "config.json").write_text('{"architecture": "test_efficientnet_tf"}')
-    assert "another encoder, tu-test_efficientnet_tf" in load(tmp_path, f"tu-{TINY}")[1]
+    assert "made with encoder tu-test_efficientnet_tf" in load(tmp_path, f"tu-{TINY}")[1]
+
+
+WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "std of 0": ({"mean": [0.5] * 3, "std": [0.0, 0.5, 0.5]}, "std"),
+    "of 0..255": ({"mean": [123.7, 116.3, 103.5], "std": [0.2] * 3}, "mean"),
+    "NaN": ({"mean": [float("nan"), 0.5, 0.5], "std": [0.2] * 3}, "mean"),
+    "words": ({"mean": ["0.5"] * 3, "std": [0.2] * 3}, "mean"),
+    "a number": ({"mean": 0.5, "std": [0.2] * 3}, "mean"),
+    "BGR": ({"input_space": "BGR"}, "BGR"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_CONFIGS)
+def test_a_hubs_config_with_statistics_that_cannot_be(tmp_path: Path, weights, kind: str):
+    save_file(weights, tmp_path / "model.safetensors")
+    settings, word = WRONG_CONFIGS[kind]
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": settings}))
+    with pytest.raises(SegtrainError, match=f"config.json: .*{word}"):
+        load(tmp_path, f"tu-{TINY}")
+
+
+@pytest.mark.parametrize("kind", ["int8", "complex64", "float64", "sparse"])
+def test_tensors_that_no_network_takes(tmp_path: Path, kind: str):
+    weights = torchvision.models.resnet18().state_dict()
+    first = weights["conv1.weight"]
+    weights["conv1.weight"] = {
+        "int8": first.to(torch.int8),
+        "complex64": first.to(torch.complex64),
+        "float64": first.double() + 1e300,
+        "sparse": first.to_sparse(),
+    }[kind]
+    path = write(tmp_path / "w.pth", weights)
+    for encoder in ("resnet18", "tu-resnet18"):
+        with pytest.raises(SegtrainError, match="w.pth"):
+            load(path, encoder)
+
+
+def test_what_shapes_do_not_tell_is_said(tmp_path: Path):
+    """Padding, activations and interpolation have no tensors, but files may name them."""
+    network = smp.Unet(f"tu-{TINY}", encoder_weights=None, decoder_interpolation="bilinear")
+    network.save_pretrained(tmp_path / "saved")
+    _, line = load(tmp_path / "saved", f"tu-{TINY}")
+    assert "made with decoder_interpolation bilinear" in line
+    _, line = load(tmp_path / "saved", f"tu-{TINY}", options={"decoder_interpolation": "bilinear"})
+    assert "made with" not in line
+
+
+def test_resampled_tensors_are_named(tmp_path: Path):
+    weights = timm.create_model("test_vit", patch_size=8).state_dict()
+    _, line = load(write(tmp_path / "w.pth", weights), "tu-test_vit", "dpt")
+    assert re.search("patch_embed.proj.weight.* resampled", line)
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path, weights):
+    save_file(weights, tmp_path / "weights.bin")
+    assert "80 of 80" in load(tmp_path / "weights.bin", f"tu-{TINY}")[1]
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(SegtrainError, match="JSON"):
+        load(tmp_path / "model.safetensors.index.json", f"tu-{TINY}")
 
 
 def test_the_configs_own_statistics_win(tmp_path: Path, weights, trained: Path):
@@ -257,7 +336,7 @@ def test_weights_of_more_channels_than_rgb(tmp_path: Path, encoder: str):
     prefix = "model." if encoder.startswith("tu-") else ""
     assert torch.equal(found[f"{prefix}conv1.weight"], weights["conv1.weight"])
     for channels in (3, 4):
-        with pytest.raises(SegtrainError, match="1 of another shape .conv1"):
+        with pytest.raises(SegtrainError, match="1 of another shape or type .conv1"):
             load(path, encoder, in_channels=channels)
 
 
