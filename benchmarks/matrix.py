@@ -13,7 +13,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,15 @@ def try_combination(
     return {"outcome": "works"}
 
 
+def try_apart(*arguments: Any) -> dict[str, str]:
+    """Try a combination in a process of its own, which a library may crash."""
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        try:
+            return pool.submit(try_combination, *arguments).result()
+        except BrokenProcessPool:
+            return {"outcome": "fault", "error": "the process crashed"}
+
+
 def main() -> None:
     from machine import RESULTS, machine
 
@@ -98,7 +110,7 @@ def main() -> None:
         data = write_pairs(Path(temporary) / "data")
         for arch, encoder in product(smp.MODEL_ARCHITECTURES_MAPPING, ENCODERS):
             folder = Path(temporary) / "combination"
-            outcome = try_combination(arch, encoder, data, folder, SIZES)
+            outcome = try_apart(arch, encoder, data, folder, SIZES)
             found.setdefault(arch, {})[encoder] = outcome
             shutil.rmtree(folder, ignore_errors=True)
             print(arch, encoder, *outcome.values(), flush=True)
