@@ -41,7 +41,7 @@ def resolve_batch_size(config: Config, loss: LossSpec, survey: Survey) -> Config
     parts = train.devices * train.nodes * train.accumulate
     most = max(1, images // parts)
     if resolve_device(train.device) == "cpu":
-        number = parts * max(1, min(ON_CPU // parts, most))
+        number = parts * min(max(2, ON_CPU // parts), most)  # a batch norm may need two
         raise UsageError(
             "train.batch_size: auto fills the memory of a GPU, and this training is on a CPU; give "
             f"a number, such as --batch-size {number}"

@@ -111,7 +111,7 @@ def check_changes(run: Path, plan: TrainingPlan, saved: dict[str, Any] | None) -
     changed = compare_configs(old, config)
     texts = {key: f"{key} was {was}, now {now}" for key, (was, now) in changed.items()}
     effects, key = dict(MAY_CHANGE), "train.precision"
-    if not saved:  # nor a length that it gave
+    if not saved or (saved.get("length") is None and not read_progress(saved).step):
         effects["train.max_time"] = ""
     if key in changed and saved:
         precision = NAMES.get(saved["setting"].get("precision"))

@@ -80,7 +80,8 @@ def fit_into_time(session: Session, loaders: Loaders, begun: float) -> Session:
 def choose_length(plan: TrainingPlan, costs: Costs, used: float) -> TrainingPlan:
     """Return the plan in the length of most steps that fits into train.max_time.
 
-    Its epochs are shortened where that gives more steps. used: seconds that have passed. Raise
+    Its epochs are shortened where that gives more steps; more of them than optim.freeze_epochs are
+    left, since frozen steps are no training of the encoder. used: seconds that have passed. Raise
     SegtrainError where there is time for no step, or for no more than the warm-up.
     """
     train, optim, every = plan.config.train, plan.config.optim, plan.config.eval.every
@@ -95,12 +96,16 @@ def choose_length(plan: TrainingPlan, costs: Costs, used: float) -> TrainingPlan
         return max(0, min(plan.steps_per_epoch, int((left - others) / of_each)))
 
     most = min(plan.epochs, 1 + max(0, int(left / min(costs.step, costs.frozen_step))))
-    epochs = max(range(1, most + 1), key=lambda epochs: epochs * count_steps(epochs))
+    least = min(optim.freeze_epochs + 1, plan.epochs)
+    lengths = range(least, max(least, most) + 1)
+    epochs = max(lengths, key=lambda epochs: epochs * count_steps(epochs))
     if not (steps := count_steps(epochs)):
-        least = used + costs.step + costs.validation + costs.checkpoint
+        others = least * costs.checkpoint + math.ceil(least / every) * costs.validation
+        seconds = used + (least - 1) * costs.frozen_step + costs.step + others
+        shortest = "one step" if least == 1 else f"one step in each of {least} epochs"
         raise SegtrainError(
-            f"train.max_time: {train.max_time} is too short for one step with its validation and "
-            f"checkpoint; give {math.ceil(least / (1 - SPARE))}s or more"
+            f"train.max_time: {train.max_time} is too short for {shortest} with validation and "
+            f"checkpoint; give {math.ceil(seconds / (1 - SPARE))}s or more"
         )
     refuse_warmup(optim, epochs * steps)
     return replace(plan, epochs=epochs, steps_per_epoch=steps)

@@ -57,6 +57,15 @@ def test_by_hand():
     assert (chosen.epochs, chosen.steps_per_epoch) == (4, 16)  # 96 s
 
 
+def test_frozen_epochs_do_not_take_all_the_time():
+    """Five frozen epochs of 100 steps would be most steps, and leave the encoder as it was."""
+    costs = Costs(step=10, frozen_step=3, validation=5, checkpoint=1)
+    chosen = choose_length(plan_of(50, 100, "30min", freeze_epochs=5), costs, used=0)
+    assert chosen.epochs == 6
+    # where the config asks for no more, there is nothing to leave time for
+    assert choose_length(plan_of(5, 100, "30min", freeze_epochs=5), costs, used=0).epochs == 5
+
+
 seconds = st.floats(0.001, 30)
 
 
@@ -70,7 +79,7 @@ def test_it_is_the_longest_that_fits(step, frozen, validation, checkpoint, used,
     left = 100 * (1 - SPARE) - used
     fitting = [
         e * s
-        for e in range(1, epochs + 1)
+        for e in range(min(freeze + 1, epochs), epochs + 1)
         for s in range(1, steps + 1)
         if duration(costs, e, s, every, freeze) <= left
     ]
