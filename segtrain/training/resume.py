@@ -20,7 +20,7 @@ from segtrain.errors import SegtrainError, UsageError, first_line, translate_err
 from segtrain.models.checkpoint import load_state
 from segtrain.runs.folder import CONFIG, STATE
 from segtrain.training.checkpoints import describe_setting, read_progress
-from segtrain.training.plan import MASKS_OF, TrainingPlan
+from segtrain.training.plan import MASKS_OF, TrainingPlan, refuse_warmup
 from segtrain.training.saved_state import check_parts
 from segtrain.training.state import TrainState
 
@@ -87,16 +87,16 @@ def read_precision(run: Path) -> str | None:
     return None
 
 
-def keep_length(plan: TrainingPlan, saved: dict[str, Any]) -> TrainingPlan:
+def keep_length(plan: TrainingPlan, saved: dict[str, Any], goes_on: bool) -> TrainingPlan:
     """Return the plan in the length that train.max_time gave the run to resume, if it did.
 
-    Another train.epochs than the run's is taken as given.
+    With `goes_on` it has the epochs of its config instead. Raise UsageError for a longer warm-up.
     """
     if saved.get("length") is None:
         return plan
     epochs, steps_per_epoch = saved["length"]
-    if plan.epochs != saved["config"]["train"]["epochs"]:
-        epochs = plan.epochs
+    epochs = plan.epochs if goes_on else epochs
+    refuse_warmup(plan.config.optim, epochs * steps_per_epoch)
     return replace(plan, epochs=epochs, steps_per_epoch=steps_per_epoch, timed=True)
 
 
