@@ -125,7 +125,7 @@ def resolve_start(request: FitRequest, dry: bool = False) -> tuple[RunStart, Seg
     saved, notes = None, []
     if old_run:
         saved = find_state(old_run)
-        plan = keep_length(plan, saved, options.gives("train.epochs")) if saved else plan
+        plan = keep_length(plan, saved) if saved else plan
         notes = check_changes(old_run, plan, saved)
         notes += check_data(old_run, saved, plan) if saved else []
     # initial weights are a function of the seed, whatever was drawn before

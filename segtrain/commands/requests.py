@@ -43,11 +43,6 @@ class FitOptions:
     name: str | None = None
     resume: str | None = None
 
-    def gives(self, key: str) -> bool:
-        """Return whether an option or --set gives a config field."""
-        sets = {text.partition("=")[0].strip() for text in self.sets}
-        return self.flags.get(key) is not None or key in sets
-
 
 @dataclass(frozen=True)
 class FitRequest:

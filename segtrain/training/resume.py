@@ -87,15 +87,17 @@ def read_precision(run: Path) -> str | None:
     return None
 
 
-def keep_length(plan: TrainingPlan, saved: dict[str, Any], goes_on: bool) -> TrainingPlan:
+def keep_length(plan: TrainingPlan, saved: dict[str, Any]) -> TrainingPlan:
     """Return the plan in the length that train.max_time gave the run to resume, if it did.
 
-    With `goes_on` it has the epochs of its config instead. Raise UsageError for a longer warm-up.
+    Another train.epochs than the run's is taken as given; the same may be a launcher's restart.
+    Raise UsageError for a longer warm-up.
     """
     if saved.get("length") is None:
         return plan
     epochs, steps_per_epoch = saved["length"]
-    epochs = plan.epochs if goes_on else epochs
+    if plan.epochs != saved["config"]["train"]["epochs"]:
+        epochs = plan.epochs
     refuse_warmup(plan.config.optim, epochs * steps_per_epoch)
     return replace(plan, epochs=epochs, steps_per_epoch=steps_per_epoch, timed=True)
 
@@ -129,7 +131,9 @@ def check_changes(run: Path, plan: TrainingPlan, saved: dict[str, Any] | None) -
 def explain_end(state: TrainState, plan: TrainingPlan) -> str:
     """Return why a training from this state has no step left, and what to do; '' if it has one."""
     if state.epoch >= plan.epochs:
-        return f"{state.epoch} epochs are done already; take more than that with --epochs"
+        text = f"{state.epoch} epochs are done already; take more than that with --epochs"
+        asked = plan.config.train.epochs  # more than train.max_time allowed
+        return text if asked == plan.epochs else f"{text}, but not {asked}, as so far"
     if state.stale >= (plan.config.train.patience or math.inf):
         return (
             f"early stopping has ended it after {state.stale} validations without improvement; "

@@ -99,13 +99,10 @@ def test_more_epochs_continue_it_and_another_time_is_refused(cli, straight: Path
     assert refused.code == 2 and "train.max_time was 10min, now 20min" in refused.error
     ended = cli("fit", "--resume", "r")
     assert "the run is finished: 2 epochs are done already" in ended.stdout
+    assert "but not 4" in ended.stdout  # which a launcher's restart gives again
     resumed = cli("fit", "--resume", "r", "--epochs", "3")
     assert resumed.code == 0, resumed.stderr
     assert [row["step"] for row in rows_of(Path("runs/r"))] == ["5", "10", "15"]
-    # as many as the config asked for, which the time did not allow
-    resumed = cli("fit", "--resume", "r", "--epochs", "4")
-    assert resumed.code == 0, resumed.stderr
-    assert len(rows_of(Path("runs/r"))) == 4
 
 
 def test_a_fault_while_it_is_measured_is_one_line(cli, timed, monkeypatch):
