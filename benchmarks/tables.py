@@ -257,6 +257,34 @@ def kernels() -> str:
     return table([*header, "registers", "bytes spilled", "fences", "loads"], rows)
 
 
+def encoders() -> str:
+    found = result("encoders")["encoders"]
+    archs = list(dict.fromkeys(arch for row in found.values() for arch in row["architectures"]))
+    rows = []
+    for name, row in found.items():
+        takers = row["architectures"]
+        others = [arch for arch in archs if arch not in takers]
+        if not takers:
+            rows.append([f"`{name}`", *[""] * 5, "none"])
+            continue
+        listed = "all" if not others else f"all but {', '.join(others)}"
+        statistics = " ".join(f"{value:.0f}" for value in (*row["mean"], *row["std"]))
+        rows.append([
+            f"`{name}`",
+            f"{row['parameters'] / 1e6:.1f} M",
+            " ".join(map(str, row["strides"])),
+            f"{row['step']}n" + (f", from {row['least']}" if row["least"] > row["step"] else ""),
+            STATISTICS.get(statistics, statistics) if row["imagenet"] else "no weights",
+            row["licence"],
+            listed if len(others) < len(archs) / 2 else ", ".join(takers),
+        ])  # fmt: skip
+    header = ["encoder", "parameters", "strides", "sides", "weights' mean, std", "licence"]
+    return table([*header, "architectures"], rows)
+
+
+# of 0..255, rounded
+STATISTICS = {"124 116 104 58 57 57": "ImageNet's", "128 128 128 128 128 128": "127.5"}
+
 TABLES = {
     "demo_losses": demo_losses,
     "camvid_losses": lambda: compared("camvid_losses", "loss"),
@@ -273,4 +301,5 @@ TABLES = {
     "scoring": scoring,
     "upsampling": upsampling,
     "kernels": kernels,
+    "encoders": encoders,
 }

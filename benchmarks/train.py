@@ -296,7 +296,7 @@ class Segtrain:
             fabric = make_fabric(plan.config.train)
             fabric.launch()
             training, _ = start_training(fabric, start, case.segmentation_model())
-            reporter = Reporter(plan.config.train, case.steps, training.state, True)
+            reporter = Reporter(plan, training.state, True)
         if data:
             self.loaders = open_loaders(plan, fabric)
         else:
@@ -540,6 +540,7 @@ def plan_without_files(case: Case) -> TrainingPlan:
         crop=case.crop,
         image_sizes={},
         mask_digests={},
+        epochs=case.config.train.epochs,
         steps_per_epoch=case.steps,
         by_class=UNIFORM,
         notes=(),

@@ -88,6 +88,18 @@ def accept_any_text() -> None:
     )
 
 
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Keep a library from logging anything but errors."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 class _SafeFormatter(logging.Formatter):
     """A formatter of log records whose lines are safe for a terminal."""
 

@@ -18,10 +18,12 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import timm
 import torch
 import typer
 from conftest import ANY_NETWORK, QUICK, run_cli, write_pairs
 from PIL import Image
+from safetensors.torch import save_file
 from torch.distributed.run import get_args_parser
 
 import segtrain
@@ -43,6 +45,7 @@ SMALL = {  # added to the commands of each verb
     "predict": ON_CPU,
     "check": [],
     "losses": [],
+    "encoders": [],
     "compare": [],
     "sweep": ["--dry-run"],  # each run would be a process
 }
@@ -56,6 +59,7 @@ STAND_INS = {  # replacements of the words in a command that name files
     r"[\w/-]+\.(png|jpe?g|tiff?)": "image",
     r"\w+/\*\.\w+|photos/?": "images",
     r"masks/": "masks",
+    r"convnext_atto\.safetensors": "convnext_atto",
     r"\w+\.safetensors": "checkpoint",
     r"(?!configs/)[\w/-]+\.yaml": "config",
     r"resnet50": "resnet18",
@@ -168,6 +172,8 @@ def stand_in(word: str, home: Path) -> str:
         path.symlink_to(home / kind)
     elif kind == "config":
         path.write_text(f"data: {{path: {home / 'pairs'}}}")
+    elif kind == "convnext_atto":
+        save_file(timm.create_model(kind).state_dict(), path)
     elif kind == "checkpoint":
         shutil.copy(home / "run/checkpoints/best.safetensors", path)
     else:

@@ -10,6 +10,7 @@ from segtrain.cli.data import check
 from segtrain.cli.errors import OneLineErrors
 from segtrain.cli.evaluation import compare, evaluate
 from segtrain.cli.losses import losses
+from segtrain.cli.models import encoders
 from segtrain.cli.prediction import predict
 from segtrain.cli.training import BareResume, fit, sweep
 from segtrain.console import accept_any_text, write
@@ -55,3 +56,4 @@ app.command()(check)
 app.command()(compare)
 app.command()(sweep)
 app.command()(losses)
+app.command()(encoders)

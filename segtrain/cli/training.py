@@ -53,7 +53,7 @@ def fit(
     lb_ignore: Annotated[IntOption, field("data.lb_ignore")] = None,
     n_min_factor: Annotated[IntOption, field("loss.n_min_factor")] = None,
     epochs: Annotated[IntOption, field("train.epochs")] = None,
-    batch_size: Annotated[IntOption, field("train.batch_size")] = None,
+    batch_size: Annotated[TextOption, field("train.batch_size", metavar="auto|N")] = None,
     lr: Annotated[FloatOption, field("optim.lr")] = None,
     crop: Annotated[TextOption, field("augment.crop", metavar="HxW")] = None,
     device: Device = None,

@@ -35,9 +35,17 @@ from segtrain.runs.folder import (
     refuse_name,
     refuse_read_only,
 )
+from segtrain.training.batch_size import resolve_batch_size
 from segtrain.training.loop import start_training, train
 from segtrain.training.plan import make_model, make_plan
-from segtrain.training.resume import check_changes, check_data, find_state, keep_precision
+from segtrain.training.resume import (
+    check_changes,
+    check_data,
+    find_state,
+    keep_batch_size,
+    keep_length,
+    keep_precision,
+)
 from segtrain.training.session import RunStart
 from segtrain.training.watch import FileWatch
 
@@ -45,9 +53,9 @@ from segtrain.training.watch import FileWatch
 def fit(request: FitRequest) -> Path:
     """Train, and return the run's folder."""
     refuse_uninstalled(request.config, request.loss)
-    request = keep_precision_of_run(request)
+    request = keep_resolved(request)
     config, old_run = request.config, request.old_run
-    fabric = make_fabric(config.train)
+    fabric = make_fabric(config.train, changing=config.optim.freeze_epochs > 0)
     # rank 0 alone resolves the start and loads weights: other hosts may not see the run's folder
     starts: list[tuple[RunStart, str]] = []
     model: SegmentationModel | None = None
@@ -75,11 +83,12 @@ def fit(request: FitRequest) -> Path:
     return start.run
 
 
-def keep_precision_of_run(request: FitRequest) -> FitRequest:
-    """Return the request in the precision so far of the run to resume, if there is one."""
+def keep_resolved(request: FitRequest) -> FitRequest:
+    """Return the request with what auto was so far in the run to resume, if there is one."""
     if not request.old_run:
         return request
-    return replace(request, config=keep_precision(request.old_run, request.config))
+    config = keep_batch_size(request.old_run, request.config)
+    return replace(request, config=keep_precision(request.old_run, config))
 
 
 def refuse_other_precision(fabric: Fabric, precision: str) -> None:
@@ -110,12 +119,14 @@ def resolve_start(request: FitRequest, dry: bool = False) -> tuple[RunStart, Seg
     else:  # before the data set is read
         refuse_name(options.out, name)
     survey = read_data(config)
+    config = resolve_batch_size(config, request.loss, survey)
     plan = make_plan(config, request.loss, survey)
     write_notes(plan.notes)
     saved, notes = None, []
     if old_run:
         saved = find_state(old_run)
-        notes = check_changes(old_run, plan.config, saved)
+        plan = keep_length(plan, saved) if saved else plan
+        notes = check_changes(old_run, plan, saved)
         notes += check_data(old_run, saved, plan) if saved else []
     # initial weights are a function of the seed, whatever was drawn before
     torch.manual_seed(config.train.seed)
@@ -152,8 +163,8 @@ def read_data(config: Config) -> Survey:
 def print_dry_run(request: FitRequest) -> None:
     """Print the plan of a training; refuse what the training would. Nothing is written."""
     refuse_uninstalled(request.config, request.loss)
-    request = keep_precision_of_run(request)
-    fabric = make_fabric(request.config.train)
+    request = keep_resolved(request)
+    fabric = make_fabric(request.config.train, request.config.optim.freeze_epochs > 0)
     if not fabric.is_global_zero:
         return
     with lock_run(request.old_run) if request.old_run else nullcontext():
@@ -167,4 +178,7 @@ def print_dry_run(request: FitRequest) -> None:
     for split, samples in plan.data.splits.items():
         write(f"{split}: {len(samples)} images")
     write(f"parameters: {model.parameter_count:,}")
-    write(f"steps per epoch: {plan.steps_per_epoch}")
+    length = f"steps per epoch: {plan.steps_per_epoch}"
+    if plan.config.train.max_time and not plan.timed:
+        length += f", in at most {plan.epochs} epochs, as many as fit into train.max_time"
+    write(length)

@@ -36,9 +36,13 @@ FORMS = {
     "data.value_range": "two values, the lower one first, such as [0, 4095]",
     "eval.tta": "a list of hflip, vflip and factors above 0, at most 4, such as [hflip, 0.75]",
     "eval.window": f"{SIZE}, at least 32",
+    "model.encoder_options": "arguments by name, such as {drop_path_rate: 0.1}",
     "model.mean": CHANNELS,
     "model.options": "arguments by name, such as {decoder_channels: [64, 32, 16]}",
+    "optim.warmup": "a share of all steps below 1, such as 0.05, or a number of steps such as 500",
+    "train.batch_size": "a number of at least 1, or auto",
     "train.checkpoint_every": "a number of steps, or a time such as 90s or 10min",
+    "train.max_time": "a time such as 90s, 25min or 2h",
     "train.timeout": "a time such as 90s, 10min or 2h",
     "model.std": CHANNELS.replace("number", "positive number"),
 }

@@ -14,10 +14,12 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from segtrain.config.data import DataConfig
 from segtrain.config.types import (
     LARGEST_OVERLAP,
+    BatchSize,
     Duration,
     OnOffAuto,
     Pattern,
     Section,
+    ShareOrSteps,
     Size,
     StepsOrDuration,
     Window,
@@ -90,9 +92,9 @@ class ModelConfig(Section):
     )
     weights: str = Field(
         "auto",
-        description="pretrained weights for fine-tuning: imagenet, none, or a file (a segtrain "
-        "checkpoint or an encoder's state dict); auto is imagenet if it is cached or the hub "
-        "answers within 3 seconds, else none",
+        description="pretrained weights for fine-tuning: imagenet, none, or a file or hub folder "
+        "(of segtrain, timm, torchvision or segmentation-models-pytorch); auto is imagenet if it "
+        "is cached, the hub answers within 3 seconds, or segtrain-cli[weights] has it, else none",
     )
     in_channels: int = Field(
         3,
@@ -102,7 +104,7 @@ class ModelConfig(Section):
     mean: list[float] | None = Field(
         None,
         description="normalisation: mean of each channel of 0..255 values; default: that of the "
-        "pretrained weights, of ImageNet for RGB, else 127.5",
+        "pretrained weights, also those of a file, of ImageNet for RGB, else 127.5",
     )
     std: list[Annotated[float, Field(gt=0)]] | None = Field(
         None, description="normalisation: standard deviation; default: as for mean, else 63.75"
@@ -114,6 +116,11 @@ class ModelConfig(Section):
     )
     options: dict[str, Any] = Field(
         {}, description="other arguments of the architecture, such as decoder_channels"
+    )
+    encoder_options: dict[str, Any] = Field(
+        {},
+        description="arguments of an encoder of timm (tu-NAME), such as drop_path_rate; "
+        "dynamic_img_size is true where the encoder has it",
     )
 
     @field_validator("weights")
@@ -176,6 +183,19 @@ class OptimConfig(Section):
         description="factor on the encoder's learning rate, for fine-tuning; 0 freezes the "
         "encoder with its batch norm",
     )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="layer-wise decay of the encoder's learning rate, such as 0.75: each layer "
+        "(block) has this factor on the rate of the next one, the last one on the decoder's; 1 is "
+        "off",
+    )
+    freeze_epochs: int = Field(
+        0,
+        ge=0,
+        description="epochs at the start with the encoder frozen, with its batch norm",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(0.01, ge=0, description="weight decay, except of norms and biases")
     schedule: Literal["poly", "cosine", "onecycle", "constant"] = Field(
@@ -183,7 +203,9 @@ class OptimConfig(Section):
         description="learning rate schedule: after the warm-up, poly and cosine decay to 0, "
         "constant stays; onecycle rises over 30 % of the steps instead of a warm-up",
     )
-    warmup: float = Field(0.05, ge=0, lt=1, description="linear warm-up, as a share of all steps")
+    warmup: ShareOrSteps = Field(
+        0.05, description="linear warm-up: a share of all steps below 1, or a number of steps"
+    )
     power: float = Field(0.9, gt=0, description="exponent of the poly schedule")
     clip_norm: float = Field(1.0, ge=0, description="gradient clipping: largest norm; 0 is off")
 
@@ -192,7 +214,17 @@ class TrainConfig(Section):
     """The training run: length, devices, precision, checkpoints."""
 
     epochs: int = Field(50, ge=1, description="passes over the training images")
-    batch_size: int = Field(8, ge=1, description="images per optimizer step, over all devices")
+    max_time: Duration | None = Field(
+        None,
+        description="longest time of the training, such as 25min, with its validations and "
+        "checkpoints: as many steps as fit by the speed of 50 measured ones, in at most "
+        "train.epochs; default: no limit",
+    )
+    batch_size: BatchSize = Field(
+        8,
+        description="images per optimizer step, over all devices; auto is the largest number that "
+        "the memory of a GPU can take",
+    )
     accumulate: int = Field(
         1,
         ge=1,
@@ -264,6 +296,12 @@ class TrainConfig(Section):
         False,
         description="write profile.json, a trace of steps 5 to 8 for a trace viewer",
     )
+
+    @property
+    def images_per_step(self) -> int:
+        """The batch size as a number; where it is `auto`, a command resolves it first."""
+        assert self.batch_size != "auto"
+        return self.batch_size
 
 
 class EvalConfig(Section):

@@ -120,6 +120,14 @@ def _steps_or_duration(value: Any) -> int | str:
     return int(value)
 
 
+def _share_or_steps(value: float) -> int | float:
+    if value < 1:
+        return value
+    if value % 1:
+        raise ValueError
+    return int(value)
+
+
 PixelCount = Annotated[int, Field(ge=1)]
 Size = Annotated[tuple[PixelCount, PixelCount], BeforeValidator(_height_width)]
 WindowSide = Annotated[int, Field(ge=SMALLEST_WINDOW)]
@@ -130,3 +138,5 @@ OnOffAuto = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 StepsOrDuration = Annotated[int | str, BeforeValidator(_steps_or_duration)]
+BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+ShareOrSteps = Annotated[int | float, Field(ge=0), AfterValidator(_share_or_steps)]

@@ -49,8 +49,11 @@ def describe_precision(train: TrainConfig, fabric: Fabric) -> str:
     return f"{precision} (auto)" if train.precision == "auto" else precision
 
 
-def make_fabric(train: TrainConfig) -> Fabric:
-    """Build the Fabric of a run. Raise UsageError for what the machine or launcher lacks."""
+def make_fabric(train: TrainConfig, changing: bool = False) -> Fabric:
+    """Build the Fabric of a run. Raise UsageError for what the machine or launcher lacks.
+
+    changing: other parameters are trained at its end than at its start (optim.freeze_epochs).
+    """
     launcher = detect_launcher()
     refuse_launch(train, launcher)
     device = resolve_device(train.device)
@@ -68,7 +71,7 @@ def make_fabric(train: TrainConfig) -> Fabric:
             accelerator=device,
             devices=train.devices,
             num_nodes=train.nodes,
-            strategy=make_ddp(train) if train.devices * train.nodes > 1 else "auto",
+            strategy=make_ddp(train, changing) if train.devices * train.nodes > 1 else "auto",
             precision=PRECISIONS[resolve_precision(train.precision, device)],
             # else Fabric takes any job of SLURM's for its launcher, one with a single task, too
             plugins=None if launcher else LightningEnvironment(),
@@ -79,12 +82,23 @@ def make_fabric(train: TrainConfig) -> Fabric:
         raise UsageError(f"SLURM: {first_line(error)}") from error
 
 
-def make_ddp(train: TrainConfig) -> DDPStrategy:
-    """Build DDP for networks with parameters that no loss reaches.
+def make_lone_fabric(train: TrainConfig) -> Fabric:
+    """Build the Fabric of a single process on the first device, whatever launched it."""
+    device = resolve_device(train.device)
+    return Fabric(
+        accelerator=device,
+        devices=1,
+        precision=PRECISIONS[resolve_precision(train.precision, device)],
+        plugins=LightningEnvironment(),
+    )
+
+
+def make_ddp(train: TrainConfig, changing: bool) -> DDPStrategy:
+    """Build DDP for networks with parameters that no loss reaches, maybe others in time.
 
     A static graph is the faster way to allow them; torch lacks it under gradient accumulation.
     """
-    static = train.accumulate == 1
+    static = train.accumulate == 1 and not changing
     limit = timedelta(seconds=max(GATHERING, parse_duration(train.timeout)))
     return DDPStrategy(timeout=limit, static_graph=static, find_unused_parameters=not static)
 
@@ -127,7 +141,7 @@ def check_batch_norm(fabric: Fabric, train: TrainConfig, frozen: bool) -> list[N
     """Return a note where batch norm can't use the images of all processes: on CPUs."""
     if fabric.world_size == 1 or fabric.device.type != "cpu" or frozen or not train.sync_bn:
         return []
-    images = train.batch_size // fabric.world_size // train.accumulate
+    images = train.images_per_step // fabric.world_size // train.accumulate
     return [
         Note(
             f"on CPUs batch norm uses the {images} image(s) of each process, not of all processes",

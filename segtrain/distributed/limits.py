@@ -25,8 +25,7 @@ def explain_limits(advice: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        no_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if no_memory or any(sign in str(error) for sign in NO_MEMORY):
+        if is_out_of_memory(error):
             raise SegtrainError(f"out of memory: {advice}") from error
         if is_compiler_error(error):
             raise SegtrainError(f"train.compile: {first_line(error)}; set it to off") from error
@@ -35,3 +34,9 @@ def explain_limits(advice: str) -> Iterator[None]:
                 f"train.deterministic: {first_line(error).partition('. ')[0]}; set it to false"
             ) from error
         raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error is for memory, of the device or of the host."""
+    no_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return no_memory or any(sign in str(error) for sign in NO_MEMORY)

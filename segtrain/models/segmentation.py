@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from warnings import catch_warnings, simplefilter
 
 import segmentation_models_pytorch as smp
 import timm
@@ -15,14 +14,18 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig
-from segtrain.errors import SegtrainError, UsageError, did_you_mean, first_line, translate_errors
+from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
+from segtrain.models.encoders import (
+    ARCHITECTURES,
+    explain_combination,
+    network_options,
+    refuse_wrong_options,
+)
 from segtrain.models.names import UNIVERSAL, unknown_architecture, unknown_encoder
+from segtrain.models.trial import Padding, copy_shapes, find_error, find_padding, find_unreached
 from segtrain.models.upsampling import UpsampledLogits, upsample, upsample_later
 
-ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
-# without it a ViT accepts a single image size
-DEFAULT_OPTIONS = {"dpt": {"dynamic_img_size": True}}
-MIN_STRIDE = 32  # decoders such as DPT's need it where their encoder needs less
+STRIDE = 32  # of decoders; DPT's has it where the encoder's is less
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of uint8 RGB
 IMAGENET_STD = (58.395, 57.12, 57.375)
 ANY_MEAN, ANY_STD = 127.5, 63.75  # of other channels than RGB: 0..255 becomes -2..2
@@ -33,12 +36,15 @@ class SegmentationModel(nn.Module):
     """uint8 images (N,K,H,W) -> logits (N,C,H,W), C >= 2, for any H and W; 3 channels are RGB.
 
     The model does the normalisation (mean and std of 0..255 values, persistent buffers) and the
-    padding to the encoder's stride, so that training, evaluation and prediction share them. With
-    freeze_bn, batch norm uses its running statistics in training, too, and doesn't update them.
+    padding to sizes that the network takes, so that training, evaluation and prediction share them.
+    With freeze_bn, batch norm uses its running statistics in training, too, and doesn't update
+    them.
     """
 
     mean: Tensor
     std: Tensor
+    padding = Padding(STRIDE, STRIDE)
+    unreached: frozenset[str] = frozenset()  # parameters that freeze_unreached has found
     by_rows = False  # set while inference asks for logits that are upsampled as they are read
 
     def __init__(
@@ -64,10 +70,10 @@ class SegmentationModel(nn.Module):
         return self.network(self.pad((images.float() - self.mean) / self.std))
 
     def pad(self, maps: Tensor, value: float = 0) -> Tensor:
-        """Pad images (N,K,H,W) or targets (N,H,W), right and bottom, to the network's stride."""
+        """Pad images (N,K,H,W) or targets (N,H,W), right and bottom, to a size of the network's."""
         height, width = maps.shape[-2:]
-        stride = max(MIN_STRIDE, self.network.encoder.output_stride)
-        return F.pad(maps, (0, -width % stride, 0, -height % stride), value=value)
+        right, bottom = self.padding.pad(width) - width, self.padding.pad(height) - height
+        return F.pad(maps, (0, right, 0, bottom), value=value)
 
     def train(self, mode: bool = True) -> SegmentationModel:
         super().train(mode)
@@ -79,23 +85,47 @@ class SegmentationModel(nn.Module):
 
     def freeze_encoder(self) -> None:
         """Exclude the encoder from training, and keep it in evaluation mode."""
+        self.frozen = {p for p in self.network.encoder.parameters() if p.requires_grad}
         self.network.freeze_encoder()  # from now on network.train() leaves the encoder's mode
         self.network.encoder.eval()  # smp freezes batch norm alone; this stops dropout as well
+
+    def unfreeze_encoder(self) -> None:
+        """Undo `freeze_encoder`; the next `train` sets the mode."""
+        self.network.unfreeze_encoder()
+        for parameter in self.network.encoder.parameters():
+            parameter.requires_grad = parameter in self.frozen
 
     def synchronise_bn(self) -> None:
         """Compute batch norm over the images of all ranks, which must be GPUs."""
         # timm's conversion keeps the activation inside timm's norms; torch's own drops it
         self.network = convert_sync_batchnorm(self.network)
 
-    def find_size_error(self, size: tuple[int, int]) -> str | None:
-        """Return the network's error on images of (height, width), None where it has none."""
-        padded = self.pad(self._blank(size).float())
-        network = copy.deepcopy(self.network).eval()
-        try:
-            with translate_errors(first_line), torch.no_grad():
-                network(padded)
-        except SegtrainError as error:
-            return str(error)
+    def set_statistics(self, name: str, values: Sequence[float]) -> None:
+        """Set the mean or std of each channel of 0..255 values."""
+        buffer: Tensor = getattr(self, name)
+        buffer.copy_(torch.tensor(values).view_as(buffer))
+
+    def freeze_unreached(self) -> None:
+        """Exclude the parameters from training that the logits don't depend on.
+
+        Such are an encoder's stages below those that the decoder reads. They stay in the module.
+        """
+        network, least = copy_shapes(self.network).train(), self.padding.least
+        # two images: batch norm may need two values a channel
+        names = find_unreached(network, (2, self.mean.shape[1], least, least))
+        for name in names:
+            self.network.get_parameter(name).requires_grad_(False)
+        self.unreached = frozenset(f"network.{name}" for name in names)
+
+    def find_size_error(
+        self, sizes: Iterable[tuple[int, int]]
+    ) -> tuple[tuple[int, int], str] | None:
+        """Return the first of the sizes (height, width) that the network can't take, and why."""
+        network, channels = copy_shapes(self.network).eval(), self.mean.shape[1]
+        padded = {tuple(map(self.padding.pad, size)): size for size in sizes}
+        for (height, width), size in padded.items():
+            if error := find_error(network, (height, width), channels, self.upsampling):
+                return size, error
         return None
 
     def can_train_on_one(self, size: tuple[int, int]) -> bool:
@@ -103,23 +133,20 @@ class SegmentationModel(nn.Module):
 
         Batch norm after a global pooling (DeepLab, PSPNet) gets one value per channel and refuses.
         """
-        probe = copy.deepcopy(self).train()  # a copy: training mode updates batch norm
+        trial = copy_shapes(self).train()
         try:
             with torch.no_grad():
-                probe(self._blank(size))
+                trial(torch.empty(1, self.mean.shape[1], *size, dtype=torch.uint8, device="meta"))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             return False
         return True
 
-    def _blank(self, size: tuple[int, int]) -> Tensor:
-        channels = self.mean.shape[1]
-        return torch.zeros(1, channels, *size, dtype=torch.uint8, device=self.mean.device)
-
     @property
     def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.parameters())
+        """The number of parameters that the logits depend on, once freeze_unreached has run."""
+        return sum(p.numel() for name, p in self.named_parameters() if name not in self.unreached)
 
 
 def take_upsampling(network: smp.base.SegmentationModel) -> tuple[int, bool]:
@@ -150,40 +177,46 @@ def check_installed(arch: str, encoder: str) -> None:
         raise unknown_encoder(encoder, smp.encoders.get_encoder_names())
 
 
-def refuse_unknown_options(arch: str, options: dict[str, Any]) -> None:
-    """Raise UsageError for options that smp would accept and ignore."""
-    accepted = set(inspect.signature(ARCHITECTURES[arch]).parameters)
-    accepted -= {"encoder_name", "encoder_weights", "in_channels", "classes", "kwargs"}
-    unknown = sorted(options.keys() - accepted)
-    if unknown:
-        raise UsageError(
-            f"model.options: {arch} has no {unknown[0]!r}{did_you_mean(unknown[0], accepted)}; "
-            f"it takes {', '.join(sorted(accepted))}"
-        )
-
-
 def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
     """Return the model with random weights. Raise UsageError if its parts don't fit."""
-    arch, encoder = config.arch, config.encoder
-    check_installed(arch, encoder)
-    options = DEFAULT_OPTIONS.get(arch, {}) | config.options
-    refuse_unknown_options(arch, config.options)
+    check_installed(config.arch, config.encoder)
+    refuse_wrong_options(config)
 
-    def explain(error: Exception) -> str:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        with_options = f" with {config.options}" if config.options else ""
-        return f"model: {arch} cannot be built on {encoder}{with_options}: {reason}"
+    def works(other: ModelConfig) -> bool:
+        return try_model(other, num_classes) is not None
 
-    with translate_errors(explain, UsageError):
-        network = smp.create_model(
-            arch,
-            encoder,
-            encoder_weights=None,
-            in_channels=config.in_channels,
-            classes=num_classes,
-            **options,
-        )
+    with translate_errors(lambda error: explain_combination(config, error, works), UsageError):
+        return assemble_model(config, num_classes)
+
+
+def try_model(config: ModelConfig, num_classes: int) -> SegmentationModel | None:
+    """Return a model without weights, which takes no memory; None where it can't be built."""
+    for device in ("meta", "cpu"):  # a few can't be built on the first
+        try:
+            with translate_errors(first_line), catch_warnings(), torch.device(device):
+                simplefilter("ignore")
+                return assemble_model(config, num_classes)
+        except SegtrainError as error:
+            if device not in str(error):
+                break
+    return None
+
+
+def assemble_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
+    """Return the model with random weights. Raise whatever the libraries do if it can't be."""
+    network = smp.create_model(
+        config.arch,
+        config.encoder,
+        encoder_weights=None,
+        in_channels=config.in_channels,
+        classes=num_classes,
+        **network_options(config),
+    )
     rgb = config.in_channels == 3
     mean = config.mean or (IMAGENET_MEAN if rgb else [ANY_MEAN] * config.in_channels)
     std = config.std or (IMAGENET_STD if rgb else [ANY_STD] * config.in_channels)
-    return SegmentationModel(network, mean, std, config.freeze_bn)
+    model = SegmentationModel(network, mean, std, config.freeze_bn)
+    stride = math.lcm(STRIDE, network.encoder.output_stride)
+    trial = copy_shapes(network).eval()
+    model.padding = find_padding(trial, config.in_channels, stride, model.upsampling)
+    return model

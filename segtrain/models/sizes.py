@@ -26,7 +26,9 @@ def refuse_misfit(
         return SegtrainError(f"{path}: its weights don't fit its config: {problem}")
 
     largest = max((max(t.shape, default=1) for t in weights.values() if t.numel()), default=0)
-    numbers = [config.in_channels, num_classes, *_list_numbers(config.options)]
+    # the size of images may be larger than any tensor
+    options = config.options | config.encoder_options | {"img_size": 0}
+    numbers = [config.in_channels, num_classes, *_list_numbers(options)]
     if max(numbers) > max(ALWAYS, largest):
         raise error(f"no tensor has the size {max(numbers)} that its config names")
     with suppress(UsageError), torch.device("meta"):  # which a few encoders can't be built on

@@ -28,11 +28,14 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
 
 
 def refuse_nonfinite(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Raise SegtrainError where a weights file holds NaN, infinities or floats of other types."""
+    """Raise SegtrainError where a weights file holds NaN, infinities or tensors of other types."""
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and tensor.dtype not in FLOATS:
+        other = (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype not in FLOATS
+        quantised = tensor.dtype in (torch.int8, torch.uint8)
+        if other or quantised or tensor.layout != torch.strided:
+            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
             raise SegtrainError(
-                f"{path}: {name} is of type {tensor.dtype}, with which no network can be computed; "
+                f"{path}: {name} is of type {kind}, with which no network can be computed; "
                 "save it as torch.float32"
             )
     wrong = [

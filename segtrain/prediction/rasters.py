@@ -24,6 +24,7 @@ from segtrain.models.inference import (
     CheckedPredictor,
     NonFiniteError,
     Predictor,
+    SizeError,
     advise_on_memory,
     predict_bands,
 )
@@ -74,6 +75,8 @@ class ImagePainter:
                 except NonFiniteError as error:
                     hint = advise_on_overflow(self.fabric)
                     raise NonFiniteError(f"{path}: {error}; {hint}") from error
+                except SizeError as error:
+                    raise SizeError(f"{path}: {error}") from error
                 if self.legend:
                     overlay = add_legend(overlay, meta.classes, meta.palette)
                 before_writing()

@@ -47,22 +47,28 @@ def save_checkpoint(session: Session, miou: float | None = None, best: bool = Fa
     if best:
         save_model(run / BEST, model, meta)
     save_changes(run, plan.config)
-    # weights too: one file, so one rename, is a consistent state
-    save_state(
-        run / STATE,
-        {
-            "model": training.model.state_dict(),
-            "average": training.average and training.average.state_dict(),
-            "loss": dict(training.loss.named_buffers()),
-            "observed": training.loss.observed,
-            "optimizer": training.optimizer.state_dict(),
-            "precision": session.fabric.strategy.precision.state_dict(),
-            "state": asdict(state),
-            "config": plan.config.model_dump(mode="json"),
-            "setting": describe_setting(session.fabric),
-            "data": plan.fingerprint,
-        },
-    )
+    save_state(run / STATE, collect_state(session))
+
+
+def collect_state(session: Session) -> dict[str, Any]:
+    """Return all that a training goes on from; its tensors are the training's own.
+
+    Weights too: one file, so one rename, is a consistent state.
+    """
+    plan, training = session.plan, session.training
+    return {
+        "model": training.model.state_dict(),
+        "average": training.average and training.average.state_dict(),
+        "loss": dict(training.loss.named_buffers()),
+        "observed": training.loss.observed,
+        "optimizer": training.optimizer.state_dict(),
+        "precision": session.fabric.strategy.precision.state_dict(),
+        "state": asdict(training.state),
+        "config": plan.config.model_dump(mode="json"),
+        "length": [plan.epochs, plan.steps_per_epoch] if plan.timed else None,
+        "setting": describe_setting(session.fabric),
+        "data": plan.fingerprint,
+    }
 
 
 def save_changes(run: Path, config: Config) -> None:

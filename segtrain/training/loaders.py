@@ -39,6 +39,6 @@ def open_loaders(plan: TrainingPlan, fabric: Fabric) -> Loaders:
     }
     shards = Shards(fabric.global_rank, fabric.world_size, train.accumulate)
     count = len(pairs["train"])
-    sampler = BatchSampler(count, train.batch_size, train.seed, plan.by_class, shards)
+    sampler = BatchSampler(count, train.images_per_step, train.seed, plan.by_class, shards)
     loader = train_loader(pairs["train"], sampler, workers, on_gpu)
     return Loaders(loader, sampler, pairs, workers, caches.notes)

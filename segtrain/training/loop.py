@@ -39,6 +39,7 @@ from segtrain.training.module import (
     decide_compilation,
     describe_loss_path,
 )
+from segtrain.training.nonfinite import refuse_untrained
 from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
 from segtrain.training.progress import Reporter
 from segtrain.training.record import EpochRecord
@@ -46,6 +47,7 @@ from segtrain.training.resume import compare_settings, explain_end
 from segtrain.training.session import RunStart, Session
 from segtrain.training.state import Training, TrainState, select_score
 from segtrain.training.step import copy_to_device, train_step
+from segtrain.training.time_limit import fit_into_time
 from segtrain.training.timing import SaveClock, measure_peak_memory, trace_steps
 
 
@@ -56,38 +58,56 @@ def train(
 
     Early stopping ends it before; a signal does so by raising Stopped.
     """
-    plan, run, config = start.plan, start.run, start.plan.config
+    begun = time.monotonic()
+    plan = start.plan
     training, compilation = start_training(fabric, start, model)
     if fabric.is_global_zero:
         write_start(fabric, start, training, compilation)
-    state, epochs = training.state, config.train.epochs
     loaders = open_loaders(plan, fabric)
     session = Session(
         fabric,
         plan,
-        run,
+        start.run,
         training,
-        Reporter(config.train, plan.steps_per_epoch, state, fabric.is_global_zero),
+        Reporter(plan, training.state, fabric.is_global_zero),
         StopRequest(announce=fabric.is_global_zero),
         rank_monitor,
         start.watch,
     )
-    history = trace = None
     if session.is_rank_zero:
         write_notes(loaders.notes)
+    with session.stop_request:
+        if plan.config.train.max_time and not plan.timed:
+            session = fit_into_time(session, loaders, begun)
+        train_epochs(session, loaders)
+    if session.is_rank_zero:
+        write_end(session, loaders)
+
+
+def train_epochs(session: Session, loaders: Loaders) -> None:
+    """Train the epochs that are left, each with its validation, row and checkpoint."""
+    plan, run, training = session.plan, session.run, session.training
+    config, state = plan.config, training.state
+    optim = config.optim
+    freezes = state.epoch < optim.freeze_epochs and optim.encoder_lr > 0  # else it is for good
+    if freezes:
+        training.model.freeze_encoder()
+    history = trace = None
+    if session.is_rank_zero:
         history = History(run, state.epoch)
         write_notes(history.notes)
-        trace = trace_steps(run, fabric.device) if config.train.profile else None
+        trace = trace_steps(run, session.fabric.device) if config.train.profile else None
     with (
-        session.stop_request,
         session.reporter,
         history or nullcontext(),
         trace or nullcontext() as profile,
     ):
-        while state.epoch < epochs and state.stale < (config.train.patience or math.inf):
+        while state.epoch < plan.epochs and state.stale < (config.train.patience or math.inf):
+            if freezes and state.epoch == optim.freeze_epochs:
+                training.model.unfreeze_encoder()
             train_epoch(session, loaders, profile)
             validation_start, scores = time.perf_counter(), None
-            if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == epochs:
+            if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == plan.epochs:
                 scores = validate_epoch(session, loaders)
             refuse_changed_files(session)  # before the score counts
             better = scores is not None and state.improve(
@@ -102,8 +122,7 @@ def train(
                 best = better or not (run / BEST).exists()
                 save_checkpoint(session, scores.miou if scores else None, best)
                 session.reporter.end_epoch(row, state.best)
-    if session.is_rank_zero:
-        write_end(session, loaders)
+    refuse_untrained(state)
 
 
 def start_training(
@@ -156,9 +175,15 @@ def write_start(
     }
     record_start(start.run / ENVIRONMENT, environment)
     write(f"{plan.summary}, {model.parameter_count:,} parameters")
+    if config.optim.layer_decay < 1 and config.optim.encoder_lr:
+        first, last = training.optimizer.param_groups[0]["lr_factor"], config.optim.layer_decay
+        write(
+            f"layer decay: the learning rate is {first:.2g} times the decoder's in the encoder's "
+            f"first layer, {config.optim.encoder_lr * last:.2g} times in its last"
+        )
     write_notes(check_batch_norm(fabric, config.train, config.model.freeze_bn))
     if start.saved:
-        end = explain_end(training.state, config)
+        end = explain_end(training.state, plan)
         hint = f": the run is finished: {end}" if end else ""
         write(f"resumed after step {training.state.step} of {plan.total_steps}{hint}")
         write_notes(compare_settings(start.saved, fabric))
@@ -272,7 +297,7 @@ def write_end(session: Session, loaders: Loaders) -> None:
     state, monitor = session.training.state, session.reporter.monitor
     for split, pairs in loaders.pairs.items():
         write_notes(pairs.skipped_notes(split))
-    if state.epoch < session.plan.config.train.epochs:
+    if state.epoch < session.plan.epochs:
         write(f"early stopping: {state.stale} validations without improvement of {monitor}")
     write(f"best {monitor} {format_score(state.best)}; checkpoint: {session.run / BEST}")
     write(f"score it with: segtrain eval {shlex.quote(str(session.run))}")

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.config import TrainConfig
+from segtrain.config.types import parse_duration
 from segtrain.losses.build import Loss
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.private import copy_tensors
 
 COMPILE_FROM = 2000  # steps; compiling takes a minute or two, which fewer steps don't win back
+COMPILE_TIME = 1800  # seconds of train.max_time, likewise
 
 
 class TrainingModule(nn.Module):
@@ -105,6 +107,8 @@ def decide_compilation(
     path, reason = loss.reader.path(device, torch.float32)
     if path != "triton":  # compiled networks need Triton, too
         return Compilation(False, reason)
+    if train.max_time and parse_duration(train.max_time) < COMPILE_TIME:
+        return Compilation(False, f"{train.max_time} are too short to win back the compile time")
     if steps < COMPILE_FROM:
         return Compilation(False, f"{steps} steps are too few to win back the compile time")
     return Compilation(True, f"{steps} steps on a GPU")

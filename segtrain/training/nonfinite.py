@@ -20,6 +20,7 @@ from segtrain.models.checkpoint import save_state
 from segtrain.runs.folder import BAD_BATCH, BAD_STEPS
 from segtrain.training.module import TrainingModule
 from segtrain.training.session import Session
+from segtrain.training.state import TrainState
 from segtrain.training.step import MicroBatch
 
 
@@ -134,6 +135,16 @@ def raise_nonfinite(
         f"the first to break is {broken[0]}; the batch is in {batch}; try a "
         "lower --lr, or --precision 32; the last checkpoint is intact"
     )
+
+
+def refuse_untrained(state: TrainState) -> None:
+    """Raise TrainingEnded at the end of a run all of whose steps were skipped."""
+    if len(state.bad_steps) == state.step > 0:
+        raise TrainingEnded(
+            f"all {state.step} steps had a loss or gradient that is not finite, so nothing was "
+            f"trained; {BAD_STEPS} has their files; try --precision 32, and look at --loss, "
+            "--weights, model.mean and model.std"
+        )
 
 
 def find_nonfinite(fabric: Fabric, module: TrainingModule, micro_batch: MicroBatch) -> str:

@@ -1,4 +1,4 @@
-"""Optimizer, the learning rate of every step, and the moving average of the weights."""
+"""Optimizer, the learning rate of every layer and step, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from segtrain.config import OptimConfig
+from segtrain.models.layers import number_layers
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.private import copy_tensors
 
@@ -20,30 +21,39 @@ def build_optimizer(
     """Build fused AdamW or SGD over the trainable parameters of a model and its loss.
 
     Norms and biases (at most one dimension) and the loss's parameters get no weight decay. Each
-    group has an `lr_factor`, which set_lr reads. Model and loss must be on their device and in
-    their memory format: the fused kernels need state laid out like the parameters. A step is
-    skipped, state included, if the optimizer's attribute `found_inf` (float32, 0-d) is 1; the host
-    doesn't wait to know. Raise ValueError where there is nothing to train.
+    group has an `lr_factor`, which set_lr reads: 1, and in layer i = 0, 1, ... of the encoder's
+    `depth` layers encoder_lr * layer_decay ** (depth - i), as in BEiT (Bao et al. 2022,
+    arXiv:2106.08254). The model's unreached parameters have a place in their group, as in states
+    of older versions, which trained none of them either. Model and loss must be on their device
+    and in their memory format: the fused kernels need state laid out like the parameters. A step
+    is skipped, state included, if the optimizer's attribute `found_inf` (float32, 0-d) is 1; the
+    host doesn't wait to know. Raise ValueError where there is nothing to train.
     """
-    encoder = set(model.network.encoder.parameters())
+    layers = number_layers(model.network.encoder)
+    if config.layer_decay == 1:  # one layer, as in the states of runs before it
+        layers = dict.fromkeys(layers, 0)
+    unreached = {p for name, p in model.named_parameters() if name in model.unreached}
+    depth = 1 + max((layer for p, layer in layers.items() if p not in unreached), default=0)
+    layers = {p: min(layer, depth - 1) for p, layer in layers.items()}
+    factors = [config.encoder_lr * config.layer_decay ** (depth - i) for i in range(depth)]
     groups: list[dict[str, Any]] = [
         {"params": [], "lr_factor": factor, "weight_decay": decay}
-        for factor in (config.encoder_lr, 1.0)
+        for factor in (*factors, 1.0)
         for decay in (config.weight_decay, 0.0)
     ]
     for parameter in model.parameters():
-        index = 2 * (parameter not in encoder) + (parameter.ndim <= 1)
-        groups[index]["params"].append(parameter)
-    groups[-1]["params"].extend(loss.parameters())
-    for group in groups:
-        group["params"] = [p for p in group["params"] if p.requires_grad]
-    groups = [group for group in groups if group["params"]]
+        if parameter.requires_grad or parameter in unreached:
+            index = 2 * layers.get(parameter, depth) + (parameter.ndim <= 1)
+            groups[index]["params"].append(parameter)
+    groups[-1]["params"].extend(p for p in loss.parameters() if p.requires_grad)
+    # that of a frozen encoder has nothing to train
+    groups = [group for group in groups if group["params"] and group["lr_factor"]]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     if config.momentum:  # torch's own are made in the first step, but not if it is skipped
         for group in groups:
-            for parameter in group["params"]:
+            for parameter in (p for p in group["params"] if p.requires_grad):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
@@ -62,11 +72,11 @@ def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
     constant  lr
     onecycle  half a cosine up, then one down (Smith & Topin 2018, arXiv:1708.07120)
 
-    A linear warm-up (config.warmup) comes before all but onecycle.
+    A linear warm-up comes before all but onecycle.
     """
     if config.schedule == "onecycle":
         return one_cycle(step, total_steps, config.lr)
-    warmup = round(config.warmup * total_steps)
+    warmup = count_warmup(total_steps, config)
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)  # above 0 from the first step on
     progress = (step - warmup) / max(1, total_steps - warmup)
@@ -75,6 +85,12 @@ def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
     if config.schedule == "constant":
         return config.lr
     return config.lr * (1 - progress) ** config.power
+
+
+def count_warmup(total_steps: int, config: OptimConfig) -> int:
+    """Return the number of warm-up steps: config.warmup itself, or the share of all steps."""
+    warmup = config.warmup
+    return round(warmup * total_steps) if warmup < 1 else int(warmup)
 
 
 def one_cycle(step: int, total_steps: int, lr: float) -> float:
@@ -102,7 +118,9 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     """
     decay = min(decay, (1 + step) / (10 + step))
     update = get_ema_multi_avg_fn(decay)
-    update(list(average.parameters()), list(model.parameters()), step)
+    weights = zip(average.parameters(), model.parameters(), strict=True)
+    trained = [pair for pair in weights if pair[1].requires_grad]  # the others stay equal
+    update([mean for mean, _ in trained], [weight for _, weight in trained], step)
     buffers = list(zip(average.buffers(), model.buffers(), strict=True))
     for floats in (True, False):  # one kernel copies a list of one type
         pairs = [pair for pair in buffers if pair[0].is_floating_point() is floats]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtrain.config import Config, LossConfig
+from segtrain.config import Config, LossConfig, OptimConfig
 from segtrain.console import Note, note_choice
 from segtrain.data.data_set import DataSet
 from segtrain.data.inspection.survey import Survey
@@ -24,13 +24,14 @@ from segtrain.data.loading.sampling import (
 )
 from segtrain.errors import UsageError, did_you_mean, match_choice
 from segtrain.losses.spec import LossSpec
-from segtrain.models.pretrained import can_load_imagenet
+from segtrain.models.encoders import explain_port, refuse_other_outputs
+from segtrain.models.imagenet import locate_imagenet
+from segtrain.models.inference import advise_on_size, list_input_sizes
 from segtrain.models.segmentation import SegmentationModel, build_model
 
 CROPS_COUNTED = 256  # to estimate how often a sampler draws each class
 MASKS_OF = "masks of "  # begins what the fingerprint has of the masks of a split
 BYTES_PER_PIXEL = 32  # eight values for each pixel: any network's first layers hold more
-LARGEST_TRIED = 2048  # side of a crop
 TRACED_STEPS = 8  # train.profile traces steps 5 to 8
 
 
@@ -44,14 +45,16 @@ class TrainingPlan:
     crop: tuple[int, int]  # height, width
     image_sizes: dict[str, list[tuple[int, int]]]  # (height, width) in train and val
     mask_digests: dict[str, str]  # of all masks of train and of val
+    epochs: int
     steps_per_epoch: int
     by_class: ClassDraws  # of data.sampler and augment.copy_paste
     notes: tuple[Note, ...]
+    timed: bool = False  # epochs and steps_per_epoch are those that fit into train.max_time
 
     @property
     def total_steps(self) -> int:
         """The number of steps of the training."""
-        return self.config.train.epochs * self.steps_per_epoch
+        return self.epochs * self.steps_per_epoch
 
     @property
     def summary(self) -> str:
@@ -60,10 +63,11 @@ class TrainingPlan:
         world = train.devices * train.nodes
         shared = f" on {world} devices" if world > 1 else ""
         parts = f" in {train.accumulate} micro-batches" if train.accumulate > 1 else ""
+        most = "at most " if train.max_time and not self.timed else ""
         return (
             f"{model.arch} on {model.encoder}, crops of {height}x{width}, batches of "
-            f"{train.batch_size}{shared}{parts}: {train.epochs} epochs of {self.steps_per_epoch} "
-            f"steps, {self.total_steps} in all"
+            f"{train.batch_size}{shared}{parts}: {most}{self.epochs} epochs of "
+            f"{self.steps_per_epoch} steps, {self.total_steps} in all"
         )
 
     @property
@@ -83,21 +87,22 @@ class TrainingPlan:
     def memory_advice(self, precision: str) -> str:
         """Return options that need less memory than this run's; `precision` is Fabric's name."""
         train, (height, width) = self.config.train, self.crop
-        options = [f"--batch-size {train.batch_size // 2}"] if train.batch_size > 1 else []
+        batch_size = train.images_per_step
+        options = [f"--batch-size {batch_size // 2}"] if batch_size > 1 else []
         options += [
             f"--set train.accumulate={2 * train.accumulate} (the same batch in micro-batches)",
             f"--crop {'x'.join(str(max(32, side // 64 * 32)) for side in self.crop)}",
         ]
         options += ["--precision bf16"] if precision == "32-true" else []
         return (
-            f"a batch of {train.batch_size} crops of {height}x{width} is too much; try "
+            f"a batch of {batch_size} crops of {height}x{width} is too much; try "
             + ", or ".join(options)
         )
 
     def batch_files(self, step: int) -> list[str]:
         """Return the names of the images in the batch of a step, then of those pasted from."""
         samples, train = self.data.splits["train"], self.config.train
-        draws = batch_at(step, len(samples), train.batch_size, train.seed, self.by_class)
+        draws = batch_at(step, len(samples), train.images_per_step, train.seed, self.by_class)
         indices = [draw.index for draw in draws]
         indices += [draw.patch.image for draw in draws if draw.patch]
         return [samples[index].image.name for index in indices]
@@ -126,10 +131,11 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
             "train": config.train.model_copy(update={"monitor": monitor}),
         }
     )
-    images, batch_size = len(data.splits["train"]), config.train.batch_size
+    images, batch_size = len(data.splits["train"]), config.train.images_per_step
     refuse_batch_size(config, images)
-    refuse_crop(config, crop, len(data.classes))
+    refuse_sizes(config, crop, survey.sizes["val"], len(data.classes))
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
+    refuse_warmup(config.optim, config.train.epochs * steps)
     notes += check_model(config)
     notes += check_steps(config, steps, images)
     by_class = class_draws(data, survey.by_image["train"], config.augment.copy_paste)
@@ -143,6 +149,7 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
         crop=crop,
         image_sizes=survey.sizes,
         mask_digests=survey.mask_digests,
+        epochs=config.train.epochs,
         steps_per_epoch=steps,
         by_class=by_class,
         notes=tuple(notes),
@@ -156,8 +163,8 @@ def describe_sampler(
     samples, train = data.splits["train"], config.train
     draws = [
         draw
-        for step in range(math.ceil(CROPS_COUNTED / train.batch_size))
-        for draw in batch_at(step, len(samples), train.batch_size, train.seed, by_class)
+        for step in range(math.ceil(CROPS_COUNTED / train.images_per_step))
+        for draw in batch_at(step, len(samples), train.images_per_step, train.seed, by_class)
     ]
     shares = shares_seen(
         lambda index: data.masks(samples[index].mask),
@@ -194,7 +201,7 @@ def resolve_crop(config: Config, median_size: tuple[int, int]) -> tuple[int, int
         return height, width
     height, width = config.augment.crop
     train = config.train
-    count = max(1, train.batch_size // (train.devices * train.nodes * train.accumulate))
+    count = max(1, train.images_per_step // (train.devices * train.nodes * train.accumulate))
     needed = count * height * width * BYTES_PER_PIXEL / 1e9
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if needed > memory:
@@ -229,7 +236,7 @@ def resolve_weights(config: Config) -> tuple[str, list[Note]]:
         is_file = weights not in ("imagenet", "none")
         # absolute: a run may be resumed from another folder
         return str(Path(weights).resolve()) if is_file else weights, []
-    if can_load_imagenet(encoder):
+    if locate_imagenet(encoder):
         return "imagenet", []
     warning = (
         f"no ImageNet weights for {encoder}: neither cached nor offered by the hub within 3 "
@@ -241,9 +248,17 @@ def resolve_weights(config: Config) -> tuple[str, list[Note]]:
 
 def check_model(config: Config) -> list[Note]:
     """Return a note on model settings that are likely to be a mistake."""
-    texts = []
-    if config.optim.encoder_lr == 0 and config.model.weights == "none":
+    optim, texts = config.optim, []
+    if optim.encoder_lr == 0 and (optim.freeze_epochs or optim.layer_decay < 1):
+        texts.append("optim.encoder_lr is 0: freeze_epochs and layer_decay have no effect")
+    if optim.encoder_lr == 0 and config.model.weights == "none":
         texts.append("optim.encoder_lr is 0, so the encoder keeps its random weights")
+    elif optim.freeze_epochs >= config.train.epochs:
+        texts.append("optim.freeze_epochs is not below train.epochs, so the encoder stays as it is")
+    elif optim.freeze_epochs and config.model.weights == "none":
+        texts.append("optim.freeze_epochs keeps the encoder's random weights so long")
+    if config.model.weights != "none" and (text := explain_port(config.model.encoder)):
+        texts.append(text)
     if config.model.in_channels != 3 and config.model.mean is None:
         texts.append(
             f"the mean of the {config.model.in_channels} channels is unknown; 'segtrain check' "
@@ -254,7 +269,7 @@ def check_model(config: Config) -> list[Note]:
 
 def check_steps(config: Config, steps_per_epoch: int, images: int) -> list[Note]:
     """Return notes on images that a pass leaves out, and on a trace that stays empty."""
-    batch_size, notes = config.train.batch_size, []
+    batch_size, notes = config.train.images_per_step, []
     if left_out := images % batch_size:
         text = (
             f"a pass over {images} training images leaves out {left_out}, drawn again each time: "
@@ -267,9 +282,18 @@ def check_steps(config: Config, steps_per_epoch: int, images: int) -> list[Note]
     return notes
 
 
+def refuse_warmup(optim: OptimConfig, total_steps: int) -> None:
+    """Raise UsageError for a warm-up of as many steps as the training has, or more."""
+    if optim.schedule != "onecycle" and optim.warmup >= total_steps:
+        raise UsageError(
+            f"optim.warmup: {optim.warmup} steps, and the training has {total_steps}; give fewer, "
+            "or a share of all steps such as 0.05"
+        )
+
+
 def refuse_batch_size(config: Config, images: int) -> None:
     """Raise UsageError for a batch size that the images or devices don't allow."""
-    batch_size, world = config.train.batch_size, config.train.devices * config.train.nodes
+    batch_size, world = config.train.images_per_step, config.train.devices * config.train.nodes
     parts = world * config.train.accumulate
     if batch_size > images:
         raise UsageError(
@@ -298,28 +322,45 @@ def take_monitor(monitor: str, classes: list[str]) -> str:
     return choice
 
 
-def refuse_crop(config: Config, crop: tuple[int, int], num_classes: int) -> None:
-    """Raise UsageError for a crop, or one image a device, that the architecture can't train on."""
+def refuse_sizes(
+    config: Config, crop: tuple[int, int], val_sizes: list[tuple[int, int]], num_classes: int
+) -> None:
+    """Raise UsageError for images, or one image a device, that the network can't take.
+
+    They are the crops, and what validation makes of images of `val_sizes`, (height, width) each.
+    """
     # the network itself is tried: each architecture has its own limits
-    model, arch = make_model(config, num_classes), config.model.arch
-    # it takes long for a large one, which no architecture minds
-    if math.prod(crop) <= LARGEST_TRIED**2 and (reason := model.find_size_error(crop)):
+    model = make_model(config, num_classes)
+    network = f"{config.model.arch} on {config.model.encoder}"
+    if refused := model.find_size_error([crop]):
+        (height, width), reason = refused
         raise UsageError(
-            f"augment.crop: {arch} can't train on {crop[0]}x{crop[1]} ({reason}); "
-            "use a larger --crop"
+            f"augment.crop: {network} can't train on {height}x{width} ({reason}); "
+            f"use --crop {model.padding.least}"
+        )
+    if refused := model.find_size_error(list_input_sizes(val_sizes, config.eval)):
+        (height, width), reason = refused
+        raise UsageError(
+            f"eval: {network} can't take the {height}x{width} of validation ({reason}); "
+            f"{advise_on_size(model.padding.least)}"
         )
     parts = config.train.devices * config.train.nodes * config.train.accumulate
-    height, width = (min(side, LARGEST_TRIED) for side in crop)
-    if config.train.batch_size == parts and not model.can_train_on_one((height, width)):
+    if config.train.images_per_step == parts and not model.can_train_on_one(crop):
         raise UsageError(
-            f"train.batch_size: {arch} can't train on one image at a time (its batch norm needs "
-            f"two values a channel); use --batch-size {2 * parts} or more, or model.freeze_bn"
+            f"train.batch_size: {config.model.arch} can't train on one image at a time (its batch "
+            f"norm needs two values a channel); use --batch-size {2 * parts} or more, or "
+            "model.freeze_bn"
         )
 
 
 def make_model(config: Config, num_classes: int) -> SegmentationModel:
-    """Build the model to train, its encoder frozen where optim.encoder_lr is 0."""
+    """Build the model to train; layers that no output reaches are frozen in it.
+
+    So is its encoder where optim.encoder_lr is 0.
+    """
+    refuse_other_outputs(config.model)
     model = build_model(config.model, num_classes)
+    model.freeze_unreached()
     if config.optim.encoder_lr == 0:
         model.freeze_encoder()
     return model

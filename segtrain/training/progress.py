@@ -9,8 +9,8 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from segtrain.config import TrainConfig
 from segtrain.console import format_duration, format_score, safe, terminal, write, write_above
+from segtrain.training.plan import TrainingPlan
 from segtrain.training.state import STEP_PHASES, TrainState
 
 
@@ -29,11 +29,10 @@ class Reporter:
         ("best {task.fields[monitor]} {task.fields[best]}", "none"),
     )
 
-    def __init__(
-        self, train: TrainConfig, steps_per_epoch: int, state: TrainState, is_rank_zero: bool
-    ):
-        self.epochs, self.steps_per_epoch = train.epochs, steps_per_epoch
-        self.batch_size, self.is_rank_zero = train.batch_size, is_rank_zero
+    def __init__(self, plan: TrainingPlan, state: TrainState, is_rank_zero: bool):
+        train = plan.config.train
+        self.epochs, self.steps_per_epoch = plan.epochs, plan.steps_per_epoch
+        self.batch_size, self.is_rank_zero = train.images_per_step, is_rank_zero
         self.steps_before = state.step  # steps that an earlier process took
         self.monitor = "mIoU" if train.monitor == "miou" else safe(train.monitor)
         self.first: tuple[int, float] | None = None  # step and time of the first reading
@@ -55,7 +54,7 @@ class Reporter:
         )
         self.task = self.bar.add_task(
             "",
-            total=train.epochs * steps_per_epoch,
+            total=plan.total_steps,
             completed=state.step,
             position="start",
             loss="-",

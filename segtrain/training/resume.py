@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from segtrain.errors import SegtrainError, UsageError, first_line, translate_err
 from segtrain.models.checkpoint import load_state
 from segtrain.runs.folder import CONFIG, STATE
 from segtrain.training.checkpoints import describe_setting, read_progress
-from segtrain.training.plan import MASKS_OF, TrainingPlan
+from segtrain.training.plan import MASKS_OF, TrainingPlan, refuse_warmup
 from segtrain.training.saved_state import check_parts
 from segtrain.training.state import TrainState
 
@@ -68,6 +69,15 @@ def keep_precision(run: Path, config: Config) -> Config:
     return config.model_copy(update={"train": train})
 
 
+def keep_batch_size(run: Path, config: Config) -> Config:
+    """Return a resumed run's config with the number that the run has for auto."""
+    if config.train.batch_size != "auto":
+        return config
+    number = load_config(run / CONFIG).train.batch_size
+    train = config.train.model_copy(update={"batch_size": number})
+    return config.model_copy(update={"train": train})
+
+
 def read_precision(run: Path) -> str | None:
     """Return the precision of a run so far; None where no state can be read."""
     with suppress(SegtrainError), translate_errors(first_line):
@@ -77,16 +87,34 @@ def read_precision(run: Path) -> str | None:
     return None
 
 
-def check_changes(run: Path, config: Config, saved: dict[str, Any] | None) -> list[Note]:
+def keep_length(plan: TrainingPlan, saved: dict[str, Any]) -> TrainingPlan:
+    """Return the plan in the length that train.max_time gave the run to resume, if it did.
+
+    Another train.epochs than the run's is taken as given; the same may be a launcher's restart.
+    Raise UsageError for a longer warm-up.
+    """
+    if saved.get("length") is None:
+        return plan
+    epochs, steps_per_epoch = saved["length"]
+    if plan.epochs != saved["config"]["train"]["epochs"]:
+        epochs = plan.epochs
+    refuse_warmup(plan.config.optim, epochs * steps_per_epoch)
+    return replace(plan, epochs=epochs, steps_per_epoch=steps_per_epoch, timed=True)
+
+
+def check_changes(run: Path, plan: TrainingPlan, saved: dict[str, Any] | None) -> list[Note]:
     """Return a note on each field that differs from the run to resume, with the effect.
 
     Raise UsageError for fields that may not change within a run, and for those that would have no
     effect, since the saved state has no step left to take.
     """
+    config = plan.config
     old, _ = adopt_older_defaults(load_config(run / CONFIG))
     changed = compare_configs(old, config)
     texts = {key: f"{key} was {was}, now {now}" for key, (was, now) in changed.items()}
     effects, key = dict(MAY_CHANGE), "train.precision"
+    if not saved or (saved.get("length") is None and not read_progress(saved).step):
+        effects["train.max_time"] = ""
     if key in changed and saved:
         precision = NAMES.get(saved["setting"].get("precision"))
         texts[key] = texts[key].replace("auto", f"auto ({precision})", 1)
@@ -94,17 +122,19 @@ def check_changes(run: Path, config: Config, saved: dict[str, Any] | None) -> li
             effects[key] = "as the run so far, whatever auto is here"
     if refused := [text for key, text in texts.items() if key not in effects]:
         raise UsageError(f"--resume {run}: {'; '.join(refused)}; start a new run to change that")
-    end = explain_end(read_progress(saved), config) if saved else ""
+    end = explain_end(read_progress(saved), plan) if saved else ""
     if end and not NEED_STEPS.isdisjoint(changed):
         raise UsageError(f"--resume {run}: {end}")
     return [Note(": ".join(filter(None, (text, effects[key])))) for key, text in texts.items()]
 
 
-def explain_end(state: TrainState, config: Config) -> str:
+def explain_end(state: TrainState, plan: TrainingPlan) -> str:
     """Return why a training from this state has no step left, and what to do; '' if it has one."""
-    if state.epoch >= config.train.epochs:
-        return f"{state.epoch} epochs are done already; take more than that with --epochs"
-    if state.stale >= (config.train.patience or math.inf):
+    if state.epoch >= plan.epochs:
+        text = f"{state.epoch} epochs are done already; take more than that with --epochs"
+        asked = plan.config.train.epochs  # more than train.max_time allowed
+        return text if asked == plan.epochs else f"{text}, but not {asked}, as so far"
+    if state.stale >= (plan.config.train.patience or math.inf):
         return (
             f"early stopping has ended it after {state.stale} validations without improvement; "
             "take more than that with --set train.patience"

@@ -13,6 +13,7 @@ from segtrain.errors import SegtrainError, shorten
 from segtrain.training.state import STEP_PHASES, Training
 
 NotNegative = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 CellValue = bool | int | float | str | None
 ADVICE = "restore it, or start a new run"
 # of an optimizer's groups; torch's other options may differ between its versions
@@ -53,6 +54,7 @@ class _SavedState(_Part):
     precision: dict[str, int | FiniteFloat]
     state: _Progress
     config: dict[str, Any]
+    length: Annotated[list[AtLeastOne], Field(min_length=2, max_length=2)] | None = None
     setting: dict[str, Any]
     data: dict[str, Any]
 

@@ -65,7 +65,7 @@ class TrainState:
             row[f"val_iou/{name}"] = scores and scores.classes[class_id].iou
         row |= {f"loss/{key}": value for key, value in terms.items()}
         train_seconds = sum(self.seconds.values())
-        row["images_per_second"] = steps * plan.config.train.batch_size / train_seconds
+        row["images_per_second"] = steps * plan.config.train.images_per_step / train_seconds
         row |= {f"{phase}_seconds": self.seconds[phase] for phase in STEP_PHASES}
         row |= {"train_seconds": train_seconds, "seconds": train_seconds + validation_seconds}
         self.rows.append(row)

@@ -58,7 +58,7 @@ def test_compare_and_sweep_have_exactly_these_options():
     )
 
 
-VERBS = ["fit", "eval", "predict", "check", "compare", "sweep", "losses"]
+VERBS = ["fit", "eval", "predict", "check", "compare", "sweep", "losses", "encoders"]
 # without these nothing happens, so there is no default to show
 WITHOUT_DEFAULT = """--config --predictions --json --legend --preview --augment --write-config --set
 --dry-run --resume --help""".split()

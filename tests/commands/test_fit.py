@@ -469,6 +469,15 @@ def test_bad_steps_are_skipped_and_too_many_end_the_run(cli, pairs: Path):
     assert len({name for name in batch["files"] if (pairs / "images" / name).is_file()}) == 2
 
 
+def test_a_run_of_bad_steps_alone_does_not_end_as_if_it_had_trained(cli, pairs: Path):
+    huge = ["--loss", "999999999*poly(epsilon=1e30)"]
+    failed = cli("fit", "--data", pairs, *QUICK, *huge, "--name", "r")
+    assert failed.code == 1 and "steps had a loss or gradient that is not finite" in failed.error
+    assert "best" not in failed.stdout.splitlines()[-1]
+    again = cli("fit", "--resume", "runs/r")
+    assert again.code == 1
+
+
 def test_images_too_large_to_score_get_their_own_advice(cli, straight: Path, monkeypatch):
     def predict(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")

@@ -51,11 +51,19 @@ def test_scores_are_the_same_to_the_last_bit(cli, zygote: Zygote, home: Path):
         assert metrics[name] == pytest.approx(float(scores[2][f"val_{name}"]), abs=1e-12)
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-def test_two_processes_take_the_steps_of_one(cli, zygote: Zygote, home: Path, parts: int):
-    split = ["--lr", "0.1", "--set", f"train.accumulate={parts}"]
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--set train.accumulate=1",
+        "--set train.accumulate=3",
+        "--epochs 2 --set optim.freeze_epochs=1",  # what DDP averages changes
+        "--set train.max_time=1h",  # steps that are measured and undone
+    ],
+)
+def test_two_processes_take_the_steps_of_one(cli, zygote: Zygote, home: Path, options: str):
     for devices in (1, 2):
-        fit(zygote, *SAME, *split, "--name", f"on{devices}", devices=devices)
+        named = ["--lr", "0.1", "--name", f"on{devices}"]
+        fit(zygote, *SAME, *named, *options.split(), devices=devices)
     one, two = (rows_of(Path(f"runs/on{devices}"))[0] for devices in (1, 2))
     assert one.keys() == two.keys()
     for name in one:

@@ -50,6 +50,18 @@ def small_config() -> Config:
     return make_config({"model": {"options": options}, "data": data, "loss": {"thresh": 0.6}})
 
 
+def test_the_size_of_images_may_be_larger_than_any_tensor(tmp_path: Path):
+    options = {"embed_dim": 12, "depths": [1] * 4, "num_heads": [1] * 4, "img_size": 1024}
+    network = {"encoder": "tu-swin_tiny_patch4_window7_224", "encoder_options": options}
+    config = make_config({"model": network | {"options": {"decoder_channels": [8] * 5}}})
+    model = build_model(config.model, 3)
+    assert max(max(t.shape, default=1) for t in model.state_dict().values()) < 1024
+    meta = Meta.of(model, config, classes=CLASSES, palette=PALETTE, epoch=4, miou=0.25)
+    save_model(tmp_path / "m.safetensors", model, meta)
+    again, _ = load_model(tmp_path / "m.safetensors")
+    assert again.state_dict().keys() == model.state_dict().keys()
+
+
 @pytest.fixture
 def saved(model: SegmentationModel, tmp_path: Path) -> Path:
     meta = Meta.of(model, small_config(), classes=CLASSES, palette=PALETTE, epoch=4, miou=0.25)

@@ -28,16 +28,14 @@ from segtrain.models.checkpoint import is_checkpoint, load_model, load_state, pa
 from segtrain.models.pretrained import load_file_weights
 from segtrain.models.segmentation import build_model
 
-MODEL = build_model(
-    ModelConfig(
-        encoder="tu-test_byobnet", options={"encoder_depth": 3, "decoder_channels": [8, 8, 4]}
-    ),
-    3,
+CONFIG = ModelConfig(
+    encoder="tu-test_byobnet", options={"encoder_depth": 3, "decoder_channels": [8, 8, 4]}
 )
+MODEL = build_model(CONFIG, 3)
 
 
 def load_into_model(path: Path) -> None:
-    load_file_weights(MODEL, path)
+    load_file_weights(MODEL, CONFIG, path)
 
 
 READERS: dict[str, Callable[[Path], object]] = {

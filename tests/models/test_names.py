@@ -57,5 +57,7 @@ def test_a_missing_file_of_weights_is_refused(tmp_path):
         refuse_missing_weights(word)
     with pytest.raises(UsageError, match="no such file"):
         refuse_missing_weights(str(tmp_path / "w.pt"))
-    with pytest.raises(UsageError, match="a folder; that of a run has a file checkpoints/best"):
+    with pytest.raises(
+        UsageError, match="a folder without .*; that of a run has a file checkpoints/best"
+    ):
         refuse_missing_weights(str(tmp_path))

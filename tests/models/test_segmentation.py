@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from segtrain.config import ModelConfig
 from segtrain.errors import UsageError
 from segtrain.models.segmentation import SegmentationModel, build_model
+from segtrain.models.trial import Padding
 
 SMALL = {"unet": {"decoder_channels": [8] * 5}, "fpn": {"decoder_segmentation_channels": 32},
          "deeplabv3plus": {"decoder_channels": 8}}  # fmt: skip
@@ -80,9 +81,9 @@ def test_the_probe_for_one_image_agrees_with_training(built, arch):
 
 
 def test_a_fault_of_our_own_is_not_blamed_on_the_size(built, monkeypatch):
-    monkeypatch.setattr(SegmentationModel, "pad", lambda *_: {}["our own"])
+    monkeypatch.setattr(Padding, "pad", lambda *_: {}["our own"])
     with pytest.raises(KeyError):
-        next(iter(built.values())).find_size_error((64, 64))
+        next(iter(built.values())).find_size_error([(64, 64)])
 
 
 def learn(model: SegmentationModel, images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -27,6 +28,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[
 
 class Small(nn.Module):
     """A network with the parts of a SegmentationModel; channels_last."""
+
+    unreached = frozenset()
 
     def __init__(self):
         super().__init__()
@@ -93,6 +96,19 @@ def same(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
 )
 def test_poly_by_hand(step, warmup, power, lr):
     assert lr_at(step, 100, OptimConfig(lr=2, warmup=warmup, power=power)) == pytest.approx(lr)
+
+
+def test_a_warm_up_is_a_number_of_steps_or_a_share():
+    shares, steps = OptimConfig(lr=2, warmup=0.1), OptimConfig(lr=2, warmup=10)
+    assert [lr_at(s, 100, shares) for s in range(100)] == [lr_at(s, 100, steps) for s in range(100)]
+    assert lr_at(9, 1000, steps) == lr_at(9, 100, steps) < 2 == lr_at(10, 1000, steps)
+    assert lr_at(0, 100, OptimConfig(lr=2, warmup=1)) == 1
+
+
+@pytest.mark.parametrize("value", [1.5, -1, -0.1, "many", True])
+def test_other_warm_ups_are_refused(value: object):
+    with pytest.raises(ValidationError):
+        OptimConfig(warmup=value)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +208,25 @@ def test_each_part_has_its_learning_rate_and_decay():
     assert trained == {*model.parameters(), *loss.parameters()} - {model.network.head.bias}
 
 
+@pytest.mark.parametrize("decay, depth", [(0.5, 3), (1, 1)])
+def test_each_layer_of_the_encoder_has_its_learning_rate(decay: float, depth: int):
+    """BEiT's rule by hand: decay ** (depth - i); without decay the groups are the former ones."""
+    model = Small()
+    blocks = [nn.Sequential(nn.Conv2d(4, 4, 3)) for _ in range(2)]
+    for block in blocks:
+        block.__class__ = type("Block", (nn.Module,), {})
+    model.network.encoder = nn.ModuleDict(
+        {"stem": nn.Conv2d(3, 4, 3), "blocks": nn.ModuleList(blocks)}
+    )
+    config = OptimConfig(encoder_lr=0.5, layer_decay=decay)
+    optimizer = build_optimizer(model, nn.Module(), config)
+    factors = {p: group["lr_factor"] for group in optimizer.param_groups for p in group["params"]}
+    layers = [model.network.encoder["stem"], *blocks, model.network.head]
+    found = [{factors[p] for p in layer.parameters()} for layer in layers]
+    assert found == [{0.5 * decay**3}, {0.5 * decay**2}, {0.5 * decay}, {1.0}]
+    assert len(optimizer.param_groups) == 2 * (depth + 1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_equal_those_of_plain_torch(name: str):
     """The twin has one unfused optimizer for each parameter."""
@@ -275,8 +310,16 @@ def test_state_is_laid_out_as_the_weights_and_survives_a_file(name: str):
     assert same(tensors_of(model, optimizer), tensors_of(resumed_model, resumed))
 
 
-def test_a_frozen_encoder_is_not_in_the_optimizer():
-    model = build_model(ModelConfig(options={"decoder_channels": [8] * 5}), 3)
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"options": {"decoder_channels": [8] * 5}},
+        {"arch": "pspnet", "encoder": "tu-test_efficientnet"},  # it has unreached stages
+    ],
+)
+def test_a_frozen_encoder_is_not_in_the_optimizer(network: dict):
+    model = build_model(ModelConfig(**network), 3)
+    model.freeze_unreached()
     model.freeze_encoder()
     optimizer = build_optimizer(model, nn.Module(), OptimConfig(encoder_lr=0))
     assert [group["lr_factor"] for group in optimizer.param_groups] == [1, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -18,6 +19,14 @@ from segtrain.training.state import TrainState
 def terminal(monkeypatch) -> None:
     """Make rich take every stream for a terminal."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
+
+
+def plan_of(epochs: int, **train: object) -> SimpleNamespace:
+    """What a report reads of a plan of epochs of 20 steps."""
+    config = SimpleNamespace(train=TrainConfig(**train))
+    return SimpleNamespace(
+        config=config, epochs=epochs, steps_per_epoch=20, total_steps=20 * epochs
+    )
 
 
 @pytest.mark.parametrize("shown", [True, False])
@@ -39,7 +48,7 @@ def test_without_a_terminal_there_is_no_bar(capsys):
 
 def test_the_training_bar_counts_every_step():
     """Also those whose loss is not read: on a CPU ten steps can take minutes."""
-    reporter = Reporter(TrainConfig(epochs=3), 20, TrainState(), True)
+    reporter = Reporter(plan_of(epochs=3), TrainState(), True)
     reporter.count_step(0, 1)
     screen = Console(file=io.StringIO(), width=150)
     screen.print(reporter.bar)
@@ -49,20 +58,20 @@ def test_the_training_bar_counts_every_step():
 def test_lines_stand_above_the_live_bar_unwrapped_and_safe(terminal, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "40")
     line = "step 3: skipped; files: [red]a\x1b[2J.png " + 60 * "x"
-    with Reporter(TrainConfig(epochs=3), 20, TrainState(), True) as reporter:
+    with Reporter(plan_of(epochs=3), TrainState(), True) as reporter:
         reporter.write(line)
     assert line.replace("\x1b", "\\x1b") in capsys.readouterr().out
 
 
 def test_a_class_in_the_bar_is_text_whatever_it_holds():
-    train = TrainConfig(epochs=3, monitor="iou:[/b]\x1b[31m:smile:")
+    plan = plan_of(epochs=3, monitor="iou:[/b]\x1b[31m:smile:")
     screen = Console(file=io.StringIO(), width=150)
-    screen.print(Reporter(train, 20, TrainState(), True).bar)
+    screen.print(Reporter(plan, TrainState(), True).bar)
     assert "best iou:[/b]\\x1b[31m:smile:" in screen.file.getvalue()
 
 
 def test_other_ranks_report_nothing(terminal, capsys):
-    with Reporter(TrainConfig(epochs=3), 20, TrainState(), False) as reporter:
+    with Reporter(plan_of(epochs=3), TrainState(), False) as reporter:
         reporter.write("a line")
     assert capsys.readouterr().out == ""
 
@@ -72,6 +81,6 @@ def test_the_last_epoch_estimates_no_end(capsys):
     row |= {"seconds": 2.0, "train_seconds": 1.0, "step": 20}
     row |= {f"{part}_seconds": 0.25 for part in ("data", "forward", "backward", "other")}
     for epochs, estimated in ((1, False), (2, True)):
-        Reporter(TrainConfig(epochs=epochs), 20, TrainState(), True).end_epoch(row, None)
+        Reporter(plan_of(epochs=epochs), TrainState(), True).end_epoch(row, None)
         line = capsys.readouterr().out.splitlines()[-1]
         assert line.startswith("time of a step: data 25%") and ("ends in" in line) == estimated

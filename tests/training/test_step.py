@@ -253,6 +253,14 @@ def test_a_step_that_is_finite_when_repeated_blames_the_network():
     assert cause == "the gradient inside the network"
 
 
+@pytest.mark.parametrize("time, expected", [("25min", False), ("2h", True)])
+def test_a_short_time_is_not_spent_on_compiling(monkeypatch, time: str, expected: bool):
+    loss = build_loss("ohem", 3)
+    monkeypatch.setattr(loss.reader, "path", lambda *_: KernelPath("triton", ""))
+    train = TrainConfig(max_time=time)
+    assert decide_compilation(train, loss, torch.device("cuda"), 10**6).enabled is expected
+
+
 @pytest.mark.parametrize(
     "requested, device, path, steps, expected, why",
     [
