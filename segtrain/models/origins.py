@@ -11,6 +11,7 @@ from typing import Any
 
 from segtrain.config import ModelConfig
 from segtrain.models.encoders import ARCHITECTURES, list_options
+from segtrain.models.names import UNIVERSAL
 
 
 def describe_origin(config: ModelConfig, network: Mapping[str, Any], arch: bool) -> list[str]:
@@ -20,7 +21,7 @@ def describe_origin(config: ModelConfig, network: Mapping[str, Any], arch: bool)
     """
     differences = []
     encoder = network.get("encoder")
-    if encoder and _without_tag(encoder) != _without_tag(config.encoder):
+    if encoder and _strip(encoder) != _strip(config.encoder):
         differences.append(f"encoder {encoder}")
     if arch and network.get("arch") in ARCHITECTURES:
         if network["arch"] != config.arch:
@@ -38,8 +39,9 @@ def describe_origin(config: ModelConfig, network: Mapping[str, Any], arch: bool)
     return [f"made with {', '.join(differences)}, which differs here"] if differences else []
 
 
-def _without_tag(encoder: str) -> str:
-    return encoder.partition(".")[0]
+def _strip(encoder: str) -> str:
+    """Return an encoder's name without a tag; smp's of a name takes timm's weights, too."""
+    return encoder.removeprefix(UNIVERSAL).partition(".")[0]
 
 
 def _complete(arch: str, options: Mapping[str, Any]) -> dict[str, Any]:

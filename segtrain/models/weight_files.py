@@ -45,7 +45,7 @@ def read_tensors(path: Path) -> TensorFile:
     Of a training's checkpoint, take exponential moving averages before other weights. Raise
     SegtrainError where no part holds tensors, several may be meant, or values are not finite.
     """
-    with path.open("rb") as file:
+    with name_file(path), path.open("rb") as file:
         head = file.read(9)
     if head.startswith(b"{"):
         raise SegtrainError(f"{path}: JSON, not weights; where they are in several files, save one")
@@ -170,7 +170,7 @@ def _read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with translate_errors(lambda error: f"{path}: cannot be read ({first_line(error)})"):
         content = json.loads(path.read_text(encoding="utf-8"))
     content = content if isinstance(content, dict) else {}
-    if "encoder_name" in content:  # smp's: the arguments of an architecture
+    if isinstance(content.get("encoder_name"), str):  # smp's: the arguments of an architecture
         arch = str(content.pop("_model_class", "")).lower()
         return {}, {"arch": arch, "encoder": content.pop("encoder_name"), "options": content}
     settings = content.get("pretrained_cfg", content)
@@ -179,7 +179,8 @@ def _read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         refuse_wrong_statistics(path, name, settings.get(name, [1.0]))
     if (space := settings.get("input_space", "RGB")) != "RGB":
         raise SegtrainError(f"{path}: its weights are for {space} images")
-    network = {"encoder_options": content.get("model_args") or {}}
+    arguments = content.get("model_args")
+    network: dict[str, Any] = {"encoder_options": arguments if isinstance(arguments, dict) else {}}
     if isinstance(architecture := content.get("architecture"), str):
         network["encoder"] = UNIVERSAL + architecture
     return settings, network

@@ -278,6 +278,21 @@ def test_what_shapes_do_not_tell_is_said(tmp_path: Path):
     assert "made with" not in line
 
 
+@pytest.mark.parametrize(
+    "content", [{"encoder_name": 3}, {"model_args": ["a"]}, {"architecture": 1}]
+)
+def test_a_config_of_other_types_says_nothing(tmp_path: Path, weights, content: dict):
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert "made with" not in load(tmp_path, f"tu-{TINY}")[1]
+
+
+def test_smps_encoder_of_a_name_has_timms_weights(tmp_path: Path):
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    assert "made with" not in load(tmp_path, "resnet18")[1]
+
+
 def test_resampled_tensors_are_named(tmp_path: Path):
     weights = timm.create_model("test_vit", patch_size=8).state_dict()
     _, line = load(write(tmp_path / "w.pth", weights), "tu-test_vit", "dpt")
