@@ -36,6 +36,7 @@ IDEAS = {
     "start": [],
     "random weights": ["model.weights=none"],
     "twice the rate": ["optim.lr=2e-3"],
+    "four times the rate": ["optim.lr=4e-3"],
     "half the encoder's rate": ["optim.encoder_lr=0.5"],
     "full decoder": ["model.options={}"],
     "scales up to 1.5": ["augment.scale=[0.5, 1.5]"],
