@@ -6,21 +6,23 @@ encoders have none; the modules themselves tell the same layers (tests/models/te
 
 from __future__ import annotations
 
-import re
-
+import torch
 from timm.models import FeatureDictNet
 from torch import nn
 
-STAGE_OF_MIT = re.compile(r"(?:patch_embed|block|norm)(\d)\.")  # SegFormer's encoder
+from segtrain.models.trial import copy_shapes
+
 STACKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def number_layers(encoder: nn.Module) -> dict[nn.Parameter, int]:
+def number_layers(encoder: nn.Module, channels: int, side: int) -> dict[nn.Parameter, int]:
     """Return the layer of each parameter: 0 for the stem, then 1, 2, ... for the blocks in turn.
 
-    A block is an item of a stack of modules, such as a residual or a transformer block. What lies
-    between two blocks, such as a downsampling, belongs to the second one; what follows the last
-    block belongs to that. An encoder without stacks has its direct parts for blocks.
+    A block is an item of a stack of modules, such as a residual or a transformer block, and comes
+    where a forward pass first uses it, for which the encoder takes images of (channels, side,
+    side). What is used between two blocks, such as a downsampling, belongs to the second one; what
+    follows the last block belongs to that. An encoder without stacks has its direct parts for
+    blocks.
     """
     blocks = _find_blocks(encoder)
     if not blocks:
@@ -28,8 +30,12 @@ def number_layers(encoder: nn.Module) -> dict[nn.Parameter, int]:
         while len(parts := _list_parts(root)) == 1:
             root = parts[0]
         blocks = parts
+    uses = _number_uses(encoder, channels, side)
+    blocks.sort(key=uses.__getitem__)
     own = {p: number for number, block in enumerate(blocks, 1) for p in block.parameters()}
-    parameters = _list_parameters(encoder)
+    parameters = list(encoder.parameters())
+    first_uses = {p: uses[m] for m in encoder.modules() for p in m.parameters(recurse=False)}
+    parameters.sort(key=first_uses.__getitem__)
     has_stem = bool(parameters) and parameters[0] not in own
     layers: dict[nn.Parameter, int] = {}
     following = len(blocks)
@@ -42,14 +48,27 @@ def number_layers(encoder: nn.Module) -> dict[nn.Parameter, int]:
     return layers if has_stem else {p: number - 1 for p, number in layers.items()}
 
 
-def _list_parameters(encoder: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters from the first layer to the last."""
-    named = list(encoder.named_parameters())
-    stages = [match for name, _ in named if (match := STAGE_OF_MIT.match(name))]
-    if len(stages) == len(named):  # the embeddings of all stages stand before the first block
-        order = sorted(range(len(named)), key=lambda index: int(stages[index][1]))
-        named = [named[index] for index in order]
-    return [parameter for _, parameter in named]
+def _number_uses(encoder: nn.Module, channels: int, side: int) -> dict[nn.Module, int]:
+    """Return when a forward pass first uses each module.
+
+    One that it doesn't use comes with the one that stands before it.
+    """
+    trial = copy_shapes(encoder).eval()
+    called: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, _: object) -> None:
+        called.setdefault(module, len(called))
+
+    for module in trial.modules():
+        module.register_forward_pre_hook(note)
+    with torch.no_grad():
+        trial(torch.empty(1, channels, side, side, device="meta"))
+    uses: dict[nn.Module, int] = {}
+    latest = 0
+    for module, twin in zip(encoder.modules(), trial.modules(), strict=True):
+        latest = min((called[part] for part in twin.modules() if part in called), default=latest)
+        uses[module] = latest
+    return uses
 
 
 def _find_blocks(module: nn.Module) -> list[nn.Module]:

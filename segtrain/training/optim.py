@@ -29,9 +29,11 @@ def build_optimizer(
     is skipped, state included, if the optimizer's attribute `found_inf` (float32, 0-d) is 1; the
     host doesn't wait to know. Raise ValueError where there is nothing to train.
     """
-    layers = number_layers(model.network.encoder)
+    encoder = model.network.encoder
     if config.layer_decay == 1:  # one layer, as in the states of runs before it
-        layers = dict.fromkeys(layers, 0)
+        layers = dict.fromkeys(encoder.parameters(), 0)
+    else:
+        layers = number_layers(encoder, model.mean.shape[1], model.padding.least)
     unreached = {p for name, p in model.named_parameters() if name in model.unreached}
     depth = 1 + max((layer for p, layer in layers.items() if p not in unreached), default=0)
     layers = {p: min(layer, depth - 1) for p, layer in layers.items()}

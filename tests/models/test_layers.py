@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 
 from segtrain.models.layers import number_layers
 
@@ -41,7 +41,7 @@ def encoder_of(name: str) -> nn.Module:
 )
 def test_they_are_timms(name: str):
     encoder = encoder_of(f"tu-{name}")
-    layers = number_layers(encoder)
+    layers = number_layers(encoder, 3, 224)
     with torch.device("meta"):
         whole = timm.create_model(name)
     theirs = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
@@ -59,24 +59,37 @@ def test_they_are_timms(name: str):
         ("densenet121", 59, "features"),
         ("mobilenet_v2", 18, "features"),
         ("mit_b0", 9, "patch_embed1"),
-        ("xception", 33, "conv1 bn1 conv2 bn2 block1"),
+        ("xception", 33, "conv1 bn1 conv2 bn2"),
         ("tu-regnety_002", 5, "model"),  # timm has its stages without stacks
     ],
 )
 def test_smps_own_have_layers_too(name: str, count: int, first: str):
     encoder = smp.encoders.get_encoder(name, weights=None)
-    layers = number_layers(encoder)
+    layers = number_layers(encoder, 3, 224)
     assert layers.keys() == set(encoder.parameters())
     assert set(layers.values()) == set(range(count))
     stem = {n.split(".")[0] for n, p in encoder.named_parameters() if layers[p] == 0}
     assert stem == set(first.split())
 
 
-def test_segformers_embeddings_are_of_their_stages():
-    encoder = smp.encoders.get_encoder("mit_b0", weights=None)
-    layers = number_layers(encoder)
-    found = [layers[encoder.get_parameter(f"patch_embed{stage}.proj.bias")] for stage in (1, 2, 3)]
-    assert found == [0, 3, 5]  # two blocks a stage
+@pytest.mark.parametrize(
+    "name, biases, expected",
+    [
+        ("mit_b0", [f"patch_embed{stage}.proj.bias" for stage in (1, 2, 3)], [0, 3, 5]),
+        # embeddings, encodings of positions and two blocks of a stage in turn
+        (
+            "tu-twins_svt_small",
+            [f"model.model.patch_embeds.{i}.proj.bias" for i in range(3)],
+            [0, 4, 8],
+        ),
+    ],
+)
+def test_embeddings_that_stand_before_all_blocks_are_of_their_stages(
+    name: str, biases: list[str], expected: list[int]
+):
+    encoder = smp.encoders.get_encoder(name, weights=None)
+    layers = number_layers(encoder, 3, 224)
+    assert [layers[encoder.get_parameter(bias)] for bias in biases] == expected
 
 
 def test_what_lies_between_blocks_joins_the_next_one():
@@ -85,13 +98,23 @@ def test_what_lies_between_blocks_joins_the_next_one():
             super().__init__()
             self.conv = nn.Conv2d(2, 2, 1)
 
-    encoder = nn.Module()
-    encoder.stem = nn.Conv2d(2, 2, 1)
-    encoder.stage1 = nn.Sequential(Block(), Block())
-    encoder.down = nn.Conv2d(2, 2, 1)
-    encoder.stage2 = nn.ModuleList([nn.Sequential(Block())])
-    encoder.norm = nn.BatchNorm2d(2)
-    layers = number_layers(encoder)
+        def forward(self, images: Tensor) -> Tensor:
+            return self.conv(images)
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(2)  # what counts is the order of use
+            self.down = nn.Conv2d(2, 2, 1)
+            self.stage2 = nn.ModuleList([nn.Sequential(Block())])
+            self.stage1 = nn.Sequential(Block(), Block())
+            self.stem = nn.Conv2d(3, 2, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.norm(self.stage2[0](self.down(self.stage1(self.stem(images)))))
+
+    encoder = Encoder()
+    layers = number_layers(encoder, 3, 8)
     found = {name: layers[p] for name, p in encoder.named_parameters() if name.endswith("weight")}
     assert found == {
         "stem.weight": 0,

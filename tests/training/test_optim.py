@@ -17,6 +17,7 @@ from torch.optim import lr_scheduler
 
 from segtrain.config import ModelConfig, OptimConfig
 from segtrain.models.segmentation import build_model
+from segtrain.models.trial import Padding
 from segtrain.training.optim import build_optimizer, lr_at, set_lr, update_average
 
 NAMES = ("adamw", "sgd")
@@ -30,6 +31,8 @@ class Small(nn.Module):
     """A network with the parts of a SegmentationModel; channels_last."""
 
     unreached = frozenset()
+    padding = Padding(32, 32)
+    mean = torch.zeros(1, 3, 1, 1)
 
     def __init__(self):
         super().__init__()
@@ -38,6 +41,17 @@ class Small(nn.Module):
         self.network.encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         self.network.head = nn.Conv2d(4, 2, 3)
         self.to(memory_format=torch.channels_last)
+
+
+class Block(nn.Module):
+    """A block of a network, which a Sequential is not."""
+
+    def __init__(self, part: nn.Module):
+        super().__init__()
+        self.part = part
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.part(maps)
 
 
 class Learned(nn.Module):
@@ -212,16 +226,12 @@ def test_each_part_has_its_learning_rate_and_decay():
 def test_each_layer_of_the_encoder_has_its_learning_rate(decay: float, depth: int):
     """BEiT's rule by hand: decay ** (depth - i); without decay the groups are the former ones."""
     model = Small()
-    blocks = [nn.Sequential(nn.Conv2d(4, 4, 3)) for _ in range(2)]
-    for block in blocks:
-        block.__class__ = type("Block", (nn.Module,), {})
-    model.network.encoder = nn.ModuleDict(
-        {"stem": nn.Conv2d(3, 4, 3), "blocks": nn.ModuleList(blocks)}
-    )
+    blocks = [Block(nn.Conv2d(4, 4, 3)) for _ in range(2)]
+    model.network.encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(*blocks))
     config = OptimConfig(encoder_lr=0.5, layer_decay=decay)
     optimizer = build_optimizer(model, nn.Module(), config)
     factors = {p: group["lr_factor"] for group in optimizer.param_groups for p in group["params"]}
-    layers = [model.network.encoder["stem"], *blocks, model.network.head]
+    layers = [model.network.encoder[0], *blocks, model.network.head]
     found = [{factors[p] for p in layer.parameters()} for layer in layers]
     assert found == [{0.5 * decay**3}, {0.5 * decay**2}, {0.5 * decay}, {1.0}]
     assert len(optimizer.param_groups) == 2 * (depth + 1)
