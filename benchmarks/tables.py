@@ -285,7 +285,37 @@ def encoders() -> str:
 # of 0..255, rounded
 STATISTICS = {"124 116 104 58 57 57": "ImageNet's", "128 128 128 128 128 128": "127.5"}
 
+def pretrained() -> str:
+    """Return the scores of CamVid in 25 minutes, from scratch and from ImageNet's weights."""
+    found, rows = result("camvid_pretrained"), []
+    for stage, label in (("scratch", "`configs/camvid.yaml`"), ("full", PRETRAINED)):
+        for seed, run in found[stage].items():
+            if seed != "command":
+                low, high = run["miou_ci"]
+                ious = (f"{run['iou'][name]:.3f}" for name in RARE)
+                cells = [run["epochs"], f"{run['miou']:.3f} ({low:.3f}-{high:.3f})", *ious]
+                rows.append([label, seed.removeprefix("seed "), *cells])
+    return table(["config", "seed", "epochs", "mIoU (95 % interval)", *RARE], rows)
+
+
+def ideas() -> str:
+    """Return the screening of what changes a training from ImageNet's weights."""
+    found = result("camvid_pretrained")["screening"]
+    start, rows = found["start"]["miou"], []
+    for name, run in found.items():
+        if name != "command":
+            settings = " ".join(f"`{setting}`" for setting in run["settings"][5:])
+            difference = f"{run['miou'] - start:+.3f}" if settings else ""
+            ious = (f"{run['iou'][rare]:.3f}" for rare in RARE)
+            rows.append([name, settings, f"{run['miou']:.3f}", difference, *ious])
+    return table(["idea", "setting", "mIoU", "against start", *RARE], rows)
+
+
+PRETRAINED = "`configs/camvid-pretrained.yaml`"
+RARE = ["pole", "sign", "fence", "pedestrian", "bicyclist"]
 TABLES = {
+    "pretrained": pretrained,
+    "ideas": ideas,
     "demo_losses": demo_losses,
     "camvid_losses": lambda: compared("camvid_losses", "loss"),
     "camvid_rare": camvid_rare,
