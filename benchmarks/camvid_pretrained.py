@@ -3,7 +3,8 @@
     python benchmarks/camvid_pretrained.py FOLDER_OF_CAMVID STAGE [FOLDER_OF_RUNS]
 
 scratch    configs/camvid.yaml with train.max_time: 25min, one seed
-screening  each of IDEAS by itself against the same start, 8 epochs, one seed
+screening  each of IDEAS by itself against the same start, 8 epochs, one seed; then each of ON_FPN
+           against FPN, which was far ahead of all others
 full       configs/camvid-pretrained.yaml as it is, two seeds
 
 results/camvid_pretrained.json has each stage's scores on val at the images' own size, from
@@ -47,9 +48,16 @@ IDEAS = {
     "FPN": ["model.arch=fpn", "model.options={}"],
     "DeepLabV3+": ["model.arch=deeplabv3plus", "model.options={}"],
     "crops of 256x320": ["augment.crop=[256, 320]"],
-    "batches of 8": ["train.batch_size=8"],
-    "layer decay": ["optim.layer_decay=0.9"],
-    "one frozen epoch": ["optim.freeze_epochs=1"],
+}
+FPN = IDEAS["FPN"]
+ON_FPN = {
+    "FPN": FPN,
+    "twice the rate": [*FPN, "optim.lr=2e-3"],
+    "crops of 256x320": [*FPN, "augment.crop=[256, 320]"],
+    "copy-paste": [*FPN, "augment.copy_paste=0.5"],
+    "average of weights": [*FPN, "train.ema=0.99"],
+    "layer decay": [*FPN, "optim.layer_decay=0.9"],
+    "batches of 8": [*FPN, "train.batch_size=8"],
 }
 
 
@@ -76,6 +84,11 @@ def train(data: str, config: Path, out: Path, name: str, settings: list[str]) ->
     }
 
 
+def name_run(settings: list[str]) -> str:
+    """Return a name for the run of a screening's settings."""
+    return re.sub(r"[^\w.]+", "-", "-".join(settings)).strip("-") or "start"
+
+
 def main(data: str, stage: str, out: str = "runs-camvid-pretrained") -> None:
     folder = Path(out)
     content = json.loads(RESULT.read_text()) if RESULT.exists() else {}
@@ -84,10 +97,11 @@ def main(data: str, stage: str, out: str = "runs-camvid-pretrained") -> None:
         found = {"seed 0": train(data, SCRATCH, folder, "scratch", limit)}
     elif stage == "screening":
         found = {
-            name: train(
-                data, SCRATCH, folder, re.sub(r"\W+", "-", name), [*START, *SHORT, *settings]
-            )
-            for name, settings in IDEAS.items()
+            group: {
+                name: train(data, SCRATCH, folder, name_run(settings), [*START, *SHORT, *settings])
+                for name, settings in ideas.items()
+            }
+            for group, ideas in (("U-Net", IDEAS), ("FPN", ON_FPN))
         }
     else:
         found = {

@@ -285,6 +285,7 @@ def encoders() -> str:
 # of 0..255, rounded
 STATISTICS = {"124 116 104 58 57 57": "ImageNet's", "128 128 128 128 128 128": "127.5"}
 
+
 def pretrained() -> str:
     """Return the scores of CamVid in 25 minutes, from scratch and from ImageNet's weights."""
     found, rows = result("camvid_pretrained"), []
@@ -298,24 +299,25 @@ def pretrained() -> str:
     return table(["config", "seed", "epochs", "mIoU (95 % interval)", *RARE], rows)
 
 
-def ideas() -> str:
+def ideas(network: str) -> str:
     """Return the screening of what changes a training from ImageNet's weights."""
-    found = result("camvid_pretrained")["screening"]
-    start, rows = found["start"]["miou"], []
+    found, rows = result("camvid_pretrained")["screening"][network], []
+    start = next(iter(found.values()))
     for name, run in found.items():
-        if name != "command":
-            settings = " ".join(f"`{setting}`" for setting in run["settings"][5:])
-            difference = f"{run['miou'] - start:+.3f}" if settings else ""
-            ious = (f"{run['iou'][rare]:.3f}" for rare in RARE)
-            rows.append([name, settings, f"{run['miou']:.3f}", difference, *ious])
-    return table(["idea", "setting", "mIoU", "against start", *RARE], rows)
+        own = run["settings"][len(start["settings"]) if network == "FPN" else 5 :]
+        settings = " ".join(f"`{setting}`" for setting in own)
+        difference = f"{run['miou'] - start['miou']:+.3f}" if run is not start else ""
+        ious = (f"{run['iou'][rare]:.3f}" for rare in RARE)
+        rows.append([name, settings, f"{run['miou']:.3f}", difference, *ious])
+    return table(["idea", "setting", "mIoU", "against the first", *RARE], rows)
 
 
 PRETRAINED = "`configs/camvid-pretrained.yaml`"
 RARE = ["pole", "sign", "fence", "pedestrian", "bicyclist"]
 TABLES = {
     "pretrained": pretrained,
-    "ideas": ideas,
+    "ideas": lambda: ideas("U-Net"),
+    "ideas_fpn": lambda: ideas("FPN"),
     "demo_losses": demo_losses,
     "camvid_losses": lambda: compared("camvid_losses", "loss"),
     "camvid_rare": camvid_rare,
