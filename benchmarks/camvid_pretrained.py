@@ -103,6 +103,8 @@ def main(data: str, stage: str, out: str = "runs-camvid-pretrained") -> None:
             }
             for group, ideas in (("U-Net", IDEAS), ("FPN", ON_FPN))
         }
+        for run in (run for runs in found.values() for run in runs.values()):
+            del run["seconds"]  # their length is fixed, and others may run beside them
     else:
         found = {
             f"seed {seed}": train(data, PRETRAINED, folder, f"full-{seed}", [f"train.seed={seed}"])

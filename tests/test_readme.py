@@ -188,7 +188,8 @@ def made_small(arguments: list[str]) -> list[str]:
     if verb != "fit":
         return arguments + SMALL[verb]
     small = RESUMED if "--resume" in given else SMALL["fit"]
-    small = OWN_NETWORK if {"--arch", "--encoder"} & given else small
+    own = {"--arch", "--encoder", "configs/camvid-pretrained.yaml"}
+    small = OWN_NETWORK if own & given else small
     if "--weights" in given:
         at = small.index("--weights")
         small = small[:at] + small[at + 2 :]
