@@ -14,6 +14,7 @@ are complete in FOLDER_OF_RUNS (default: runs-camvid-pretrained) are not repeate
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -71,15 +72,14 @@ def train(data: str, config: Path, out: Path, name: str, settings: list[str]) ->
         subprocess.run([*segtrain, "fit", *where, *options], check=True)
         subprocess.run([*segtrain, "eval", str(run)], check=True)
     found = json.loads((run / "eval/val/metrics.json").read_text())
-    rows = (run / "metrics.csv").read_text().splitlines()
-    column = rows[0].split(",").index("seconds")
+    rows = list(csv.DictReader(open(run / "metrics.csv")))
     return {
         "settings": settings,
         "miou": found["miou"],
         "miou_ci": found["miou_ci"],
         "iou": {row["name"]: row["iou"] for row in found["classes"]},
-        "epochs": len(rows) - 1,
-        "seconds": sum(float(row.split(",")[column]) for row in rows[1:]),
+        "steps": int(rows[-1]["step"]),
+        "seconds": sum(float(row["seconds"]) for row in rows),
         "environment": describe_environment(run),
     }
 
