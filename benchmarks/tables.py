@@ -294,10 +294,9 @@ def pretrained() -> str:
             if seed != "command":
                 low, high = run["miou_ci"]
                 ious = (f"{run['iou'][name]:.3f}" for name in RARE)
-                length = [run["steps"], f"{run['seconds'] / 60:.1f}"]
-                cells = [*length, f"{run['miou']:.3f} ({low:.3f}-{high:.3f})", *ious]
+                cells = [run["steps"], f"{run['miou']:.3f} ({low:.3f}-{high:.3f})", *ious]
                 rows.append([label, seed.removeprefix("seed "), *cells])
-    return table(["config", "seed", "steps", "minutes", "mIoU (95 % interval)", *RARE], rows)
+    return table(["config", "seed", "steps", "mIoU (95 % interval)", *RARE], rows)
 
 
 def ideas(network: str) -> str:
