@@ -290,7 +290,7 @@ def pretrained() -> str:
     """Return the scores of CamVid in 25 minutes, from scratch and from ImageNet's weights."""
     found, rows = result("camvid_pretrained"), []
     for stage, label in (("scratch", "`configs/camvid.yaml`"), ("full", PRETRAINED)):
-        for seed, run in found[stage].items():
+        for seed, run in found.get(stage, {}).items():
             if seed != "command":
                 low, high = run["miou_ci"]
                 ious = (f"{run['iou'][name]:.3f}" for name in RARE)
