@@ -66,7 +66,8 @@ class _Terminal(Console):
 def terminal(stderr: bool = False) -> Console:
     """Return a console on the current stdout or stderr that prints text as it is, no markup."""
     # names may hold [brackets] and :colons:, which are styles and emoji to rich
-    return _Terminal(stderr=stderr, markup=False, highlight=False, emoji=False)
+    file = sys.stderr if stderr else sys.stdout  # now: a bar stays on it, whatever is redirected
+    return _Terminal(file=file, stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def accept_any_text() -> None:

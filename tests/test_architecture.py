@@ -19,7 +19,7 @@ STAIRCASE = """
 __main__
 cli
 commands
-training
+training | export
 evaluation | prediction
 data
 models | distributed | runs
@@ -82,7 +82,7 @@ def modules_importing(library: str, within: str = "segtrain") -> set[str]:
 
 def test_the_root_is_one_glance():
     entries = [entry for entry in ROOT.iterdir() if entry.name != "__pycache__"]
-    assert len(entries) <= 21
+    assert len(entries) <= 22
     assert {room_of(module) for module in FILES} - {"segtrain"} == FLOORS.keys()
 
 
@@ -120,7 +120,8 @@ def test_starting_is_instant(module):
     "library, within, only",
     [
         ("torch.distributed", "segtrain.losses", {"losses.reduce"}),
-        ("albumentations", "segtrain", {"data.loading.transforms"}),
+        ("albumentations", "segtrain", {"data.loading.transforms", "export.hub"}),
+        ("onnx", "segtrain", {"export.onnx_graph", "export.quantise"}),
         (
             "cv2",
             "segtrain",

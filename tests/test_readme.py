@@ -44,6 +44,7 @@ SMALL = {  # added to the commands of each verb
     "eval": [*ON_CPU, "--workers", "0"],
     "predict": ON_CPU,
     "check": [],
+    "export": ["--proof", "1", "--max-drop", "1"],
     "losses": [],
     "encoders": [],
     "compare": [],
@@ -55,10 +56,12 @@ ONE_DEVICE = ["--dry-run", "--devices", "1", "--nodes", "1"]  # tests/faults sta
 STAND_INS = {  # replacements of the words in a command that name files
     r"/datasets/camvid": "camvid",
     r"/datasets/\w+|DATA": "pairs",
-    r"(runs/[\w.-]+|RUN)(/metrics.csv|/checkpoints/.*)?": "run",
+    r"(runs/[\w.-]+|RUN)(/metrics.csv|/checkpoints/.*|/export/.*)?": "run",
     r"[\w/-]+\.(png|jpe?g|tiff?)": "image",
     r"\w+/\*\.\w+|photos/?": "images",
     r"masks/": "masks",
+    r"road\.onnx": "exported",
+    r"road-unet": "hub",
     r"convnext_atto\.safetensors": "convnext_atto",
     r"\w+\.safetensors": "checkpoint",
     r"(?!configs/)[\w/-]+\.yaml": "config",
@@ -132,6 +135,13 @@ def home(tmp_path_factory) -> Path:
     assert done.code == 0, done.stderr
     done = run_cli("eval", home / "run", *SMALL["eval"])
     assert done.code == 0, done.stderr
+    exported = home / "run/export/RUN.onnx"
+    for path, format in ((exported, "onnx"), (home / "hub", "hf")):
+        more = ["--format", format, "--out", path, *SMALL["export"]]
+        done = run_cli("export", home / "run", *more)
+        assert done.code == 0, done.stderr
+    done = run_cli("eval", exported, *SMALL["eval"])
+    assert done.code == 0, done.stderr
     shutil.copytree(home / "pairs/masks", home / "masks")
     scored = ["--predictions", home / "masks", "--data", home / "pairs"]
     done = run_cli("eval", *scored, *SMALL["eval"])
@@ -162,7 +172,7 @@ def stand_in(word: str, home: Path) -> str:
         depth = 2 if path.parts[0] == "runs" else 1
         shutil.copytree(home / "run", Path(*path.parts[:depth]))
         return word
-    if kind == "masks":
+    if kind in ("masks", "hub"):
         shutil.copytree(home / kind, path)
         return word
     if kind == "images":
@@ -174,6 +184,8 @@ def stand_in(word: str, home: Path) -> str:
         path.write_text(f"data: {{path: {home / 'pairs'}}}")
     elif kind == "convnext_atto":
         save_file(timm.create_model(kind).state_dict(), path)
+    elif kind == "exported":
+        shutil.copy(home / "run/export/RUN.onnx", path)
     elif kind == "checkpoint":
         shutil.copy(home / "run/checkpoints/best.safetensors", path)
     else:

@@ -9,6 +9,7 @@ import typer
 from segtrain.cli.data import check
 from segtrain.cli.errors import OneLineErrors
 from segtrain.cli.evaluation import compare, evaluate
+from segtrain.cli.export import export
 from segtrain.cli.losses import losses
 from segtrain.cli.models import encoders
 from segtrain.cli.prediction import predict
@@ -52,6 +53,7 @@ def main(
 app.command(cls=BareResume)(fit)
 app.command("eval")(evaluate)
 app.command()(predict)
+app.command()(export)
 app.command()(check)
 app.command()(compare)
 app.command()(sweep)

@@ -45,8 +45,7 @@ def evaluate(
     verb = "eval --predictions" if predictions else "eval"
     write_notes(check_settings(verb, config, set_, flags), stderr=True)
     with importing():
-        from segtrain.commands.requests import request_masks, request_score
-        from segtrain.runs.folder import find_checkpoint
+        from segtrain.commands.requests import find_network, request_masks, request_score
 
     if predictions:
         masks = request_masks(predictions, config, set_, flags, json)
@@ -54,7 +53,7 @@ def evaluate(
             from segtrain.commands.eval import evaluate_masks  # it takes torch
         evaluate_masks(masks, split, json)
     else:
-        network = request_score(find_checkpoint(run, out), set_, flags)
+        network = request_score(find_network(run, out), set_, flags)
         with importing():
             from segtrain.commands.eval import evaluate_network
         evaluate_network(network, split, json)

@@ -45,11 +45,10 @@ def predict(
     flags = {"train.device": device}
     write_notes(check_settings("predict", None, set_, flags), stderr=True)
     with importing():
-        from segtrain.commands.requests import request_network
+        from segtrain.commands.requests import find_network, request_network
         from segtrain.prediction.inputs import find_images
-        from segtrain.runs.folder import find_checkpoint
     found = find_images(paths)
-    network = request_network(find_checkpoint(checkpoint, runs), set_, flags)
+    network = request_network(find_network(checkpoint, runs), set_, flags)
     with importing():
         from segtrain.commands.predict import predict as run_predict
     run_predict(found, network, out, legend)

@@ -46,8 +46,7 @@ from segtrain.evaluation.score_record import list_score_changes, name_changes
 from segtrain.evaluation.scored_data import open_scored_data
 from segtrain.losses.build import build_mining
 from segtrain.losses.spec import parse_loss
-from segtrain.models.checkpoint import load_model
-from segtrain.models.weights import hash_weights
+from segtrain.models.runtimes import load_network
 from segtrain.render.fonts import explain_missing_fonts
 from segtrain.runs.folder import HISTORY, find_run_of
 
@@ -56,9 +55,9 @@ def evaluate_network(request: NetworkRequest, split: str, as_json: bool = False)
     """Score a network's predictions of a split; write and print the report, return its folder."""
     began = time.perf_counter()
     checkpoint, config = request.checkpoint, request.config
-    model, meta = load_model(checkpoint)
-    changes = list_score_changes(meta.config_here([], {}), config)
-    scored = ScoredCheckpoint(checkpoint, hash_weights(model.state_dict()), meta.epoch, meta.step)
+    model, meta, weights = load_network(checkpoint)
+    changes = list_score_changes(request.own, config)
+    scored = ScoredCheckpoint(checkpoint, weights, meta.epoch, meta.step)
     fabric = make_fabric(config.train)
     data = open_scored_data(meta, config.data, request.other_data, split)
     config = config.model_copy(update={"data": data.config})

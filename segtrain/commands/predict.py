@@ -15,9 +15,9 @@ from segtrain.data.value_range import match_value_range
 from segtrain.distributed.devices import build_predictor
 from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError, shorten
-from segtrain.models.checkpoint import Meta, load_model
+from segtrain.models.checkpoint import Meta
 from segtrain.models.inference import NonFiniteError, defer_upsampling
-from segtrain.models.weights import hash_weights
+from segtrain.models.runtimes import load_network
 from segtrain.prediction.inputs import FoundImages, ImageInput, choose_names, hash_image
 from segtrain.prediction.rasters import ImagePainter
 from segtrain.prediction.record import Record, RecordError
@@ -35,10 +35,9 @@ def predict(found: FoundImages, request: NetworkRequest, out: Path, legend: bool
     An image that can't be predicted or written is left out, and named in the SegtrainError at the
     end. Outputs that the record has of the same image, weights and settings are kept.
     """
-    model, meta = load_model(request.checkpoint)
+    model, meta, weights = load_network(request.checkpoint)
     config = request.config
     fabric = make_fabric(config.train)
-    weights = hash_weights(model.state_dict())
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     reader = ImageReader.of(config.data, config.model.in_channels)
     if request.other_data.value_range is None:  # the command names none

@@ -23,13 +23,22 @@ from segtrain.data.demo import SETTINGS
 from segtrain.data.layouts.folders import refuse_missing_folder
 from segtrain.data.layouts.locate import is_demo
 from segtrain.distributed.processes import is_restart_of, may_be_rank_zero
-from segtrain.errors import UsageError
+from segtrain.errors import UsageError, did_you_mean
 from segtrain.evaluation.data_section import reset_files
 from segtrain.files import resolve_path
 from segtrain.losses.spec import LossSpec, parse_loss
 from segtrain.models.checkpoint import Meta, read_meta
+from segtrain.models.exported import OUTPUTS, is_exported, read_exported
+from segtrain.models.hub import fetch_hub
 from segtrain.models.names import check_names, refuse_missing_weights, take_names
-from segtrain.runs.folder import CONFIG, ENVIRONMENT, LATEST, find_resumed_run, refuse_name
+from segtrain.runs.folder import (
+    CONFIG,
+    ENVIRONMENT,
+    LATEST,
+    find_checkpoint,
+    find_resumed_run,
+    refuse_name,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,22 @@ class NetworkRequest:
     checkpoint: Path
     meta: Meta
     config: Config
+    own: Config  # as it is without the command's changes
     other_data: DataConfig  # the data section for files that are not the training's
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of export's command line."""
+
+    format: str  # onnx, openvino, pt2 or hf
+    out: Path | None
+    precision: str = "32"  # or 16, int8
+    outputs: tuple[str, ...] = ("ids",)
+    pixel: str = "uint8"  # type of the input, or float32
+    proof: int | None = None  # images to prove it on; None: all of the split
+    max_drop: float = 0.005  # of the mIoU, that 16 and int8 may cost
+    push: str | None = None  # OWNER/NAME on the hub
 
 
 @dataclass(frozen=True)
@@ -94,6 +118,9 @@ def request_fit(options: FitOptions) -> FitRequest:
         write_notes(notes)
     config, notes = take_names(config)
     write_notes(notes, stderr=True)
+    if (weights := fetch_hub(config.model.weights)) != config.model.weights:
+        model = config.model.model_copy(update={"weights": weights})
+        config = config.model_copy(update={"model": model})
     loss = check_training(config).with_defaults(read_loss(base) if base else None)
     if demo_settings and may_be_rank_zero():
         fields = ", ".join(f"{key} {value}" for key, value in SETTINGS.items())
@@ -153,6 +180,14 @@ def refuse_missing_data(path: str | None) -> None:
         refuse_missing_folder(root)
 
 
+def find_network(target: str | None, runs: Path) -> Path:
+    """Return the file of a command's network: a run's, a checkpoint, or one of the hub.
+
+    Raise UsageError where there is none.
+    """
+    return find_checkpoint(target and fetch_hub(target), runs)
+
+
 def request_score(checkpoint: Path, sets: list[str], flags: dict[str, Any]) -> NetworkRequest:
     """Resolve the options of an evaluation, as `request_network` does, and refuse missing data."""
     request = request_network(checkpoint, sets, flags)
@@ -161,10 +196,62 @@ def request_score(checkpoint: Path, sets: list[str], flags: dict[str, Any]) -> N
 
 
 def request_network(checkpoint: Path, sets: list[str], flags: dict[str, Any]) -> NetworkRequest:
-    """Read a checkpoint's metadata and change its config by sets and flags. Raise SegtrainError."""
-    meta = read_meta(checkpoint)
-    config = meta.config_here(sets, flags)
-    return NetworkRequest(checkpoint, meta, config, reset_files(meta, sets, flags))
+    """Read a network's metadata and change its config by sets and flags. Raise SegtrainError.
+
+    One in an exported file computes in its own precision, on the CPU.
+    """
+    fixed: dict[str, Any] = {}
+    if is_exported(checkpoint):
+        if flags.get("train.device") == "cuda":
+            raise UsageError(f"--device cuda: {checkpoint} is computed on the CPU; leave it out")
+        meta, _ = read_exported(checkpoint)
+        fixed = {"train.device": "cpu", "train.precision": "32"}
+    else:
+        meta = read_meta(checkpoint)
+    config, own = meta.config_here(sets, flags | fixed), meta.config_here([], fixed)
+    return NetworkRequest(checkpoint, meta, config, own, reset_files(meta, sets, flags))
+
+
+def parse_export(options: ExportOptions, outputs: str, proof: str) -> ExportOptions:
+    """Return export's options with the outputs and the number of images as the user wrote them.
+
+    Raise UsageError for what can't be.
+    """
+    allowed = {
+        "format": ("onnx", "openvino", "pt2", "hf"),
+        "precision": ("32", "16", "int8"),
+        "pixel": ("uint8", "float32"),
+    }
+    for name, choices in allowed.items():
+        given = getattr(options, name)
+        if given not in choices:
+            option = "input" if name == "pixel" else name
+            hint = did_you_mean(given, choices)
+            raise UsageError(f"--{option} {given}: it can be {', '.join(choices)}{hint}")
+    if options.push and options.format != "hf":
+        raise UsageError(f"--push {options.push}: the hub takes a folder; add --format hf")
+    names = tuple(dict.fromkeys(name.strip() for name in outputs.split(",")))
+    for name in names:
+        if name not in OUTPUTS:
+            hint = did_you_mean(name, OUTPUTS)
+            raise UsageError(f"--outputs {outputs}: {name!r} is none of {', '.join(OUTPUTS)}{hint}")
+    if options.format == "pt2":
+        if options.precision == "int8":
+            raise UsageError(
+                "--precision int8: --format onnx and openvino have it, pt2 has 32 and 16"
+            )
+        names, options = ("logits",), replace(options, pixel="float32")  # it has no others
+    count = {"all": None, "none": 0}.get(proof, proof)
+    if isinstance(count, str):
+        if not count.isascii() or not count.isdigit() or not int(count):
+            raise UsageError(f"--proof {proof}: it can be all, none or a number of images")
+        count = int(count)
+    if count == 0 and options.precision != "32":
+        raise UsageError(
+            f"--proof none: --precision {options.precision} is only written with the mIoU that it "
+            "costs; leave --proof out"
+        )
+    return replace(options, outputs=names, proof=count)
 
 
 def request_masks(

@@ -39,12 +39,18 @@ READS: dict[str, Set[str]] = {
     | REPORT
     | {"model.in_channels", "train.device", "eval.mask_values"},
     "predict": IMAGES | INFERENCE | _match_fields("predict.*"),
+    "export": PAIRS | _match_fields("eval.max_pixels", "eval.window", "eval.overlap"),
     "check": CHECK,
     "check --augment": CHECK | _match_fields("augment.*") | {"data.rare_classes", "train.seed"},
 }
 WITH_NOTES = ("fit", "sweep", "eval --predictions")  # check looks at a training's file as it is
 CHECKPOINT = "a checkpoint's network and training are what they are"
-WHY = {"eval": CHECKPOINT, "predict": CHECKPOINT, "sweep": "its --seeds sets it"}
+WHY = {
+    "eval": CHECKPOINT,
+    "predict": CHECKPOINT,
+    "export": CHECKPOINT,
+    "sweep": "its --seeds sets it",
+}
 
 
 def check_settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -14,8 +15,9 @@ from pydantic import BaseModel
 from segtrain.config import Config
 from segtrain.config.loading import adopt_older_defaults, load_config
 from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
-from segtrain.evaluation.score_record import ScoreRecord, find_outdated, read_record
+from segtrain.evaluation.score_record import SCORED, ScoreRecord, find_outdated, read_record
 from segtrain.files import lock_folder, read_csv
+from segtrain.models.exported import hash_exported, is_exported
 from segtrain.runs.folder import BEST, CONFIG, ENVIRONMENT
 
 SCORES = "metrics.json"
@@ -59,12 +61,29 @@ class ScoredRun:
 def find_scores(path: Path, split: str) -> Path:
     """Return a run's folder of scores of a split, or the path where it is such a folder itself.
 
-    A run that has no scores of its own may have one other evaluation of the split.
+    A run that has no scores of its own may have one other evaluation of the split. Those of an
+    exported file are beside it, among the other evaluations of its folder.
     """
+    if is_exported(path) and path.is_file():
+        return _find_exported(path, split)
     own, others = path / "eval" / split, list_others(path, split)
     if (path / SCORES).is_file():
         return path
     return others[0] if len(others) == 1 and not (own / SCORES).is_file() else own
+
+
+def _find_exported(path: Path, split: str) -> Path:
+    """Return the folder of an exported file's scores. Raise UsageError where it has none."""
+    weights = hash_exported(path)
+    for folder in list_others(path.parent, split):
+        with suppress(OSError, ValueError):  # damaged ones are of no use
+            metrics = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+            if metrics[SCORED]["weights"] == weights:
+                return folder
+    raise UsageError(
+        f"{path}: not scored on {split} as it is now; run: segtrain eval {shlex.quote(str(path))}"
+        + (f" --split {shlex.quote(split)}" if split != "val" else "")
+    )
 
 
 def list_others(path: Path, split: str) -> list[Path]:
@@ -77,8 +96,10 @@ def read_scored_run(path: Path, split: str) -> ScoredRun:
 
     Raises UsageError where it is missing, with the command for it.
     """
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such folder; name runs, or folders that segtrain eval wrote")
+    if not path.is_dir() and not (is_exported(path) and path.is_file()):
+        raise UsageError(
+            f"{path}: no such run or exported file; name those, or folders that segtrain eval wrote"
+        )
     folder = find_scores(path, split)
     run = path
     if folder == path and path.absolute().parent.name == "eval":

@@ -24,6 +24,8 @@ from segtrain.config.loading import load_config, make_config
 from segtrain.config.types import LARGEST_OVERLAP, SMALLEST_WINDOW, Colour
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.files import save_bytes
+from segtrain.models.hub import fetch_hub
+from segtrain.models.names import FOLDER_FILES
 from segtrain.version import __version__
 
 if TYPE_CHECKING:
@@ -90,25 +92,35 @@ class Meta:
         return config
 
 
+def format_meta(meta: Meta) -> str:
+    """Return metadata as the JSON that `parse_meta` reads."""
+    return json.dumps(asdict(meta) | {"config": meta.config.model_dump(mode="json")})
+
+
 def save_model(path: Path, model: SegmentationModel, meta: Meta) -> None:
     """Write weights and metadata to a .safetensors file, whole or not at all."""
     from safetensors.torch import save
 
-    text = json.dumps(asdict(meta) | {"config": meta.config.model_dump(mode="json")})
     # safetensors refuses channels_last, and its save_file raises no OSError on a full disk
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_bytes(path, save(weights, {KEY: text}))
+    save_bytes(path, save(weights, {KEY: format_meta(meta)}))
 
 
 def load_model(
     path: Path | str, device: torch.device | str = "cpu"
 ) -> tuple[SegmentationModel, Meta]:
-    """Return a checkpoint's model, in evaluation mode, and its metadata. Raise SegtrainError."""
+    """Return a checkpoint's model, in evaluation mode, and its metadata. Raise SegtrainError.
+
+    A folder that `segtrain export --format hf` wrote is taken as well, also hf://OWNER/NAME.
+    """
     from segtrain.models.segmentation import build_model
     from segtrain.models.sizes import refuse_misfit
 
-    meta, weights = read_checkpoint(Path(path))
-    refuse_misfit(Path(path), meta.config.model, len(meta.classes), weights)
+    path = Path(fetch_hub(str(path)))
+    if path.is_dir():
+        path = path / FOLDER_FILES[0]
+    meta, weights = read_checkpoint(path)
+    refuse_misfit(path, meta.config.model, len(meta.classes), weights)
     try:
         model = build_model(meta.config.model, len(meta.classes))
     except UsageError as error:  # the config is the file's, not the command's
@@ -143,13 +155,39 @@ def read_meta(path: Path) -> Meta:
 
 def read_checkpoint(path: Path) -> tuple[Meta, dict[str, Tensor]]:
     """Return metadata and weights. Raise SegtrainError for any other file, and for NaN."""
+    import torch
+
     from segtrain.models.weights import refuse_nonfinite
 
     meta = read_meta(path)
     with translate_errors(lambda error: _not_ours(path, error)), safe_open(path, "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}
     refuse_nonfinite(path, weights)
+    if "mean" not in weights:  # a hub's folder has the network alone, by smp's names
+        _refuse_other_network(path.with_name("config.json"), meta)
+        weights = {f"network.{name}": tensor for name, tensor in weights.items()}
+        for name, values in (("mean", meta.mean), ("std", meta.std)):
+            weights[name] = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
     return meta, weights
+
+
+def _refuse_other_network(path: Path, meta: Meta) -> None:
+    """Raise SegtrainError where a hub's config.json is of another network than the weights."""
+    if not path.is_file():
+        return
+    with translate_errors(lambda error: f"{path}: cannot be read ({first_line(error)})"):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        model = meta.config.model
+        own = {
+            "encoder_name": model.encoder,
+            "classes": len(meta.classes),
+            "in_channels": model.in_channels,
+        }
+        for key, value in own.items():
+            if said[key] != value:
+                raise SegtrainError(
+                    f"{path}: {key} is {said[key]!r}, the weights beside it are of {value!r}"
+                )
 
 
 def _read_metadata(path: Path) -> str | None:

@@ -202,9 +202,9 @@ def try_model(config: ModelConfig, num_classes: int) -> SegmentationModel | None
     return None
 
 
-def assemble_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
-    """Return the model with random weights. Raise whatever the libraries do if it can't be."""
-    network = smp.create_model(
+def create_network(config: ModelConfig, num_classes: int) -> smp.base.SegmentationModel:
+    """Return smp's network with random weights. Raise whatever the libraries do."""
+    return smp.create_model(
         config.arch,
         config.encoder,
         encoder_weights=None,
@@ -212,6 +212,11 @@ def assemble_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
         classes=num_classes,
         **network_options(config),
     )
+
+
+def assemble_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
+    """Return the model with random weights. Raise whatever the libraries do if it can't be."""
+    network = create_network(config, num_classes)
     rgb = config.in_channels == 3
     mean = config.mean or (IMAGENET_MEAN if rgb else [ANY_MEAN] * config.in_channels)
     std = config.std or (IMAGENET_STD if rgb else [ANY_STD] * config.in_channels)

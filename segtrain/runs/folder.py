@@ -23,6 +23,7 @@ LAST = Path("checkpoints/last.safetensors")
 STATE = Path("checkpoints/last.state.pt")
 BAD_STEPS = Path("bad_steps.csv")
 BAD_BATCH = Path("bad_batch.pt")
+HUB_WEIGHTS = Path("model.safetensors")  # in a folder as the Hugging Face Hub has them
 LATEST = "latest"  # beside the runs: a link to the newest
 
 
@@ -134,12 +135,14 @@ def find_run(target: str, out: Path) -> Path:
 
 
 def find_checkpoint(target: str | None, out: Path) -> Path:
-    """Return a command's checkpoint: a file, a run's best one, or the latest run's best.
+    """Return a command's checkpoint: a file, a run's or hub folder's, or the latest run's best.
 
     A run is given by its folder, or by its name in `out`. Raise UsageError for anything else.
     """
     run = find_latest_run(out) if target is None else find_run(target, out)
     if os.path.isdir(run):
+        if not (run / BEST).is_file() and (run / HUB_WEIGHTS).is_file():
+            return run / HUB_WEIGHTS
         if not (run / BEST).is_file():
             raise UsageError(f"{run}: no {BEST} in it; name a run that has completed an epoch")
         return run / BEST

@@ -1,0 +1,58 @@
+"""Files of an exported network: what writes each format."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segtrain.errors import first_line, translate_errors
+from segtrain.export.graph import WholeNetwork, trace
+from segtrain.models.exported import load_package
+from segtrain.models.segmentation import SegmentationModel
+
+Write = Callable[[Path, dict[str, str]], None]  # to a path, with metadata
+
+
+def write_onnx(graph: Any) -> Write:
+    """Return what writes an ONNX graph."""
+    onnx = load_package("onnx")
+
+    def write(path: Path, texts: dict[str, str]) -> None:
+        onnx.helper.set_model_props(graph, texts)
+        with translate_errors(lambda error: f"cannot make {path.name}: {first_line(error)}"):
+            content = graph.SerializeToString()  # fails from 2 GiB
+        path.write_bytes(content)
+
+    return write
+
+
+def write_openvino(graph: Any) -> Write:
+    """Return what writes an ONNX graph as OpenVINO's IR: PATH.xml, and its weights in PATH.bin."""
+    openvino = load_package("openvino")
+    with translate_errors(lambda error: f"OpenVINO can't read the network: {first_line(error)}"):
+        model = openvino.Core().read_model(graph.SerializeToString())
+
+    def write(path: Path, texts: dict[str, str]) -> None:
+        for key, text in texts.items():
+            model.set_rt_info(text, key)
+        with translate_errors(lambda error: f"cannot write {path}: {first_line(error)}"):
+            openvino.save_model(model, path, compress_to_fp16=False)
+
+    return write
+
+
+def write_pt2(model: SegmentationModel, half: bool) -> Write:
+    """Return what writes a model's network, between padding and cropping, for torch.export."""
+    dtype = torch.float16 if half else torch.float32
+    program = trace(WholeNetwork(model).to(dtype), model, dtype)
+
+    def write(path: Path, texts: dict[str, str]) -> None:
+        buffer = io.BytesIO()  # on a full disk torch raises no OSError, writing bytes does
+        torch.export.save(program, buffer, extra_files=texts)
+        path.write_bytes(buffer.getvalue())
+
+    return write

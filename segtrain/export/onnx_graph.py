@@ -1,0 +1,145 @@
+"""A trained network as one ONNX graph: images of any size and number in, classes out.
+
+Three graphs are joined: what comes before the network (normalisation and padding), the network at
+padded sizes, and what comes after it (upsampling, cropping, choice of the class).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, compose, helper, numpy_helper, parser
+
+from segtrain.errors import first_line, translate_errors
+from segtrain.export.graph import OPSET, prepare, trace
+from segtrain.models.segmentation import SegmentationModel
+
+IR_VERSION = 10
+# of each output its type, its shape, and the nodes that make it of the logits (N,C,H,W)
+OUTPUTS = {
+    "ids": (
+        "{ids}[images, height, width]",
+        "best = ArgMax<axis=1, keepdims=0>(logits)  ids = Cast<to={ids_code}>(best)",
+    ),
+    "confidence": (
+        "float[images, height, width]",
+        "shares = Softmax<axis=1>(logits)  "
+        "confidence = ReduceMax<keepdims=0>(shares, channel_axis)",
+    ),
+    "probs": ("float[images, {classes}, height, width]", "probs = Softmax<axis=1>(logits)"),
+    "logits": ("float[images, {classes}, height, width]", ""),
+}
+BEFORE = """
+before ({pixel}[images, {channels}, height, width] images)
+=> ({number}[images, {channels}, padded_height, padded_width] padded, int64[2] size)
+{{
+  pixels = Cast<to=1>(images)
+  centred = Sub(pixels, mean)
+  normalised = Div(centred, std)
+  size = Shape<start=2>(images)
+  raised = Add(size, step_less_1)
+  steps = Div(raised, step)
+  multiples = Mul(steps, step)
+  sides = Max(multiples, least)
+  missing = Sub(sides, size)
+  pads = Concat<axis=0>(no_pads, missing)
+  whole = Pad(normalised, pads)
+  padded = Cast<to={number_code}>(whole)
+}}
+"""
+AFTER = """
+after ({number}[images, {classes}, low_height, low_width] low, int64[2] image_size) => ({outputs})
+{{
+  coarse = Cast<to=1>(low)
+  upsampled = {upsampling}
+  logits = Slice(upsampled, corner, image_size, side_axes)
+  {nodes}
+}}
+"""
+
+
+def build_graph(
+    network: ModelProto, model: SegmentationModel, classes: int, outputs: Sequence[str], pixel: str
+) -> ModelProto:
+    """Return the whole graph around a model's network, which `convert_network` returned.
+
+    outputs: names of OUTPUTS; pixel: "uint8", or "float32" for images of 0..255.
+    """
+    (low,), (padded,) = network.graph.output, network.graph.input
+    code = low.type.tensor_type.elem_type
+    ids = "uint16" if classes > 255 else "uint8"
+    facts = {
+        "pixel": {"uint8": "uint8", "float32": "float"}[pixel],
+        "channels": model.mean.shape[1],
+        "classes": classes,
+        "number": {1: "float", 10: "float16"}[code],
+        "number_code": code,
+        "ids": ids,
+        "ids_code": {"uint8": 2, "uint16": 4}[ids],
+    }
+    kinds = [f"{OUTPUTS[name][0].format(**facts)} {name}" for name in outputs]
+    mode = "align_corners" if model.align_corners else "half_pixel"
+    resize = f'Resize<mode="linear", coordinate_transformation_mode="{mode}">(coarse, , scales)'
+    after = AFTER.format(
+        **facts,
+        outputs=", ".join(kinds),
+        upsampling="Identity(coarse)" if model.upsampling == 1 else resize,
+        nodes="\n  ".join(OUTPUTS[name][1].format(**facts) for name in outputs),
+    )
+    least, step = model.padding
+    constants = {
+        "mean": model.mean.numpy(),
+        "std": model.std.numpy(),
+        "step": np.array([step]),
+        "step_less_1": np.array([step - 1]),
+        "least": np.array([least]),
+        "no_pads": np.zeros(6, np.int64),
+        "scales": np.array([1, 1, model.upsampling, model.upsampling], np.float32),
+        "corner": np.zeros(2, np.int64),
+        "side_axes": np.array([2, 3]),
+        "channel_axis": np.array([1]),
+    }
+    first, last = (_parse(text, constants) for text in (BEFORE.format(**facts), after))
+    middle = compose.add_prefix(network, "network/")
+    joined = compose.merge_models(
+        first,
+        middle,
+        [("padded", f"network/{padded.name}")],
+        outputs=["size", f"network/{low.name}"],
+    )
+    joined = compose.merge_models(
+        joined, last, [("size", "image_size"), (f"network/{low.name}", "low")], name="segtrain"
+    )
+    del joined.opset_import[1:]  # of each part one, and equal: quantisation wants one
+    return joined
+
+
+def _parse(text: str, constants: dict[str, np.ndarray]) -> ModelProto:
+    graph = parser.parse_graph(text)
+    used = {name for node in graph.node for name in node.input}
+    for name in sorted(used & constants.keys()):
+        graph.initializer.append(numpy_helper.from_array(constants[name], name))
+    return _wrap(graph)
+
+
+def _wrap(graph: onnx.GraphProto) -> ModelProto:
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+
+
+def convert_network(model: SegmentationModel, half: bool = False) -> ModelProto:
+    """Return a model's network alone in ONNX: padded images (N,K,h,w) -> low-resolution logits.
+
+    With `half` it computes in float16. Raise SegtrainError where it can't be exported.
+    """
+    dtype = torch.float16 if half else torch.float32
+    program = trace(prepare(model.network).to(dtype), model, dtype)
+    with translate_errors(lambda error: f"the network can't be exported: {first_line(error)}"):
+        made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+        assert made is not None  # as it has no path to write to
+        proto: ModelProto = made.model_proto
+    return _wrap(proto.graph)
