@@ -68,7 +68,7 @@ def export(model: SegmentationModel, config: Config, format: str, folder: Path) 
     began = time.perf_counter()
     try:
         (save,) = job.convert(folder / "log")
-        save(path, job.describe(None))
+        save(path, job.describe())
         seconds = time.perf_counter() - began
         exported, _ = load_exported(path)
         shares = {}

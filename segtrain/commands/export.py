@@ -27,7 +27,7 @@ from segtrain.export.hub import HUB_FILES, load_hub, write_hub
 from segtrain.export.proof import SIZES, Proof, ProofImages, compare_sizes, prove
 from segtrain.files import whole_file, whole_folder
 from segtrain.models.checkpoint import KEY, Meta, format_meta, load_model
-from segtrain.models.exported import CARD, SUFFIXES, is_exported, load_package
+from segtrain.models.exported import CARD, SUFFIXES, hash_content, is_exported, load_package
 from segtrain.models.hub import push_hub
 from segtrain.models.inference import choose_window
 from segtrain.models.runtimes import load_exported
@@ -55,10 +55,10 @@ class Export:
         path, images = self.choose_path(), self.find_proof_images()
         refuse_read_only(path.parent)
         with self.open(path) as temporary:
-            (save,) = progress(self.convert(path.with_suffix(".log")), "exporting", 1)
-            save(temporary, self.describe(None))
+            (save,) = progress(self.convert(path.with_name(f"{path.name}.log")), "exporting", 1)
+            save(temporary, self.describe())
             proof = self.prove(temporary, images)
-            save(temporary, self.describe(proof))
+            save(temporary, self.describe(proof, temporary))
         write(str(proof) if proof else "not compared with the network in torch on images")
         files = path.rglob("*") if path.is_dir() else (path, path.with_suffix(".bin"))
         size = sum(file.stat().st_size for file in files if file.is_file())
@@ -183,8 +183,11 @@ class Export:
             )
         return proof
 
-    def describe(self, proof: Proof | None) -> dict[str, str]:
-        """Return the file's metadata: the checkpoint's, and those of the export as JSON."""
+    def describe(self, proof: Proof | None = None, path: Path | None = None) -> dict[str, str]:
+        """Return the file's metadata: the checkpoint's, and those of the export as JSON.
+
+        path: the file itself, once it is written, whose weights may lie in another one.
+        """
         options = self.options
         packages = ("torch", *NEEDED[options.format])
         card: dict[str, Any] = {
@@ -198,6 +201,8 @@ class Export:
             "versions": {name: version(name) for name in packages},
             "proof": asdict(proof) if proof else "none",
         }
+        if path and options.format == "openvino":
+            card["bin"] = hash_content(path.with_suffix(".bin"))
         return {KEY: format_meta(self.meta), CARD: json.dumps(card)}
 
 

@@ -17,7 +17,7 @@ from segtrain.config.loading import adopt_older_defaults, load_config
 from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.evaluation.score_record import SCORED, ScoreRecord, find_outdated, read_record
 from segtrain.files import lock_folder, read_csv
-from segtrain.models.exported import hash_exported, is_exported
+from segtrain.models.exported import hash_content, is_exported
 from segtrain.runs.folder import BEST, CONFIG, ENVIRONMENT
 
 SCORES = "metrics.json"
@@ -74,7 +74,7 @@ def find_scores(path: Path, split: str) -> Path:
 
 def _find_exported(path: Path, split: str) -> Path:
     """Return the folder of an exported file's scores. Raise UsageError where it has none."""
-    weights = hash_exported(path)
+    weights = hash_content(path)
     for folder in list_others(path.parent, split):
         with suppress(OSError, ValueError):  # damaged ones are of no use
             metrics = json.loads((folder / SCORES).read_text(encoding="utf-8"))

@@ -110,7 +110,8 @@ def format_card(meta: Meta, card: dict[str, Any], scores: dict[str, Any] | None)
         table=table,
         checked=checked,
         classes=", ".join(meta.classes),
-        channels="RGB" if config.model.in_channels == 3 else f"{config.model.in_channels} channels",
+        channels=config.model.in_channels,
+        kind="RGB" if config.model.in_channels == 3 else f"{config.model.in_channels}-channel",
     )
 
 
@@ -122,7 +123,7 @@ tags: [semantic-segmentation, segtrain, segmentation-models-pytorch, pytorch]
 ---
 # {name}
 
-Semantic segmentation of {channels} images into: {classes}.
+Semantic segmentation of {kind} images into: {classes}.
 
 - Trained on {data} for {epochs} epochs with the loss `{loss}`.
 - {headline}.
@@ -131,13 +132,14 @@ Semantic segmentation of {channels} images into: {classes}.
 - Intended for images like those of its training; on others, score it first.
 {table}
 ```python
-import segtrain  # normalises, pads and crops by itself: uint8 RGB (N,3,H,W) -> logits
+import segtrain  # normalises, pads and crops by itself: uint8 {kind} (N,{channels},H,W) -> logits
 model, meta = segtrain.load("model.safetensors")
 ```
 
 ```python
 import albumentations as A, segmentation_models_pytorch as smp
 network, prepare = smp.from_pretrained(".").eval(), A.Compose.from_pretrained(".")
-logits = network(prepare(image=image)["image"][None])[..., :height, :width]  # image (H,W,3) uint8
+padded = prepare(image=image)["image"][None]  # of an image (H,W,{channels}) of uint8
+logits = network(padded)[..., :height, :width]
 ```
 """

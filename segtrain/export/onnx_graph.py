@@ -17,7 +17,7 @@ from segtrain.errors import first_line, translate_errors
 from segtrain.export.graph import OPSET, prepare, trace
 from segtrain.models.segmentation import SegmentationModel
 
-IR_VERSION = 10
+IR_VERSION = 9  # the least of the opset: older runtimes read it
 # of each output its type, its shape, and the nodes that make it of the logits (N,C,H,W)
 OUTPUTS = {
     "ids": (
@@ -103,16 +103,14 @@ def build_graph(
         "channel_axis": np.array([1]),
     }
     first, last = (_parse(text, constants) for text in (BEFORE.format(**facts), after))
-    middle = compose.add_prefix(network, "network/")
-    joined = compose.merge_models(
-        first,
-        middle,
-        [("padded", f"network/{padded.name}")],
-        outputs=["size", f"network/{low.name}"],
-    )
-    joined = compose.merge_models(
-        joined, last, [("size", "image_size"), (f"network/{low.name}", "low")], name="segtrain"
-    )
+    low_name, padded_name = f"network/{low.name}", f"network/{padded.name}"
+    # onnx checks what it joins, and refuses more than 2 GiB
+    with translate_errors(lambda error: f"the network can't be exported: {first_line(error)}"):
+        middle = compose.add_prefix(network, "network/")
+        inputs = [("padded", padded_name)]
+        joined = compose.merge_models(first, middle, inputs, outputs=["size", low_name])
+        links = [("size", "image_size"), (low_name, "low")]
+        joined = compose.merge_models(joined, last, links, name="segtrain")
     del joined.opset_import[1:]  # of each part one, and equal: quantisation wants one
     return joined
 

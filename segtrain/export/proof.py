@@ -113,7 +113,7 @@ def compare_sizes(
 ) -> None:
     """Compare logits of noise in several sizes. Raise SegtrainError where they differ.
 
-    Where not `exact`, as in half precision, only their shapes are compared.
+    Where not `exact`, as in half precision, they must be finite and of equal shapes.
     """
     draw = torch.Generator().manual_seed(0)
     for count, height, width in sizes:
@@ -128,9 +128,9 @@ def compare_sizes(
                 f"the exported network isn't the trained one: on {place} its logits are of shape "
                 f"{shapes} in torch; no file is written"
             )
+        difference = LogitDifference()
+        difference.add(own, theirs)
         if exact:
-            difference = LogitDifference()
-            difference.add(own, theirs)
             difference.refuse(place)
 
 

@@ -47,17 +47,17 @@ def read_exported(path: Path) -> tuple[Meta, dict[str, Any]]:
             "classes and normalisation are not known"
         )
     with translate_errors(lambda error: f"{path}: its metadata is damaged ({first_line(error)})"):
-        card = json.loads(texts[CARD])
+        card: dict[str, Any] = json.loads(texts[CARD])
+    weights = path.with_suffix(".bin")
+    if "bin" in card and card["bin"] != hash_content(weights):
+        raise SegtrainError(f"{path}: {weights.name} beside it is of another export")
     return parse_meta(path, texts[KEY]), card
 
 
-def hash_exported(path: Path) -> str:
-    """Return the SHA-256 of an exported file; for OpenVINO, of its weights as well."""
-    digest = hashlib.sha256()
-    for part in (path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])):
-        with open(part, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def hash_content(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_onnx(path: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ from segtrain.errors import first_line, translate_errors
 from segtrain.models.checkpoint import Meta, load_model
 from segtrain.models.exported import (
     FORMATS,
-    hash_exported,
+    hash_content,
     is_exported,
     load_package,
     read_exported,
@@ -51,7 +51,7 @@ def load_network(path: Path) -> tuple[nn.Module, Meta, str]:
     """
     if is_exported(path):
         network, meta = load_exported(path)
-        return network, meta, hash_exported(path)
+        return network, meta, hash_content(path)
     model, meta = load_model(path)
     return model, meta, hash_weights(model.state_dict())
 

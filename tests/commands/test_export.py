@@ -288,6 +288,15 @@ def test_a_folder_that_lies_about_its_network_is_refused(cli, run: Path):
     assert answer.code == 1 and "classes is 5" in answer.error
 
 
+def test_weights_of_another_export_are_refused(cli, run: Path):
+    for suffix in (".xml", ".bin"):
+        shutil.copy(run / f"export/run{suffix}", f"a{suffix}")
+    with open("a.bin", "r+b") as file:
+        file.write(b"other")
+    answer = cli("eval", "a.xml")
+    assert answer.code == 1 and "a.bin" in answer.error
+
+
 def test_places_of_another_kind_are_refused(cli, run: Path):
     Path("file").write_text("")
     Path("folder.onnx").mkdir()
