@@ -37,7 +37,7 @@ from segtrain.config.schema import list_keys
 CASES = int(os.environ.get("SEGTRAIN_FUZZ_CASES", 0))
 FIRST = int(os.environ.get("SEGTRAIN_FUZZ_FIRST", 0))
 SECONDS, BYTES = 60, 2 * 10**9  # a case may take
-VERBS = ("fit", "eval", "predict", "export", "check", "compare", "sweep", "losses")
+VERBS = ("fit", "eval", "predict", "check", "compare", "sweep", "losses")
 OUTCOMES: Counter = Counter()
 
 # values that people and programs write by mistake, and some that fit

@@ -71,7 +71,8 @@ SHELL = ("", "sh", "bash", "console")
 NOT_OURS = {"git", "cd", "pip", "source", "bash", "srun", "sbatch", "tensorboard"}
 # options of other programs
 FOREIGN = {"--shm-size", "--node-rank", "--master-addr", "--max-restarts", "--signal"}
-KEY = rf"(?<![\w/.-])((?:{'|'.join(Config.model_fields)})\.(?!txt|csv|json|py)[a-z_.]+)(?![a-z_.(])"
+FILES = "txt|csv|json|py|safetensors"
+KEY = rf"(?<![\w/.-])((?:{'|'.join(Config.model_fields)})\.(?!{FILES})[a-z_.]+)(?![a-z_.(])"
 
 
 def blocks(*languages: str) -> list[Any]:

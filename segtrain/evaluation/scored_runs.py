@@ -98,7 +98,7 @@ def read_scored_run(path: Path, split: str) -> ScoredRun:
     """
     if not path.is_dir() and not (is_exported(path) and path.is_file()):
         raise UsageError(
-            f"{path}: no such run or exported file; name those, or folders that segtrain eval wrote"
+            f"{path}: no such folder; name runs, exported files or folders that segtrain eval wrote"
         )
     folder = find_scores(path, split)
     run = path
