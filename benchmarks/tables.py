@@ -312,10 +312,27 @@ def ideas(network: str) -> str:
     return table(["idea", "setting", "mIoU", "against the first", *RARE], rows)
 
 
+def export_speed() -> str:
+    """Return mIoU and milliseconds of a network in torch and in exported files."""
+    rows, found = [], result("export")["rows"]
+    for name, row in found.items():
+        proof, ms = row["proof"], row["ms"]
+        drop = proof["miou"] - proof.get("exported_miou", proof["miou"])
+        size = f"{row['bytes'] / 1e6:.1f} MB" if "bytes" in row else ""
+        speed = found["torch 32"]["ms"]["median"] / ms["median"]
+        share = f"{proof['pixel_share']:.1e}" if "pixel_share" in proof else ""
+        cells = [f"{proof['miou'] - drop:.4f}", share, f"{ms['median']:.0f} ({ms['least']:.0f})"]
+        rows.append([name, *cells, f"{speed:.2f}x", size])
+    return table(
+        ["program, precision", "mIoU", "pixels of another class", "ms", "speed", "size"], rows
+    )
+
+
 PRETRAINED = "`configs/camvid-pretrained.yaml`"
 RARE = ["pole", "sign", "fence", "pedestrian", "bicyclist"]
 TABLES = {
     "pretrained": pretrained,
+    "export_speed": export_speed,
     "ideas": lambda: ideas("U-Net"),
     "ideas_fpn": lambda: ideas("FPN"),
     "demo_losses": demo_losses,

@@ -93,7 +93,7 @@ def tree(folder: Path = ROOT / "segtrain", depth: int = 0) -> str:
 def documents() -> dict[str, str]:
     """Return the text that each generated document should have, by its path in the repository."""
     fill = runpy.run_path(str(ROOT / "benchmarks/tables.py"))["fill"]
-    pages = ("choosing-a-loss", "encoders", "fine-tuning")
+    pages = ("choosing-a-loss", "encoders", "export", "fine-tuning")
     pages = (*(f"docs/{page}.md" for page in pages), "benchmarks/README.md")
     return {
         "docs/config.md": config_tables(),

@@ -24,12 +24,14 @@ def test_the_generator_changes_nothing(page: str):
     [
         ("docs/choosing-a-loss.md", "camvid_losses camvid_rare demo_losses"),
         ("docs/encoders.md", "encoders"),
+        ("docs/export.md", "export_speed"),
         ("docs/fine-tuning.md", "pretrained"),
         (
             "benchmarks/README.md",
             "camvid_losses camvid_rare camvid_classes camvid_screening camvid_screening_classes"
             " camvid_precision pretrained ideas ideas_fpn samplers_frames"
-            " samplers_crops loading step loss_cost kernels scoring upsampling",
+            " samplers_crops loading step loss_cost kernels scoring upsampling"
+            " export_speed",
         ),
     ],
 )
