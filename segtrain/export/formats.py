@@ -39,7 +39,7 @@ def write_openvino(graph: Any) -> Write:
     def write(path: Path, texts: dict[str, str]) -> None:
         for key, text in texts.items():
             model.set_rt_info(text, key)
-        with translate_errors(lambda error: f"cannot write {path}: {first_line(error)}"):
+        with translate_errors(lambda error: f"cannot write in {path.parent}: {first_line(error)}"):
             openvino.save_model(model, path, compress_to_fp16=False)
 
     return write

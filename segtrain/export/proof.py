@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 
@@ -109,9 +109,13 @@ class _Timed:
 
 
 def compare_sizes(
-    model: nn.Module, exported: Network, channels: int, exact: bool, sizes: Sequence = SIZES
+    model: nn.Module,
+    exported: Network,
+    channels: int,
+    exact: bool,
+    sizes: Iterable[tuple[int, int, int]],
 ) -> None:
-    """Compare logits of noise in several sizes. Raise SegtrainError where they differ.
+    """Compare logits of noise in sizes such as SIZES. Raise SegtrainError where they differ.
 
     Where not `exact`, as in half precision, they must be finite and of equal shapes.
     """

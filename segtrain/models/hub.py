@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
+from segtrain.errors import UsageError, first_line, translate_errors
 from segtrain.models.names import FOLDER_FILES
 
 PREFIX = "hf://"
@@ -43,7 +43,7 @@ def push_hub(folder: Path, name: str) -> str:
             f"reached: huggingface-cli upload {name} {folder}"
         )
 
-    with translate_errors(explain, SegtrainError):
+    with translate_errors(explain):
         api = HfApi()
         api.create_repo(name, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=folder))
