@@ -73,7 +73,7 @@ def export(model: SegmentationModel, config: Config, format: str, folder: Path) 
         exported, _ = load_exported(path)
         shares = {}
         for count, height, width in SIZES:
-            if min(map(model.padding.pad, (height, width))) < job.padding.least:
+            if model.find_size_error([(height, width)]):
                 continue
             images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
             difference = LogitDifference()

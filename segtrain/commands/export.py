@@ -17,14 +17,14 @@ from torch import Tensor
 from segtrain.commands.requests import ExportOptions, NetworkRequest
 from segtrain.console import progress, quiet, write, write_notes
 from segtrain.data.loading.dataset import Pairs
-from segtrain.errors import SegtrainError, UsageError
+from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.evaluation.score_record import read_record
 from segtrain.evaluation.scored_data import open_scored_data
 from segtrain.evaluation.scored_runs import SCORES
 from segtrain.export.formats import Write, write_onnx, write_openvino, write_pt2
-from segtrain.export.graph import OPSET
+from segtrain.export.graph import OPSET, has_one_size
 from segtrain.export.hub import HUB_FILES, load_hub, write_hub
-from segtrain.export.proof import SIZES, Proof, ProofImages, compare_sizes, prove
+from segtrain.export.proof import Proof, ProofImages, compare_sizes, prove
 from segtrain.files import whole_file, whole_folder
 from segtrain.models.checkpoint import KEY, Meta, format_meta, load_model
 from segtrain.models.exported import CARD, SUFFIXES, hash_content, is_exported, load_package
@@ -32,7 +32,6 @@ from segtrain.models.hub import push_hub
 from segtrain.models.inference import choose_window
 from segtrain.models.runtimes import load_exported
 from segtrain.models.segmentation import SegmentationModel
-from segtrain.models.trial import Padding
 from segtrain.models.weights import hash_weights
 from segtrain.runs.folder import find_run_of, refuse_read_only
 
@@ -57,11 +56,12 @@ class Export:
         with self.open(path) as temporary:
             (save,) = progress(self.convert(path.with_name(f"{path.name}.log")), "exporting", 1)
             save(temporary, self.describe())
-            proof = self.prove(temporary, images)
+            with translate_errors(self.explain):
+                proof = self.prove(temporary, images)
             save(temporary, self.describe(proof, temporary))
         write(str(proof) if proof else "not compared with the network in torch on images")
-        files = path.rglob("*") if path.is_dir() else (path, path.with_suffix(".bin"))
-        size = sum(file.stat().st_size for file in files if file.is_file())
+        whole = {"hf": path.glob("*"), "openvino": (path, path.with_suffix(".bin"))}
+        size = sum(file.stat().st_size for file in whole.get(self.options.format, (path,)))
         write(f"wrote {path} ({size / 1e6:.1f} MB)")
         if self.options.push:
             write(f"pushed to {push_hub(path, self.options.push)}")
@@ -79,13 +79,6 @@ class Export:
             if self.options.format == "openvino":
                 files.enter_context(whole_file(path.with_suffix(".bin")))
             yield temporary
-
-    @property
-    def padding(self) -> Padding:
-        """The sides that images are padded to; torch.export takes no sides of a single step."""
-        least, step = self.model.padding
-        least = max(least, 2 * step) if self.options.format == "pt2" else least
-        return Padding(least, step)
 
     def choose_path(self) -> Path:
         """Return --out, or RUN/export/NAME.FORMAT. Raise UsageError where it can't be that."""
@@ -121,9 +114,16 @@ class Export:
 
     def convert(self, log: Path) -> Iterator[Write]:
         """Yield what writes the network in the format; libraries print to the log."""
-        with log_libraries(log):
+        with log_libraries(log), translate_errors(self.explain):
             write = self._convert()
         yield write
+
+    def explain(self, error: BaseException) -> str:
+        """Say why the network can't be exported: what lies at the root of a library's error."""
+        while error.__cause__:
+            error = error.__cause__
+        config = self.meta.config.model
+        return f"{config.arch} on {config.encoder} can't be exported: {first_line(error)}"
 
     def _convert(self) -> Write:
         options, half = self.options, self.options.precision == "16"
@@ -170,9 +170,7 @@ class Export:
             exported = load_hub(path, self.model)
         else:
             exported, _ = load_exported(path)
-        channels, least = self.meta.config.model.in_channels, self.padding.least
-        sizes = [size for size in SIZES if min(map(self.model.padding.pad, size[1:])) >= least]
-        compare_sizes(self.model, exported, channels, exact, sizes)
+        compare_sizes(self.model, exported, exact)
         if images is None:
             return None
         proof = prove(self.model, exported, images, exact)
@@ -196,7 +194,8 @@ class Export:
             "opset": OPSET if options.format in ("onnx", "openvino") else None,
             "input": options.pixel,
             "outputs": list(options.outputs),
-            "padding": list(self.padding),
+            "padding": list(self.model.padding),
+            "one_size": has_one_size(self.model),
             "weights": hash_weights(self.model.state_dict()),
             "versions": {name: version(name) for name in packages},
             "proof": asdict(proof) if proof else "none",

@@ -33,8 +33,7 @@ def write_onnx(graph: Any) -> Write:
 def write_openvino(graph: Any) -> Write:
     """Return what writes an ONNX graph as OpenVINO's IR: PATH.xml, and its weights in PATH.bin."""
     openvino = load_package("openvino")
-    with translate_errors(lambda error: f"OpenVINO can't read the network: {first_line(error)}"):
-        model = openvino.Core().read_model(graph.SerializeToString())
+    model = openvino.Core().read_model(graph.SerializeToString())
 
     def write(path: Path, texts: dict[str, str]) -> None:
         for key, text in texts.items():
@@ -52,7 +51,8 @@ def write_pt2(model: SegmentationModel, half: bool) -> Write:
 
     def write(path: Path, texts: dict[str, str]) -> None:
         buffer = io.BytesIO()  # on a full disk torch raises no OSError, writing bytes does
-        torch.export.save(program, buffer, extra_files=texts)
+        with translate_errors(lambda error: f"cannot make {path.name}: {first_line(error)}"):
+            torch.export.save(program, buffer, extra_files=texts)
         path.write_bytes(buffer.getvalue())
 
     return write

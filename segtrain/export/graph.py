@@ -1,8 +1,9 @@
-"""A network as torch.export traces it, for images of any size that is a multiple of its step."""
+"""A network as torch.export traces it, for images of all the sizes that it takes."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from timm.layers import Conv2dSame, ScaledStdConv2dSame, StdConv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from segtrain.errors import first_line, translate_errors
 from segtrain.models.segmentation import SegmentationModel
+from segtrain.models.trial import copy_shapes
 from segtrain.models.upsampling import upsample
 
 OPSET = 20  # of ONNX
@@ -114,19 +117,56 @@ class WholeNetwork(nn.Module):
         return upsample(low, self.factor, self.align_corners, (height, width))
 
 
-def trace(module: nn.Module, model: SegmentationModel, dtype: torch.dtype) -> ExportedProgram:
-    """Trace a module on images of the model's padded sizes. Raise SegtrainError where it can't be.
+def has_one_size(model: SegmentationModel) -> bool:
+    """Return whether a model takes images of one padded size only, as position embeddings may."""
+    side = model.padding.least + 1
+    return model.find_size_error([(side, side)]) is not None
 
-    The sides of the images are multiples of the padding's step, 2 of them or more.
+
+class _Pads(TorchFunctionMode):
+    """Paddings of maps, remembered while a network runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pads = list[Sequence[int]]()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        if function is F.pad:
+            self.pads.append(args[1])
+        return function(*args, **(kwargs or {}))
+
+
+def refuse_windows(model: SegmentationModel) -> None:
+    """Raise ValueError where a network pads by the image's size within, as Swin's windows do.
+
+    torch.export doesn't come to an end with such sizes.
+    """
+    network, (least, step) = copy_shapes(prepare(model.network)), model.padding
+    found = []
+    for side in (least, least + step):
+        with _Pads() as pads, torch.no_grad():
+            network(torch.empty(1, model.mean.shape[1], side, side, device="meta"))
+        found.append(pads.pads)
+    if found[0] != found[1]:
+        raise ValueError("its windows of attention are padded by the image's size")
+
+
+def trace(module: nn.Module, model: SegmentationModel, dtype: torch.dtype) -> ExportedProgram:
+    """Trace a module on images of the model's padded sizes. Raise whatever torch does if it can't.
+
+    The sides of the images are multiples of the padding's step, or the only ones that it takes.
     """
     least, step = model.padding
-    side = max(least, 2 * step)
-    images = torch.zeros(2, model.mean.shape[1], side, side + step, dtype=dtype)
-    shapes = {
-        0: Dim("images", min=1),
-        2: step * Dim("rows", min=max(1, least // step)),
-        3: step * Dim("columns", min=max(1, least // step)),
-    }
-    with translate_errors(lambda error: f"the network can't be exported: {first_line(error)}"):
-        with torch.no_grad():
-            return torch.export.export(module, (images,), dynamic_shapes=(shapes,), strict=False)
+    side = max(least, 2 * step)  # of one step torch makes a constant
+    fixed = has_one_size(model)
+    sides = (least, least) if fixed else (side, side + step)
+    images = torch.zeros(2, model.mean.shape[1], *sides, dtype=dtype)
+    shapes = {0: Dim("images", min=1)}
+    if not fixed:
+        refuse_windows(model)
+        shapes |= {
+            axis: step * Dim(name, min=max(1, least // step))
+            for axis, name in ((2, "rows"), (3, "columns"))
+        }
+    with torch.no_grad():
+        return torch.export.export(module, (images,), dynamic_shapes=(shapes,), strict=False)

@@ -13,8 +13,7 @@ import onnx
 import torch
 from onnx import ModelProto, compose, helper, numpy_helper, parser
 
-from segtrain.errors import first_line, translate_errors
-from segtrain.export.graph import OPSET, prepare, trace
+from segtrain.export.graph import OPSET, has_one_size, prepare, trace
 from segtrain.models.segmentation import SegmentationModel
 
 IR_VERSION = 9  # the least of the opset: older runtimes read it
@@ -47,7 +46,8 @@ before ({pixel}[images, {channels}, height, width] images)
   missing = Sub(sides, size)
   pads = Concat<axis=0>(no_pads, missing)
   whole = Pad(normalised, pads)
-  padded = Cast<to={number_code}>(whole)
+  {check}
+  padded = Cast<to={number_code}>(checked)
 }}
 """
 AFTER = """
@@ -101,16 +101,19 @@ def build_graph(
         "corner": np.zeros(2, np.int64),
         "side_axes": np.array([2, 3]),
         "channel_axis": np.array([1]),
+        "only": np.array([0, facts["channels"], least, least]),
     }
-    first, last = (_parse(text, constants) for text in (BEFORE.format(**facts), after))
+    # of the only size that the network takes: others must fail
+    check = "checked = Reshape(whole, only)" if has_one_size(model) else "checked = Identity(whole)"
+    before = BEFORE.format(**facts, check=check)
+    first, last = (_parse(text, constants) for text in (before, after))
     low_name, padded_name = f"network/{low.name}", f"network/{padded.name}"
     # onnx checks what it joins, and refuses more than 2 GiB
-    with translate_errors(lambda error: f"the network can't be exported: {first_line(error)}"):
-        middle = compose.add_prefix(network, "network/")
-        inputs = [("padded", padded_name)]
-        joined = compose.merge_models(first, middle, inputs, outputs=["size", low_name])
-        links = [("size", "image_size"), (low_name, "low")]
-        joined = compose.merge_models(joined, last, links, name="segtrain")
+    middle = compose.add_prefix(network, "network/")
+    inputs = [("padded", padded_name)]
+    joined = compose.merge_models(first, middle, inputs, outputs=["size", low_name])
+    links = [("size", "image_size"), (low_name, "low")]
+    joined = compose.merge_models(joined, last, links, name="segtrain")
     del joined.opset_import[1:]  # of each part one, and equal: quantisation wants one
     return joined
 
@@ -132,12 +135,10 @@ def _wrap(graph: onnx.GraphProto) -> ModelProto:
 def convert_network(model: SegmentationModel, half: bool = False) -> ModelProto:
     """Return a model's network alone in ONNX: padded images (N,K,h,w) -> low-resolution logits.
 
-    With `half` it computes in float16. Raise SegtrainError where it can't be exported.
+    With `half` it computes in float16. Raise whatever torch does where it can't be exported.
     """
     dtype = torch.float16 if half else torch.float32
     program = trace(prepare(model.network).to(dtype), model, dtype)
-    with translate_errors(lambda error: f"the network can't be exported: {first_line(error)}"):
-        made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
-        assert made is not None  # as it has no path to write to
-        proto: ModelProto = made.model_proto
-    return _wrap(proto.graph)
+    made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+    assert made is not None  # as it has no path to write to
+    return _wrap(made.model_proto.graph)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
@@ -16,6 +16,7 @@ from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches
 from segtrain.errors import SegtrainError
 from segtrain.metrics.confusion import Confusion, score_matrix
 from segtrain.models.inference import predict_bands
+from segtrain.models.segmentation import SegmentationModel
 
 TOLERANCE = 1e-3  # of an image's largest logit
 # images, height, width: odd, in batches, smaller than the stride, and larger than most crops
@@ -108,20 +109,16 @@ class _Timed:
         return logits
 
 
-def compare_sizes(
-    model: nn.Module,
-    exported: Network,
-    channels: int,
-    exact: bool,
-    sizes: Iterable[tuple[int, int, int]],
-) -> None:
-    """Compare logits of noise in sizes such as SIZES. Raise SegtrainError where they differ.
+def compare_sizes(model: SegmentationModel, exported: Network, exact: bool) -> None:
+    """Compare logits of noise in those of SIZES that a model takes. Raise SegtrainError.
 
     Where not `exact`, as in half precision, they must be finite and of equal shapes.
     """
     draw = torch.Generator().manual_seed(0)
-    for count, height, width in sizes:
-        shape = (count, channels, height, width)
+    for count, height, width in SIZES:
+        if model.find_size_error([(height, width)]):
+            continue
+        shape = (count, model.mean.shape[1], height, width)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
         with torch.inference_mode():
             own, theirs = model(images), exported(images)

@@ -10,8 +10,6 @@ from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
 from torch import Tensor
 
-from segtrain.errors import first_line, translate_errors
-
 
 class _Reader(CalibrationDataReader):
     """Padded images as onnxruntime's calibration asks for them."""
@@ -31,10 +29,9 @@ def quantise(network: ModelProto, images: Iterator[Tensor], folder: Path) -> Mod
     """
     made = folder / "quantised.onnx"
     reader = _Reader(network.graph.input[0].name, images)
-    with translate_errors(lambda error: f"the network can't be quantised: {first_line(error)}"):
-        quantize_static(
-            network, made, reader, per_channel=True, calibrate_method=CalibrationMethod.MinMax
-        )
+    quantize_static(
+        network, made, reader, per_channel=True, calibrate_method=CalibrationMethod.MinMax
+    )
     quantised = onnx.load(made)
     made.unlink()
     del quantised.opset_import[1:]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segtrain.config import EvalConfig
 from segtrain.config.types import SMALLEST_WINDOW
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, first_line
 from segtrain.models.upsampling import UpsampledLogits
 
 Logits = Tensor | UpsampledLogits
@@ -68,14 +68,17 @@ def defer_upsampling(model: Any) -> Predictor:
         model.by_rows = True
         try:
             return cast(Logits, model(images))
-        except (RuntimeError, ValueError, AssertionError) as error:  # as libraries' layers raise
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:  # of layers
             height, width = images.shape[2:]
-            if refused := model.find_size_error([(height, width)]):
-                advice = advise_on_size(model.padding.least)
-                raise SizeError(
-                    f"the network can't take {height}x{width} ({refused[1]}); {advice}"
-                ) from error
-            raise
+            _, reason = model.find_size_error([(height, width)]) or ((), "")
+            if isinstance(error, IndexError):  # of a table of positions, which has no values there
+                reason = first_line(error)
+            if not reason:
+                raise
+            advice = advise_on_size(model.padding.least)
+            raise SizeError(
+                f"the network can't take {height}x{width} ({reason}); {advice}"
+            ) from error
         finally:
             model.by_rows = False
 

@@ -22,6 +22,7 @@ from segtrain.models.exported import (
     load_package,
     read_exported,
 )
+from segtrain.models.inference import advise_on_size
 from segtrain.models.weights import hash_weights
 
 LOGITS = "logits"
@@ -31,14 +32,14 @@ Run = Callable[[Tensor], Tensor]  # images of 0..255 in float32 (N,K,H,W) -> log
 class ExportedNetwork(nn.Module):
     """A network in a file: images (N,K,H,W) of 0..255 -> logits (N,C,H,W), on the CPU."""
 
-    def __init__(self, path: Path, run: Run):
+    def __init__(self, path: Path, run: Run, advice: str = ""):
         super().__init__()
-        self.path, self.run = path, run
+        self.path, self.run, self.advice = path, run, advice
 
     def forward(self, images: Tensor) -> Tensor:
         def explain(error: Exception) -> str:
             size = "x".join(map(str, images.shape[2:]))
-            return f"{self.path}: it can't take {size} ({first_line(error)})"
+            return f"{self.path}: it can't take {size} ({first_line(error)}){self.advice}"
 
         with translate_errors(explain), torch.inference_mode():
             return self.run(images.cpu().float().contiguous())
@@ -58,10 +59,11 @@ def load_network(path: Path) -> tuple[nn.Module, Meta, str]:
 
 def load_exported(path: Path) -> tuple[ExportedNetwork, Meta]:
     """Return a file's network, in as many threads as torch has, and its metadata."""
-    meta, _ = read_exported(path)
+    meta, card = read_exported(path)
+    advice = f"; {advise_on_size(card['padding'][0])}" if card["one_size"] else ""
     with translate_errors(lambda error: f"{path}: it can't be loaded ({first_line(error)})"):
         run = OPENERS[FORMATS[path.suffix]](path)
-    return ExportedNetwork(path, run), meta
+    return ExportedNetwork(path, run, advice), meta
 
 
 def _open_onnx(path: Path) -> Run:
@@ -98,7 +100,8 @@ def _open_pt2(path: Path) -> Run:
     meta, card = read_exported(path)
     least, step = card["padding"]
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (meta.mean, meta.std))
-    network = torch.export.load(path).module()
+    # traced at 2 steps or more, it guards against a side of one, where it gives the same
+    network = torch.export.load(path).module(check_guards=card["one_size"])
     dtype = torch.float16 if card["precision"] == "16" else torch.float32
 
     def run(images: Tensor) -> Tensor:

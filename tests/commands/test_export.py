@@ -16,13 +16,14 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from conftest import QUICK, run_cli, write_pairs
+from conftest import ANY_NETWORK, QUICK, run_cli, write_pairs
 from PIL import Image
 
 import segtrain
 from segtrain.errors import SegtrainError
 from segtrain.export import onnx_graph, proof
 from segtrain.models import exported as exported_files
+from segtrain.models.runtimes import load_exported
 
 SIZES = ((33, 47), (5, 7), (64, 96))
 
@@ -88,6 +89,38 @@ def test_torch_export_takes_padded_images(run: Path):
     mean, std = (np.reshape(values, (1, 3, 1, 1)) for values in (meta.mean, meta.std))
     found = network(torch.from_numpy((images - mean) / std).float())
     np.testing.assert_allclose(found.detach().numpy(), logits_of(run, images), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (1, 1)])
+@pytest.mark.parametrize("suffix", ["onnx", "xml", "pt2"])
+def test_segtrain_reads_its_files_at_every_size(run: Path, suffix: str, size: tuple[int, int]):
+    network, _ = load_exported(run / f"export/run.{suffix}")
+    images = photo(size)
+    own = logits_of(run, images)
+    found = network(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, own, atol=1e-4 * np.abs(own).max())
+
+
+@pytest.mark.parametrize(
+    "format, arch, options",
+    [
+        ("onnx", "pspnet", "psp_out_channels: 16"),  # averages cells by the image's size
+        ("pt2", "unet", "decoder_channels: [8, 8, 8, 8, 8]"),  # one pixel is left of a step
+    ],
+)
+def test_other_architectures_take_every_size(cli, run: Path, format: str, arch: str, options: str):
+    network = ["--arch", arch, "--encoder", "tu-test_byobnet", "--name", "r"]
+    network += [*ANY_NETWORK, "--set", f"model.options={{{options}}}"]
+    fitted = cli("fit", "--data", run.parent / "set", *network)
+    assert fitted.code == 0, fitted.stderr
+    done = cli("export", "r", "--format", format, "--out", f"a.{format}")
+    assert done.code == 0, done.stderr
+    exported, _ = load_exported(Path(f"a.{format}"))
+    for size in SIZES:
+        images = photo(size)
+        own = logits_of(Path("runs/r"), images)
+        found = exported(torch.from_numpy(images)).numpy()
+        np.testing.assert_allclose(found, own, atol=1e-4 * np.abs(own).max())
 
 
 def test_plain_smp_and_albumentations_read_the_folder(run: Path, tmp_path: Path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -11,7 +15,10 @@ from timm.layers import Conv2dSame, ScaledStdConv2dSame, StdConv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import nn
 
-from segtrain.export.graph import AveragePool, prepare
+from segtrain.export.graph import AveragePool, prepare, refuse_windows
+from segtrain.export.onnx_graph import build_graph, convert_network
+from segtrain.models.segmentation import SegmentationModel
+from segtrain.models.trial import copy_shapes, find_padding
 
 SIDES = st.integers(1, 40)
 
@@ -43,6 +50,51 @@ def test_padding_by_the_size_is_constant_at_multiples_of_the_stride(make, kernel
     for height, width in ((16, 24), (32, 8)):
         maps = torch.randn(2, 3, height, width)
         torch.testing.assert_close(prepared(maps), layer(maps), rtol=0, atol=1e-6)
+
+
+class OfOneSize(nn.Module):
+    """A network with an embedding of each position of 64x64 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 4, 8, stride=8)
+        self.positions = nn.Parameter(torch.randn(1, 64, 4))
+        self.segmentation_head = nn.Identity()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.encoder(images)
+        tokens = maps.flatten(2).transpose(1, 2) + self.positions
+        maps = tokens.transpose(1, 2).unflatten(2, maps.shape[2:])
+        return nn.functional.interpolate(maps, scale_factor=8)
+
+
+def test_a_network_of_one_size_is_exported_for_it():
+    model = SegmentationModel(OfOneSize()).eval()
+    model.padding = find_padding(copy_shapes(model.network), 3, 32, 1)
+    graph = build_graph(convert_network(model), model, 4, ["logits"], "uint8")
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    for size in ((1, 64, 64), (3, 33, 47)):
+        images = torch.randint(0, 256, (size[0], 3, *size[1:]), dtype=torch.uint8)
+        (found,) = session.run(None, {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model(images))
+    for side in (65, 128):
+        with pytest.raises(Exception, match="64,64"):
+            session.run(None, {"images": np.zeros((1, 3, side, side), np.uint8)})
+
+
+@pytest.mark.parametrize("window, refused", [(7, True), (8, True), (4, False)])
+def test_windows_padded_by_the_size_are_refused(window: int, refused: bool):
+    """Of maps of 4 and of 8 pixels a side, windows of 4 are never padded."""
+
+    class Windows(OfOneSize):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            maps = self.encoder(images)
+            pads = [-side % window for side in maps.shape[2:]]
+            return nn.functional.pad(maps, (0, pads[1], 0, pads[0]))
+
+    model = SegmentationModel(Windows()).eval()
+    with pytest.raises(ValueError, match="windows") if refused else nullcontext():
+        refuse_windows(model)
 
 
 def test_the_network_itself_is_left_as_it_is():

@@ -18,6 +18,7 @@ from segtrain.config import EvalConfig
 from segtrain.models import inference
 from segtrain.models.checkpoint import _read_metadata, parse_meta
 from segtrain.models.inference import CheckedPredictor, advise_on_memory, predict_bands
+from segtrain.models.trial import Padding
 
 CONSTANTS = [0.3, -7.0, 0.30000001, 21.5]
 
@@ -45,6 +46,24 @@ def whole(predict, images: Tensor, eval: EvalConfig) -> Tensor:
         bands.append(logits)
     assert rows == images.shape[2]
     return torch.cat(bands, 2)
+
+
+def test_a_size_beyond_a_table_of_positions_is_refused():
+    """Trial passes can't tell: there a table has no values, and any index does."""
+
+    class Positions:
+        padding, by_rows = Padding(32, 32), False
+
+        def find_size_error(self, sizes):
+            return None
+
+        def __call__(self, images: Tensor) -> Tensor:
+            return torch.arange(60)[torch.tensor(images.shape[-1])]
+
+    predict = inference.defer_upsampling(Positions())
+    assert predict(picture(59, 59)) == 59
+    with pytest.raises(inference.SizeError, match="64x64"):
+        predict(picture(64, 64))
 
 
 def constant(images: Tensor) -> Tensor:
