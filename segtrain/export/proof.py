@@ -63,7 +63,13 @@ class LogitDifference:
     pixels: int = 0
 
     def add(self, own: Tensor, exported: Tensor) -> None:
-        """Add a band of logits (N,C,H,W). Raise SegtrainError where the exported aren't finite."""
+        """Add a band of logits (N,C,H,W). Raise SegtrainError where the exported can't be right."""
+        if own.shape != exported.shape:
+            shapes = " and ".join(str(tuple(each.shape)) for each in (exported, own))
+            raise SegtrainError(
+                f"the exported network isn't the trained one: its logits are of shape {shapes} in "
+                "torch; no file is written"
+            )
         if not exported.isfinite().all():
             raise SegtrainError(
                 "the exported network gives NaN or infinite logits; no file is written"
@@ -122,17 +128,10 @@ def compare_sizes(model: SegmentationModel, exported: Network, exact: bool) -> N
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
         with torch.inference_mode():
             own, theirs = model(images), exported(images)
-        place = f"{count} images of {height}x{width}"
-        if own.shape != theirs.shape:
-            shapes = " and ".join(str(tuple(each.shape)) for each in (theirs, own))
-            raise SegtrainError(
-                f"the exported network isn't the trained one: on {place} its logits are of shape "
-                f"{shapes} in torch; no file is written"
-            )
         difference = LogitDifference()
         difference.add(own, theirs)
         if exact:
-            difference.refuse(place)
+            difference.refuse(f"{count} images of {height}x{width}")
 
 
 @dataclass(frozen=True)
