@@ -133,6 +133,7 @@ def test_starting_is_instant(module):
                 "losses.border",
                 "metrics.boundary",
                 "metrics.regions",
+                "prediction.vectors",
             },
         ),
         ("tifffile", "segtrain", {"data.tiff"}),

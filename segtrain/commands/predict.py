@@ -20,7 +20,9 @@ from segtrain.models.inference import NonFiniteError, defer_upsampling
 from segtrain.models.runtimes import load_network
 from segtrain.prediction.inputs import FoundImages, ImageInput, choose_names, hash_image
 from segtrain.prediction.rasters import ImagePainter
-from segtrain.prediction.record import Record, RecordError
+from segtrain.prediction.record import PredictionSummary, Record, RecordError
+from segtrain.prediction.summary import write_summaries
+from segtrain.prediction.vector_files import CocoFile
 from segtrain.render.fonts import explain_missing_fonts
 from segtrain.runs.folder import CONFIG, find_run_of
 from segtrain.version import __version__
@@ -103,9 +105,12 @@ class PredictionJob:
         self.total = len(found.images) + len(found.unreadable)
         self.kept = self.predicted = 0
         self.names = choose_names(found.images, record, painter.parts)
+        wants_coco = painter.config.predict.vectors == "coco"
+        self.coco = CocoFile(record.out, painter.meta.classes) if wants_coco else None
+        self.summaries: dict[Path, PredictionSummary] = {}
 
     def run(self) -> None:
-        """Predict the images; report the counts. Raise SegtrainError where an image failed."""
+        """Predict the images; report on them. Raise SegtrainError where an image failed."""
         try:
             for image in progress(self.images, "predicting", len(self.images)):
                 try:
@@ -119,19 +124,29 @@ class PredictionJob:
         finally:
             if self.total > 1 or self.kept:
                 write(f"kept {self.kept}, predicted {self.predicted}")
+            if self.coco:
+                self.coco.save()
+        if len(self.summaries) > 1:
+            write_summaries(self.summaries, self.painter.meta.classes)
         if self.failures:
             raise SegtrainError(self._explain_failures())
 
     def _predict(self, image: ImageInput) -> None:
         name, digest = self.names[image.real_path], hash_image(image.path)
         files = self.record.locate_outputs(name, self.painter.parts)
-        if self.record.is_current(name, digest, files):
+        if self.record.is_current(name, digest, files) and (not self.coco or name in self.coco):
             self.kept += 1
-            return
-        self.painter.paint(image.path, files, self._plan_once)
-        self.record.add(name, image.real_path, digest, files)
-        self.predicted += 1
-        write(f"{image.path} -> {', '.join(map(str, files))}")
+        else:
+            painted = self.painter.paint(image.path, files, self._plan_once)
+            if self.coco:
+                below = image.path.relative_to(image.root).as_posix()
+                self.coco.add(name, below, painted.size, self.painter.trace(painted))
+            summary = painted.summarise(len(self.painter.meta.classes))
+            self.record.add(name, image.real_path, digest, files, summary)
+            self.predicted += 1
+            write(f"{image.path} -> {', '.join(map(str, files))}")
+        if known := self.record.summarise(name):
+            self.summaries[image.path] = known
 
     def _plan_once(self) -> None:
         if not self.record.own:

@@ -354,6 +354,16 @@ class PredictConfig(Section):
     save_probs: bool = Field(
         False, description="also write STEM_probs.npy: float16 (classes, height, width)"
     )
+    save_confidence: bool = Field(
+        False,
+        description="also write STEM_confidence.png: the probability of each pixel's class, 0..255",
+    )
+    vectors: Literal["none", "geojson", "coco"] = Field(
+        "none",
+        description="also write polygons of the regions: STEM.geojson, or predictions.coco.json of "
+        "all images",
+    )
+    simplify: float = Field(0, ge=0, description="pixels that outlines of polygons may move by")
     opacity: float = Field(
         0.5, ge=0, le=1, description="opacity of the class colours over the image"
     )

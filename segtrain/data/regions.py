@@ -138,6 +138,14 @@ def unpack_runs(counts: bytes) -> list[int]:
     return runs if runs and not shift else [-1]
 
 
+def pack_runs(runs: list[int], size: tuple[int, int]) -> str:
+    """Return run lengths of an image of (height, width) as COCO's compressed text."""
+    from pycocotools import mask as rle
+
+    packed = rle.frPyObjects({"counts": runs, "size": list(size)}, *size)["counts"]
+    return str(packed, "ascii")
+
+
 def pack_polygons(polygons: Sequence) -> Polygons:
     """Return polygons of flat or paired numbers; those of fewer than three points draw nothing.
 

@@ -16,7 +16,7 @@ from segtrain.distributed.devices import resolve_precision
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.prediction import Prediction
 from segtrain.evaluation.score_record import ScoreRecord, digest_images
-from segtrain.metrics.calibration import Calibration
+from segtrain.metrics.calibration import LogitReader
 from segtrain.models.inference import choose_window
 from segtrain.render.overlay import ClassColours
 
@@ -42,7 +42,7 @@ class Evaluation:
     classes: list[str]  # of the network, or of the data where masks are scored
     palette: ClassColours
     pairs: Pairs
-    predict: Callable[[range, Calibration | None], Iterator[Prediction]]  # pairs by index
+    predict: Callable[[range, LogitReader | None], Iterator[Prediction]]  # pairs by index
     device: torch.device
     mining: bool = False  # the loss mines, so each prediction holds what it keeps
     checkpoint: ScoredCheckpoint | None = None  # None: masks of another tool are scored

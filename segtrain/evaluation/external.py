@@ -22,7 +22,7 @@ from segtrain.data.sample import Sample
 from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError, shorten
 from segtrain.evaluation.prediction import Prediction
-from segtrain.metrics.calibration import Calibration
+from segtrain.metrics.calibration import LogitReader
 
 MASK_SUFFIXES = SUFFIXES - {".jpg", ".jpeg"}
 
@@ -53,10 +53,8 @@ class MaskPredictor:
     device: torch.device
     workers: int
 
-    def predict(
-        self, indices: range, calibration: Calibration | None = None
-    ) -> Iterator[Prediction]:
-        """Yield the predicted masks of `indices`; without probabilities nothing is calibrated.
+    def predict(self, indices: range, reader: LogitReader | None = None) -> Iterator[Prediction]:
+        """Yield the predicted masks of `indices`; there are no logits to read.
 
         Raises SegtrainError where a mask has no class at a pixel whose truth has one.
         """

@@ -11,6 +11,7 @@ from torch import Tensor
 from segtrain.data.loading.dataset import as_tensor
 from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.prediction import Prediction
+from segtrain.metrics.calibration import ConfidenceMap
 from segtrain.render.overlay import (
     blend_classes,
     build_colour_table,
@@ -42,9 +43,10 @@ def paint_extremes(
     for rank, index in enumerate([*worst, *best], 1):
         sample = evaluation.pairs.samples[index]
         # predicted again: the predictions of all images would fill the memory
-        prediction = next(evaluation.predict(range(index, index + 1), None))
+        confidence = ConfidenceMap()
+        prediction = next(evaluation.predict(range(index, index + 1), confidence))
         image = to_rgb(as_tensor(evaluation.pairs.images(sample.image)).permute(2, 0, 1))
-        maps = subsample_maps(image, prediction)
+        maps = subsample_maps(image, prediction, confidence.whole)
         score = f"mIoU {rows[index]['miou']:.3f}"
         if rank <= len(worst):
             file, title = f"{rank:02d}_{sample.name}.png", f"{sample.name}: {score}"
@@ -62,13 +64,16 @@ def paint_extremes(
         )
 
 
-def subsample_maps(image: Tensor, prediction: Prediction) -> ImageMaps:
+def subsample_maps(
+    image: Tensor, prediction: Prediction, confidence: Tensor | None = None
+) -> ImageMaps:
     """Return an image (3,H,W) and its maps on the CPU, every k-th pixel of those above MAX_SIDE."""
     step = -(-max(image.shape[1:]) // MAX_SIDE)
     pixels = slice(None, None, step), slice(None, None, step)
     kept = None if prediction.kept is None else prediction.kept[pixels].cpu()
     truth, ids = prediction.target[pixels].cpu(), prediction.class_ids[pixels].cpu()
-    return ImageMaps(image[:, *pixels], truth, ids, kept)
+    sure = None if confidence is None else confidence[0][pixels].cpu()
+    return ImageMaps(image[:, *pixels], truth, ids, kept, sure)
 
 
 def draw_prediction(maps: ImageMaps, evaluation: Evaluation, title: str) -> Image.Image:

@@ -14,7 +14,7 @@ from segtrain.data.loading.dataset import Batch, Pairs, make_image_loader, read_
 from segtrain.distributed.devices import advise_on_overflow, build_predictor, to_device
 from segtrain.distributed.limits import explain_limits
 from segtrain.losses.ohem import Mining
-from segtrain.metrics.calibration import Calibration
+from segtrain.metrics.calibration import LogitReader
 from segtrain.models.inference import (
     NOT_FINITE,
     CheckedPredictor,
@@ -53,9 +53,9 @@ class SplitPredictor:
     mining: Mining | None = None
 
     def predict(
-        self, pairs: Pairs, indices: range, calibration: Calibration | None = None
+        self, pairs: Pairs, indices: range, reader: LogitReader | None = None
     ) -> Iterator[Prediction]:
-        """Yield the predictions of the pairs at `indices`; `calibration` counts all of them.
+        """Yield the predictions of the pairs at `indices`; `reader` is shown their logits.
 
         Consecutive images of one size are forwarded together, up to eval.batch_size. Raise
         NonFiniteError, on a GPU up to UNREAD images later, for logits that are not finite.
@@ -70,7 +70,7 @@ class SplitPredictor:
             network = CheckedPredictor(predictor)
             with explain_limits(advise_on_memory(images.shape, settings)):
                 bands = predict_bands(network, images, settings)
-                ids, nll = join_bands(bands, targets, lb_ignore, self.mining, calibration)
+                ids, nll = join_bands(bands, targets, lb_ignore, self.mining, reader)
             checks.append(([batch.indices[0] for batch in group], network.broken))
             # reading them makes the host wait for a GPU
             if fabric.device.type == "cpu" or len(checks) == UNREAD:
@@ -98,21 +98,21 @@ def join_bands(
     targets: Tensor,
     lb_ignore: int,
     mining: Mining | None,
-    calibration: Calibration | None,
+    reader: LogitReader | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return class ids (N,H,W) of bands of logits and, with `mining`, the NLL map (N,H,W).
 
-    bands: (top row, logits (N,C,h,W)) from top to bottom; `calibration` counts them all.
+    bands: (top row, logits (N,C,h,W)) from top to bottom; `reader` is shown them all.
     """
     ids = torch.empty_like(targets)
     nll = torch.empty(targets.shape, device=targets.device) if mining else None
     for top, logits in bands:
         rows = slice(top, top + logits.shape[2])
         ids[:, rows] = logits.max(1).indices.to(ids.dtype)  # argmax is 3 times slower on CPU
-        if mining or calibration:
+        if mining or reader:
             truth = targets[:, rows].long()
-        if calibration:
-            calibration.update(logits, truth, lb_ignore)
+        if reader:
+            reader.update(logits, truth, lb_ignore)
         if mining and nll is not None:
             nll[:, rows] = mining.reader.read(logits, truth).nll
     return ids, nll

@@ -1,13 +1,42 @@
-"""Calibration: confidence against accuracy."""
+"""Confidence of predictions, and its calibration: confidence against accuracy."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 UNITS = 2**24  # of confidence 1; one unit is float32's step between 1/2 and 1
+
+
+def measure_confidence(logits: Tensor) -> Tensor:
+    """Return the highest softmax probability (N,H,W) of logits (N,C,H,W), in float32; 0 for NaN."""
+    logits = logits.float()
+    return (logits - logits.amax(1, keepdim=True)).exp_().sum(1).reciprocal_().nan_to_num_(0)
+
+
+class LogitReader(Protocol):
+    """A reader of the logits of all predictions."""
+
+    def update(self, logits: Tensor, target: Tensor, lb_ignore: int) -> None:
+        """Read logits (N,C,H,W) and target (N,H,W)."""
+
+
+class ConfidenceMap:
+    """The confidence of each pixel of images whose rows are read from top to bottom."""
+
+    def __init__(self) -> None:
+        self.bands = list[Tensor]()
+
+    def update(self, logits: Tensor, target: Tensor, lb_ignore: int) -> None:
+        """Read logits (N,C,h,W) of the next rows."""
+        self.bands.append(measure_confidence(logits))
+
+    @property
+    def whole(self) -> Tensor | None:
+        """(N,H,W), 0..1; None where nothing was read."""
+        return torch.cat(self.bands, 1) if self.bands else None
 
 
 class Calibration:
@@ -29,11 +58,8 @@ class Calibration:
         The softmax is computed in float32; where it is nan, confidence is 0. Never synchronizes
         with the device.
         """
-        logits = logits.float()
-        top, prediction = logits.max(1, keepdim=True)
-        confidence = (logits - top).exp_().sum(1).reciprocal().nan_to_num(0)
-        units = (confidence * UNITS).long()
-        correct = (prediction.squeeze(1) == target).long()
+        units = (measure_confidence(logits) * UNITS).long()
+        correct = (logits.max(1).indices == target).long()
         # - 1: a bin's upper bound belongs to it, as in the paper
         bins = ((units * self.bins - 1) // UNITS).clamp(0, self.bins - 1)
         bins = bins.where(target != lb_ignore, self.bins).flatten()

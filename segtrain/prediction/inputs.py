@@ -23,7 +23,7 @@ from segtrain.prediction.record import OwnOutputs, Record, hash_file
 from segtrain.runs.folder import BEST, CONFIG
 
 DEMO_IMAGES = 3
-LONGEST_NAME = 228  # bytes; _overlay.png, and .tmp-PID- while it is written, make it 255
+LONGEST_NAME = 225  # bytes; _confidence.png, and .tmp-PID- while it is written, make it 255
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from segtrain.data.loading.dataset import as_tensor
 from segtrain.distributed.devices import advise_on_overflow, to_device
 from segtrain.distributed.limits import explain_limits
 from segtrain.files import whole_file
+from segtrain.metrics.calibration import measure_confidence
 from segtrain.models.checkpoint import Meta
 from segtrain.models.inference import (
     NOT_FINITE,
@@ -28,6 +29,9 @@ from segtrain.models.inference import (
     advise_on_memory,
     predict_bands,
 )
+from segtrain.prediction.record import PredictionSummary
+from segtrain.prediction.vector_files import is_background, save_geojson
+from segtrain.prediction.vectors import Polygon, trace_polygons
 from segtrain.render.overlay import (
     add_legend,
     blend_classes,
@@ -37,6 +41,29 @@ from segtrain.render.overlay import (
     to_image,
     to_rgb,
 )
+
+ROOM = 1 << 22  # pixels that are counted at once, in 8 bytes each
+
+
+@dataclass(frozen=True)
+class PaintedImage:
+    """The prediction of an image, at its size."""
+
+    class_ids: np.ndarray  # (H,W), 8-bit up to 256 classes, else 16
+    confidence: np.ndarray  # (H,W): the probability of the class, 255 for 1
+    overlay: Image.Image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its height and width."""
+        return self.overlay.height, self.overlay.width
+
+    def summarise(self, num_classes: int) -> PredictionSummary:
+        """Return the pixels of each class, and the mean confidence."""
+        pixels = np.zeros(num_classes, np.int64)
+        for rows in np.array_split(self.class_ids, -(-self.class_ids.size // ROOM)):
+            pixels += np.bincount(rows.ravel(), minlength=num_classes)
+        return PredictionSummary(pixels.tolist(), float(self.confidence.mean()) / 255)
 
 
 @dataclass(frozen=True)
@@ -53,35 +80,58 @@ class ImagePainter:
     @property
     def parts(self) -> list[str]:
         """The ends of the names of an image's outputs."""
-        return ["mask.png", "overlay.png"] + ["probs.npy"] * self.config.predict.save_probs
+        return [
+            "_mask.png",
+            "_overlay.png",
+            *["_probs.npy"] * self.config.predict.save_probs,
+            *["_confidence.png"] * self.config.predict.save_confidence,
+            *[".geojson"] * (self.config.predict.vectors == "geojson"),
+        ]
 
-    def paint(self, path: Path, files: list[Path], before_writing: Callable[[], None]) -> None:
+    def paint(
+        self, path: Path, files: list[Path], before_writing: Callable[[], None]
+    ) -> PaintedImage:
         """Write the outputs of an image, after before_writing(). Raise SegtrainError.
 
         An image that can't be predicted leaves no file.
         """
         meta, settings = self.meta, self.config.eval
+        outputs = dict(zip(self.parts, files, strict=True))
         with explain_limits(f"{path}: the image is too large to be read"):
             image = as_tensor(self.read_image(path)).permute(2, 0, 1)[None]
         with explain_limits(f"{path}: {advise_on_memory(image.shape, settings)}"):
             image = to_device(image, self.fabric, settings.max_pixels)
             shape = (len(meta.classes), *image.shape[2:])
-            probs = open_probs(files[2], shape) if len(files) > 2 else nullcontext()
+            probs_file = outputs.get("_probs.npy")
+            probs = open_probs(probs_file, shape) if probs_file else nullcontext()
             with probs as write_probs:
                 try:
-                    ids, overlay = predict_image(
-                        self.network, image, meta, self.config, write_probs
-                    )
+                    painted = predict_image(self.network, image, meta, self.config, write_probs)
                 except NonFiniteError as error:
                     hint = advise_on_overflow(self.fabric)
                     raise NonFiniteError(f"{path}: {error}; {hint}") from error
                 except SizeError as error:
                     raise SizeError(f"{path}: {error}") from error
-                if self.legend:
-                    overlay = add_legend(overlay, meta.classes, meta.palette)
                 before_writing()
-            save_mask(files[0], ids, meta.palette)
-            save_image(files[1], overlay)
+            self._save(painted, outputs)
+            return painted
+
+    def _save(self, painted: PaintedImage, outputs: dict[str, Path]) -> None:
+        meta, overlay = self.meta, painted.overlay
+        if self.legend:
+            overlay = add_legend(overlay, meta.classes, meta.palette)
+        save_mask(outputs["_mask.png"], painted.class_ids, meta.palette)
+        save_image(outputs["_overlay.png"], overlay)
+        if file := outputs.get("_confidence.png"):
+            save_image(file, Image.fromarray(painted.confidence))
+        if file := outputs.get(".geojson"):
+            save_geojson(file, self.trace(painted), meta.classes)
+
+    def trace(self, painted: PaintedImage) -> Iterator[Polygon]:
+        """Yield the polygons of an image, without those of a background."""
+        classes, tolerance = self.meta.classes, self.config.predict.simplify
+        found = trace_polygons(painted.class_ids, painted.confidence, len(classes), tolerance)
+        return (polygon for polygon in found if not is_background(classes, polygon.class_id))
 
 
 def predict_image(
@@ -90,8 +140,8 @@ def predict_image(
     meta: Meta,
     config: Config,
     write_probs: Callable[[int, Tensor], None] | None = None,
-) -> tuple[np.ndarray, Image.Image]:
-    """Return class ids (H,W), 8-bit up to 256 classes, else 16, and the overlay.
+) -> PaintedImage:
+    """Return an image's class ids, their confidence, and the overlay.
 
     image: uint8 (1,K,H,W). write_probs takes each band's top row and logits (C,h,W). Only a band
     is in memory at a time: a large image's logits, or its class ids as int64, would fill it.
@@ -100,6 +150,7 @@ def predict_image(
     network = CheckedPredictor(predictor)
     height, width = image.shape[2:]
     class_ids = np.empty((height, width), np.uint8 if len(meta.classes) <= 256 else np.uint16)
+    confidence = np.empty((height, width), np.uint8)
     overlay = Image.new("RGB", (width, height))
     for top, (logits,) in predict_bands(network, image, config.eval):
         bottom, device = top + logits.shape[1], logits.device
@@ -113,7 +164,9 @@ def predict_image(
         overlay.paste(to_image(blended), (0, top))
         if write_probs:
             write_probs(top, logits)
-    return class_ids, overlay
+        sure = measure_confidence(logits[None])[0]
+        confidence[top:bottom] = (sure * 255).round().byte().cpu().numpy()
+    return PaintedImage(class_ids, confidence, overlay)
 
 
 @contextmanager

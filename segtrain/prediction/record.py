@@ -36,6 +36,14 @@ class RecordError(SegtrainError):
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PredictionSummary:
+    """A prediction in numbers."""
+
+    pixels: list[int]  # of each class
+    confidence: float  # mean over the pixels, 0..1
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class RecordedImage:
     """One image and its outputs. Its paths are compared, and never opened."""
 
@@ -44,6 +52,7 @@ class RecordedImage:
     command: str  # a key of `commands`
     # relative to --out: digest; None for one that is yet to be written, or is of another command
     files: dict[str, str | None]
+    summary: PredictionSummary | None = None  # once they are written
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -96,7 +105,7 @@ class Record:
 
     def locate_outputs(self, name: str, parts: list[str], real: bool = False) -> list[Path]:
         """Return the files of an output, such as NAME_mask.png; absolute without links if real."""
-        return [(self.real_out if real else self.out) / f"{name}_{part}" for part in parts]
+        return [(self.real_out if real else self.out) / f"{name}{part}" for part in parts]
 
     def find_owner(self, name: str) -> Path | None:
         """Return the image whose output has this name, if it still exists."""
@@ -111,6 +120,11 @@ class Record:
         expected = [entry.files.get(self._relative(file)) for file in files]
         return all(expected) and expected == [_hash_output(file) for file in files]
 
+    def summarise(self, name: str) -> PredictionSummary | None:
+        """Return the numbers of a prediction that is current; None of one without."""
+        entry = self.own.get(to_text(name)) or self.known[to_text(name)]
+        return entry.summary
+
     def plan(self, images: dict[str, Path], parts: list[str]) -> None:
         """Record the outputs of images, by the output's name, before they are written.
 
@@ -124,11 +138,15 @@ class Record:
             )
         self.save()
 
-    def add(self, name: str, image: Path, digest: str, files: list[Path]) -> None:
+    def add(
+        self, name: str, image: Path, digest: str, files: list[Path], summary: PredictionSummary
+    ) -> None:
         """Record the outputs of an image, which were planned and are written now."""
         earlier = dict.fromkeys(self.own[to_text(name)].files)
         written = {self._relative(file): _hash_output(file) for file in files}
-        self.own[to_text(name)] = RecordedImage(to_text(image), digest, self.key, earlier | written)
+        self.own[to_text(name)] = RecordedImage(
+            to_text(image), digest, self.key, earlier | written, summary
+        )
         if time.monotonic() > self.next_save:
             self.save()
 

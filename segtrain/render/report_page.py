@@ -120,6 +120,9 @@ def add_layers(picture: ViewerImage, colours: ClassColours) -> dict[str, Any]:
     if picture.hard is not None:
         alt = "pixels that the loss keeps red, easy ones blue"
         layers.append(("hard", "Hard pixels", "webp", picture.hard, alt))
+    if picture.confidence is not None:
+        alt = "probability of the predicted class, white for 1"
+        layers.append(("confidence", "Confidence", "webp", picture.confidence, alt))
     return {
         "name": safe(picture.name),
         "caption": picture.caption,
@@ -133,17 +136,18 @@ def add_layers(picture: ViewerImage, colours: ClassColours) -> dict[str, Any]:
 
 
 def build_viewer_context(pictures: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the viewer's layers, and whether there are hard pixels and best images."""
-    hard = any(layer[0] == "hard" for picture in pictures for layer in picture["layers"])
+    """Return the viewer's layers, the kinds of all pictures, and whether there are best images."""
+    shown = {layer[0] for picture in pictures for layer in picture["layers"]}
     names = {
         "prediction": "Prediction",
         "truth": "Truth",
         "both": "Side by side",
         "errors": "Errors",
     }
-    names |= {"hard": "Hard pixels"} if hard else {}
+    more = {"hard": "Hard pixels", "confidence": "Confidence"}
+    names |= {key: name for key, name in more.items() if key in shown}
     best = any(picture["kind"] == "best" for picture in pictures)
-    return {"choices": names | {"image": "None"}, "hard": hard, "best": best}
+    return {"choices": names | {"image": "None"}, "shown": shown, "best": best}
 
 
 def build_confusion_grid(confusion: list[list[int]]) -> dict[str, Any]:

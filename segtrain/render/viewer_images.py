@@ -24,6 +24,7 @@ class ImageMaps:
     truth: Tensor  # (H,W) class ids and lb_ignore
     prediction: Tensor  # (H,W) class ids
     kept: Tensor | None = None  # (H,W), 0..1: how far a mining loss keeps each pixel
+    confidence: Tensor | None = None  # (H,W), 0..1
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ViewerImage:
     prediction: bytes  # PNG of class ids
     errors: bytes  # PNG
     hard: bytes | None  # WebP: pixels that a mining loss keeps
+    confidence: bytes | None  # WebP, grey: white is sure
 
     @classmethod
     def encode(
@@ -62,6 +64,10 @@ class ViewerImage:
         if maps.kept is not None:
             kept = sample_nearest(maps.kept, height, width)
             hard = encode_webp(to_image(paint_kept(image, kept, ignored)))
+        sure = None
+        if maps.confidence is not None:
+            shades = sample_nearest(maps.confidence, height, width).mul(255).round().byte()
+            sure = encode_webp(to_image(shades.expand(3, -1, -1)))
         return cls(
             name,
             caption,
@@ -72,6 +78,7 @@ class ViewerImage:
             prediction=encode_png(ids_to_image(ids)),
             errors=paint_ids(wrong, [RIGHT, WRONG]),
             hard=hard,
+            confidence=sure,
         )
 
 

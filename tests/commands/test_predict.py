@@ -141,6 +141,72 @@ def test_probabilities_can_be_saved(cli, trained: Path):
     assert (chosen == exact.max(0)).all()
 
 
+def test_confidence_is_the_probability_of_the_class(cli, trained: Path):
+    photo(Path("a.png"))
+    wanted = ["--set", "predict.save_probs=true", "--set", "predict.save_confidence=true"]
+    predict(cli, trained, "a.png", *wanted)
+    highest = np.load("predictions/a_probs.npy").astype(float).max(0)
+    with Image.open("predictions/a_confidence.png") as confidence:
+        assert confidence.mode == "L"
+        np.testing.assert_allclose(np.asarray(confidence) / 255, highest, atol=0.004)
+    (entry,) = json.loads(Path("predictions/predictions.json").read_text())["predictions"].values()
+    assert entry["summary"]["confidence"] == pytest.approx(highest.mean(), abs=1e-3)
+    assert entry["summary"]["pixels"] == np.bincount(ids("a").ravel(), minlength=3).tolist()
+
+
+def test_a_folder_ends_with_a_table_of_all_its_images(cli, trained: Path):
+    """Also of those that are kept."""
+    for name in "abc":
+        Image.fromarray(scene(ord(name))[0]).save(f"{name}.png")
+    predict(cli, trained, "a.png", "c.png")
+    answer = predict(cli, trained, "a.png", "b.png", "c.png")
+    masks = np.stack([ids(name) for name in "abc"])
+    for class_id in range(3):
+        share, images = (masks == class_id).mean(), (masks == class_id).any((1, 2)).sum()
+        row = next(
+            line for line in answer.stdout.splitlines() if line.split()[:1] == [str(class_id)]
+        )
+        assert row.split()[1:] == [f"{share:.2%}", str(images)]
+    confidences = [float(line.split()[1]) for line in answer.stdout.splitlines()[-3:]]
+    assert confidences == sorted(confidences) and "mean confidence" in answer.stdout
+
+
+def test_polygons_in_geojson(cli, trained: Path):
+    Image.fromarray(scene(1)[0]).save("a.png")
+    predict(cli, trained, "a.png", "--set", "predict.vectors=geojson")
+    features = json.loads(Path("predictions/a.geojson").read_text())["features"]
+    pixels = np.zeros(3, int)
+    for feature in features:
+        assert 0 < feature["properties"]["confidence"] <= 1
+        pixels[feature["properties"]["class_id"]] += feature["properties"]["pixels"]
+    assert pixels.tolist() == np.bincount(ids("a").ravel(), minlength=3).tolist()
+
+
+def test_polygons_in_coco_are_read_back(cli, trained: Path):
+    """By the layout of COCO, from calls one after the other; images that are kept stay in it."""
+    for name in "abc":
+        Path("images").mkdir(exist_ok=True)
+        Image.fromarray(scene(ord(name))[0]).save(f"images/{name}.png")
+    wanted = ["--out", "out", "--set", "predict.vectors=coco"]
+    predict(cli, trained, "images/a.png", *wanted)
+    first = Path("out/predictions.coco.json").read_text()
+    assert "kept 1, predicted 2" in predict(cli, trained, "images", *wanted).stdout
+    content = json.loads(Path("out/predictions.coco.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.png", "b.png", "c.png"]
+    of_a = [a for a in content["annotations"] if a["image_id"] == 1]
+    assert of_a == json.loads(first)["annotations"]
+    shutil.copy("out/predictions.coco.json", "images.json")
+    found = cli("check", ".", "--set", "data.val_fraction=0.34", "--json")
+    assert found.code == 0, found.stderr
+    classes = json.loads(found.stdout)["classes"]
+    masks = np.stack([ids(name, "out") for name in "abc"])
+    counted = {c["name"]: c["train"]["pixels"] + c["val"]["pixels"] for c in classes}
+    assert counted["background"] == 0
+    assert [counted[str(c)] for c in range(3)] == [(masks == c).sum() for c in range(3)]
+    Path("out/predictions.coco.json").unlink()
+    assert "kept 0, predicted 3" in predict(cli, trained, "images", *wanted).stdout
+
+
 def test_the_latest_runs_best_checkpoint_is_the_default(cli, trained: Path):
     photo(Path("a.png"))
     runs = Path("runs")
@@ -249,10 +315,13 @@ def test_more_than_256_classes_have_16_bits(trained: Path):
     meta = replace(meta, classes=[str(i) for i in range(classes)], palette=palette)
     image = torch.zeros(1, 3, height, width, dtype=torch.uint8)
     config = Config(predict={"opacity": 1})
-    found, overlay = predict_image(forward, image, meta, config)
-    assert found.dtype == np.uint16
-    np.testing.assert_array_equal(found, picked)
-    np.testing.assert_array_equal(np.asarray(overlay), np.array(palette)[picked])
+    found = predict_image(forward, image, meta, config)
+    assert found.class_ids.dtype == np.uint16
+    np.testing.assert_array_equal(found.class_ids, picked)
+    np.testing.assert_array_equal(np.asarray(found.overlay), np.array(palette)[picked])
+    assert (
+        found.summarise(classes).pixels == np.bincount(picked.ravel(), minlength=classes).tolist()
+    )
 
 
 @pytest.mark.parametrize("wrong", ["eval.overlap=1", "eval.window=0", "eval.tta=[diagonal]"])

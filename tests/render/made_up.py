@@ -132,6 +132,6 @@ def made_up_pictures(count: int = 4, names: list[str] | None = None) -> list[Vie
         kind = "best" if seed % 4 == 3 else "worst"
         name = names[seed] if names else f"val/{seed:03d}.png"
         caption = f"mIoU 0.{seed + 1}00"
-        maps = ImageMaps(image, truth, prediction, kept)
+        maps = ImageMaps(image, truth, prediction, kept, confidence=1 - kept)
         pictures.append(ViewerImage.encode(name, caption, kind, maps, 255, len(NAMES)))
     return pictures

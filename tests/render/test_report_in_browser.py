@@ -151,6 +151,8 @@ def test_layers_show_their_maps(page: Page):
         assert pixel(page, 80, 20) != pixel(page, 80, 100)  # right and wrong
         red, green, blue = pixel(page, 80, 100)
         assert red > 2 * green and red > 2 * blue
+    choose(page, "confidence")
+    assert min(pixel(page, 80, 20)) > 240 and max(pixel(page, 80, 100)) < 15
     choose(page, "truth")
     assert pixel(page, 80, 5) == [0, 0, 0]  # ignored: the image as it is
     choose(page, "image")
@@ -283,7 +285,7 @@ def test_it_reads_without_javascript(opened: Open):
     assert page.locator("#scores tbody tr").count() == 5 and not page.locator("th button").count()
     for image in page.locator(".gallery img").all():
         assert image.is_visible() and image.bounding_box()["height"] > 50
-    assert page.locator(".gallery img").count() == 4 * 5
+    assert page.locator(".gallery img").count() == 4 * 6
     assert not page.get_by_text("Point at a cell").first.is_visible()
     assert page.locator("#matrix").is_visible() and page.locator("svg").count() == 4
 

@@ -116,7 +116,7 @@ def test_headings_go_down_one_level_at_a_time(page: Page):
 def test_everything_has_a_name_for_those_who_do_not_see(page: Page):
     assert all(attributes.get("scope") in ("col", "row") for _, attributes, _ in page.all("th"))
     images = page.all("img")
-    assert len(images) == 4 * 5 and all(attributes["alt"] for _, attributes, _ in images)
+    assert len(images) == 4 * 6 and all(attributes["alt"] for _, attributes, _ in images)
     assert len({attributes["alt"] for _, attributes, _ in images}) == len(images)
     charts = [a["aria-label"] for _, a, _ in page.all("div") if a.get("role") == "img"]
     assert len(page.all("svg")) == len(charts) == 4
@@ -398,10 +398,17 @@ def test_large_images_become_small():
     image = torch.zeros(3, 3000, 1400, dtype=torch.uint8)
     image[:, :, 700:] = 200
     kept = (truth == 1).float()
-    maps = ImageMaps(image, truth, 1 - truth, kept)
+    maps = ImageMaps(image, truth, 1 - truth, kept, kept)
     shown = ViewerImage.encode("a.png", "", "best", maps, 255, 2)
     assert shown.size == (299, 640)
-    for content in (shown.image, shown.truth, shown.prediction, shown.errors, shown.hard):
+    for content in (
+        shown.image,
+        shown.truth,
+        shown.prediction,
+        shown.errors,
+        shown.hard,
+        shown.confidence,
+    ):
         assert Image.open(io.BytesIO(content)).size == (299, 640)
     ids = np.asarray(Image.open(io.BytesIO(shown.truth)))
     assert (ids[:, :149] == 0).all() and (ids[:, 150:] == 1).all()

@@ -131,7 +131,7 @@
 
   // The viewer
 
-  const layers = { image: "Image", truth: "Truth", prediction: "Prediction", errors: "Errors", hard: "Hard pixels" };
+  const layers = { image: "Image", truth: "Truth", prediction: "Prediction", errors: "Errors", hard: "Hard pixels", confidence: "Confidence" };
   const hidden = new Set(); // class ids, whichever image is shown
 
   function colourNumbers() {
@@ -171,7 +171,7 @@
     await Promise.all(images.map(([, image]) => image.decode()));
     const pixels = Object.fromEntries(images.map(([key, image]) => [key, pixelsOf(image)]));
     const truth = idsOf(pixels.truth, numbers);
-    return { pixels, ids: { truth, prediction: idsOf(pixels.prediction, numbers), errors: truth, hard: truth } };
+    return { pixels, ids: { truth, prediction: idsOf(pixels.prediction, numbers), errors: truth, hard: truth, confidence: truth } };
   }
 
   function viewer(root, gallery) {
