@@ -87,7 +87,7 @@ def export(model: SegmentationModel, config: Config, format: str, folder: Path) 
             shares[f"{count}x{height}x{width}"] = difference.share
         return {"seconds": seconds, "difference": max(shares.values()), "sizes": shares}
     except SegtrainError as error:
-        return {"refused": str(error)}
+        return {"refused": str(error).replace(f"{folder}/", "")}
 
 
 def main() -> None:

@@ -328,11 +328,28 @@ def export_speed() -> str:
     )
 
 
+def export_formats() -> str:
+    """Return which architectures are exported to which formats, how exactly and how fast."""
+    rows, reasons = [], dict[str, int]()
+    for name, by_format in result("export_matrix")["rows"].items():
+        cells = []
+        for row in by_format.values():
+            if "difference" in row:
+                cells.append(f"{row['difference']:.0e}, {row['seconds']:.0f} s")
+            else:
+                number = reasons.setdefault(row["refused"], len(reasons) + 1)
+                cells.append(f"refused ({number})")
+        rows.append([f"`{name}`", *cells])
+    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    return "\n".join([table(["network", "onnx", "openvino", "pt2"], rows), "", *notes])
+
+
 PRETRAINED = "`configs/camvid-pretrained.yaml`"
 RARE = ["pole", "sign", "fence", "pedestrian", "bicyclist"]
 TABLES = {
     "pretrained": pretrained,
     "export_speed": export_speed,
+    "export_formats": export_formats,
     "ideas": lambda: ideas("U-Net"),
     "ideas_fpn": lambda: ideas("FPN"),
     "demo_losses": demo_losses,

@@ -31,7 +31,7 @@ def test_the_generator_changes_nothing(page: str):
             "camvid_losses camvid_rare camvid_classes camvid_screening camvid_screening_classes"
             " camvid_precision pretrained ideas ideas_fpn samplers_frames"
             " samplers_crops loading step loss_cost kernels scoring upsampling"
-            " export_speed",
+            " export_speed export_formats",
         ),
     ],
 )
