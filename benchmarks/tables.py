@@ -340,7 +340,8 @@ def export_formats() -> str:
                 number = reasons.setdefault(row["refused"], len(reasons) + 1)
                 cells.append(f"refused ({number})")
         rows.append([f"`{name}`", *cells])
-    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    # no link to "args" of a traced call
+    notes = [f"{number}. {reason.replace('](', '] (')}" for reason, number in reasons.items()]
     return "\n".join([table(["network", "onnx", "openvino", "pt2"], rows), "", *notes])
 
 

@@ -24,6 +24,7 @@ from segtrain.errors import SegtrainError, UsageError, first_line
 FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))")
 CACHE = Path(".cache/segtrain")  # in a home folder
+TEMPORARY = re.compile(r"\.tmp-(\d+)-")  # and the process that writes it
 SHELL_PIPES = ("/dev/fd/", "/dev/stdin", "/dev/null")
 
 
@@ -47,6 +48,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise SegtrainError(f"cannot write {path}: {error.strerror or error}") from error
+    except SegtrainError as error:  # of what is written, by the name that it would have had
+        error.args = (str(error).replace(temporary.name, path.name),)
+        raise
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -181,11 +185,14 @@ def stamp_files(*paths: Path) -> tuple[FileStamp, ...] | None:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders of processes that were killed while writing."""
     for leftover in folder.glob(".tmp-*"):
+        writer = TEMPORARY.match(leftover.name)
+        if not writer:
+            continue
         if leftover.is_dir():
             with lock_folder(leftover) as locked:
                 if locked:
                     shutil.rmtree(leftover, ignore_errors=True)
-        else:
+        elif not Path(f"/proc/{writer[1]}").exists():
             with suppress(OSError):
                 leftover.unlink()
 

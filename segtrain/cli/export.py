@@ -63,11 +63,13 @@ def export(
             ExportOptions,
             find_network,
             parse_export,
+            request_network,
             request_score,
         )
     options = ExportOptions(format, out, precision, pixel=input, max_drop=max_drop, push=push)
     options = parse_export(options, outputs, proof)
-    network = request_score(find_network(run, runs), set_, flags)
+    request = request_network if options.proof == 0 else request_score  # which takes the data
+    network = request(find_network(run, runs), set_, flags)
     with importing():
         from segtrain.commands.export import export as run_export
     run_export(network, options)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,22 +23,30 @@ from segtrain.errors import SegtrainError, UsageError, first_line, translate_err
 from segtrain.evaluation.score_record import read_record
 from segtrain.evaluation.scored_data import open_scored_data
 from segtrain.evaluation.scored_runs import SCORES
-from segtrain.export.formats import Write, write_onnx, write_openvino, write_pt2
+from segtrain.export.formats import (
+    Network,
+    Write,
+    load_pt2,
+    write_onnx,
+    write_openvino,
+    write_pt2,
+)
 from segtrain.export.graph import OPSET, has_one_size
-from segtrain.export.hub import HUB_FILES, load_hub, write_hub
-from segtrain.export.proof import Proof, ProofImages, compare_sizes, prove
-from segtrain.files import whole_file, whole_folder
+from segtrain.export.hub import HUB_FILES, MODEL_CARD, is_edited, load_hub, write_hub
+from segtrain.export.proof import Proof, ProofImages, check_outputs, compare_sizes, prove
+from segtrain.files import remove_leftovers, save_text, whole_file, whole_folder
 from segtrain.models.checkpoint import KEY, Meta, format_meta, load_model
 from segtrain.models.exported import CARD, SUFFIXES, hash_content, is_exported, load_package
 from segtrain.models.hub import push_hub
 from segtrain.models.inference import choose_window
-from segtrain.models.runtimes import load_exported
+from segtrain.models.runtimes import load_exported, run_outputs
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.models.weights import hash_weights
 from segtrain.runs.folder import find_run_of, refuse_read_only
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 NEEDED = {"onnx": ONNX, "openvino": (*ONNX, "openvino"), "pt2": (), "hf": ("timm",)}  # packages
+LOG = "Output of the libraries that segtrain export calls"  # a log's first line
 CALIBRATION = 16  # training images by which int8's ranges are measured
 
 
@@ -64,16 +74,22 @@ class Export:
         size = sum(file.stat().st_size for file in whole.get(self.options.format, (path,)))
         write(f"wrote {path} ({size / 1e6:.1f} MB)")
         if self.options.push:
-            write(f"pushed to {push_hub(path, self.options.push)}")
+            write(f"pushed to {push_hub(path, self.options.push, HUB_FILES)}")
         return path
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Path]:
         """Yield a temporary path whose content appears at `path` once the block has ended."""
         if self.options.format == "hf":
-            with whole_folder(path, HUB_FILES) as temporary:
+            edited = is_edited(path / MODEL_CARD)
+            with whole_folder(path, HUB_FILES - {MODEL_CARD} if edited else HUB_FILES) as temporary:
                 yield temporary
+                if edited:
+                    (temporary / MODEL_CARD).unlink()
+            if edited:
+                write(f"kept {path / MODEL_CARD}, which was edited")
             return
+        remove_leftovers(path.parent)
         with ExitStack() as files:
             temporary = files.enter_context(whole_file(path))
             if self.options.format == "openvino":
@@ -87,6 +103,9 @@ class Export:
             if suffix and (out.suffix != suffix or out.is_dir()):
                 form = f"a file of --format {self.options.format}, {out.stem}{suffix}"
                 raise UsageError(f"--out {out}: name {form}")
+            weights = out.with_suffix(".bin")
+            if suffix == ".xml" and weights.exists() and not out.exists():
+                raise UsageError(f"--out {out}: {weights} is another's; take another name")
             if not suffix and out.exists() and not out.is_dir():
                 raise UsageError(f"--out {out}: it is a file; --format hf is a folder")
             return out
@@ -102,7 +121,7 @@ class Export:
             return None
         pairs = self.open_pairs("val")
         count = min(wanted or len(pairs), len(pairs))
-        indices = range(0, len(pairs), len(pairs) // count)[:count]
+        indices = [i * len(pairs) // count for i in range(count)]
         return ProofImages(pairs, indices, "val", self.meta.classes, self.request.config.eval)
 
     def open_pairs(self, split: str) -> Pairs:
@@ -166,11 +185,10 @@ class Export:
     def prove(self, path: Path, images: ProofImages | None) -> Proof | None:
         """Compare the file with the network in torch. Raise SegtrainError where it differs."""
         exact = self.options.precision == "32"
-        if self.options.format == "hf":
-            exported = load_hub(path, self.model)
-        else:
-            exported, _ = load_exported(path)
+        exported = self.load(path)
         compare_sizes(self.model, exported, exact)
+        if is_exported(path):
+            check_outputs(self.model, exported, partial(run_outputs, path), self.options.pixel)
         if images is None:
             return None
         proof = prove(self.model, exported, images, exact)
@@ -180,6 +198,15 @@ class Export:
                 f"--max-drop {self.options.max_drop}; no file is written: {proof}"
             )
         return proof
+
+    def load(self, path: Path) -> Network:
+        """Return the network of the file that was just written."""
+        if self.options.format == "hf":
+            return load_hub(path, self.model)
+        if self.options.format == "pt2":
+            return load_pt2(path, self.model, self.options.precision == "16")
+        exported, _ = load_exported(path)
+        return exported
 
     def describe(self, proof: Proof | None = None, path: Path | None = None) -> dict[str, str]:
         """Return the file's metadata: the checkpoint's, and those of the export as JSON.
@@ -207,13 +234,15 @@ class Export:
 
 @contextmanager
 def log_libraries(path: Path) -> Iterator[None]:
-    """Keep what libraries print, warn of and log out of the terminal, in a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as log, quiet("torch"), quiet("onnxscript"):
-        with redirect_stdout(log), redirect_stderr(log):
+    """Keep what libraries print, warn of and log out of the terminal: in a file, if it is new."""
+    log = io.StringIO()
+    try:
+        with quiet("torch"), quiet("onnxscript"), redirect_stdout(log), redirect_stderr(log):
             yield
-    if not path.stat().st_size:
-        path.unlink()
+    finally:
+        known = path.exists() and not path.read_text("utf-8", "replace").startswith(LOG)
+        if log.getvalue() and not known:
+            save_text(path, f"{LOG}\n{log.getvalue()}")
 
 
 def export(request: NetworkRequest, options: ExportOptions) -> Path:

@@ -28,8 +28,8 @@ from segtrain.evaluation.data_section import reset_files
 from segtrain.files import resolve_path
 from segtrain.losses.spec import LossSpec, parse_loss
 from segtrain.models.checkpoint import Meta, read_meta
-from segtrain.models.exported import OUTPUTS, is_exported, read_exported
-from segtrain.models.hub import fetch_hub
+from segtrain.models.exported import OUTPUTS, is_exported, read_exported, refuse_pt2
+from segtrain.models.hub import ADDRESS, PREFIX, fetch_hub
 from segtrain.models.names import check_names, refuse_missing_weights, take_names
 from segtrain.runs.folder import (
     CONFIG,
@@ -86,6 +86,9 @@ class ExportOptions:
     proof: int | None = None  # images to prove it on; None: all of the split
     max_drop: float = 0.005  # of the mIoU, that 16 and int8 may cost
     push: str | None = None  # OWNER/NAME on the hub
+
+
+NETWORK_ALONE = {"pt2": ("32", "16"), "hf": ("32",)}  # formats, and the precisions they have
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,9 @@ def find_network(target: str | None, runs: Path) -> Path:
 
     Raise UsageError where there is none.
     """
-    return find_checkpoint(target and fetch_hub(target), runs)
+    path = find_checkpoint(target and fetch_hub(target), runs)
+    refuse_pt2(path)
+    return path
 
 
 def request_score(checkpoint: Path, sets: list[str], flags: dict[str, Any]) -> NetworkRequest:
@@ -230,17 +235,29 @@ def parse_export(options: ExportOptions, outputs: str, proof: str) -> ExportOpti
             raise UsageError(f"--{option} {given}: it can be {', '.join(choices)}{hint}")
     if options.push and options.format != "hf":
         raise UsageError(f"--push {options.push}: the hub takes a folder; add --format hf")
+    if options.push and not ADDRESS.fullmatch(PREFIX + options.push):
+        raise UsageError(f"--push {options.push}: expected OWNER/NAME")
+    if not 0 <= options.max_drop <= 1:  # nan is neither
+        raise UsageError(f"--max-drop {options.max_drop}: it can be 0..1, of the mIoU")
     names = tuple(dict.fromkeys(name.strip() for name in outputs.split(",")))
     for name in names:
         if name not in OUTPUTS:
             hint = did_you_mean(name, OUTPUTS)
             raise UsageError(f"--outputs {outputs}: {name!r} is none of {', '.join(OUTPUTS)}{hint}")
-    if options.format == "pt2":
-        if options.precision == "int8":
+    if options.format in NETWORK_ALONE:
+        precisions = NETWORK_ALONE[options.format]
+        if options.precision not in precisions:
             raise UsageError(
-                "--precision int8: --format onnx and openvino have it, pt2 has 32 and 16"
+                f"--precision {options.precision}: --format {options.format} has "
+                f"{' and '.join(precisions)}, onnx and openvino have all"
             )
-        names, options = ("logits",), replace(options, pixel="float32")  # it has no others
+        if names != ("ids",) or options.pixel != "uint8":
+            option = "--input" if names == ("ids",) else "--outputs"
+            raise UsageError(
+                f"{option}: --format {options.format} is the network alone, from normalised "
+                "images to logits; onnx and openvino have a choice"
+            )
+        names, options = ("logits",), replace(options, pixel="float32")
     count = {"all": None, "none": 0}.get(proof, proof)
     if isinstance(count, str):
         if not count.isascii() or not count.isdigit() or not int(count):

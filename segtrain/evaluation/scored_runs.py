@@ -17,7 +17,7 @@ from segtrain.config.loading import adopt_older_defaults, load_config
 from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.evaluation.score_record import SCORED, ScoreRecord, find_outdated, read_record
 from segtrain.files import lock_folder, read_csv
-from segtrain.models.exported import hash_content, is_exported
+from segtrain.models.exported import hash_content, is_exported, refuse_pt2
 from segtrain.runs.folder import BEST, CONFIG, ENVIRONMENT
 
 SCORES = "metrics.json"
@@ -96,6 +96,7 @@ def read_scored_run(path: Path, split: str) -> ScoredRun:
 
     Raises UsageError where it is missing, with the command for it.
     """
+    refuse_pt2(path)
     if not path.is_dir() and not (is_exported(path) and path.is_file()):
         raise UsageError(
             f"{path}: no such folder; name runs, exported files or folders that segtrain eval wrote"

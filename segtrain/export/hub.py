@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import albumentations as A
 import segmentation_models_pytorch as smp
+import torch
 from albumentations.pytorch import ToTensorV2
 from safetensors.torch import save
-from torch import Tensor
 
-from segtrain.console import format_score
+from segtrain.console import format_score, safe
 from segtrain.errors import first_line, translate_errors
-from segtrain.export.formats import Write
-from segtrain.export.proof import Network
+from segtrain.export.formats import Network, Write, surround
 from segtrain.files import save_bytes, save_json, save_text
 from segtrain.models.checkpoint import Meta
 from segtrain.models.exported import CARD
@@ -27,6 +29,7 @@ WEIGHTS, CONFIG, PREPROCESSING = (
     "albumentations_config_eval.json",
 )
 MODEL_CARD = "README.md"
+MARK = "<!-- segtrain export wrote this card, and writes it again while it is unchanged: "
 HUB_FILES = {WEIGHTS, CONFIG, PREPROCESSING, MODEL_CARD}
 
 
@@ -72,14 +75,9 @@ def describe_preprocessing(model: SegmentationModel) -> A.Compose:
 
 def load_hub(folder: Path, model: SegmentationModel) -> Network:
     """Return the network of a folder as plain smp loads it, behind the model's preprocessing."""
-    network = smp.from_pretrained(folder).eval()
-
-    def predict(images: Tensor) -> Tensor:
-        height, width = images.shape[2:]
-        logits: Tensor = network(model.pad((images.float() - model.mean) / model.std))
-        return logits[:, :, :height, :width]
-
-    return predict
+    with redirect_stdout(None):  # the library says that it loads
+        network = smp.from_pretrained(folder).eval()
+    return surround(network, model, torch.float32)
 
 
 def format_card(meta: Meta, card: dict[str, Any], scores: dict[str, Any] | None) -> str:
@@ -90,10 +88,10 @@ def format_card(meta: Meta, card: dict[str, Any], scores: dict[str, Any] | None)
     table = ""
     if scores:
         headline = scores["headline"]
-        rows = [
-            f"| {row['name']} | {format_score(row['iou'])} | {format_score(row['dice'])} |"
-            for row in scores["classes"]
-        ]
+        rows = []
+        for row in scores["classes"]:
+            cells = escape_markdown(row["name"]), *map(format_score, (row["iou"], row["dice"]))
+            rows.append(f"| {' | '.join(cells)} |")
         table = "\n".join(["", "| class | IoU | Dice |", "| --- | --- | --- |", *rows, ""])
     checked = "It was not compared with the trained network on images."
     if isinstance(proof, dict):
@@ -101,18 +99,37 @@ def format_card(meta: Meta, card: dict[str, Any], scores: dict[str, Any] | None)
             f"On {proof['images']} images its logits differ from the trained network's by at most "
             f"{proof['logit_difference']:.1e} of the largest."
         )
-    return CARD_TEXT.format(
+    text = CARD_TEXT.format(
         name=name,
-        data=Path(str(config.data.path)).name,
+        data=escape_markdown(Path(str(config.data.path)).name),
         epochs=meta.epoch,
         loss=config.loss.expression,
         headline=headline,
         table=table,
         checked=checked,
-        classes=", ".join(meta.classes),
+        classes=", ".join(map(escape_markdown, meta.classes)),
         channels=config.model.in_channels,
         kind="RGB" if config.model.in_channels == 3 else f"{config.model.in_channels}-channel",
     )
+    return f"{text}{MARK}{_mark(text)}\n"
+
+
+def is_edited(path: Path) -> bool:
+    """Return whether a model card is not, or no longer, as segtrain wrote it."""
+    if not path.is_file():
+        return False
+    text, _, mark = path.read_text("utf-8", "replace").rpartition(MARK)
+    return mark.strip() != _mark(text)
+
+
+def _mark(text: str) -> str:
+    digest = hashlib.sha256(text.encode(errors="backslashreplace"))  # as save_text has it
+    return f"{digest.hexdigest()[:16]} -->"
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text as Markdown that shows it."""
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", safe(text))
 
 
 CARD_TEXT = """---

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from segtrain.config import EvalConfig
 from segtrain.console import format_score, progress
 from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches
 from segtrain.errors import SegtrainError
+from segtrain.export.formats import Network
 from segtrain.metrics.confusion import Confusion, score_matrix
 from segtrain.models.inference import predict_bands
 from segtrain.models.segmentation import SegmentationModel
@@ -21,7 +23,6 @@ from segtrain.models.segmentation import SegmentationModel
 TOLERANCE = 1e-3  # of an image's largest logit
 # images, height, width: odd, in batches, smaller than the stride, and larger than most crops
 SIZES = ((1, 97, 131), (3, 224, 96), (2, 5, 7), (1, 161, 195), (1, 512, 640))
-Network = Callable[[Tensor], Tensor]  # images (N,K,H,W) of 0..255 -> logits (N,C,H,W)
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,13 @@ class Proof:
 
     @property
     def drop(self) -> float:
-        """The mIoU that the export costs."""
-        return (self.miou or 0) - (self.exported_miou or 0)
+        """The mIoU that the export costs. Raise SegtrainError where no pixel has a label."""
+        if self.miou is None or self.exported_miou is None:
+            raise SegtrainError(
+                f"{self.split} has no labelled pixels, so what another precision than 32 costs "
+                "isn't known; no file is written"
+            )
+        return self.miou - self.exported_miou
 
     def __str__(self) -> str:
         return (
@@ -134,12 +140,39 @@ def compare_sizes(model: SegmentationModel, exported: Network, exact: bool) -> N
             difference.refuse(f"{count} images of {height}x{width}")
 
 
+def check_outputs(
+    model: SegmentationModel,
+    exported: Network,
+    run: Callable[[np.ndarray], dict[str, np.ndarray]],
+    pixel: str,
+) -> None:
+    """Compare a file's own outputs, as `run` gives them, with its logits. Raise SegtrainError.
+
+    pixel: type of the images that the file takes.
+    """
+    side = model.padding.least - 1
+    shape = (2, model.mean.shape[1], side, side)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
+    logits = exported(images)
+    shares = logits.softmax(1)
+    expected = {"logits": logits, "probs": shares, "confidence": shares.amax(1)}
+    for name, values in run(images.numpy().astype(pixel)).items():
+        if name == "ids":  # the logit of each is the highest
+            chosen = torch.from_numpy(values.astype(np.int64)).unsqueeze(1)
+            differences, scale = logits.amax(1, True) - logits.gather(1, chosen), logits
+        else:
+            differences, scale = torch.from_numpy(values) - expected[name], expected[name]
+        if not float(differences.abs().max()) <= TOLERANCE * float(scale.abs().max()):
+            raise SegtrainError(f"the file's {name} don't belong to its logits; no file is written")
+
+
 @dataclass(frozen=True)
 class ProofImages:
     """The images of a split on which both are compared, and how they are predicted."""
 
     pairs: Pairs
-    indices: range
+    indices: Sequence[int]
     split: str
     classes: list[str]
     settings: EvalConfig

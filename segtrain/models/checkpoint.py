@@ -25,7 +25,7 @@ from segtrain.config.types import LARGEST_OVERLAP, SMALLEST_WINDOW, Colour
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.files import save_bytes
 from segtrain.models.hub import fetch_hub
-from segtrain.models.names import FOLDER_FILES
+from segtrain.models.names import EXPORTED, FOLDER_FILES
 from segtrain.version import __version__
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def load_model(
     from segtrain.models.sizes import refuse_misfit
 
     path = Path(fetch_hub(str(path)))
+    if path.suffix in EXPORTED:
+        raise UsageError(f"{path}: exported already; load its run's checkpoint")
     if path.is_dir():
         path = path / FOLDER_FILES[0]
     meta, weights = read_checkpoint(path)
@@ -173,16 +175,19 @@ def read_checkpoint(path: Path) -> tuple[Meta, dict[str, Tensor]]:
 
 def _refuse_other_network(path: Path, meta: Meta) -> None:
     """Raise SegtrainError where a hub's config.json is of another network than the weights."""
+    from segtrain.models.encoders import ARCHITECTURES
+
     if not path.is_file():
         return
     with translate_errors(lambda error: f"{path}: cannot be read ({first_line(error)})"):
         said = json.loads(path.read_text(encoding="utf-8"))
         model = meta.config.model
         own = {
+            "_model_class": ARCHITECTURES[model.arch].__name__,
             "encoder_name": model.encoder,
             "classes": len(meta.classes),
             "in_channels": model.in_channels,
-        }
+        } | {key: value for key, value in model.options.items() if key in said}
         for key, value in own.items():
             if said[key] != value:
                 raise SegtrainError(

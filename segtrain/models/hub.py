@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from segtrain.errors import UsageError, first_line, translate_errors
@@ -33,17 +34,20 @@ def fetch_hub(target: str) -> str:
         )
 
 
-def push_hub(folder: Path, name: str) -> str:
-    """Upload a folder to OWNER/NAME on the hub, which is made if it is missing; return its URL."""
+def push_hub(folder: Path, name: str, files: Collection[str]) -> str:
+    """Upload files of a folder to OWNER/NAME on the hub, which is made if it is missing.
+
+    Return its URL. What else is in the folder stays here: evaluations show images.
+    """
     from huggingface_hub import HfApi
 
     def explain(error: Exception) -> str:
         return (
-            f"--push {name}: {first_line(error)}; {folder} is written, so once the hub can be "
-            f"reached: huggingface-cli upload {name} {folder}"
+            f"--push {name}: {first_line(error)}; {folder} is written, so run this again once "
+            "the hub can be reached"
         )
 
     with translate_errors(explain):
         api = HfApi()
         api.create_repo(name, exist_ok=True)
-        return str(api.upload_folder(repo_id=name, folder_path=folder))
+        return str(api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=[*files]))

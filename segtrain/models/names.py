@@ -19,6 +19,7 @@ from segtrain.errors import UsageError, did_you_mean, match_choice
 SMP, TIMM = "segmentation_models_pytorch", "timm"
 UNIVERSAL = "tu-"  # smp's prefix of timm's names
 OF_TIMM = "timm-"  # that of smp's own copies of timm's encoders, most of which it has dropped
+EXPORTED = (".onnx", ".xml", ".pt2")  # files of other programs
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # weights in a hub's folder
 
 
@@ -95,6 +96,8 @@ def unknown_encoder(encoder: str, known: list[str]) -> UsageError:
 def refuse_missing_weights(weights: str) -> None:
     """Raise UsageError where model.weights names neither a file nor a folder with one."""
     path = Path(weights)
+    if path.suffix in EXPORTED:
+        raise UsageError(f"model.weights {weights}: exported already; name its run or checkpoint")
     if weights in ("auto", "imagenet", "none") or path.is_file():
         return
     fault = "no such file"

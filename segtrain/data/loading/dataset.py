@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -204,7 +204,7 @@ def train_loader(
 
 
 def make_image_loader(
-    pairs: Pairs, indices: range, workers: int, pin_memory: bool = False
+    pairs: Pairs, indices: Sequence[int], workers: int, pin_memory: bool = False
 ) -> DataLoader:
     """Return a loader of batches of one image at its own size, in the order of `indices`."""
     workers = workers if len(indices) > 1 else 0  # starting a worker takes longer than one image
