@@ -293,6 +293,6 @@ def test_the_files_that_the_architecture_names_exist():
     page = (ROOT.parent / "docs/architecture.md").read_text()
     named = set(re.findall(r"`([a-z_]+/[\w/]+\.(?:py|html|csv))`", page))
     assert len(named) > 30
-    to_come = {"runs/trackers.py", "evaluation/tuning.py"}
+    to_come = {"runs/trackers.py"}
     places = (ROOT, ROOT.parent)
     assert {n for n in named if not any((place / n).exists() for place in places)} == to_come

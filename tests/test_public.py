@@ -32,5 +32,5 @@ def test_a_face_has_exactly_these_names(face: str):
 
 def test_a_checkpoint_says_exactly_this():
     names = [field.name for field in fields(Meta)]
-    assert names == "config classes palette mean std epoch miou step version".split()
+    assert names == "config classes palette mean std epoch miou step version tuning".split()
     assert [name for name in names if f"`{name}`" not in PAGE] == []

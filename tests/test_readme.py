@@ -43,6 +43,7 @@ SMALL = {  # added to the commands of each verb
     "fit": QUICK,
     "eval": [*ON_CPU, "--workers", "0"],
     "predict": ON_CPU,
+    "tune": [*ON_CPU, "--workers", "0", "--set", "data.val_fraction=0.5"],  # several images
     "check": [],
     "export": ["--proof", "1", "--max-drop", "1"],
     "losses": [],

@@ -14,6 +14,7 @@ from segtrain.cli.losses import losses
 from segtrain.cli.models import encoders
 from segtrain.cli.prediction import predict
 from segtrain.cli.training import BareResume, fit, sweep
+from segtrain.cli.tuning import tune
 from segtrain.console import accept_any_text, write
 from segtrain.files import provide_home
 from segtrain.version import __version__
@@ -53,6 +54,7 @@ def main(
 app.command(cls=BareResume)(fit)
 app.command("eval")(evaluate)
 app.command()(predict)
+app.command()(tune)
 app.command()(export)
 app.command()(check)
 app.command()(compare)

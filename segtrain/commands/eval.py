@@ -54,9 +54,21 @@ from segtrain.runs.folder import HISTORY, find_run_of
 def evaluate_network(request: NetworkRequest, split: str, as_json: bool = False) -> Path:
     """Score a network's predictions of a split; write and print the report, return its folder."""
     began = time.perf_counter()
+    return score_split(prepare_network(request, split, as_json), began, as_json)
+
+
+def prepare_network(
+    request: NetworkRequest, split: str, as_json: bool = False, mining: bool = True
+) -> Evaluation:
+    """Return a network's evaluation on a split, with all that predicting it takes.
+
+    With `mining`, its predictions hold what a mining loss keeps.
+    """
     checkpoint, config = request.checkpoint, request.config
-    model, meta, weights = load_network(checkpoint)
+    model, meta, weights = load_network(checkpoint, config.predict.tuned)
     changes = list_score_changes(request.own, config)
+    if not request.meta.tuning:  # the field changes nothing
+        changes = [key for key in changes if key != "predict.tuned"]
     scored = ScoredCheckpoint(checkpoint, weights, meta.epoch, meta.step)
     fabric = make_fabric(config.train)
     data = open_scored_data(meta, config.data, request.other_data, split)
@@ -66,11 +78,11 @@ def evaluate_network(request: NetworkRequest, split: str, as_json: bool = False)
     # as `predict` has it: another memory format rounds differently
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     spec = parse_loss(config.loss.expression, config.loss.thresh, config.loss.n_min_factor)
-    mining = build_mining(spec, len(meta.classes), data.lb_ignore)
+    mined = build_mining(spec, len(meta.classes), data.lb_ignore) if mining else None
     workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
-    predictor = SplitPredictor(model, fabric, workers, config.eval, mining)
+    predictor = SplitPredictor(model, fabric, workers, config.eval, mined)
     run = find_run_of(checkpoint)
-    evaluation = Evaluation(
+    return Evaluation(
         folder=run / "eval" / split,
         config=config,
         data=data,
@@ -80,12 +92,12 @@ def evaluate_network(request: NetworkRequest, split: str, as_json: bool = False)
         pairs=pairs,
         predict=partial(predictor.predict, pairs),
         device=fabric.device,
-        mining=mining is not None,
+        mining=mined is not None,
         checkpoint=scored,
         history=read_history(run / HISTORY),
         changes=name_changes(changes, checkpoint, meta.config.data.path, data.config.path),
+        tuning=meta.tuning,
     )
-    return score_split(evaluation, began, as_json)
 
 
 def evaluate_masks(request: MasksRequest, split: str, as_json: bool = False) -> Path:
@@ -131,11 +143,18 @@ def score_split(evaluation: Evaluation, began: float, as_json: bool) -> Path:
     groups = evaluation.image_groups
     # masks of another tool have no probabilities
     indices, calibrated = range(len(evaluation.pairs)), evaluation.checkpoint is not None
+    tuning = evaluation.tuning
+    if tuning and evaluation.config.eval.tta:  # of averaged views it can't be undone
+        tuning = None
     accumulator = Accumulator(
-        len(evaluation.classes), evaluation.data.lb_ignore, evaluation.device, calibrated
+        len(evaluation.classes),
+        evaluation.data.lb_ignore,
+        evaluation.device,
+        calibrated,
+        tuning,
     )
     with accumulator:
-        predictions = evaluation.predict(indices, accumulator.calibration)
+        predictions = evaluation.predict(indices, accumulator if calibrated else None)
         for prediction in progress(predictions, "evaluating", len(indices)):
             accumulator.add(prediction)
     if not accumulator.confusion.matrix.any():  # before empty tables are written
@@ -195,6 +214,9 @@ def print_scores(metrics: dict[str, Any], evaluation: Evaluation) -> None:
     regions = metrics["regions"].items()
     recalls = (f"{size} {format_cell(row['recall'])} of {row['count']}" for size, row in regions)
     write(f"regions found: {', '.join(recalls)}")
+    if before := metrics.get("before_tuning"):
+        miou, ece = map(format_cell, before.values())
+        write(f"before tuning: mIoU {miou}  calibration error {ece}")
     write(metrics["headline"])
     write(f"report: {evaluation.folder / 'report.html'}")
 

@@ -72,6 +72,9 @@ class Export:
         write(str(proof) if proof else "not compared with the network in torch on images")
         whole = {"hf": path.glob("*"), "openvino": (path, path.with_suffix(".bin"))}
         size = sum(file.stat().st_size for file in whole.get(self.options.format, (path,)))
+        if self.meta.tuning:
+            place = "metadata, not the network" if self.options.format in ("pt2", "hf") else "graph"
+            write(f"tuning, in the {place}: {self.meta.tuning.describe()}")
         write(f"wrote {path} ({size / 1e6:.1f} MB)")
         if self.options.push:
             write(f"pushed to {push_hub(path, self.options.push, HUB_FILES)}")
@@ -251,5 +254,5 @@ def export(request: NetworkRequest, options: ExportOptions) -> Path:
         load_package(name)
     if is_exported(request.checkpoint):
         raise UsageError(f"{request.checkpoint}: exported already; name its run or checkpoint")
-    model, meta = load_model(request.checkpoint)
+    model, meta = load_model(request.checkpoint, tuned=request.config.predict.tuned)
     return Export(request, options, model, meta).run()

@@ -41,6 +41,7 @@ from segtrain.training.plan import make_model, make_plan
 from segtrain.training.resume import (
     check_changes,
     check_data,
+    check_tuning,
     find_state,
     keep_batch_size,
     keep_length,
@@ -126,7 +127,7 @@ def resolve_start(request: FitRequest, dry: bool = False) -> tuple[RunStart, Seg
     if old_run:
         saved = find_state(old_run)
         plan = keep_length(plan, saved) if saved else plan
-        notes = check_changes(old_run, plan, saved)
+        notes = check_changes(old_run, plan, saved) + check_tuning(old_run)
         notes += check_data(old_run, saved, plan) if saved else []
     # initial weights are a function of the seed, whatever was drawn before
     torch.manual_seed(config.train.seed)

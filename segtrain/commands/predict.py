@@ -37,7 +37,7 @@ def predict(found: FoundImages, request: NetworkRequest, out: Path, legend: bool
     An image that can't be predicted or written is left out, and named in the SegtrainError at the
     end. Outputs that the record has of the same image, weights and settings are kept.
     """
-    model, meta, weights = load_network(request.checkpoint)
+    model, meta, weights = load_network(request.checkpoint, request.config.predict.tuned)
     config = request.config
     fabric = make_fabric(config.train)
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
@@ -67,6 +67,7 @@ def describe_checkpoint(checkpoint: Path, meta: Meta) -> str:
     return (
         f"checkpoint: {checkpoint} ("
         + ", ".join([*facts, f"epoch {meta.epoch}", f"val mIoU {format_score(meta.miou)}"])
+        + (", tuned" if meta.tuning else "")
         + ")"
     )
 
@@ -91,7 +92,8 @@ def describe_command(painter: ImagePainter, weights: str) -> dict[str, Any]:
         "eval": config.eval.model_dump(
             mode="json", include={"max_pixels", "window", "overlap", "tta"}
         ),
-        "predict": config.predict.model_dump(mode="json"),
+        "predict": config.predict.model_dump(mode="json", exclude={"tuned"}),
+        "tuning": meta.tuning and meta.tuning.describe(),
         "legend": painter.legend,
     }
 

@@ -214,6 +214,11 @@ def request_network(checkpoint: Path, sets: list[str], flags: dict[str, Any]) ->
     else:
         meta = read_meta(checkpoint)
     config, own = meta.config_here(sets, flags | fixed), meta.config_here([], fixed)
+    if is_exported(checkpoint) and meta.tuning and not config.predict.tuned:
+        raise UsageError(
+            f"predict.tuned: {checkpoint} was exported with its tuning; export its run again with "
+            "--set predict.tuned=false"
+        )
     return NetworkRequest(checkpoint, meta, config, own, reset_files(meta, sets, flags))
 
 

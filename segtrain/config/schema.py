@@ -349,7 +349,13 @@ class EvalConfig(Section):
 
 
 class PredictConfig(Section):
-    """Files that predict writes."""
+    """Prediction and its files."""
+
+    tuned: bool = Field(
+        True,
+        description="apply the biases and the temperature that tune has stored in the checkpoint, "
+        "in predict, eval and export",
+    )
 
     save_probs: bool = Field(
         False, description="also write STEM_probs.npy: float16 (classes, height, width)"

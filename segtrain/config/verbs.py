@@ -27,19 +27,20 @@ TRAINING = _match_fields("*") - {"eval.mask_values"}
 LOADING = _match_fields("data.sampler", "data.rare_*", "data.cache*", "data.workers")
 PAIRS = _match_fields("data.*") - LOADING
 IMAGES = {"data.value_range", "data.max_pixels", "data.exif"}
-INFERENCE = _match_fields("eval.max_pixels", "eval.window", "eval.overlap", "eval.tta")
-INFERENCE |= {"train.device", "train.precision", "train.deterministic"}
+WINDOWS = _match_fields("eval.max_pixels", "eval.window", "eval.overlap")
+INFERENCE = WINDOWS | {"eval.tta", "train.device", "train.precision", "train.deterministic"}
 REPORT = {"data.workers", "eval.group_by", "eval.worst", "eval.best", "predict.opacity"}
 CHECK = PAIRS | {"model.in_channels", "eval.group_by"}
 READS: dict[str, Set[str]] = {
     "fit": TRAINING,  # with what eval and predict later read in the run's config
     "sweep": TRAINING - {"train.seed"},
-    "eval": PAIRS | INFERENCE | REPORT | {"eval.batch_size"},
+    "eval": PAIRS | INFERENCE | REPORT | {"eval.batch_size", "predict.tuned"},
     "eval --predictions": PAIRS
     | REPORT
     | {"model.in_channels", "train.device", "eval.mask_values"},
     "predict": IMAGES | INFERENCE | _match_fields("predict.*"),
-    "export": PAIRS | _match_fields("eval.max_pixels", "eval.window", "eval.overlap"),
+    "tune": PAIRS | INFERENCE - {"eval.tta"} | {"data.workers", "eval.group_by"},
+    "export": PAIRS | WINDOWS | {"predict.tuned"},
     "check": CHECK,
     "check --augment": CHECK | _match_fields("augment.*") | {"data.rare_classes", "train.seed"},
 }
@@ -48,6 +49,7 @@ CHECKPOINT = "a checkpoint's network and training are what they are"
 WHY = {
     "eval": CHECKPOINT,
     "predict": CHECKPOINT,
+    "tune": CHECKPOINT,
     "export": CHECKPOINT,
     "sweep": "its --seeds sets it",
 }

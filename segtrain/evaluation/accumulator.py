@@ -19,6 +19,7 @@ from segtrain.metrics.boundary import count_boundaries
 from segtrain.metrics.calibration import Calibration
 from segtrain.metrics.confusion import Confusion, derive_counts
 from segtrain.metrics.regions import count_regions
+from segtrain.models.tuning import Tuning
 
 TOP_CONFUSED = 5  # images remembered for each pair of classes
 # predictions that may wait to be counted on the host while the device goes on
@@ -45,11 +46,19 @@ class Accumulator:
     """
 
     def __init__(
-        self, num_classes: int, lb_ignore: int, device: torch.device | str, calibrated: bool
+        self,
+        num_classes: int,
+        lb_ignore: int,
+        device: torch.device | str,
+        calibrated: bool,
+        tuning: Tuning | None = None,
     ):
-        self.num_classes, self.lb_ignore = num_classes, lb_ignore
+        """With a `tuning` of the logits that are read, count them without it as well."""
+        self.num_classes, self.lb_ignore, self.tuning = num_classes, lb_ignore, tuning
         self.confusion = Confusion(num_classes, lb_ignore, device)
         self.calibration = Calibration(device=device) if calibrated else None
+        self.confusion_before = Confusion(num_classes, lb_ignore, device)
+        self.calibration_before = Calibration(device=device)
         self.boundary = np.zeros((2, num_classes), np.int64)
         self.regions = np.zeros((num_classes, 3, 2), np.int64)
         self.kept = torch.zeros(num_classes, dtype=torch.float64, device=device)
@@ -76,6 +85,15 @@ class Accumulator:
                 self._add_next()
         finally:
             self._threads.shutdown(cancel_futures=True)
+
+    def update(self, logits: Tensor, target: Tensor, lb_ignore: int) -> None:
+        """Calibrate logits (N,C,h,W) of some rows, whose predictions are added as class ids."""
+        if self.calibration:
+            self.calibration.update(logits, target, lb_ignore)
+        if self.tuning:
+            before = self.tuning.undo(logits)
+            self.calibration_before.update(before, target, lb_ignore)
+            self.confusion_before.update(before.max(1).indices, target)
 
     def add(self, prediction: Prediction) -> None:
         """Add one image; wait for earlier ones where too many are not yet counted."""

@@ -18,6 +18,7 @@ from segtrain.evaluation.prediction import Prediction
 from segtrain.evaluation.score_record import ScoreRecord, digest_images
 from segtrain.metrics.calibration import LogitReader
 from segtrain.models.inference import choose_window
+from segtrain.models.tuning import Tuning
 from segtrain.render.overlay import ClassColours
 
 
@@ -48,6 +49,7 @@ class Evaluation:
     checkpoint: ScoredCheckpoint | None = None  # None: masks of another tool are scored
     history: list[dict[str, float | None]] | None = None  # rows of the training's metrics.csv
     changes: tuple[str, ...] = ()  # that make its scores others than the run's own
+    tuning: Tuning | None = None  # that the predictions are made with
 
     @property
     def title(self) -> str:
@@ -101,4 +103,5 @@ class Evaluation:
             precision=self.precision,
             device=self.device.type,
             changes=list(self.changes),
+            tuned=self.tuning and self.tuning.describe(),
         )

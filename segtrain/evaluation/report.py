@@ -17,7 +17,7 @@ from segtrain.errors import SegtrainError, first_line, shorten, translate_errors
 from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.pictures import HARD, WORST, paint_extremes
-from segtrain.evaluation.score_record import SCORED
+from segtrain.evaluation.score_record import SCORED, digest_images
 from segtrain.files import read_csv, save_csv, save_json, whole_folder
 from segtrain.metrics import bootstrap, calibration
 from segtrain.metrics.confusion import Scores, score_counts, score_matrix
@@ -134,12 +134,22 @@ def build_metrics(
         "groups": len(sums),
         "headline": compose_score_headline(
             scores, miou_interval, evaluation, len(counts), len(sums)
-        ),
+        )
+        + describe_tuning(evaluation, accumulator),
         "classes": classes,
         "regions": build_recalls(accumulator.regions.sum(0)),
         "calibration": None if bins is None else calibration.tabulate_bins(bins),
         SCORED: evaluation.record(accumulator).model_dump(mode="json"),
-    }
+    } | describe_before(accumulator, names)
+
+
+def describe_before(accumulator: Accumulator, names: list[str]) -> dict[str, Any]:
+    """Return the scores that tuning has changed, as they were without it; {} where nothing is."""
+    if not accumulator.tuning:
+        return {}
+    before = score_matrix(accumulator.confusion_before.matrix, names)
+    ece = calibration.compute_ece(accumulator.calibration_before.matrix)
+    return {"before_tuning": {"miou": before.miou, "ece": ece}}
 
 
 def build_recalls(regions: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -170,6 +180,14 @@ def compose_score_headline(
         f"{evaluation.data.lb_ignore}, native size, {images} image{'s' if images > 1 else ''}"
         f"{views}"
     )
+
+
+def describe_tuning(evaluation: Evaluation, accumulator: Accumulator) -> str:
+    """Return which images a tuned network was tuned on, '' for any other."""
+    if not evaluation.tuning:
+        return ""
+    same = evaluation.tuning.truth == digest_images(accumulator.truths)
+    return f", tuned on {'this split' if same else 'other images'}"
 
 
 def build_image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> dict[str, Any]:

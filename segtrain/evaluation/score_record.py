@@ -16,12 +16,13 @@ from segtrain.data.findings import yaml_line
 from segtrain.errors import SegtrainError, first_line, translate_errors
 from segtrain.models.checkpoint import KEY
 from segtrain.models.stored_weights import hash_stored_weights
+from segtrain.models.tuning import Tuning
 from segtrain.runs.folder import BEST, CONFIG, find_run_of
 
 SCORED = "scored"  # the record's key in metrics.json
 MIOU_DIGITS = 0.005  # another device or precision changes less
 WINDOWS = ("max_pixels", "window", "overlap")
-# fields of the config that change no score, by section; other sections don't change any
+# fields of the config that change no score, by section
 WITHOUT_EFFECT = {
     "eval": {"every", "worst", "best"},
     "data": {
@@ -29,6 +30,7 @@ WITHOUT_EFFECT = {
         *("allow_outside", "max_pixels"),
     },
 }
+OTHER_FIELDS = {("train", "precision"), ("predict", "tuned")}  # of other sections, that change some
 
 
 class ScoreRecord(BaseModel):
@@ -50,6 +52,7 @@ class ScoreRecord(BaseModel):
     upright: bool
     precision: str
     device: str
+    tuned: str | None = None  # biases and temperature of the logits
     changes: list[str] = []  # what makes it another score than the run's own
 
     @property
@@ -58,6 +61,8 @@ class ScoreRecord(BaseModel):
         # as the weights say, or free to choose
         free = {"checkpoint", "epoch", "step", "device", "changes"}
         facts = self.model_dump(mode="json", exclude=free)
+        if self.tuned is None:  # as in records of older versions
+            del facts["tuned"]
         facts["eval"] = {k: v for k, v in self.eval.items() if k not in WITHOUT_EFFECT["eval"]}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -75,6 +80,8 @@ class ScoreRecord(BaseModel):
             facts = {"Weights": ", ".join([f"hash {self.weights[:12]}", *done])} | facts
         elif self.predictions:
             facts = {"Predictions": f"digest {self.predictions[:12]}"} | facts
+        if self.tuned:
+            facts |= {"Tuning": self.tuned}
         defaults = Config().eval.model_dump(mode="json")
         changed = [
             f"eval.{key} {yaml_line(value)}"
@@ -102,7 +109,7 @@ def list_score_changes(own: Config, config: Config) -> list[str]:
         f"{section}.{name}"
         for section, name in keys
         if name not in WITHOUT_EFFECT.get(section, ())
-        and (section in WITHOUT_EFFECT or (section, name) == ("train", "precision"))
+        and (section in WITHOUT_EFFECT or (section, name) in OTHER_FIELDS)
     ]
 
 
@@ -139,6 +146,7 @@ def list_settings(one: ScoreRecord, other: ScoreRecord) -> dict[str, list[str]]:
     pairs: dict[str, list[Any]] = {"eval.tta": [one.views, other.views]}
     if one.windows or other.windows:
         pairs |= {f"eval.{key}": [one.eval.get(key), other.eval.get(key)] for key in WINDOWS}
+    pairs["predict.tuned"] = [bool(one.tuned), bool(other.tuned)]
     pairs["data.value_range"] = [one.value_range, other.value_range]
     pairs["data.exif"] = [one.upright, other.upright]
     return _list_differing(pairs)
@@ -182,6 +190,8 @@ def find_outdated(run: Path, metrics: dict[str, Any], split: str) -> str:
             weights, metadata = hash_stored_weights(run / BEST)
             fields = json.loads(metadata[KEY])
             config = make_config(fields["config"], str(run / BEST))
+            stored = fields.get("tuning") if config.predict.tuned else None
+            tuned = Tuning(**stored).describe() if stored else None
     except SegtrainError as error:
         return f"its best checkpoint can't be read, so its scores may be older ({error})"
     if record is None:
@@ -192,6 +202,8 @@ def find_outdated(run: Path, metrics: dict[str, Any], split: str) -> str:
     if weights != record.weights:
         epochs = f"epoch {fields.get('epoch')}, scored was epoch {record.epoch}"
         return f"the run's best is newer than its scores ({epochs})"
+    if tuned != record.tuned:
+        return "the run's best was tuned, or its tuning dropped, after its scores"
     own = config.eval.model_dump(mode="json")
     own["group_by"] = config.eval.group_by or config.data.group_by
     keys = sorted(own.keys() & record.eval.keys() - WITHOUT_EFFECT["eval"])

@@ -75,6 +75,7 @@ def surround(network: Network, model: SegmentationModel, dtype: torch.dtype) -> 
     def predict(images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         padded = model.pad((images.float() - model.mean) / model.std)
-        return network(padded.to(dtype))[..., :height, :width].float()
+        logits = network(padded.to(dtype))[..., :height, :width].float()
+        return model.tuning.apply(logits) if model.tuning else logits
 
     return predict

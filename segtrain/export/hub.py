@@ -99,6 +99,11 @@ def format_card(meta: Meta, card: dict[str, Any], scores: dict[str, Any] | None)
             f"On {proof['images']} images its logits differ from the trained network's by at most "
             f"{proof['logit_difference']:.1e} of the largest."
         )
+    if meta.tuning:
+        checked += (
+            "\n- Tuned on its validation split: `segtrain.load` returns (logits + biases) / "
+            f"temperature, smp the logits alone, with {escape_markdown(meta.tuning.describe())}."
+        )
     text = CARD_TEXT.format(
         name=name,
         data=escape_markdown(Path(str(config.data.path)).name),

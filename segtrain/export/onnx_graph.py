@@ -15,6 +15,7 @@ from onnx import ModelProto, compose, helper, numpy_helper, parser
 
 from segtrain.export.graph import OPSET, has_one_size, prepare, trace
 from segtrain.models.segmentation import SegmentationModel
+from segtrain.models.tuning import Tuning
 
 IR_VERSION = 9  # the least of the opset: older runtimes read it
 # of each output its type, its shape, and the nodes that make it of the logits (N,C,H,W)
@@ -50,10 +51,12 @@ before ({pixel}[images, {channels}, height, width] images)
   padded = Cast<to={number_code}>(checked)
 }}
 """
+TUNED = "biased = Add(coarse, biases)  tuned = Div(biased, temperature)"
 AFTER = """
 after ({number}[images, {classes}, low_height, low_width] low, int64[2] image_size) => ({outputs})
 {{
   coarse = Cast<to=1>(low)
+  {tuning}
   upsampled = {upsampling}
   logits = Slice(upsampled, corner, image_size, side_axes)
   {nodes}
@@ -82,14 +85,16 @@ def build_graph(
     }
     kinds = [f"{OUTPUTS[name][0].format(**facts)} {name}" for name in outputs]
     mode = "align_corners" if model.align_corners else "half_pixel"
-    resize = f'Resize<mode="linear", coordinate_transformation_mode="{mode}">(coarse, , scales)'
+    resize = f'Resize<mode="linear", coordinate_transformation_mode="{mode}">(tuned, , scales)'
     after = AFTER.format(
         **facts,
         outputs=", ".join(kinds),
-        upsampling="Identity(coarse)" if model.upsampling == 1 else resize,
+        tuning=TUNED if model.tuning else "tuned = Identity(coarse)",
+        upsampling="Identity(tuned)" if model.upsampling == 1 else resize,
         nodes="\n  ".join(OUTPUTS[name][1].format(**facts) for name in outputs),
     )
     least, step = model.padding
+    tuning = model.tuning or Tuning([0.0] * classes)
     constants = {
         "mean": model.mean.numpy(),
         "std": model.std.numpy(),
@@ -98,6 +103,8 @@ def build_graph(
         "least": np.array([least]),
         "no_pads": np.zeros(6, np.int64),
         "scales": np.array([1, 1, model.upsampling, model.upsampling], np.float32),
+        "biases": np.array(tuning.biases, np.float32).reshape(1, -1, 1, 1),
+        "temperature": np.array(tuning.temperature, np.float32),
         "corner": np.zeros(2, np.int64),
         "side_axes": np.array([2, 3]),
         "channel_axis": np.array([1]),

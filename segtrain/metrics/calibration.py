@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,6 +79,13 @@ def compute_ece(matrix: Tensor) -> float | None:
     total = sum(pixels for pixels, _, _ in rows)
     gap = sum(abs(correct * UNITS - units) for _, correct, units in rows)
     return gap / (total * UNITS) if total else None
+
+
+def compute_eces(sums: np.ndarray) -> np.ndarray:
+    """Return `compute_ece` (...) of matrices (...,B,3), nan without pixels."""
+    pixels, correct, units = np.moveaxis(sums.astype(np.float64), -1, 0)
+    total, gap = pixels.sum(-1), abs(correct * UNITS - units).sum(-1)
+    return np.divide(gap, total * UNITS, out=np.full(total.shape, np.nan), where=total > 0)
 
 
 def tabulate_bins(matrix: Tensor) -> list[dict[str, Any]]:

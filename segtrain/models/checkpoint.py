@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +26,8 @@ from segtrain.errors import SegtrainError, UsageError, first_line, translate_err
 from segtrain.files import save_bytes
 from segtrain.models.hub import fetch_hub
 from segtrain.models.names import EXPORTED, FOLDER_FILES
+from segtrain.models.stored_weights import hash_stored_weights
+from segtrain.models.tuning import Tuning
 from segtrain.version import __version__
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Meta:
     # completed optimizer steps; None in files of older versions
     step: Annotated[int, Field(ge=0)] | None = None
     version: str = __version__
+    tuning: Tuning | None = None
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Meta:
@@ -61,6 +64,8 @@ class Meta:
             )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes has a name twice")
+        if self.tuning and len(self.tuning.biases) != len(self.classes):
+            raise ValueError("tuning has other classes")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.config.model.in_channels:
                 channels = f"{self.config.model.in_channels} channels (config.model.in_channels)"
@@ -94,7 +99,10 @@ class Meta:
 
 def format_meta(meta: Meta) -> str:
     """Return metadata as the JSON that `parse_meta` reads."""
-    return json.dumps(asdict(meta) | {"config": meta.config.model_dump(mode="json")})
+    fields = asdict(meta) | {"config": meta.config.model_dump(mode="json")}
+    if meta.tuning is None:  # nor can older versions read it
+        del fields["tuning"]
+    return json.dumps(fields)
 
 
 def save_model(path: Path, model: SegmentationModel, meta: Meta) -> None:
@@ -106,11 +114,27 @@ def save_model(path: Path, model: SegmentationModel, meta: Meta) -> None:
     save_bytes(path, save(weights, {KEY: format_meta(meta)}))
 
 
+def save_tuning(path: Path, meta: Meta, weights: str) -> None:
+    """Write a checkpoint's metadata with another tuning beside the same tensors.
+
+    weights: the hash of those in the file. Raise SegtrainError where the file has others by now.
+    """
+    from safetensors.torch import save
+
+    if hash_stored_weights(path)[0] != weights:
+        raise SegtrainError(f"{path}: a training has replaced it meanwhile; tune it again")
+    with translate_errors(lambda error: _not_ours(path, error)), safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata() | {KEY: format_meta(meta)}
+    save_bytes(path, save(tensors, metadata))
+
+
 def load_model(
-    path: Path | str, device: torch.device | str = "cpu"
+    path: Path | str, device: torch.device | str = "cpu", tuned: bool = True
 ) -> tuple[SegmentationModel, Meta]:
     """Return a checkpoint's model, in evaluation mode, and its metadata. Raise SegtrainError.
 
+    The model's logits are tuned where the checkpoint has a tuning, unless `tuned` is False.
     A folder that `segtrain export --format hf` wrote is taken as well, also hf://OWNER/NAME.
     """
     from segtrain.models.segmentation import build_model
@@ -134,6 +158,8 @@ def load_model(
 
     with translate_errors(explain):
         model.load_state_dict(weights)
+    meta = meta if tuned else replace(meta, tuning=None)
+    model.tuning = meta.tuning
     return model.to(device).eval(), meta
 
 

@@ -79,7 +79,7 @@ def load_file_weights(model: SegmentationModel, config: ModelConfig, path: Path)
     path = find_weights(path)
     if is_checkpoint(path):
         meta, tensors = read_checkpoint(path)
-        made = meta.config.model.model_dump()
+        made = meta.config.model.model_dump() | {"tuned": bool(meta.tuning)}
         file = TensorFile(path, tensors, network=made | {"classes": meta.classes})
     else:
         file = read_tensors(path)
@@ -94,6 +94,7 @@ def load_file_weights(model: SegmentationModel, config: ModelConfig, path: Path)
         *([f"{shorten(match.resampled)} resampled"] if match.resampled else []),
         _describe_head(part.module, match, file),
         _normalise(model, config, file, match),
+        *(["tuning left out"] if file.network.get("tuned") else []),
         *describe_origin(config, file.network, part.module is not model.network.encoder),
     ]
     return Note("; ".join(texts))

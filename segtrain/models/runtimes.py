@@ -50,15 +50,16 @@ class ExportedNetwork(nn.Module):
         return logits
 
 
-def load_network(path: Path) -> tuple[nn.Module, Meta, str]:
+def load_network(path: Path, tuned: bool = True) -> tuple[nn.Module, Meta, str]:
     """Return a checkpoint's or an exported network, its metadata and the hash of its weights.
 
-    Raise SegtrainError for other files.
+    A checkpoint's logits are tuned as `load_model` has it, an exported network's as it was
+    exported. Raise SegtrainError for other files.
     """
     if is_exported(path):
         network, meta = load_exported(path)
         return network, meta, hash_content(path)
-    model, meta = load_model(path)
+    model, meta = load_model(path, tuned=tuned)
     return model, meta, hash_weights(model.state_dict())
 
 

@@ -23,6 +23,7 @@ from segtrain.models.encoders import (
 )
 from segtrain.models.names import UNIVERSAL, unknown_architecture, unknown_encoder
 from segtrain.models.trial import Padding, copy_shapes, find_error, find_padding, find_unreached
+from segtrain.models.tuning import Tuning
 from segtrain.models.upsampling import UpsampledLogits, upsample, upsample_later
 
 STRIDE = 32  # of decoders; DPT's has it where the encoder's is less
@@ -45,6 +46,7 @@ class SegmentationModel(nn.Module):
     std: Tensor
     padding = Padding(STRIDE, STRIDE)
     unreached: frozenset[str] = frozenset()  # parameters that freeze_unreached has found
+    tuning: Tuning | None = None  # of the logits, not of those that a training reads
     by_rows = False  # set while inference asks for logits that are upsampled as they are read
 
     def __init__(
@@ -62,6 +64,8 @@ class SegmentationModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | UpsampledLogits:
         low, (height, width) = self.low_resolution(images), images.shape[-2:]
+        if self.tuning:
+            low = self.tuning.apply(low)
         upsampled = upsample_later if self.by_rows else upsample
         return upsampled(low, self.upsampling, self.align_corners, (height, width))
 

@@ -17,8 +17,8 @@ from segtrain.console import Note
 from segtrain.distributed.devices import resolve_device, resolve_precision
 from segtrain.distributed.fabric import NAMES
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
-from segtrain.models.checkpoint import load_state
-from segtrain.runs.folder import CONFIG, STATE
+from segtrain.models.checkpoint import load_state, read_meta
+from segtrain.runs.folder import BEST, CONFIG, STATE
 from segtrain.training.checkpoints import describe_setting, read_progress
 from segtrain.training.plan import MASKS_OF, TrainingPlan, refuse_warmup
 from segtrain.training.saved_state import check_parts
@@ -174,6 +174,15 @@ def check_data(run: Path, saved: dict[str, Any], plan: TrainingPlan) -> list[Not
             )
     unknown = "the state is of an older segtrain, without a digest of the masks: they may have "
     return [Note(unknown + "changed since then", "note")] if older else []
+
+
+def check_tuning(run: Path) -> list[Note]:
+    """Return a note where the run's best weights are tuned: better ones will not be."""
+    with suppress(SegtrainError):  # a damaged file is replaced
+        if (run / BEST).is_file() and read_meta(run / BEST).tuning:
+            text = "its tuning is dropped with the first better weights; run segtrain tune again"
+            return [Note(f"{run / BEST}: {text}", "note")]
+    return []
 
 
 def compare_settings(saved: dict[str, Any], fabric: Fabric) -> list[Note]:

@@ -58,7 +58,18 @@ def test_compare_and_sweep_have_exactly_these_options():
     )
 
 
-VERBS = ["fit", "eval", "predict", "export", "check", "compare", "sweep", "losses", "encoders"]
+VERBS = [
+    "fit",
+    "eval",
+    "predict",
+    "tune",
+    "export",
+    "check",
+    "compare",
+    "sweep",
+    "losses",
+    "encoders",
+]
 # without these nothing happens, so there is no default to show
 WITHOUT_DEFAULT = """--config --push --predictions --json --legend --preview --augment
 --write-config --set --dry-run --resume --help""".split()

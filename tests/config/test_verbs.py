@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": ["eval", "RUN", "--device", "cpu", "--workers", "0"],
     "eval --predictions": ["eval", "--predictions", "masks", "--data", "set", "--device", "cpu"],
     "predict": ["predict", "set/images/000.png", "--checkpoint", "RUN", "--device", "cpu"],
+    "tune": ["tune", "RUN", "--device", "cpu", "--workers", "0"],
     "check": ["check", "set"],
     "check --augment": ["check", "set", "--augment", "sheet.png"],
     "fit": ["fit", "--data", "set", *QUICK],
