@@ -3,6 +3,7 @@
 import csv
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -10,12 +11,13 @@ import pwd
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from segtrain.console import UNSAFE, escape_character
 from segtrain.errors import SegtrainError, UsageError, first_line
@@ -39,9 +41,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise SegtrainError(f"cannot write {path}: it is a folder")
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # ranks may write the same file
     try:
-        if path.exists() and not path.is_file():  # root could replace even /dev/null
-            raise SegtrainError(f"cannot write {path}: it exists and is no ordinary file")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _prepare_place(path)
         yield temporary
         with open(temporary, "rb+") as file:  # after a power failure the name must not be empty
             os.fsync(file.fileno())
@@ -54,6 +54,61 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _prepare_place(path: Path) -> None:
+    if path.exists() and not path.is_file():  # root could replace even /dev/null
+        raise SegtrainError(f"cannot write {path}: it exists and is no ordinary file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def resumable_file(path: Path, key: str) -> Iterator[BinaryIO]:
+    """Yield an open file that replaces `path` if the block ends without an exception.
+
+    key: a digest of all that determines the content. What an interruption (Ctrl-C, a kill) left is
+    in the file again; after any other exception nothing is left. Raise SegtrainError where the
+    file can't be written, or another process does so.
+    """
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    temporary = path.with_name(f".partial-{name}-{key}")
+    with ExitStack() as stack:
+        try:
+            _prepare_place(path)
+            for other in path.parent.glob(f".partial-{name}-*"):
+                if other != temporary:
+                    other.unlink(missing_ok=True)
+            file = stack.enter_context(open(temporary, "rb+", opener=_open_or_create))
+            if not _try_lock(file):
+                raise SegtrainError(f"cannot write {path}: another process is writing it")
+            stack.callback(_remove_unless_interrupted, temporary)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise SegtrainError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _open_or_create(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
+
+
+def _remove_unless_interrupted(path: Path) -> None:
+    if not isinstance(sys.exception(), KeyboardInterrupt):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    """Return whether no other process has locked a file, or its file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def refuse_special(path: Path) -> None:

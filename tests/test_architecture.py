@@ -136,7 +136,11 @@ def test_starting_is_instant(module):
                 "prediction.vectors",
             },
         ),
-        ("tifffile", "segtrain", {"data.tiff"}),
+        (
+            "tifffile",
+            "segtrain",
+            {"data.georeference", "data.raster", "data.tiff", "data.tiled_tiff"},
+        ),
         ("pycocotools", "segtrain", {"data.regions"}),
         ("matplotlib", "segtrain", {"render.fonts", "render.plots"}),
         ("jinja2", "segtrain", {"render.templating"}),

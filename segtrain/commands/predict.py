@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from segtrain.commands.requests import NetworkRequest
-from segtrain.console import format_score, progress, write, write_notes
+from segtrain.console import Note, format_score, progress, write, write_notes
 from segtrain.data.images import ImageReader
+from segtrain.data.raster import is_raster
 from segtrain.data.value_range import match_value_range
 from segtrain.distributed.devices import build_predictor
 from segtrain.distributed.fabric import make_fabric
@@ -18,8 +19,9 @@ from segtrain.errors import SegtrainError, shorten
 from segtrain.models.checkpoint import Meta
 from segtrain.models.inference import NonFiniteError, defer_upsampling
 from segtrain.models.runtimes import load_network
+from segtrain.prediction.geotiff import list_raster_parts, paint_raster
 from segtrain.prediction.inputs import FoundImages, ImageInput, choose_names, hash_image
-from segtrain.prediction.rasters import ImagePainter
+from segtrain.prediction.rasters import ImagePainter, PaintedImage
 from segtrain.prediction.record import PredictionSummary, Record, RecordError
 from segtrain.prediction.summary import write_summaries
 from segtrain.prediction.vector_files import CocoFile
@@ -106,10 +108,21 @@ class PredictionJob:
         self.failures: list[SegtrainError] = [SegtrainError(text) for text in found.unreadable]
         self.total = len(found.images) + len(found.unreadable)
         self.kept = self.predicted = 0
-        self.names = choose_names(found.images, record, painter.parts)
+        limit = painter.read_image.max_pixels
+        self.rasters = {i.real_path for i in found.images if is_raster(i.path, limit)}
+        self.names = choose_names(found.images, record, self.list_parts)
+        if painter.legend and self.rasters:
+            text = "overlays of rasters keep the raster's size, without a legend"
+            write_notes([Note(text, "note")])
         wants_coco = painter.config.predict.vectors == "coco"
         self.coco = CocoFile(record.out, painter.meta.classes) if wants_coco else None
         self.summaries: dict[Path, PredictionSummary] = {}
+
+    def list_parts(self, real_path: Path) -> list[str]:
+        """Return the ends of the names of an image's outputs."""
+        if real_path in self.rasters:
+            return list_raster_parts(self.painter)
+        return self.painter.parts
 
     def run(self) -> None:
         """Predict the images; report on them. Raise SegtrainError where an image failed."""
@@ -135,24 +148,32 @@ class PredictionJob:
 
     def _predict(self, image: ImageInput) -> None:
         name, digest = self.names[image.real_path], hash_image(image.path)
-        files = self.record.locate_outputs(name, self.painter.parts)
+        files = self.record.locate_outputs(name, self.list_parts(image.real_path))
         if self.record.is_current(name, digest, files) and (not self.coco or name in self.coco):
             self.kept += 1
         else:
-            painted = self.painter.paint(image.path, files, self._plan_once)
-            if self.coco:
-                below = image.path.relative_to(image.root).as_posix()
-                self.coco.add(name, below, painted.size, self.painter.trace(painted))
-            summary = painted.summarise(len(self.painter.meta.classes))
-            self.record.add(name, image.real_path, digest, files, summary)
+            self._paint(image, name, digest, files)
             self.predicted += 1
             write(f"{image.path} -> {', '.join(map(str, files))}")
         if known := self.record.summarise(name):
             self.summaries[image.path] = known
 
+    def _paint(self, image: ImageInput, name: str, digest: str, files: list[Path]) -> None:
+        painted: PaintedImage | None
+        if image.real_path in self.rasters:
+            key = f"{self.record.key} {digest}"
+            painted, summary = paint_raster(self.painter, image.path, files, key, self._plan_once)
+        else:
+            painted = self.painter.paint(image.path, files, self._plan_once)
+            summary = painted.summarise(len(self.painter.meta.classes))
+        if self.coco and painted:
+            below = image.path.relative_to(image.root).as_posix()
+            self.coco.add(name, below, painted.class_ids.shape, self.painter.trace(painted))
+        self.record.add(name, image.real_path, digest, files, summary)
+
     def _plan_once(self) -> None:
         if not self.record.own:
-            self.record.plan({name: path for path, name in self.names.items()}, self.painter.parts)
+            self.record.plan({name: path for path, name in self.names.items()}, self.list_parts)
 
     def _add_failure(self, error: SegtrainError) -> None:
         # without its frames, which hold the image

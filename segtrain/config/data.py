@@ -132,7 +132,10 @@ class DataConfig(Section):
     )
     # the limit at which Pillow itself raises
     max_pixels: int = Field(
-        178_956_970, ge=1, description="larger images are refused unread (decompression bombs)"
+        178_956_970,
+        ge=1,
+        description="larger images are refused unread (decompression bombs); predict reads larger "
+        "TIFFs by windows",
     )
     exif: Literal["auto"] | bool = Field(
         "auto",

@@ -356,7 +356,6 @@ class PredictConfig(Section):
         description="apply the biases and the temperature that tune has stored in the checkpoint, "
         "in predict, eval and export",
     )
-
     save_probs: bool = Field(
         False, description="also write STEM_probs.npy: float16 (classes, height, width)"
     )
@@ -372,6 +371,9 @@ class PredictConfig(Section):
     simplify: float = Field(0, ge=0, description="pixels that outlines of polygons may move by")
     opacity: float = Field(
         0.5, ge=0, le=1, description="opacity of the class colours over the image"
+    )
+    overviews: bool = Field(
+        False, description="write overviews, at half the size down to one tile, into GeoTIFFs"
     )
 
 

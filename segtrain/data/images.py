@@ -102,9 +102,22 @@ class ImageReader:
         return size
 
     def _read_tiff(self, path: Path) -> np.ndarray:
+        header, values = self.read_stored(path)
+        pixels = self.convert_tiff(header, values, path)
+        upright = turn_upright(pixels, header.orientation) if self.upright else pixels
+        return np.ascontiguousarray(upright)
+
+    def read_stored(self, path: Path) -> tuple[TiffHeader, np.ndarray]:
+        """Return the facts and the values of a TIFF, as exactly as `convert_tiff` needs them."""
         exact = self.value_range is not None or self.channels not in (1, 3)
-        header, values = read_tiff(path, self.max_pixels, self.channels, exact)
-        if self.channels not in (1, 3) and values.shape != header.shape:
+        return read_tiff(path, self.max_pixels, self.channels, exact)
+
+    def convert_tiff(self, header: TiffHeader, values: np.ndarray, path: Path) -> np.ndarray:
+        """Return the stored values of a TIFF, or of a part of it, as pixels that are not turned.
+
+        Each pixel is a function of its own values, so parts are as the whole has them.
+        """
+        if self.channels not in (1, 3) and values.shape[2:] != header.shape[2:]:
             raise header.undecodable(path)  # Pillow left out samples
         values = self._tiff_channels(header, values, path)
         value_range = self.value_range
@@ -127,9 +140,7 @@ class ImageReader:
         if self.channels in (1, 3) and pixels.shape[2] != self.channels:
             colour = Image.fromarray(pixels, "RGB" if pixels.shape[2] == 3 else "CMYK")
             pixels = pixels_of(colour.convert("L" if self.channels == 1 else "RGB"))
-        pixels = to_uint8(pixels, path, self.byte_range) if is_byte else pixels
-        upright = turn_upright(pixels, header.orientation) if self.upright else pixels
-        return np.ascontiguousarray(upright)
+        return to_uint8(pixels, path, self.byte_range) if is_byte else pixels
 
     def _tiff_channels(self, header: TiffHeader, values: np.ndarray, path: Path) -> np.ndarray:
         """Return (H,W,C) of the model's channels, or the samples of colours yet to be converted."""

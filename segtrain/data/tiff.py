@@ -134,7 +134,7 @@ def is_tiff(path: Path) -> bool:
 def read_tiff_header(path: Path, max_pixels: int = MAX_PIXELS, channels: int = 4) -> TiffHeader:
     """Read what the tags say. Raises SegtrainError for a damaged file, or a decompression bomb."""
     with translate_decoding(path), TiffFile(path) as file:
-        return _describe(file, path, max_pixels, channels)
+        return describe_tiff(file, path, max_pixels, channels)
 
 
 def read_tiff(
@@ -147,11 +147,11 @@ def read_tiff(
     SegtrainError for a file that can't be read.
     """
     with translate_decoding(path), TiffFile(path) as file:
-        header = _describe(file, path, max_pixels, channels)
+        header = describe_tiff(file, path, max_pixels, channels)
         page = file.pages.first
-        if not _is_decodable(page):
+        if not is_decodable(page):
             return header, _decode_by_pillow(path, page, header, exact)
-        _refuse_cut_off(file)
+        refuse_cut_off(file)
         _refuse_compressed_bombs(file)
         if header.pages == 1:
             values = page.asarray(maxworkers=1)  # loaders decode in parallel already
@@ -161,7 +161,8 @@ def read_tiff(
         return header, np.stack([part.asarray(maxworkers=1) for part in whole])
 
 
-def _describe(file: TiffFile, path: Path, max_pixels: int, channels: int) -> TiffHeader:
+def describe_tiff(file: TiffFile, path: Path, max_pixels: int, channels: int) -> TiffHeader:
+    """Return what the tags say. Raise SegtrainError for more pixels than `max_pixels`."""
     page = file.pages.first
     sides = (page.imagelength, page.imagewidth)
     refuse_bomb(path, sides, max_pixels)
@@ -215,7 +216,7 @@ def _whole_pages(file: TiffFile) -> list[TiffPage | TiffFrame]:
     return [page for page in file.pages if is_whole(page)]
 
 
-def _is_decodable(page: TiffPage) -> bool:
+def is_decodable(page: TiffPage) -> bool:
     """Return whether tifffile can decode a page, with imagecodecs if that is installed."""
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in JPEG:
         return False
@@ -229,7 +230,7 @@ def _is_decodable(page: TiffPage) -> bool:
     )
 
 
-def _refuse_cut_off(file: TiffFile) -> None:
+def refuse_cut_off(file: TiffFile) -> None:
     """Raise ValueError for pixels behind the file's end, which tifffile may read as zeros.
 
     So are those of strips that a damaged height asks for, after minutes where these are many.
@@ -251,8 +252,14 @@ def _refuse_compressed_bombs(file: TiffFile) -> None:
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
             if count * EXPANSION.get(compression, 0) > limit:
                 file.filehandle.seek(offset)
-                if _unpacked_bytes(compression, file.filehandle.read(count), limit) > limit:
-                    raise ValueError(f"a strip unpacks to over {limit} bytes")
+                refuse_unpacked(compression, file.filehandle.read(count), limit)
+
+
+def refuse_unpacked(compression: int, data: bytes, limit: int) -> None:
+    """Raise ValueError for a strip or tile that tifffile unpacks to more than `limit` bytes."""
+    if not IMAGECODECS and len(data) * EXPANSION.get(compression, 0) > limit:
+        if _unpacked_bytes(compression, data, limit) > limit:
+            raise ValueError(f"a strip unpacks to over {limit} bytes")
 
 
 def _unpacked_bytes(compression: int, data: bytes, limit: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from segtrain.console import Note
 from segtrain.data.decoding import is_deep, open_known, raw_modes, read_array, translate_decoding
-from segtrain.data.images import ImageReader
+from segtrain.data.images import NO_LIMIT, ImageReader
+from segtrain.data.raster import is_raster, open_raster
 from segtrain.data.tiff import is_tiff, read_tiff_header
 from segtrain.errors import SegtrainError
 
@@ -18,6 +19,7 @@ SAMPLED = 8  # images whose pixels are read, and 8 times as many headers
 BEYOND_BYTES = 510  # a range that ends here or higher is not of 8-bit images
 TOO_DARK, DARK = 16, 64  # levels of 256 that the brightest pixel should have
 MOST_WHITE = 0.5  # share of the pixels
+BANDS, BAND_ROWS = 8, 64  # that are read of a raster
 
 
 def match_value_range(
@@ -50,7 +52,7 @@ def _holds_bytes(path: Path, reader: ImageReader) -> bool | None:
         if path.suffix.lower() == ".npy":
             return read_array(path, reader.max_pixels, reader.channels).dtype.itemsize == 1
         if is_tiff(path):
-            header = read_tiff_header(path, reader.max_pixels, reader.channels)
+            header = read_tiff_header(path, NO_LIMIT, reader.channels)
             return header.palette is not None or np.dtype(header.dtype).itemsize == 1
         with translate_decoding(path), open_known(path) as image:
             return not (is_deep(raw_modes(image)) or image.mode[0] in "IF")
@@ -62,7 +64,8 @@ def _check_brightness(reader: ImageReader, images: Sequence[Path]) -> list[Note]
     levels = np.zeros(256, np.int64)
     for path in images:
         try:
-            levels += np.bincount(reader(path).ravel(), minlength=256)
+            for pixels in _read_pixels(reader, path):
+                levels += np.bincount(pixels.ravel(), minlength=256)
         except SegtrainError:
             continue
     if not levels.any():
@@ -82,3 +85,16 @@ def _check_brightness(reader: ImageReader, images: Sequence[Path]) -> list[Note]
         f"choose --set 'data.value_range=[{low:g}, {high:g}]' (as in training), or --set "
         "data.value_range=null (the whole range of their type), or the range that they have"
     )
+
+
+def _read_pixels(reader: ImageReader, path: Path) -> Iterator[np.ndarray]:
+    """Yield an image's pixels: all, or those with data in a few bands of a raster."""
+    if not is_raster(path, reader.max_pixels):
+        yield reader(path)
+        return
+    with open_raster(path, reader) as raster:
+        height, width = raster.size
+        for top in np.linspace(0, max(height - BAND_ROWS, 0), BANDS, dtype=int):
+            rows = slice(int(top), min(int(top) + BAND_ROWS, height))
+            pixels, has_data = raster.read(rows, slice(0, width))
+            yield pixels[has_data]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from segtrain.models.upsampling import UpsampledLogits
 Logits = Tensor | UpsampledLogits
 Predictor = Callable[[Tensor], Logits]  # images -> logits
 View = tuple[float, tuple[int, ...]]  # a scale, and the axes that are flipped
+WindowReader = Callable[[slice, slice], Tensor]  # rows, columns -> uint8 (N,K,h,w)
 
 FLIPS = {"hflip": 3, "vflip": 2}  # axes of (N,C,H,W)
 BAND = 1 << 21  # values of a band of logits: what its reader derives from them stays small, too
@@ -34,6 +36,16 @@ class NonFiniteError(SegtrainError):
 
 class SizeError(SegtrainError):
     """Images of a size that the network can't take."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Columns left to right of an image of (height, width), from the row `top` to its end."""
+
+    size: tuple[int, int]
+    left: int
+    right: int
+    top: int = 0
 
 
 class CheckedPredictor:
@@ -95,41 +107,74 @@ def predict_bands(
     window, is one band, unless its logits are upsampled by rows. For larger ones memory holds the
     rows of one window, at full width.
     """
-    views = list_views(eval.tta)
     height, width = images.shape[2:]
-    if choose_window(height, width, eval) == (height, width):
-        yield from average_views(predictor, images, views)
-    else:
-        yield from _blend_windows(predictor, images, eval, views)
+    block = Block((height, width), 0, width)
+    yield from predict_block(predictor, lambda y, x: images[:, :, y, x], eval, block)
+
+
+def predict_block(
+    predictor: Predictor, read: WindowReader, eval: EvalConfig, block: Block
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield what `predict_bands` does of the whole image, in the block's rows and columns.
+
+    read: rows never begin above those of an earlier call. Only windows that touch the block are
+    predicted, those across its border again for its neighbour: in their order, so that each pixel
+    is the same sum, to the last bit. Memory holds a window's rows at the block's width.
+    """
+    height, width = block.size
+    if choose_window(height, width, eval) != block.size:
+        yield from _blend_windows(predictor, read, eval, block)
+        return
+    images = read(slice(0, height), slice(0, width))
+    for top, logits in average_views(predictor, images, list_views(eval.tta)):
+        first = max(block.top - top, 0)
+        if first < logits.shape[2]:
+            yield top + first, logits[:, :, first:, block.left : block.right]
 
 
 def _blend_windows(
-    predictor: Predictor, images: Tensor, eval: EvalConfig, views: list[View]
+    predictor: Predictor, read: WindowReader, eval: EvalConfig, block: Block
 ) -> Iterator[tuple[int, Tensor]]:
     """Add up windows in `open_rows`, a window high, and yield rows once no window adds to them."""
-    height, width = images.shape[2:]
+    (height, width), views = block.size, list_views(eval.tta)
     high, wide = choose_window(height, width, eval)
     tops = place_windows(height, high, eval.overlap)
     lefts = place_windows(width, wide, eval.overlap)
-    columns = list(zip(lefts, make_blend_weights(wide, lefts), strict=True))
+    columns = [
+        (slice(left, left + wide), across)
+        for left, across in zip(lefts, make_blend_weights(wide, lefts), strict=True)
+        if left < block.right and left + wide > block.left
+    ]
     open_rows = torch.zeros(0)  # until the first window says how many classes and which device
     rows = zip(tops, make_blend_weights(high, tops), [*tops[1:], height], strict=True)
     for top, down, next_top in rows:
-        for left, across in columns:
-            window = images[:, :, top : top + high, left : left + wide]
-            for row, logits in average_views(predictor, window, views):
+        if top + high <= block.top:
+            continue
+        for window, across in columns:
+            inside = slice(max(window.start, block.left), min(window.stop, block.right))
+            shared, place = _move(inside, -window.start), _move(inside, -block.left)
+            images = read(slice(top, top + high), window)
+            for row, logits in average_views(predictor, images, views):
                 if not len(open_rows):
-                    open_rows = torch.zeros(*logits.shape[:2], high, width, device=logits.device)
+                    shape = (*logits.shape[:2], high, block.right - block.left)
+                    open_rows = torch.zeros(shape, device=logits.device)
                 part = slice(row, row + logits.shape[2])
-                weights = torch.outer(down[part], across).to(logits.device)
-                open_rows[:, :, part, left : left + wide].addcmul_(logits, weights)
+                weights = torch.outer(down[part], across[shared]).to(logits.device)
+                open_rows[:, :, part, place].addcmul_(logits[..., shared], weights)
+                del logits  # else it takes memory while the next window is predicted
         closed = next_top - top
         # copied: its memory is used again for the rows below
         band_rows = count_band_rows(open_rows.shape)
-        for row in range(0, closed, band_rows):
+        for row in range(max(block.top - top, 0), closed, band_rows):
             yield top + row, open_rows[:, :, row : min(row + band_rows, closed)].clone()
-        open_rows[:, :, : high - closed] = open_rows[:, :, closed:].clone()
+        for row in range(closed, high, closed):  # no more at once: they would overlap
+            rows_left = open_rows[:, :, row : row + closed]
+            open_rows[:, :, row - closed : row - closed + rows_left.shape[2]] = rows_left
         open_rows[:, :, high - closed :] = 0
+
+
+def _move(pixels: slice, by: int) -> slice:
+    return slice(pixels.start + by, pixels.stop + by)
 
 
 def choose_window(height: int, width: int, eval: EvalConfig) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -158,9 +158,12 @@ def hash_image(path: Path) -> str:
         return hash_file(path)
 
 
-def choose_names(images: list[ImageInput], record: Record, parts: list[str]) -> dict[Path, str]:
+def choose_names(
+    images: list[ImageInput], record: Record, list_parts: Callable[[Path], list[str]]
+) -> dict[Path, str]:
     """Return the output's name of each image by its real path; they differ in any file system.
 
+    list_parts: real path -> the ends of the names of its outputs.
     An image keeps the name that it has in the record. The others take the first of their
     `output_names` that is of no other image, given or recorded, and whose files are neither images
     to predict nor lie beside them without a record: those may be true masks.
@@ -180,7 +183,7 @@ def choose_names(images: list[ImageInput], record: Record, parts: list[str]) -> 
         # the extension doesn't tell x/a.png from y/a.png
         is_alike = level == 1 and others[0] and others[0].suffix == image.path.suffix
         name = image.output_names[level]
-        files = record.locate_outputs(name, parts, real=True)
+        files = record.locate_outputs(name, list_parts(image.real_path), real=True)
         is_claimed = fold_name(name) in claimed
         is_theirs = owners[level] != image.real_path and any(
             file.parent in folders and os.path.lexists(file) for file in files

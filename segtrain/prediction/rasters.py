@@ -53,11 +53,6 @@ class PaintedImage:
     confidence: np.ndarray  # (H,W): the probability of the class, 255 for 1
     overlay: Image.Image
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Its height and width."""
-        return self.overlay.height, self.overlay.width
-
     def summarise(self, num_classes: int) -> PredictionSummary:
         """Return the pixels of each class, and the mean confidence."""
         pixels = np.zeros(num_classes, np.int64)

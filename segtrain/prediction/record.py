@@ -8,7 +8,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cache
@@ -125,13 +125,14 @@ class Record:
         entry = self.own.get(to_text(name)) or self.known[to_text(name)]
         return entry.summary
 
-    def plan(self, images: dict[str, Path], parts: list[str]) -> None:
+    def plan(self, images: dict[str, Path], list_parts: Callable[[Path], list[str]]) -> None:
         """Record the outputs of images, by the output's name, before they are written.
 
         Otherwise a process that is killed leaves masks that a later one takes for images.
         """
         for name, image in images.items():
-            unwritten = dict.fromkeys(map(self._relative, self.locate_outputs(name, parts)))
+            files = self.locate_outputs(name, list_parts(image))
+            unwritten = dict.fromkeys(map(self._relative, files))
             entry = self.known.get(to_text(name)) or RecordedImage("", "", self.key, {})
             self.own[to_text(name)] = replace(
                 entry, image=to_text(image), files=unwritten | entry.files
@@ -139,7 +140,12 @@ class Record:
         self.save()
 
     def add(
-        self, name: str, image: Path, digest: str, files: list[Path], summary: PredictionSummary
+        self,
+        name: str,
+        image: Path,
+        digest: str,
+        files: list[Path],
+        summary: PredictionSummary | None,
     ) -> None:
         """Record the outputs of an image, which were planned and are written now."""
         earlier = dict.fromkeys(self.own[to_text(name)].files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from segtrain.prediction.vectors import Polygon
 
 COCO_FILE = "predictions.coco.json"
 WRITER = "segtrain predict"  # by which the file is known as ours
-ToMap = Callable[[np.ndarray], np.ndarray]  # corners (n,2) of pixels -> coordinates (n,2)
 CocoImage = tuple[dict[str, Any], list[dict[str, Any]]]  # an image, and its annotations
 
 
@@ -29,18 +28,26 @@ def is_background(classes: Sequence[str], class_id: int) -> bool:
 
 
 def save_geojson(
-    path: Path, polygons: Iterable[Polygon], classes: Sequence[str], to_map: ToMap | None = None
+    path: Path,
+    polygons: Iterable[Polygon],
+    classes: Sequence[str],
+    affine: np.ndarray | None = None,
+    epsg: int | None = None,
 ) -> None:
     """Write a FeatureCollection, polygon by polygon: an image may have very many.
 
-    Coordinates are pixels from the top left corner, y downwards, or what `to_map` makes of them.
+    Coordinates are pixels from the top left corner, y downwards, or what `affine` (2,3) makes of
+    (x, y, 1). epsg: the system of these, named as before RFC 7946 and as GDAL reads it.
     """
+    system = f"urn:ogc:def:crs:EPSG::{epsg}"
+    crs = {"crs": {"type": "name", "properties": {"name": system}}} if epsg else {}
+    head = json.dumps({"type": "FeatureCollection", **crs, "features": []})[:-2]
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
+        file.write(head)
         for number, polygon in enumerate(polygons):
             rings = [polygon.outline, *polygon.holes]
-            if to_map:
-                rings = [to_map(ring) for ring in rings]
+            if affine is not None:
+                rings = [ring @ affine[:, :2].T + affine[:, 2] for ring in rings]
             feature = {
                 "type": "Feature",
                 "properties": {

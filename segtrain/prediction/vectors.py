@@ -34,14 +34,17 @@ def trace_polygons(
 ) -> Iterator[Polygon]:
     """Yield the polygons of a mask (H,W), by class and by the position of their first pixel.
 
-    confidence: (H,W) of 0..255. simplify: pixels that an outline may move by (Douglas and Peucker
-    1973, doi:10.3138/FM57-6770-U75U-7727); a hole that it makes a line is left out.
+    Values other than 0..C-1 are in no polygon. confidence: (H,W) of 0..255. simplify: pixels that
+    an outline may move by (Douglas and Peucker 1973, doi:10.3138/FM57-6770-U75U-7727); a hole that
+    it makes a line is left out.
     """
     regions, classes = _label_regions(class_ids, num_classes)
-    pixels, sums = _sum_regions(regions, confidence, len(classes))
+    pixels, sums = _sum_regions(regions, confidence, len(classes) + 1)
     outlines: dict[int, np.ndarray] = {}
     rings: dict[int, list[np.ndarray]] = {}
     for region, is_outline, ring in _trace_rings(regions):
+        if region == len(classes):  # other values
+            continue
         if is_outline:
             outlines[region] = ring
         else:
@@ -57,13 +60,17 @@ def trace_polygons(
 
 
 def _label_regions(class_ids: np.ndarray, num_classes: int) -> tuple[np.ndarray, list[int]]:
-    """Return int32 (H,W) numbers of regions whose pixels touch by sides, and the class of each."""
-    regions, classes = np.zeros(class_ids.shape, np.int32), list[int]()
+    """Return int32 (H,W) numbers of regions whose pixels touch by sides, and the class of each.
+
+    Pixels of no class have the number after the last.
+    """
+    regions, classes = np.full(class_ids.shape, -1, np.int32), list[int]()
     for c in list_present(class_ids, num_classes):
         mask = (class_ids == c).view(np.uint8)
         count, labels = cv2.connectedComponents(mask, connectivity=4)
-        np.add(regions, labels + (len(classes) - 1), out=regions, where=mask > 0)
+        np.copyto(regions, labels + (len(classes) - 1), where=mask > 0)
         classes += [c] * (count - 1)
+    regions[regions < 0] = len(classes)
     return regions, classes
 
 

@@ -195,8 +195,9 @@ def test_polygons_in_coco_are_read_back(cli, trained: Path):
     assert [image["file_name"] for image in content["images"]] == ["a.png", "b.png", "c.png"]
     of_a = [a for a in content["annotations"] if a["image_id"] == 1]
     assert of_a == json.loads(first)["annotations"]
-    shutil.copy("out/predictions.coco.json", "images.json")
-    found = cli("check", ".", "--set", "data.val_fraction=0.34", "--json")
+    shutil.copytree("images", "set/images")
+    shutil.copy("out/predictions.coco.json", "set")
+    found = cli("check", "set", "--set", "data.val_fraction=0.34", "--json")
     assert found.code == 0, found.stderr
     classes = json.loads(found.stdout)["classes"]
     masks = np.stack([ids(name, "out") for name in "abc"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,13 @@ from torch import Tensor
 from segtrain.config import EvalConfig
 from segtrain.models import inference
 from segtrain.models.checkpoint import _read_metadata, parse_meta
-from segtrain.models.inference import CheckedPredictor, advise_on_memory, predict_bands
+from segtrain.models.inference import (
+    Block,
+    CheckedPredictor,
+    advise_on_memory,
+    predict_bands,
+    predict_block,
+)
 from segtrain.models.trial import Padding
 
 CONSTANTS = [0.3, -7.0, 0.30000001, 21.5]
@@ -205,6 +212,48 @@ def test_memory_is_that_of_one_row_of_windows(monkeypatch, overlap: float):
     assert set(seen) == {(1, 3, 16, 24)}
     assert [shape for shape in allocated if len(shape) == 4] == [(1, 3, 16, 50)]
     assert max(math.prod(shape) for shape in allocated) == 3 * 16 * 50
+
+
+def convolve(images: Tensor) -> Tensor:
+    """A small random network, of which a pixel sees its neighbours and the window's edge."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (
+        torch.randn(shape, generator=generator) for shape in ((4, 3, 3, 3), (5, 4, 3, 3))
+    )
+    return F.conv2d(F.conv2d(images.float() / 255, first, padding=1).relu(), second, padding=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    window=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    overlap=st.sampled_from([0, 0.25, 0.5, 0.8]),
+    tta=st.sampled_from([[], ["hflip"], [0.5]]),
+    seams=st.sets(st.integers(1, 59), max_size=4),
+    start=st.floats(0, 0.99),
+    whole_image=st.booleans(),
+)
+def test_blocks_and_later_starts_are_the_whole_to_the_last_bit(
+    size, window, overlap, tta, seams, start, whole_image
+):
+    images, (height, width) = picture(*size), size
+    eval = config(window, overlap, 10_000 if whole_image else 1, tta)
+    expected = whole(convolve, images, eval)
+    edges = sorted({0, width, *(seam for seam in seams if seam < width)})
+    first = int(start * height)
+    for left, right in pairwise(edges):
+        block, tops = Block(size, left, right, first), [0]
+
+        def read(rows: slice, columns: slice, block=block, tops=tops) -> Tensor:
+            assert rows.stop > first or whole_image
+            assert columns.stop > block.left and columns.start < block.right
+            tops.append(rows.start)
+            return images[:, :, rows, columns]
+
+        bands = list(predict_block(convolve, read, eval, block))
+        assert bands[0][0] == first and tops == sorted(tops)
+        actual = torch.cat([logits for _, logits in bands], 2)
+        assert torch.equal(actual, expected[:, :, first:, left:right])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -73,6 +73,18 @@ def test_annotations_of_coco_are_the_mask(mask: np.ndarray):
     assert np.array_equal(drawn, mask)
 
 
+@settings(max_examples=50, deadline=None)
+@given(MASKS)
+def test_other_values_are_in_no_polygon(mask: np.ndarray):
+    """As if they were a class whose polygons are left out."""
+    nodata = np.where(mask == 2, 255, mask).astype(np.uint8)
+    found, expected = (
+        [(p.class_id, p.pixels, p.outline.tolist()) for p in trace(each) if p.class_id < 2]
+        for each in (nodata, mask)
+    )
+    assert found == expected
+
+
 def test_regions_touch_by_sides():
     """Pixels that touch by a corner alone are two regions; such holes are two rings."""
     cross = np.array([[1, 0], [0, 1]], np.uint8)
