@@ -30,7 +30,7 @@ from segtrain.commands.requests import request_network
 from segtrain.data.loading.dataset import Pairs
 from segtrain.evaluation.scored_data import open_scored_data
 from segtrain.models.checkpoint import load_model
-from segtrain.models.exported import read_exported
+from segtrain.models.exported import CARD, READERS
 
 FRAMES, ROUNDS = 6, 6
 VARIANTS = [
@@ -80,7 +80,7 @@ def main(run: Path) -> None:
         command = [sys.executable, "-m", "segtrain", "export", str(run), *options, "--max-drop=1"]
         if not path.exists():
             subprocess.run(command, check=True)
-        _, card = read_exported(path)
+        card = json.loads(READERS[path.suffix](path)[CARD])
         name = f"{format} {precision}"
         files = [path] + ([path.with_suffix(".bin")] if format == "openvino" else [])
         rows[name] = {"proof": card["proof"], "bytes": sum(f.stat().st_size for f in files)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ class PredictionJob:
 
     def run(self) -> None:
         """Predict the images; report on them. Raise SegtrainError where an image failed."""
+        began = time.monotonic()
         try:
             for image in progress(self.images, "predicting", len(self.images)):
                 try:
@@ -138,7 +140,9 @@ class PredictionJob:
                     self._add_failure(error)
         finally:
             if self.total > 1 or self.kept:
-                write(f"kept {self.kept}, predicted {self.predicted}")
+                rate = self.predicted / (time.monotonic() - began)
+                speed = f", {rate:.3g} images/s" if self.predicted else ""
+                write(f"kept {self.kept}, predicted {self.predicted}{speed}")
             if self.coco:
                 self.coco.save()
         if len(self.summaries) > 1:

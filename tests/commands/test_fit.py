@@ -243,7 +243,7 @@ def test_a_run_without_a_checkpoint_starts_again(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     for file in (copy / "checkpoints").iterdir():
         file.unlink()
-    left = [copy / ".tmp-77-metrics.csv", copy / "checkpoints/.tmp-77-last.state.pt"]
+    left = [copy / ".tmp-9999999-metrics.csv", copy / "checkpoints/.tmp-9999999-last.state.pt"]
     for file in left:  # of a process that was killed
         file.write_bytes(b"half")
     assert cli("fit", "--resume", "r").code == 0

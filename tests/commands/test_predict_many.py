@@ -47,6 +47,8 @@ def counts(answer: Answer) -> tuple[int, int]:
     """Return how many images a command says it kept and predicted."""
     (line,) = [line for line in answer.stdout.splitlines() if line.startswith("kept ")]
     kept, predicted = line.removeprefix("kept ").split(", predicted ")
+    predicted, _, speed = predicted.partition(", ")
+    assert bool(int(predicted)) == speed.endswith(" images/s")
     return int(kept), int(predicted)
 
 
