@@ -336,12 +336,15 @@ def test_without_proof_the_card_says_so(cli, run: Path, monkeypatch):
     assert (ids == logits_of(run, images).argmax(1)).mean() > 0.999
 
 
-def test_a_folder_that_lies_about_its_network_is_refused(cli, run: Path):
+@pytest.mark.parametrize(
+    "key, value", [("classes", 5), ("_model_class", "FPN"), ("decoder_channels", [8, 8, 8])]
+)
+def test_a_folder_that_lies_about_its_network_is_refused(cli, run: Path, key: str, value):
     shutil.copytree(run / "export/run-hf", "folder")
     config = json.loads(Path("folder/config.json").read_text())
-    Path("folder/config.json").write_text(json.dumps(config | {"classes": 5}))
+    Path("folder/config.json").write_text(json.dumps(config | {key: value}))
     answer = cli("eval", "folder")
-    assert answer.code == 1 and "classes is 5" in answer.error
+    assert answer.code == 1 and f"{key} is {value!r}" in answer.error
 
 
 def test_weights_of_another_export_are_refused(cli, run: Path):
@@ -407,7 +410,10 @@ def test_files_of_the_user_stay(cli, run: Path):
     """Beside the output: a log, weights of another network, hidden files, an edited card."""
     for name in ("a.onnx.log", "a.bin", ".tmp-notes", ".tmp-1-notes"):
         Path(name).write_text("mine")
+    killed = Path(".tmp-9999999-a.onnx")  # what an export that was killed leaves
+    killed.write_text("half")
     assert cli("export", run, "--proof", "none", "--out", "a.onnx").code == 0
+    assert not killed.exists()
     answer = cli("export", run, "--proof", "none", "--format", "openvino", "--out", "a.xml")
     assert answer.code == 2 and "a.bin" in answer.error
     for _ in range(2):
