@@ -139,7 +139,10 @@ def test_starting_is_instant(module):
         (
             "tifffile",
             "segtrain",
-            {"data.georeference", "data.raster", "data.tiff", "data.tiled_tiff"},
+            {
+                f"data.{name}"
+                for name in ("georeference", "raster", "tiff", "tiff_parts", "tiled_tiff")
+            },
         ),
         ("pycocotools", "segtrain", {"data.regions"}),
         ("matplotlib", "segtrain", {"render.fonts", "render.plots"}),

@@ -53,10 +53,10 @@ def preview_sheet(survey: Survey, config: Config) -> Image.Image:
     data = survey.data_set
     colours, pictures = build_colour_table(data.palette), []
     for split, sample in choose_pairs(survey):
-        image = to_rgb(as_tensor(data.images(sample.image)).permute(2, 0, 1))
-        class_ids = as_tensor(data.masks(sample.mask))
+        image = to_rgb(as_tensor(data.images(sample.image, sample.area)).permute(2, 0, 1))
+        class_ids = as_tensor(data.masks(sample.mask_source))
         pictures.append(
-            (f"{split}: {sample.name}", to_image(blend_classes(image, class_ids, colours, 0.5)))
+            (f"{split}: {sample.title}", to_image(blend_classes(image, class_ids, colours, 0.5)))
         )
     return add_legend(draw_contact_sheet(pictures), data.classes, data.palette)
 
@@ -81,7 +81,7 @@ def augment_sheet(survey: Survey, config: Config) -> Image.Image:
                 to_rgb(as_tensor(image).permute(2, 0, 1)), as_tensor(mask), colours, 0.35
             )
             pasted = f" and {data.classes[draw.patch.class_id]}" if draw.patch else ""
-            caption = f"{train[index].name}, pass {pass_ + 1}{pasted}"
+            caption = f"{train[index].title}, pass {pass_ + 1}{pasted}"
             pictures.append((caption, to_image(painted)))
     sheet = draw_contact_sheet(pictures, columns=PASSES)
     return add_legend(sheet, data.classes, data.palette)

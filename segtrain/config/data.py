@@ -134,8 +134,14 @@ class DataConfig(Section):
     max_pixels: int = Field(
         178_956_970,
         ge=1,
-        description="larger images are refused unread (decompression bombs); predict reads larger "
-        "TIFFs by windows",
+        description="larger images are refused unread (decompression bombs), but for TIFFs that "
+        "are read by windows: those of more than data.windowed, and in predict larger ones",
+    )
+    windowed: int = Field(
+        16_777_216,  # 4096 x 4096
+        ge=1024,
+        description="TIFFs of more pixels, however many, are never decoded whole to train and "
+        "evaluate: samples are areas of them, of which crops and windows are read",
     )
     exif: Literal["auto"] | bool = Field(
         "auto",

@@ -12,6 +12,7 @@ from segtrain.config.types import Colour
 from segtrain.console import Note
 from segtrain.data.findings import Finding
 from segtrain.data.images import ImageReader
+from segtrain.data.large_images import cut_splits
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.layouts.label_maps import merge_labels
 from segtrain.data.layouts.locate import locate
@@ -115,6 +116,7 @@ def find_data_source(config: DataConfig, channels: int = 3) -> DataSource:
     """
     location = locate(config)
     found = find_pairs(location.config, location.root)
+    splits, in_areas = cut_splits(found.splits, config.windowed)
     merged, notes = merge_labels(location.config, found)
     return DataSource(
         config=location.config,
@@ -122,10 +124,10 @@ def find_data_source(config: DataConfig, channels: int = 3) -> DataSource:
         root=location.root,
         format=found.format,
         layout=found.layout,
-        splits=found.splits,
+        splits=splits,
         images=ImageReader.of(config, channels),
         location=location.note,
         findings=found.findings,
-        notes=notes,
+        notes=(*notes, *in_areas),
         class_source=found.class_source,
     )

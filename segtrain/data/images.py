@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from segtrain.config import DataConfig
+from segtrain.data.areas import Area
 from segtrain.data.decoding import (
     ALPHA_MODES,
     MAX_PIXELS,
@@ -24,11 +25,11 @@ from segtrain.data.decoding import (
     turn_upright,
 )
 from segtrain.data.formats import open_known
-from segtrain.data.tiff import TiffHeader, is_tiff, read_tiff, read_tiff_header
+from segtrain.data.tiff import NO_LIMIT, TiffHeader, is_tiff, read_tiff, read_tiff_header
+from segtrain.data.tiff_parts import TiffAccess, open_parts
 from segtrain.errors import SegtrainError
 
 WIDE = (np.int8, np.int16, np.int32, np.uint32)
-NO_LIMIT = 1 << 62  # pixels
 BAND = 1 << 22  # pixels converted at a time
 
 
@@ -59,8 +60,15 @@ class ImageReader:
         """The values of 8-bit images that become 0 and 255."""
         return None if self.wide_range else self.value_range
 
-    def __call__(self, path: Path) -> np.ndarray:
-        """Raise SegtrainError for a file that is not one whole image of these channels."""
+    def __call__(self, path: Path, area: Area | None = None) -> np.ndarray:
+        """Return the pixels of a file, or of an area of a TIFF.
+
+        Raise SegtrainError for a file that is not one whole image of these channels.
+        """
+        if area:
+            with open_parts(path, self.tiff_access) as parts:
+                values = parts.read_values(area.rows, area.columns)
+            return np.ascontiguousarray(self.convert_tiff(parts.header, values, path))
         if path.suffix.lower() == ".npy":
             values = read_array(path, self.max_pixels, self.channels)
             value_range = self.byte_range if values.dtype.itemsize == 1 else self.value_range
@@ -102,23 +110,30 @@ class ImageReader:
         return size
 
     def _read_tiff(self, path: Path) -> np.ndarray:
-        header, values = self.read_stored(path)
+        header, values = read_tiff(path, self.max_pixels, self.channels, self.tiff_access.exact)
         pixels = self.convert_tiff(header, values, path)
         upright = turn_upright(pixels, header.orientation) if self.upright else pixels
         return np.ascontiguousarray(upright)
 
-    def read_stored(self, path: Path) -> tuple[TiffHeader, np.ndarray]:
-        """Return the facts and the values of a TIFF, as exactly as `convert_tiff` needs them."""
+    @property
+    def tiff_access(self) -> TiffAccess:
+        """The way to read the values of a TIFF as exactly as `convert_tiff` needs them."""
         exact = self.value_range is not None or self.channels not in (1, 3)
-        return read_tiff(path, self.max_pixels, self.channels, exact)
+        return TiffAccess(self.channels, self.max_pixels, self.upright, exact)
 
     def convert_tiff(self, header: TiffHeader, values: np.ndarray, path: Path) -> np.ndarray:
         """Return the stored values of a TIFF, or of a part of it, as pixels that are not turned.
 
-        Each pixel is a function of its own values, so parts are as the whole has them.
+        Each pixel is a function of its own values, so parts are as the whole has them. Missing
+        values of other types than uint8 and uint16 are black.
         """
         if self.channels not in (1, 3) and values.shape[2:] != header.shape[2:]:
             raise header.undecodable(path)  # Pillow left out samples
+        if header.nodata is not None and values.dtype not in (np.uint8, np.uint16):
+            low, _ = self.value_range or (0, 1)
+            missing = header.find_missing(values)
+            if missing is not None:
+                values = np.where(missing, values.dtype.type(low), values)
         values = self._tiff_channels(header, values, path)
         value_range = self.value_range
         if header.palette is not None and self.channels in (1, 3):

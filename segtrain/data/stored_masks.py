@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from segtrain.data.areas import Area, MaskArea
 from segtrain.data.decoding import (
     MAX_PIXELS,
     is_deep,
@@ -18,10 +19,12 @@ from segtrain.data.decoding import (
     turn_upright,
 )
 from segtrain.data.drawn import DrawnMask
-from segtrain.data.tiff import is_tiff, read_tiff
+from segtrain.data.tiff import TiffHeader, is_tiff, read_tiff
+from segtrain.data.tiff_parts import TiffAccess, open_parts
 from segtrain.errors import SegtrainError
 
-MaskSource = Path | DrawnMask
+MaskSource = Path | DrawnMask | MaskArea
+CHANNELS = 4  # of a TIFF that is a mask, at most
 SPREAD = {"'L;2'": 85, "'L;4'": 17}  # by Pillow's raw mode
 GREY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "LA", "PA"}
 # stands for NaN, infinity and nodata values beyond 64 bits, which are no whole numbers
@@ -44,13 +47,15 @@ def read_mask(source: MaskSource, max_pixels: int = MAX_PIXELS, upright: bool = 
 
     Raises SegtrainError for a damaged file and for one that can't be a mask.
     """
+    if isinstance(source, MaskArea):
+        return _read_area(source.source, source.area, max_pixels, upright)
     if isinstance(source, DrawnMask):
         return StoredMask(source.values(max_pixels))
     if source.suffix.lower() == ".npy":
         values = _merge_bands(read_array(source, max_pixels), source)
         return StoredMask(_whole_numbers(values, source))
     if is_tiff(source):
-        return _from_tiff(source, max_pixels, upright)
+        return _from_tiff(source, *read_tiff(source, max_pixels), upright)
     mask = open_image(source, max_pixels, upright)
     if mask.mode not in GREY_MODES | {"RGB", "RGBA", "F"}:
         raise _no_mask(source, mask.mode)
@@ -71,8 +76,27 @@ def read_mask(source: MaskSource, max_pixels: int = MAX_PIXELS, upright: bool = 
     return StoredMask(_whole_numbers(values, source), lossy, colours)
 
 
-def _from_tiff(path: Path, max_pixels: int, upright: bool) -> StoredMask:
-    header, values = read_tiff(path, max_pixels)
+def _read_area(source: Path | DrawnMask, area: Area, max_pixels: int, upright: bool) -> StoredMask:
+    """Read an area of a mask; only of a TIFF no more than that is decoded."""
+    if isinstance(source, Path) and is_tiff(source):
+        with open_parts(source, TiffAccess(CHANNELS, max_pixels, upright)) as parts:
+            _refuse_other_size(source, parts.size, area)
+            values = parts.read_values(area.rows, area.columns)
+        return _from_tiff(source, parts.header, values, upright)
+    mask = read_mask(source, max_pixels, upright)
+    _refuse_other_size(source, mask.values.shape[:2], area)
+    return replace(mask, values=mask.values[area.rows, area.columns])
+
+
+def _refuse_other_size(source: Path | DrawnMask, size: tuple[int, ...], area: Area) -> None:
+    if size != area.whole:
+        (height, width), (high, wide) = size, area.whole
+        raise SegtrainError(
+            f"{source} is {width}x{height} (width x height), its image {wide}x{high}"
+        )
+
+
+def _from_tiff(path: Path, header: TiffHeader, values: np.ndarray, upright: bool) -> StoredMask:
     if not header.has_plain_values:
         raise _no_mask(path, header.kind)
     axes = _class_axes(values) if values.ndim == 3 and values.max() <= 1 else None
@@ -84,7 +108,9 @@ def _from_tiff(path: Path, max_pixels: int, upright: bool) -> StoredMask:
             raise SegtrainError(f"{path}: {header.pages} pages, but a mask is one image")
         values = _merge_bands(values, path)
     elif values.ndim == 3 and header.colours:
-        values = _without_alpha(values[..., : header.colours + 1], path)
+        # an area may well have one class only, and nodata beside it
+        colours = header.colours + (values.shape[:2] == header.shape[:2])
+        values = _without_alpha(values[..., :colours], path)
     elif values.ndim == 3:
         values = _merge_bands(values, path)
     values = turn_upright(values, header.orientation) if upright else values
@@ -105,8 +131,8 @@ def _is_lossless(path: Path) -> bool:
 
 def _without_alpha(values: np.ndarray, path: Path) -> np.ndarray:
     """Return grey or colours without the alpha channel; refuse labels that lie in it alone."""
-    if values.ndim == 2 or values.shape[2] == 3:
-        return values
+    if values.ndim == 2 or values.shape[2] in (1, 3):
+        return values[..., 0] if values.shape[2:] == (1,) else values
     colours, alpha = values[..., :-1], values[..., -1]
     if (colours == colours[0, 0]).all() and (alpha != alpha[0, 0]).any():
         raise SegtrainError(

@@ -27,6 +27,7 @@ from segtrain.data.decoding import (
 from segtrain.data.formats import open_known
 from segtrain.errors import SegtrainError
 
+SUFFIXES = {".tif", ".tiff"}
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 SUBFILE_NO_IMAGE = 0b101  # bits of NewSubfileType: an overview or thumbnail, a transparency mask
 GDAL_NODATA = 42113
@@ -37,6 +38,7 @@ CODECS = {1, 8, 32773, 32946, 34925}  # none, deflate, PackBits, deflate, LZMA
 WHOLE_BITS = {1, 8, 16, 32, 64}
 # bytes that one byte may become; those of LZMA always count, for its header asks for memory
 EXPANSION = {8: 1032, 32946: 1032, 32773: 64, 34925: math.inf}
+NO_LIMIT = 1 << 62  # pixels
 MOST_PAGES = 1000  # a chain of directories may be a ring
 ROOM = 1 << 26  # bytes that a strip may unpack to beyond the image's own
 # what Pillow decodes to the stored values, tried against them
@@ -112,6 +114,25 @@ class TiffHeader:
         return PHOTOMETRIC(self.photometric).name if known else str(self.photometric)
 
     @property
+    def missing_value(self) -> np.generic | None:
+        """GDAL's nodata in the type of the values, None where that has no such value."""
+        nodata, dtype = self.nodata, self.dtype
+        if nodata is not None and dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                return dtype.type(nodata)
+        if nodata is None or dtype.kind not in "iu" or not nodata.is_integer():
+            return None
+        limits = np.iinfo(dtype)
+        return dtype.type(int(nodata)) if limits.min <= nodata <= limits.max else None
+
+    def find_missing(self, values: np.ndarray) -> np.ndarray | None:
+        """Return which values are nodata, NaN among them; None where the file names none."""
+        if (nodata := self.missing_value) is None:
+            return None
+        missing = values == nodata
+        return missing | np.isnan(values) if values.dtype.kind == "f" else missing
+
+    @property
     def has_alpha(self) -> bool:
         return any(kind in ALPHA for kind in self.extra)
 
@@ -129,6 +150,17 @@ def is_tiff(path: Path) -> bool:
     """Return whether a file begins as a TIFF does, whatever its name."""
     with translate_decoding(path), open(path, "rb") as file:
         return file.read(4) in MAGIC
+
+
+def read_tiff_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of a file named as TIFFs are, zeros for one that can't be read."""
+    try:
+        if path.suffix.lower() not in SUFFIXES or not is_tiff(path):
+            return 0, 0
+        with translate_decoding(path), TiffFile(path) as file:
+            return file.pages.first.imagelength, file.pages.first.imagewidth
+    except SegtrainError:  # reported as it is read
+        return 0, 0
 
 
 def read_tiff_header(path: Path, max_pixels: int = MAX_PIXELS, channels: int = 4) -> TiffHeader:

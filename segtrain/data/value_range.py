@@ -10,9 +10,9 @@ import numpy as np
 
 from segtrain.console import Note
 from segtrain.data.decoding import is_deep, open_known, raw_modes, read_array, translate_decoding
-from segtrain.data.images import NO_LIMIT, ImageReader
+from segtrain.data.images import ImageReader
 from segtrain.data.raster import is_raster, open_raster
-from segtrain.data.tiff import is_tiff, read_tiff_header
+from segtrain.data.tiff import NO_LIMIT, is_tiff, read_tiff_header
 from segtrain.errors import SegtrainError
 
 SAMPLED = 8  # images whose pixels are read, and 8 times as many headers

@@ -34,6 +34,7 @@ OWNERS = {
     "allow_lossy_masks": FILES,
     "value_range": FILES,
     "max_pixels": MACHINE,
+    "windowed": MACHINE,
     "exif": FILES,
     "on_error": MACHINE,
     "sampler": FILES,

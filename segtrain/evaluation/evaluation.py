@@ -66,8 +66,10 @@ class Evaluation:
 
     @property
     def image_names(self) -> list[str]:
-        """A name for each image: its path below the folder that all images have in common."""
-        return name_images([sample.image for sample in self.pairs.samples])
+        """A name for each image: its path below the folder that all have in common, its area."""
+        samples = self.pairs.samples
+        names = name_images([sample.image for sample in samples])
+        return [f"{name}{s.area or ''}" for name, s in zip(names, samples, strict=True)]
 
     @property
     def group_by(self) -> str | None:
@@ -76,16 +78,21 @@ class Evaluation:
 
     @property
     def image_groups(self) -> list[str]:
-        """The group that each image is drawn with: by the pattern, or the image's name alone."""
+        """The group that each image is drawn with: by the pattern, or the image's name alone.
+
+        Areas of an image are of one group.
+        """
+        images = [sample.image for sample in self.pairs.samples]
         if not self.group_by:
-            return self.image_names
+            return name_images(images)
         root = self.data.root if self.data.root.is_dir() else self.data.root.parent
-        return group_images([sample.image for sample in self.pairs.samples], self.group_by, root)
+        return group_images(images, self.group_by, root)
 
     def record(self, accumulator: Accumulator) -> ScoreRecord:
         """Return what was scored and how."""
         settings, scored = self.config.eval, self.checkpoint
-        sizes = accumulator.sizes
+        areas = [sample.area.whole for sample in self.pairs.samples if sample.area]
+        sizes = [*accumulator.sizes, *areas]
         return ScoreRecord(
             weights=scored and scored.weights,
             predictions=None if scored else digest_images(accumulator.predictions),

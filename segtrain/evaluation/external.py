@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from segtrain.config.types import Colour
+from segtrain.data.areas import Area, MaskArea
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.indexed import Palette, is_indexed
 from segtrain.data.inspection.palettes import describe, find_contradiction
@@ -36,9 +37,9 @@ class PredictedMasks:
     def __init__(self, masks: MaskReader, hint: str = ""):
         self.masks, self.hint = masks, hint
 
-    def __call__(self, path: Path) -> np.ndarray:
+    def __call__(self, path: Path, area: Area | None = None) -> np.ndarray:
         try:
-            return self.masks(path)[..., None]
+            return self.masks(MaskArea(path, area) if area else path)[..., None]
         except SegtrainError as error:
             raise SegtrainError(f"{error}{self.hint}") from error
 
@@ -95,7 +96,7 @@ def find_masks(folder: Path, samples: list[Sample]) -> list[Sample]:
     ]
     taken: dict[Path, Sample] = {}
     for path, sample in zip(chosen, samples, strict=True):
-        if path in taken:
+        if path in taken and taken[path].image != sample.image:
             raise SegtrainError(
                 f"{path} would be the prediction of both {taken[path].image} and {sample.image}; "
                 "put the masks into folders with the names of the images' folders"
@@ -110,7 +111,8 @@ def refuse_other_palettes(samples: list[Sample], predicted: MaskReader, truth: M
     samples: as of `find_masks`. The truth's palette is data.palette, else that of its own indexed
     masks. Raises SegtrainError.
     """
-    files = [sample.image for sample in samples if is_indexed(sample.image)]
+    images = dict.fromkeys(sample.image for sample in samples)  # of areas each once
+    files = [image for image in images if is_indexed(image)]
     if predicted.options.palette_by or not files:
         return
     palette = predicted.palette if truth.palette else None

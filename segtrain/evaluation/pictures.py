@@ -35,21 +35,21 @@ def paint_extremes(
 
     rows: of per_image.csv, by index.
     """
-    folder, config = evaluation.folder, evaluation.config
+    folder, config, pairs = evaluation.folder, evaluation.config, evaluation.pairs
     scored = sorted((i for i in rows if rows[i]["miou"] is not None), key=lambda i: rows[i]["miou"])
     worst = scored[: config.eval.worst]
     # of few images some would be among the worst and the best
     best = [i for i in reversed(scored) if i not in worst][: config.eval.best]
     for rank, index in enumerate([*worst, *best], 1):
-        sample = evaluation.pairs.samples[index]
+        sample = pairs.samples[index]
         # predicted again: the predictions of all images would fill the memory
         confidence = ConfidenceMap()
         prediction = next(evaluation.predict(range(index, index + 1), confidence))
-        image = to_rgb(as_tensor(evaluation.pairs.images(sample.image)).permute(2, 0, 1))
+        image = to_rgb(as_tensor(pairs.images(sample.image, sample.area)).permute(2, 0, 1))
         maps = subsample_maps(image, prediction, confidence.whole)
         score = f"mIoU {rows[index]['miou']:.3f}"
         if rank <= len(worst):
-            file, title = f"{rank:02d}_{sample.name}.png", f"{sample.name}: {score}"
+            file, title = f"{rank:02d}_{sample.name}.png", f"{sample.title}: {score}"
             save_image(folder / WORST / file, draw_prediction(maps, evaluation, title))
             if maps.kept is not None:
                 picture = draw_hard_pixels(maps, maps.kept, evaluation, title)

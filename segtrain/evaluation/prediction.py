@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segtrain.config import EvalConfig
+from segtrain.data.areas import Area
 from segtrain.data.loading.dataset import Batch, Pairs, make_image_loader, read_batches
 from segtrain.distributed.devices import advise_on_overflow, build_predictor, to_device
 from segtrain.distributed.limits import explain_limits
@@ -17,11 +19,15 @@ from segtrain.losses.ohem import Mining
 from segtrain.metrics.calibration import LogitReader
 from segtrain.models.inference import (
     NOT_FINITE,
+    Block,
     CheckedPredictor,
     NonFiniteError,
+    Predictor,
     advise_on_memory,
     defer_upsampling,
+    find_context,
     predict_bands,
+    predict_block,
 )
 
 Check = tuple[list[int], Tensor]  # indices of images, and for each whether its logits are broken
@@ -63,13 +69,20 @@ class SplitPredictor:
         fabric, settings, lb_ignore = self.fabric, self.settings, pairs.masks.lb_ignore
         predictor = build_predictor(defer_upsampling(self.model.eval()), fabric)
         checks: list[Check] = []
-        loader = make_image_loader(pairs, indices, self.workers, fabric.device.type == "cuda")
-        for group in group_by_size(read_batches(loader), settings.batch_size):
+        wide = add_context(pairs, settings)
+        loader = make_image_loader(wide, indices, self.workers, fabric.device.type == "cuda")
+        limit = settings.batch_size if wide is pairs else 1  # each area is predicted by itself
+        for group in group_by_size(read_batches(loader), limit):
             images = torch.cat([to_device(b.images, fabric, settings.max_pixels) for b in group])
             targets = torch.cat([to_device(b.targets, fabric) for b in group])
             network = CheckedPredictor(predictor)
             with explain_limits(advise_on_memory(images.shape, settings)):
                 bands = predict_bands(network, images, settings)
+                first = group[0].indices[0]
+                area, context = pairs.samples[first].area, wide.samples[first].area
+                if area and context:
+                    targets = targets[:, *area.within(context)]
+                    bands = predict_area(network, images, area, context, settings)
                 ids, nll = join_bands(bands, targets, lb_ignore, self.mining, reader)
             checks.append(([batch.indices[0] for batch in group], network.broken))
             # reading them makes the host wait for a GPU
@@ -91,6 +104,40 @@ class SplitPredictor:
         if any(broken):
             image = pairs.samples[indices[broken.index(True)]].image
             raise NonFiniteError(f"{image}: {NOT_FINITE}; {advise_on_overflow(self.fabric)}")
+
+
+def add_context(pairs: Pairs, settings: EvalConfig) -> Pairs:
+    """Return the pairs with each area as large as the windows that touch it; the same without."""
+    if not any(sample.area for sample in pairs.samples):
+        return pairs
+    wide = copy.copy(pairs)  # notes what can't be read for both
+    wide.samples, wide.cache = [], None
+    for sample in pairs.samples:
+        if area := sample.area:
+            rows, columns = find_context(area.whole, (area.rows, area.columns), settings)
+            context = Area(area.whole, rows.start, rows.stop, columns.start, columns.stop)
+            sample = replace(sample, area=context)
+        wide.samples.append(sample)
+    return wide
+
+
+def predict_area(
+    predictor: Predictor, images: Tensor, area: Area, context: Area, settings: EvalConfig
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the bands of an area as the prediction of all of its image has them.
+
+    images: (1,K,h,w) of the context; top rows count from the area's.
+    """
+
+    def read(rows: slice, columns: slice) -> Tensor:
+        window = Area(area.whole, rows.start, rows.stop, columns.start, columns.stop)
+        return images[:, :, *window.within(context)]
+
+    block = Block(area.whole, area.left, area.right, area.top)
+    for top, logits in predict_block(predictor, read, settings, block):
+        yield top - area.top, logits[:, :, : area.bottom - top]
+        if top + logits.shape[2] >= area.bottom:  # the next would be of windows below
+            return
 
 
 def join_bands(

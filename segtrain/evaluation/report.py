@@ -130,11 +130,9 @@ def build_metrics(
         "fw_iou": scores.fw_iou,
         "boundary_iou": sum(defined) / len(defined) if defined else None,
         "ece": None if bins is None else calibration.compute_ece(bins),
-        "images": len(counts),
+        "images": len({evaluation.pairs.samples[i].image for i in order}),
         "groups": len(sums),
-        "headline": compose_score_headline(
-            scores, miou_interval, evaluation, len(counts), len(sums)
-        )
+        "headline": compose_score_headline(scores, miou_interval, evaluation, order, len(sums))
         + describe_tuning(evaluation, accumulator),
         "classes": classes,
         "regions": build_recalls(accumulator.regions.sum(0)),
@@ -161,9 +159,16 @@ def build_recalls(regions: np.ndarray) -> dict[str, dict[str, Any]]:
 
 
 def compose_score_headline(
-    scores: Scores, interval: list[float] | None, evaluation: Evaluation, images: int, groups: int
+    scores: Scores,
+    interval: list[float] | None,
+    evaluation: Evaluation,
+    scored: list[int],
+    groups: int,
 ) -> str:
-    """Return the mIoU and its protocol in one line."""
+    """Return the mIoU and its protocol in one line; `scored` are the indices of samples."""
+    images = len({evaluation.pairs.samples[index].image for index in scored})
+    counted = f"{images} image{'s' if images > 1 else ''}"
+    counted += f" in {len(scored)} areas" if len(scored) > images else ""
     absent, spread, without = scores.absent, "", ""
     present = len(scores.classes) - len(absent)
     if interval:
@@ -177,8 +182,7 @@ def compose_score_headline(
     return (
         f"mIoU {scores.miou:.4f} on {evaluation.split}{spread}: macro over {present} of "
         f"{len(scores.classes)} classes{without}, dataset level, ignore id "
-        f"{evaluation.data.lb_ignore}, native size, {images} image{'s' if images > 1 else ''}"
-        f"{views}"
+        f"{evaluation.data.lb_ignore}, native size, {counted}{views}"
     )
 
 

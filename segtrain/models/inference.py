@@ -194,6 +194,19 @@ def place_windows(side: int, window: int, overlap: float) -> list[int]:
     return [i * (side - window) // steps for i in range(steps)] + [side - window]
 
 
+def find_context(
+    size: tuple[int, int], area: tuple[slice, slice], eval: EvalConfig
+) -> tuple[slice, slice]:
+    """Return the rows and columns of an image that the windows cover which touch an area of it."""
+    sides = zip(size, choose_window(*size, eval), area, strict=True)
+    context = []
+    for side, window, inner in sides:
+        starts = place_windows(side, window, eval.overlap)
+        touching = [s for s in starts if s < inner.stop and s + window > inner.start]
+        context.append(slice(touching[0], touching[-1] + window))
+    return context[0], context[1]
+
+
 def make_blend_weights(window: int, starts: list[int]) -> list[Tensor]:
     """Return (window,) weights of each window along a side: raised cosines that sum to 1."""
     halves = torch.arange(window, dtype=torch.float64) + 0.5

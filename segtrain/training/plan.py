@@ -133,7 +133,9 @@ def make_plan(config: Config, loss: LossSpec, survey: Survey) -> TrainingPlan:
     )
     images, batch_size = len(data.splits["train"]), config.train.images_per_step
     refuse_batch_size(config, images)
-    refuse_sizes(config, crop, survey.sizes["val"], len(data.classes))
+    val = [sample.area.whole if sample.area else None for sample in data.splits["val"]]
+    val_sizes = [whole or size for whole, size in zip(val, survey.sizes["val"], strict=True)]
+    refuse_sizes(config, crop, val_sizes, len(data.classes))
     steps = config.train.steps_per_epoch or steps_per_pass(images, batch_size)
     refuse_warmup(config.optim, config.train.epochs * steps)
     notes += check_model(config)
@@ -167,7 +169,7 @@ def describe_sampler(
         for draw in batch_at(step, len(samples), train.images_per_step, train.seed, by_class)
     ]
     shares = shares_seen(
-        lambda index: data.masks(samples[index].mask),
+        lambda index: data.masks(samples[index].mask_source),
         draws,
         augmentation.crop_mask,
         len(data.classes),

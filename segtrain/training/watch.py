@@ -89,7 +89,10 @@ class FileWatch:
     def _is_same(self, mask: tuple[Sample, int]) -> bool:
         sample, checksum = mask
         try:
-            return mask_facts(sample.mask, None, self.palette, self.options).checksum == checksum
+            return (
+                mask_facts(sample.mask_source, None, self.palette, self.options).checksum
+                == checksum
+            )
         except SegtrainError:
             return False
 

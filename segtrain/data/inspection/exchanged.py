@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def _is_photo(fact: PairFacts) -> bool:
 
 def _has_few_values(fact: PairFacts) -> bool:
     try:
-        image: MaskFacts = mask_facts(fact.sample.image, None)
+        sample = replace(fact.sample, mask=fact.sample.image)
+        image: MaskFacts = mask_facts(sample.mask_source, None)
     except SegtrainError:  # an image of many channels, such as .npy
         return False
     return image.distinct <= min(MOST_MASK_VALUES, fact.mask.distinct // 4)

@@ -18,7 +18,9 @@ import numpy as np
 from PIL import Image
 
 from segtrain.console import progress
+from segtrain.data.areas import Area
 from segtrain.data.decoding import ROTATED_ORIENTATIONS
+from segtrain.data.drawn import DrawnMask
 from segtrain.data.images import ImageReader, read_header
 from segtrain.data.indexed import ContradictoryPalette
 from segtrain.data.inspection.flat_areas import even_blocks, flat_values
@@ -158,24 +160,25 @@ class Scanner:
     def _pair(self, sample: Sample) -> PairFacts | UnreadablePair:
         # taken before reading: a file that changes meanwhile is read again
         image_stamp, mask_stamp = stamp_files(sample.image), stamp_files(*sample.mask_files)
-        image, mask = self._image(sample.image, image_stamp), self._mask(sample, mask_stamp)
+        image, mask = self._image(sample, image_stamp), self._mask(sample, mask_stamp)
         if isinstance(image, ImageFacts) and isinstance(mask, MaskFacts):
             return PairFacts(sample, image, mask, (*(image_stamp or ()), *(mask_stamp or ())))
         return UnreadablePair(sample, [part for part in (image, mask) if isinstance(part, str)])
 
-    def _image(self, path: Path, stamp: Stamps | None) -> ImageFacts | str:
-        saved = self._recall(f"image {path}", stamp, ImageFacts)
+    def _image(self, sample: Sample, stamp: Stamps | None) -> ImageFacts | str:
+        key = f"image {sample.image}{sample.area or ''}"
+        saved = self._recall(key, stamp, ImageFacts)
         if isinstance(saved, ImageFacts) and (saved.digest or not self.full):
             return saved
         read = image_facts if self.full else header_facts
-        return self._read(f"image {path}", stamp, partial(read, path, self.images))
+        return self._read(key, stamp, partial(read, sample.image, self.images, sample.area))
 
     def _mask(self, sample: Sample, stamp: Stamps | None) -> MaskFacts | str:
-        key = f"mask {sample.mask}"
+        key = f"mask {sample.mask_source}"
         saved = self._recall(key, stamp, MaskFacts)
         if isinstance(saved, MaskFacts):
             return saved
-        read = partial(mask_facts, sample.mask, self.masks, self.palette, self.options)
+        read = partial(mask_facts, sample.mask_source, self.masks, self.palette, self.options)
         return self._read(key, stamp, read)
 
     def _recall(self, key: str, stamp: Stamps | None, kind: type) -> ImageFacts | MaskFacts | None:
@@ -212,15 +215,14 @@ def from_json(kind: type, fields: dict) -> ImageFacts | MaskFacts:
     return kind(**numbered | {"size": tuple(fields["size"])})
 
 
-def header_facts(path: Path, images: ImageReader) -> ImageFacts:
-    size = images.size(path)
-    orientation, alpha, deep = read_header(path)
-    return ImageFacts(size, orientation, alpha, deep)
+def header_facts(path: Path, images: ImageReader, area: Area | None = None) -> ImageFacts:
+    size = area.size if area else images.size(path)
+    return ImageFacts(size, *read_header(path))
 
 
-def image_facts(path: Path, images: ImageReader) -> ImageFacts:
+def image_facts(path: Path, images: ImageReader, area: Area | None = None) -> ImageFacts:
     """Return facts of all pixels. Raises SegtrainError for an unreadable image."""
-    pixels = images(path)  # first of all: it refuses images that are too large
+    pixels = images(path, area)  # first of all: it refuses images that are too large
     orientation, alpha, deep = read_header(path)
     height, width, channels = pixels.shape
     # with the shape: the bytes alone are equal for flat images of 2x6 and 3x4
@@ -278,7 +280,7 @@ def mask_facts(
     counts, distinct = count_values(encode_colours(raw) if values is None else values)
     by_kind = ({}, counts) if values is None else (counts, {})
     high = any(HIGHEST_ID < value != 255 for value in by_kind[0])
-    hard = not isinstance(source, Path) or not (lossy or smooth > SLIGHTLY_SMOOTH or high)
+    hard = isinstance(source, DrawnMask) or not (lossy or smooth > SLIGHTLY_SMOOTH or high)
     own = [] if stored.palette is None else encode_colours(stored.palette).tolist()
     used = {index: own[index] for index in by_kind[0] if 0 <= index < len(own)}
     repeated = sorted({code for code in used.values() if own.count(code) > 1})

@@ -164,7 +164,7 @@ class DiskCache:
             stamp = self.opened.setdefault(index, stamp)
         files = [os.path.abspath(file) for file in (sample.image, *sample.mask_files)]
         key = self.readers.copy()
-        key.update("\0".join([*files, str(sample.mask), *map(str, stamp)]).encode())
+        key.update("\0".join([*files, str(sample.mask_source), *map(str, stamp)]).encode())
         return key.digest()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from segtrain.console import Note
+from segtrain.data.areas import AreaPixels, MaskArea
 from segtrain.data.data_set import DataSet
 from segtrain.data.findings import MOST_SKIPPED
 from segtrain.data.loading.cache import DiskCache, RamCache, stamp_of
@@ -54,7 +54,7 @@ class Pairs(Dataset):
     def __init__(
         self,
         samples: list[Sample],
-        images: Callable[[Path], np.ndarray],
+        images: Callable[..., np.ndarray],  # of a path and an area
         masks: MaskReader,
         augmentation: Callable | None = None,
         cache: RamCache | DiskCache | None = None,
@@ -81,16 +81,19 @@ class Pairs(Dataset):
         return len(self.samples)
 
     def __getitem__(self, key: Draw | int) -> TensorPair | Unread:
-        sources = [key.patch.image] if isinstance(key, Draw) and key.patch else []
-        pairs = []
-        for index in (_index(key), *sources):
-            try:
-                pairs.append(self.read(index))
-            except SegtrainError as error:
-                return Unread(index, error)
-        image, mask = pairs[0]
-        if self.augmentation:
-            image, mask = self.augmentation(image, mask, key, *pairs[1:])
+        sources = []
+        try:
+            if isinstance(key, Draw) and key.patch:
+                index = key.patch.image
+                sources.append(self.read(index))
+            index = _index(key)
+            if isinstance(key, Draw) and self.augmentation:
+                # of an area, the crop is all that is read
+                image, mask = self.augmentation(*self._open(key), key, *sources)
+            else:
+                image, mask = self.read(index)
+        except SegtrainError as error:
+            return Unread(index, error)
         return as_tensor(image).permute(2, 0, 1), as_tensor(mask)
 
     def __getitems__(self, keys: list[Draw | int]) -> Batch:
@@ -117,6 +120,15 @@ class Pairs(Dataset):
             for offset in range(1, self.most_unread + 1):
                 yield Draw(key.pass_, (key.index + offset) % len(self))
 
+    def _open(self, draw: Draw) -> tuple[Any, Any]:
+        """Return image and mask; those of an area that isn't cached are read as they are sliced."""
+        sample = self.samples[draw.index]
+        if not sample.area or self.cache:
+            return self.read(draw.index)
+        image = AreaPixels(sample.area, lambda area: self.images(sample.image, area))
+        mask = AreaPixels(sample.area, lambda area: self.masks(MaskArea(sample.mask, area)))
+        return image, mask[:, :] if draw.focus >= 0 else mask  # pixels of a class are searched
+
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image (H,W,C) uint8 and mask (H,W), maybe read-only. Raises SegtrainError."""
         sample = self.samples[index]
@@ -132,7 +144,7 @@ class Pairs(Dataset):
 
     def decode(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """Return image and mask, read from their files. Raises SegtrainError."""
-        image, mask = self.images(sample.image), self.masks(sample.mask)
+        image, mask = self.images(sample.image, sample.area), self.masks(sample.mask_source)
         if image.shape[:2] != mask.shape:
             raise SegtrainError(f"sizes differ: {sample.image} and {sample.mask}")
         return image, mask
