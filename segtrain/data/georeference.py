@@ -16,6 +16,8 @@ DIRECTORY, DOUBLES, TEXTS = 34735, 34736, 34737
 RATIONAL_POLYNOMIALS = 50844
 PLACING = (PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, DIRECTORY, RATIONAL_POLYNOMIALS)
 GEOGRAPHIC, PROJECTED, USER_DEFINED = 2048, 3072, 32767  # keys of EPSG codes, and one that is none
+RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # a key, and its value where tags map centres of pixels
+HALF_BACK = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
 TOLERANCE = 0.01  # pixels by which two ways to say a place may differ
 
 StoredTag = tuple[int, int, int, bytes]  # code, type, count, and the value in the file's byte order
@@ -49,7 +51,10 @@ def read_georeference(page: TiffPage, path: Path) -> Georeference:
     try:
         keys = _read_keys(page)
         epsg = keys.get(PROJECTED, keys.get(GEOGRAPHIC, USER_DEFINED))
-        return Georeference(tags, _find_affine(page), epsg if 0 < epsg < USER_DEFINED else None)
+        affine = _find_affine(page)
+        if affine is not None and keys.get(RASTER_TYPE) == PIXEL_IS_POINT:
+            affine = affine @ HALF_BACK
+        return Georeference(tags, affine, epsg if 0 < epsg < USER_DEFINED else None)
     except ValueError as error:
         raise SegtrainError(
             f"{path}: its georeference contradicts itself: {error}; correct the tags, or remove "

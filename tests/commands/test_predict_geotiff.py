@@ -652,11 +652,18 @@ def test_the_value_range_is_checked_on_a_few_rows(cli, trained, tmp_path, monkey
     )
 
 
+@pytest.mark.parametrize("kind", ["Area", "Point"])  # what the tags map: corners, or centres
 @pytest.mark.parametrize(
-    "transform", [TRANSFORM, Affine(0.3, 0.1, 5e5, 0.2, -0.4, 5e6)], ids=["straight", "rotated"]
+    "transform",
+    [TRANSFORM, Affine(0.3, 0.1, 5e5, 0.2, -0.4, 5e6), Affine(0.3, 0, 1e7, 0, 0.2, 1e8)],
+    ids=["straight", "rotated", "south up"],
 )
-def test_the_map_of_pixels_is_that_of_rasterio(tmp_path: Path, transform: Affine):
+def test_the_map_of_pixels_is_that_of_rasterio(tmp_path: Path, transform: Affine, kind: str):
     write_raster(str(tmp_path / "a.tif"), pixels_of(30, 40), transform=transform)
+    with rasterio.open(tmp_path / "a.tif", "r+") as file:
+        file.update_tags(AREA_OR_POINT=kind)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert file.transform.almost_equals(transform)
     with raster.open_raster(tmp_path / "a.tif", ImageReader()) as opened:
         np.testing.assert_allclose(opened.georeference.affine, np.reshape(transform, (3, 3))[:2])
 
