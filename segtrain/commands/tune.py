@@ -64,12 +64,14 @@ def describe_choices(
     evaluation: Evaluation, choices: list[MeasuredChoice], tuning: Tuning | None
 ) -> dict[str, Any]:
     """Return the content of --json: each choice, and the tuning that the checkpoint now has."""
-    scored = evaluation.checkpoint
+    scored, pairs = evaluation.checkpoint, evaluation.pairs
     return {
         "checkpoint": scored and str(scored.path),
         "weights": scored and scored.weights,
         "data": str(evaluation.data.config.path),
         "split": evaluation.split,
+        "images": len(pairs) - len(pairs.unread),
+        "groups": len(set(evaluation.image_groups)),
         "choices": [
             asdict(choice) | {"score": SCORES[choice.name], "stored": choice.helps}
             for choice in choices

@@ -113,12 +113,14 @@ def test_json_is_all_that_is_printed(scored: Path, tmp_path: Path):
     viewed = meta.config.eval.model_copy(update={"tta": ["hflip"]})
     viewed = meta.config.model_copy(update={"eval": viewed})
     save_model(run / BEST, model, replace(meta, config=viewed))
-    done = tune(run, "--data", tmp_path / "set", "--json")
+    grouped = ["--set", "data.group_by='^0.[13579]|^0'"]  # the even ones in one
+    done = tune(run, "--data", tmp_path / "set", "--json", *grouped)
     assert "eval.tta: left out" in done.stderr and "pairs: 8 train, 8 val" in done.stderr
     found = json.loads(done.stdout)
     assert found["checkpoint"] == str(run / BEST) and found["split"] == "val"
     assert found["weights"] == hash_stored_weights(run / BEST)[0]
     assert found["data"] == str(tmp_path / "set")
+    assert (found["images"], found["groups"]) == (8, 5)
     assert found["tuning"] == asdict(read_meta(run / BEST).tuning)
     assert [(c["name"], c["score"], c["stored"]) for c in found["choices"]] == [
         ("biases", "mIoU", True), ("temperature", "calibration error", True)
