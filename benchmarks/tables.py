@@ -345,11 +345,27 @@ def export_formats() -> str:
     return "\n".join([table(["network", "onnx", "openvino", "pt2"], rows), "", *notes])
 
 
+def tuning() -> str:
+    """Return what the choices of `segtrain tune` gain, and which are kept."""
+    rows = []
+    for run in result("tune")["runs"]:
+        origin = [run["data"], f"`{run['network']}`", run["seed"], run["groups"]]
+        for choice in run["choices"]:
+            low, high = choice["interval"]
+            scores = [f"{choice[when]:.4f}" for when in ("before", "after")]
+            gain = f"{choice['gain']:+.4f} ({low:+.4f} to {high:+.4f})"
+            kept = "yes" if choice["stored"] else "no"
+            rows.append([*origin, choice["name"], choice["score"], *scores, gain, kept])
+    header = ["data", "network", "seed", "groups", "choice", "score", "before", "after"]
+    return table([*header, "gain (95 % interval)", "kept"], rows)
+
+
 PRETRAINED = "`configs/camvid-pretrained.yaml`"
 RARE = ["pole", "sign", "fence", "pedestrian", "bicyclist"]
 TABLES = {
     "pretrained": pretrained,
     "export_speed": export_speed,
+    "tuning": tuning,
     "export_formats": export_formats,
     "ideas": lambda: ideas("U-Net"),
     "ideas_fpn": lambda: ideas("FPN"),

@@ -30,7 +30,7 @@ def test_the_generator_changes_nothing(page: str):
             "benchmarks/README.md",
             "camvid_losses camvid_rare camvid_classes camvid_screening camvid_screening_classes"
             " camvid_precision pretrained ideas ideas_fpn samplers_frames"
-            " samplers_crops loading step loss_cost kernels scoring upsampling"
+            " samplers_crops tuning loading step loss_cost kernels scoring upsampling"
             " export_speed export_formats",
         ),
     ],
@@ -74,6 +74,20 @@ def result(name: str) -> Any:
 def assert_quoted(page: str, *quotes: str) -> None:
     text = " ".join((ROOT / page).read_text().split())
     assert [quote for quote in quotes if quote not in text] == []
+
+
+def test_the_prose_on_tuning():
+    """The temperature always helps, most after ohem; biases do in one of two seeds of FPN."""
+    gains, seeds = dict[bool, set[float]](), dict[str, dict[int, bool]]()
+    for run in result("tune")["runs"]:
+        biases, temperature = run["choices"]
+        mined = run["loss"] == "ohem"
+        assert temperature["stored"] and (run["tuning"]["temperature"] < 1) == mined
+        gains.setdefault(mined, set()).add(temperature["gain"])
+        kept = seeds.setdefault(f"{run['data']} {run['network']}", {})
+        assert kept.setdefault(run["seed"], biases["stored"]) == biases["stored"]
+    assert min(gains[True]) > max(gains[False])
+    assert list(seeds.values()) == [{0: True, 1: False}, {0: True}, {0: False, 1: False}]
 
 
 def test_the_prose_quotes_listing():

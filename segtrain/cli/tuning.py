@@ -21,6 +21,7 @@ def tune(
     device: Device = None,
     workers: Workers = None,
     out: Out = Path("runs"),
+    json: Annotated[bool, option("print JSON instead of the table", "--json")] = False,
     set_: Sets = [],
 ) -> None:
     """Calibrate a network on val, and choose its thresholds."""
@@ -33,4 +34,4 @@ def tune(
     network = request_score(find_network(run, out), set_, flags)
     with importing():
         from segtrain.commands.tune import tune as run_tune
-    run_tune(network)
+    run_tune(network, json)

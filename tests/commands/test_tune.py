@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,13 @@ def tune(run: Path, *more: object) -> Answer:
     return done
 
 
+def fit_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the fits return what can only do harm."""
+    module = "segtrain.evaluation.tuning"
+    monkeypatch.setattr(f"{module}.fit_biases", lambda logits, truth: np.array([0, 9.0]))
+    monkeypatch.setattr(f"{module}.fit_temperature", lambda logits, truth: 50.0)
+
+
 def scores(run: Path, *more: object) -> dict:
     done = run_cli("eval", run, *ON_CPU, "--json", *more)
     assert done.code == 0, done.stderr
@@ -97,6 +104,38 @@ def test_it_stores_what_helps_beside_the_same_weights(scored: Path, tmp_path: Pa
     assert hash_stored_weights(run / BEST)[0] == before
     assert tune(run).stdout.splitlines()[-3:] == done.stdout.splitlines()[-3:]  # of itself nothing
     assert read_meta(run / BEST) == meta
+
+
+def test_json_is_all_that_is_printed(scored: Path, tmp_path: Path):
+    run = shutil.copytree(scored, tmp_path / "run")
+    shutil.copytree(scored.parent / "set", tmp_path / "set")
+    model, meta = load_model(run / BEST)
+    viewed = meta.config.eval.model_copy(update={"tta": ["hflip"]})
+    viewed = meta.config.model_copy(update={"eval": viewed})
+    save_model(run / BEST, model, replace(meta, config=viewed))
+    grouped = ["--set", "data.group_by='^0.[13579]|^0'"]  # the even ones in one
+    done = tune(run, "--data", tmp_path / "set", "--json", *grouped)
+    assert "eval.tta: left out" in done.stderr and "pairs: 8 train, 8 val" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["checkpoint"] == str(run / BEST) and found["split"] == "val"
+    assert found["weights"] == hash_stored_weights(run / BEST)[0]
+    assert found["data"] == str(tmp_path / "set")
+    assert (found["images"], found["groups"]) == (8, 5)
+    assert found["tuning"] == asdict(read_meta(run / BEST).tuning)
+    assert [(c["name"], c["score"], c["stored"]) for c in found["choices"]] == [
+        ("biases", "mIoU", True), ("temperature", "calibration error", True)
+    ]  # fmt: skip
+    for choice, kept in zip(found["choices"], found["tuning"]["choices"], strict=True):
+        assert {key: choice[key] for key in kept} == kept
+
+
+def test_json_names_what_is_not_stored(scored: Path, tmp_path: Path, monkeypatch):
+    run = shutil.copytree(scored, tmp_path / "run")
+    fit_harm(monkeypatch)
+    found = json.loads(tune(run, "--json").stdout)
+    assert found["tuning"] is None and read_meta(run / BEST).tuning is None
+    assert not any(choice["stored"] for choice in found["choices"])
+    assert found["choices"][0]["gain"] < 0
 
 
 def test_eval_shows_before_and_after(scored: Path, tuned: Path):
@@ -231,10 +270,7 @@ def test_nothing_is_stored_where_nothing_helps(scored: Path, tmp_path: Path, mon
     meta = read_meta(run / BEST)
     model, _ = load_model(run / BEST)
     save_model(run / BEST, model, replace(meta, tuning=Tuning([0.0, 5.0])))
-    monkeypatch.setattr(
-        "segtrain.evaluation.tuning.fit_biases", lambda logits, truth: np.array([0, 9.0])
-    )
-    monkeypatch.setattr("segtrain.evaluation.tuning.fit_temperature", lambda logits, truth: 50.0)
+    fit_harm(monkeypatch)
     done = tune(run)
     assert ", and an earlier tuning dropped: no gain is beyond noise" in done.stdout
     assert read_meta(run / BEST) == meta
