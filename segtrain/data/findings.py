@@ -44,6 +44,10 @@ class Finding:
     fix: dict[str, Any] = field(default_factory=dict)  # fields of the data section
     choices: tuple[Choice, ...] = ()  # instead of a fix, where the data may mean several things
 
+    def __post_init__(self) -> None:
+        # areas of a file may have the same fault
+        object.__setattr__(self, "places", list(dict.fromkeys(self.places)))
+
     @property
     def remedy(self) -> str:
         """The fix or the choices as config lines, and the advice, in one clause."""
