@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segtrain.files import whole_file
 from segtrain.render.fonts import fit_text, label_classes
+from segtrain.render.png import can_encode, encode_rgb
 
 NEAREST = Image.Resampling.NEAREST
 ClassColours = Sequence[tuple[int, int, int]]
@@ -71,10 +72,12 @@ def to_image(rgb: Tensor) -> Image.Image:
 
 def save_image(path: Path, image: Image.Image) -> None:
     """Write the image whole or not at all."""
-    # a photo hardly gets smaller by zlib's default level, which takes four times as long
-    level = 1 if image.mode == "RGB" else 6
     with whole_file(path) as temporary:
-        image.save(temporary, compress_level=level)
+        if image.mode == "RGB" and can_encode(image.width * image.height):
+            temporary.write_bytes(encode_rgb(np.asarray(image)))
+        else:
+            # a photo hardly gets smaller by zlib's default level, which takes four times as long
+            image.save(temporary, compress_level=1 if image.mode == "RGB" else 6)
 
 
 def save_mask(path: Path, class_ids: np.ndarray, palette: ClassColours) -> None:
