@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -10,13 +11,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from segtrain.config import DataConfig
+from segtrain.data import quick
 from segtrain.data.formats import name_content, open_known, read_beginning
 from segtrain.errors import SegtrainError, first_line, translate_errors
 from segtrain.files import refuse_special
@@ -31,7 +33,6 @@ ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and hei
 EXIF_ORIENTATION = 0x0112
 ANIMATED = ("GIF", "WEBP", "PNG")
 CHUNK = 1 << 20  # bytes read at a time
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 ORIENTATION_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp")
 ALPHA_MODES = ("RGBA", "LA", "PA")
@@ -87,13 +88,34 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -
             refuse_damaged_png(file)
             file.seek(place)
         raw, kind = raw_modes(image), image.format
-        image.load()
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        decoded = _decode_quickly(image, file) or image
+        decoded.load()
+        orientation = decoded.getexif().get(EXIF_ORIENTATION, 1)
         if upright:
-            ImageOps.exif_transpose(image, in_place=True)  # without a copy
-        image.info["raw"], image.format = raw, kind
-        image.info["orientation"] = orientation
-        return image
+            ImageOps.exif_transpose(decoded, in_place=True)  # without a copy
+        decoded.info["raw"], decoded.format = raw, kind
+        decoded.info["orientation"] = orientation
+        return decoded
+
+
+def _decode_quickly(image: ImageFile.ImageFile, file: BinaryIO) -> Image.Image | None:
+    """Return a PNG or JPEG that need not be decoded by Pillow alone; None for any other."""
+    size = os.fstat(file.fileno()).st_size
+    if max(size, 4 * math.prod(image.size)) > quick.MOST or image.format not in ("PNG", "JPEG"):
+        return None
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    if image.format == "PNG":
+        stored = quick.store_rows(content)
+        return open_known(io.BytesIO(stored)) if stored else None
+    pixels = quick.decode_jpeg(content, image.mode)
+    if pixels is None or pixels.shape[1::-1] != image.size:
+        return None
+    decoded = Image.fromarray(pixels.squeeze(2) if image.mode == "L" else pixels)
+    decoded.info = dict(image.info)  # with EXIF
+    return decoded
 
 
 def image_size(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -> tuple[int, int]:
@@ -128,7 +150,7 @@ def read_orientation(image: ImageFile.ImageFile) -> int:
 def png_has_orientation(path: Path) -> bool:
     """Return whether a PNG has a chunk that can hold an orientation, which may be its last."""
     with open(path, "rb") as file:
-        file.seek(len(PNG_SIGNATURE))
+        file.seek(len(quick.PNG_SIGNATURE))
         while len(head := file.read(8)) == 8:
             length, kind = int.from_bytes(head[:4]), head[4:]
             text = file.read(min(length, 32)) if kind in TEXT_CHUNKS else b""
@@ -218,7 +240,9 @@ def refuse_bomb(path: Path, shape: tuple[int, ...], max_pixels: int, channels: i
 
 def refuse_damaged_png(file: IO[bytes]) -> None:
     """Raise ValueError where a PNG is cut off or a chunk's checksum is wrong."""
-    file.seek(len(PNG_SIGNATURE))  # then chunks: length, kind, data, checksum of kind and data
+    file.seek(
+        len(quick.PNG_SIGNATURE)
+    )  # then chunks: length, kind, data, checksum of kind and data
     while len(head := file.read(8)) == 8:
         left, checksum = int.from_bytes(head[:4]), zlib.crc32(head[4:])
         while left and (data := file.read(min(left, CHUNK))):
