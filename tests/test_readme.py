@@ -69,7 +69,7 @@ STAND_INS = {  # replacements of the words in a command that name files
     r"resnet50": "resnet18",
 }
 SHELL = ("", "sh", "bash", "console")
-NOT_OURS = {"git", "cd", "pip", "source", "bash", "srun", "sbatch", "tensorboard"}
+NOT_OURS = {"git", "cd", "docker", "pip", "source", "bash", "srun", "sbatch", "tensorboard"}
 # options of other programs
 FOREIGN = {"--shm-size", "--node-rank", "--master-addr", "--max-restarts", "--signal"}
 FILES = "txt|csv|json|py|safetensors"
