@@ -26,11 +26,13 @@ from typer.testing import CliRunner
 
 if TYPE_CHECKING:
     from faults.zygote import Zygote
+    from onnx import ModelProto
     from playwright.sync_api import Browser
 
     from segtrain.data.data_set import DataSet
     from segtrain.data.masks import MaskReader
     from segtrain.data.sample import Sample
+    from segtrain.models.segmentation import SegmentationModel
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # options of a training of 2 steps, without its network; in float32 on any CPU
@@ -151,6 +153,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_cli("fit", "--data", home / "set", "--out", home / "runs", "--name", "quick", *QUICK)
     assert done.code == 0, done.stderr
     return home / "runs" / "quick"
+
+
+@pytest.fixture(scope="module")
+def converted_once() -> Iterator[None]:
+    """Trace each network for ONNX once, which takes seconds; what is built around it is made anew.
+
+    For tests of exports, not of the tracing: tests/export has those.
+    """
+    from segtrain.export import onnx_graph
+    from segtrain.models.weights import hash_weights
+
+    convert, found = onnx_graph.convert_network, {}
+
+    def convert_once(model: SegmentationModel, half: bool = False) -> ModelProto:
+        key = str(model.network), hash_weights(model.network.state_dict()), model.padding, half
+        if key not in found:
+            found[key] = convert(model, half).SerializeToString()
+        return onnx_graph.ModelProto.FromString(found[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "convert_network", convert_once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def commands() -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(tmp_path_factory, converted_once) -> Path:
     """Make two data sets, a tiny run and scored masks."""
     home = tmp_path_factory.mktemp("reader")
     write_pairs(home / "pairs")

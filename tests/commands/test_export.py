@@ -30,7 +30,7 @@ SIZES = ((33, 47), (5, 7), (64, 96))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, converted_once: None) -> Path:
     """Return a run with all formats of its network in export/."""
     home = tmp_path_factory.mktemp("export")
     write_pairs(home / "set")

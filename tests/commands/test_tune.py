@@ -26,7 +26,7 @@ BEST = "checkpoints/best.safetensors"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, converted_once: None) -> Path:
     """Return set/, whose test split can't be read, and run/, whose network is biased and timid."""
     home = tmp_path_factory.mktemp("tune")
     for first, split in ((0, "train"), (20, "val"), (40, "test")):
