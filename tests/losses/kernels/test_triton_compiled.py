@@ -5,6 +5,7 @@ Triton 3.8's ptxas needs no stack for any of them; the one of 3.6 puts up to fou
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
 import torch  # noqa: E402
 from kernels_sm90 import BATCHES, CUOBJDUMP, describe, launched_by  # noqa: E402
+
+describe_once = cache(describe)  # of each build: batches share kernels of their selection
 
 
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
@@ -29,7 +32,7 @@ def test_builds_of_launches_do_not_spill_and_load_neighbours_together(batch, tmp
     assert {"nll_kernel", "digit_counts_kernel 4"} <= launches.keys()
     assert ("grad_upsampled_kernel" in launches) == (batch.upsample > 1)
     for name, launch in launches.items():
-        counts = describe(launch.cubin)
+        counts = describe_once(launch.cubin)
         assert counts["spilled"] <= 16, name
         assert counts["fences"] == 0, name
         # strides of 1 and multiples of 16 are known to the compiler, as in a launch
