@@ -291,7 +291,8 @@ def _match_marked(tensors: dict[str, Tensor], load: Build, build: Build) -> Matc
         if tensor.is_floating_point() and not tensor.isnan().all()
     ]
     known = whole.state_dict()
-    used = {mark for t in known.values() for mark in t.flatten().unique_consecutive().tolist()}
+    # random weights, of which a classifier keeps a million, lie below the marks
+    used = {mark for t in known.values() for mark in t[t >= 1].unique_consecutive().tolist()}
     # one that timm has under two names, for a shared layer, is used under one
     rest = [k for k in floats if marks[k] not in used and (k not in known or LEFT_OUT.match(k))]
     return Match(
