@@ -220,15 +220,15 @@ def test_excluding_all_is_refused(tmp_path: Path):
         find_pairs(DataConfig(exclude=["*"]), tmp_path)
 
 
-def test_twenty_thousand_links_are_paired_and_split(tmp_path: Path):
+def test_ten_thousand_links_are_paired_and_split(tmp_path: Path):
     fill(tmp_path, "", "a.png")
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
-        for i in range(20_000):  # to a short path: a longer one takes a block of the disk each
+        for i in range(10_000):  # to a short path: a longer one takes a block of the disk each
             (tmp_path / folder / f"{i:05d}.png").symlink_to("../a.png")
-    found = find_pairs(DataConfig(exclude=["images/00007.png", "masks/1999*"]), tmp_path)
+    found = find_pairs(DataConfig(exclude=["images/00007.png", "masks/0999*"]), tmp_path)
     train, val = (stems(found, split) for split in ("train", "val"))
-    assert (len(train), len(val), len({*train, *val})) == (15_993, 3_996, 19_989)
+    assert (len(train), len(val), len({*train, *val})) == (7_990, 1_999, 9_989)
     assert train == sorted(train) and "00007" not in train + val
     assert all(p.image.name == p.mask.name for split in found.splits.values() for p in split)
 
