@@ -511,7 +511,7 @@ def test_without_data_it_names_the_data_set_in_use(cli, tmp_path: Path, layout: 
     (tmp_path / "data/README.md").write_text("no data set")
     if layout:
         write_pairs(tmp_path / "data")
-    answer = cli("fit", "--dry-run", "--weights", "none", "--batch-size", "2")
+    answer = cli("fit", "--dry-run", *QUICK)
     assert answer.code == 0, answer.stderr
     assert name in answer.stdout.splitlines()[0]
     assert ("embedded demo" in answer.stdout) != layout
