@@ -116,6 +116,27 @@ def test_starting_is_instant(module):
     assert done.returncode == 0 and heavy & set(done.stdout.split()) == set()
 
 
+def test_each_verb_imports_what_it_needs():
+    """One after the other in a process, as users have it, who have no torchmetrics."""
+    never = {"albumentations", "scipy", "onnx", "onnxruntime", "openvino", "pycocotools", "jinja2"}
+    trained = {"timm", "segmentation_models_pytorch", "tensorboard", "matplotlib"}
+    must_not = {
+        "check": {"torch", "matplotlib"} | never,
+        "predict": trained | never,
+        "fit": {"matplotlib"} | never,
+        "export": {"matplotlib"} | never,
+    }
+    script = f"""
+import importlib, sys
+sys.modules["torchmetrics"] = None  # Fabric imports it where the tests have installed it
+for verb, heavy in {must_not}.items():
+    importlib.import_module(f"segtrain.commands.{{verb}}")
+    print(verb, *heavy & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == list(must_not), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "library, within, only",
     [
