@@ -158,7 +158,8 @@ class RasterPainter:
         nodata = self.nodata if self.raster.has_nodata else None
         mask = TiffLayout(size, self.dtype, *place, palette, nodata, overviews)
         overlay = TiffLayout((*size, 3), np.dtype(np.uint8), *place, overviews=overviews)
-        confidence = TiffLayout(size, np.dtype(np.uint8), *place, overviews=overviews)
+        unsure = 0 if self.raster.has_nodata else None
+        confidence = TiffLayout(size, np.dtype(np.uint8), *place, [], unsure, overviews)
         return [mask, overlay, confidence]
 
     def _choose_blocks(self) -> list[slice]:
@@ -225,7 +226,9 @@ class RasterPainter:
             if self.write_probs:
                 self.write_probs(top, logits)
             sure = measure_confidence(logits[None])[0].mul_(255).round_().byte().cpu().numpy()
-            ids, overlay = self._colour(best, *read(slice(top, bottom), columns))
+            pixels, has_data = read(slice(top, bottom), columns)
+            ids, overlay = self._colour(best, pixels, has_data)
+            sure[~has_data] = 0
             edges = [0, *range(TILE - top % TILE, bottom - top, TILE), bottom - top]
             for a, b in pairwise(edges):
                 yield top + b, (ids[a:b], overlay[a:b], sure[a:b])
