@@ -197,7 +197,7 @@ def test_smooth_masks_may_have_an_area_of_hard_edges(cli, rasters: Path):
     for path in (rasters / "masks").rglob("*.tif"):
         with rasterio.open(path) as file:
             mask = file.read(1) * 10
-        if mask.size > 2500:  # smooth but for the first rows
+        if len(mask) > 100:  # smooth but for the first rows
             mask[55:-1:8] = (mask[55:-1:8] + mask[56::8]) // 2
             mask[3, 3] = 4
         path.unlink()
