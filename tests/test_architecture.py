@@ -151,6 +151,7 @@ for verb, heavy in {must_not}.items():
                 "data.loading.augment",
                 "data.loading.copy_paste",
                 "data.loading.transforms",
+                "data.quick",
                 "losses.border",
                 "metrics.boundary",
                 "metrics.regions",
