@@ -115,10 +115,11 @@ class ImagePainter:
         meta, overlay = self.meta, painted.overlay
         if self.legend:
             overlay = add_legend(overlay, meta.classes, meta.palette)
-        save_mask(outputs["_mask.png"], painted.class_ids, meta.palette)
-        save_image(outputs["_overlay.png"], overlay)
+        # the record waits for the disk before it names them
+        save_mask(outputs["_mask.png"], painted.class_ids, meta.palette, sync=False)
+        save_image(outputs["_overlay.png"], overlay, sync=False)
         if file := outputs.get("_confidence.png"):
-            save_image(file, Image.fromarray(painted.confidence))
+            save_image(file, Image.fromarray(painted.confidence), sync=False)
         if file := outputs.get(".geojson"):
             save_geojson(file, self.trace(painted), meta.classes)
 
