@@ -95,6 +95,18 @@ class TrainConfig(Section):
         False,
         description="write profile.json, a trace of steps 5 to 8 for a trace viewer",
     )
+    track: Literal["none", "wandb", "mlflow"] = Field(
+        "none",
+        description="experiment tracking in Weights & Biases (wandb) or MLflow (mlflow), beside "
+        "metrics.csv: config, losses, scores and pictures as they come; its own environment "
+        "variables say where to; segtrain-cli[wandb] or segtrain-cli[mlflow] installs it",
+    )
+    track_images: int = Field(
+        4, ge=0, description="worst images of each validation that are tracked, with their errors"
+    )
+    track_checkpoint: bool = Field(
+        False, description="also upload the best checkpoint, when the training ends or is stopped"
+    )
 
     @property
     def images_per_step(self) -> int:
