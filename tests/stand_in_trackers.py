@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import textwrap
+import sys
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,12 @@ def install_stand_ins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Tracked:
     library = folder / "stand-ins"
     library.mkdir()
     for name, text in (("wandb", WANDB), ("mlflow", MLFLOW)):
-        (library / f"{name}.py").write_text(RECORD + textwrap.dedent(text))
+        (library / f"{name}.py").write_text(RECORD + text)
+        spec = spec_from_file_location(name, library / f"{name}.py")
+        assert spec and spec.loader
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setitem(sys.modules, name, module)  # timm imports wandb, and it would stay
     monkeypatch.syspath_prepend(library)
     monkeypatch.setenv("TRACKED", str(folder / "calls.jsonl"))
     for name in ("FAULT", "CODE", "MLFLOW_TRACKING_URI", *filter(is_of_wandb, os.environ)):

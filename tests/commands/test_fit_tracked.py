@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
 import sqlite3
 import struct
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import QUICK, run_cli
+from conftest import QUICK
 from same_run import assert_same_run
-from stand_in_trackers import Tracked, install_stand_ins, is_of_wandb
+from stand_in_trackers import Tracked, install_stand_ins
 
 from segtrain.runs import trackers
 
@@ -64,9 +65,8 @@ def test_the_weights_are_those_without_a_tracker(cli, pairs: Path, tracked: Trac
     fits = {"plain": [], "tracked": WANDB, "resumed": WANDB}
     for name, more in fits.items():
         epochs = ["--epochs", "1"] if name == "resumed" else []
-        assert (
-            cli(*FIT, *more, *epochs, "--name", name, "--set", "optim.schedule=constant").code == 0
-        )
+        fitted = cli(*FIT, *more, *epochs, "--name", name, "--set", "optim.schedule=constant")
+        assert fitted.code == 0, fitted.stderr
     resumed = cli("fit", "--resume", "resumed", "--epochs", "2")
     assert resumed.code == 0, resumed.stderr
     assert_same_run(Path("runs/plain"), Path("runs/tracked"))
@@ -119,17 +119,12 @@ def test_a_wrong_tracker_is_named(cli, pairs: Path):
 @pytest.fixture
 def real(tmp_path: Path, monkeypatch) -> Path:
     """A home without logins."""
-    for name in filter(lambda name: is_of_wandb(name) or name.startswith("MLFLOW"), os_names()):
-        monkeypatch.delenv(name)
+    for name in [*os.environ]:
+        if name.startswith(("WANDB_", "MLFLOW_")):
+            monkeypatch.delenv(name)
     for name in ("HOME", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     return tmp_path
-
-
-def os_names() -> list[str]:
-    import os
-
-    return [*os.environ]
 
 
 def read_wandb(file: Path) -> Iterator[Any]:
@@ -198,7 +193,18 @@ def test_mlflow_itself_in_a_file(cli, pairs: Path, real: Path):
     assert list(artifacts.glob("images/worst_1*step*6*.png"))
 
 
-def test_two_ranks_find_the_worst_of_all(cli, pairs: Path, tracked: Tracked):
-    """Each has scored its own share of the images."""
-    fitted = run_cli(*FIT, *WANDB, "--devices", "2", "--name", "r")
-    assert fitted.code == 0, fitted.stderr
+def test_two_ranks_track_as_one(zygote, pairs: Path, tmp_path: Path, tracked: Tracked):
+    """Each scores its own share of the images; the first knows the worst of all."""
+    path = f"import sys; sys.path.insert(0, {str(tmp_path / 'stand-ins')!r})"
+    for devices in (1, 2):
+        tracked.file.unlink(missing_ok=True)
+        fit = [*FIT, *WANDB, "--devices", devices, "--name", devices]
+        env = {"TRACKED": str(tracked.file)}
+        child = zygote.run(*fit, cwd=tmp_path, devices=devices, env=env, code=path)
+        assert child.code == 0, child.stderr
+        shown = [args[0]["worst"] for args, _ in tracked.calls("log") if "worst" in args[0]][-1]
+        named = [picture["caption"].partition(":")[0] for picture in shown]
+        assert len(tracked.calls("init")) == 1
+        if devices == 1:
+            expected = named
+    assert named == expected and len(named) == 3
