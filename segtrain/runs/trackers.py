@@ -14,13 +14,14 @@ from typing import Any
 from PIL.Image import Image
 
 from segtrain.config import Config, TrainConfig
-from segtrain.console import Note, write
+from segtrain.console import Note, format_duration, write
 from segtrain.errors import SegtrainError, Stopped, UsageError, first_line, translate_errors
 from segtrain.files import save_json
 from segtrain.runs.folder import BEST, TRACKED
 from segtrain.runs.tracker_process import WAIT_SECONDS, Answer, Call, serve_calls
 from segtrain.version import DISTRIBUTION
 
+QUIET_SECONDS = 2.0  # at the end, before it is said what is waited for
 UPLOAD_SPEED = 1e6  # bytes a second that an upload of a checkpoint is given time for
 
 
@@ -100,15 +101,22 @@ class Tracker:
 
     def _finish(self, status: str) -> None:
         assert self.run
-        best, end = self.run / BEST, time.monotonic() + WAIT_SECONDS
+        best, seconds = self.run / BEST, WAIT_SECONDS
         if self.keeps_best and best.is_file():
-            end += best.stat().st_size / UPLOAD_SPEED
+            seconds += best.stat().st_size / UPLOAD_SPEED
             self._call("keep", best.absolute())
         self._call("end", status)
+        if self._wait(QUIET_SECONDS):
+            self.write(f"{self.name}: waiting for it, at most {format_duration(seconds)}")
+            if self._wait(seconds):
+                self._note_failure("it did not take everything in time")
+
+    def _wait(self, seconds: float) -> bool:
+        """Return whether something is left after so many seconds."""
+        end = time.monotonic() + seconds
         while self.is_running and self.is_busy and (left := end - time.monotonic()) > 0:
             self._read(self._exchange(left))
-        if self.is_running and self.is_busy:
-            self._note_failure("it did not take everything in time")
+        return self.is_running and self.is_busy
 
     def _end_process(self) -> None:
         if self.name != "none":
@@ -148,5 +156,5 @@ class Tracker:
     def _note_failure(self, failure: str) -> None:
         if not self.has_failed:
             self.has_failed = True
-            end = "the run goes on, and metrics.csv has its scores"
+            end = "the training goes its way, and metrics.csv has all scores"
             self.write(str(Note(f"{self.name}: {failure}; {end}", "note")))
