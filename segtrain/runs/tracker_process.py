@@ -136,6 +136,8 @@ def serve_calls(name: str, pipe: Connection) -> None:
                     answer |= getattr(tracked, method)(*arguments) or {}
             except SegtrainError as error:
                 answer.setdefault("failure", str(error))
+                if method == "start":  # MLflow would begin another run by itself
+                    break
         with suppress(OSError):
             pipe.send({key: PASSWORD.sub("", text) for key, text in answer.items()})
     os._exit(0)  # what the packages do at the end could wait for a server

@@ -206,6 +206,20 @@ def test_a_server_that_hangs_is_waited_for_once(tracked: Tracked, run: Path, mon
     assert lines == [note, "wandb: waiting for it, at most 1 s"]
 
 
+@pytest.mark.parametrize("slow", [False, True])
+def test_without_a_start_nothing_is_tracked(tracked: Tracked, run: Path, slow: bool, monkeypatch):
+    """MLflow would begin another run for the first value."""
+    monkeypatch.setenv("FAULT", "raise start_run")
+    with make_tracker("mlflow") as tracker:
+        lines: list[str] = []
+        tracker.is_busy = slow  # as if the server hadn't answered yet: all is sent together
+        tracker.start(run, Config(), lines.append)
+        tracker.log(1, {"loss": 0.5})
+        tracker.is_busy &= not slow
+        wait_for(lambda: tracker.log(2, {"loss": 0.25}) or lines, 20)
+    assert [call[0] for call in tracked.read()] == ["search_experiments", "start_run"]
+
+
 def test_what_waits_arrives_later(tracked: Tracked, run: Path, monkeypatch):
     """In order, all of it, once the process answers."""
     tracker = make_tracker("wandb")
