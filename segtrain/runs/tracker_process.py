@@ -122,7 +122,7 @@ def serve_calls(name: str, pipe: Connection) -> None:
         os.dup2(null, stream)
     for variable, project in PROJECTS.items():
         os.environ.setdefault(variable, project)
-    tracked, calls = TRACKERS[name](), list[Call]()
+    tracked, calls, has_begun = TRACKERS[name](), list[Call](), True
     while not calls or calls[-1][0] != "end":
         try:
             calls = pipe.recv()
@@ -130,13 +130,14 @@ def serve_calls(name: str, pipe: Connection) -> None:
             calls = [("end", "KILLED")]
             threading.Timer(WAIT_SECONDS, os._exit, [1]).start()  # a server may hang
         answer: Answer = {}
-        for method, *arguments in calls:
+        for method, *arguments in calls if has_begun else ():
             try:
                 with translate_errors(first_line):
                     answer |= getattr(tracked, method)(*arguments) or {}
             except SegtrainError as error:
                 answer.setdefault("failure", str(error))
                 if method == "start":  # MLflow would begin another run by itself
+                    has_begun = False
                     break
         with suppress(OSError):
             pipe.send({key: PASSWORD.sub("", text) for key, text in answer.items()})
