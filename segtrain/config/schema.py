@@ -272,6 +272,9 @@ class PredictConfig(Section):
         "all images",
     )
     simplify: float = Field(0, ge=0, description="pixels that outlines of polygons may move by")
+    overlay: bool = Field(
+        True, description="also write STEM_overlay.png: the class colours over the image"
+    )
     opacity: float = Field(
         0.5, ge=0, le=1, description="opacity of the class colours over the image"
     )

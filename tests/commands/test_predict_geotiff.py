@@ -404,6 +404,17 @@ def test_probabilities_of_a_small_raster(predict, small_tiles):
     assert "predict.save_probs" in answer.error and not list(Path("other").glob("a_*"))
 
 
+def test_masks_alone(predict, small_tiles):
+    pixels = write_raster("a.tif", pixels_of(50, 70))
+    Image.fromarray(pixels).save("b.png")
+    predict("a.tif", "b.png", *WINDOWS, "--out", "both")
+    predict("a.tif", "b.png", *WINDOWS, "--set", "predict.overlay=false", "--legend")
+    names = sorted(path.name for path in Path("predictions").iterdir())
+    assert names == ["a_mask.tif", "b_mask.png", "predictions.json"]
+    for name in names[:2]:
+        assert Path("predictions", name).read_bytes() == Path("both", name).read_bytes()
+
+
 def test_a_legend_would_change_the_size(predict):
     write_raster("a.tif", pixels_of(40, 50))
     answer = predict("a.tif", "--legend")
