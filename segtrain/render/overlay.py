@@ -73,7 +73,8 @@ def to_image(rgb: Tensor) -> Image.Image:
 def save_image(path: Path, image: Image.Image, sync: bool = True) -> None:
     """Write the image whole or not at all; sync: as of `whole_file`."""
     with whole_file(path, sync) as temporary:
-        if image.mode == "RGB" and can_encode(image.width * image.height):
+        is_png = path.suffix.lower() == ".png"
+        if is_png and image.mode == "RGB" and can_encode(image.width * image.height):
             temporary.write_bytes(encode_rgb(np.asarray(image)))
         else:
             # a photo hardly gets smaller by zlib's default level, which takes four times as long
