@@ -1,0 +1,254 @@
+"""Local copies of remote data sets, bounded in size, which all else reads as ordinary folders.
+
+A copy is brought up to date when a command opens its data set. After that nothing is fetched: a
+training reads what it would read from a disk, in the same order. Files appear whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from segtrain.console import Note
+from segtrain.data.layouts.folder_words import SPLIT_WORDS
+from segtrain.data.layouts.list_layout import LIST_SUFFIXES
+from segtrain.data.layouts.text_tables import has_image_suffix, read_table
+from segtrain.data.remote_files import Entry, RemoteFault, RemoteFiles, is_name
+from segtrain.errors import SegtrainError, UsageError
+from segtrain.files import cache_folder, lock_folder, resolve_path, save_json
+
+GB = 1e9
+INDEX = "index.json"  # of a copy: size and stamp of each file
+ARCHIVE = re.compile(r"zip://(?:(?P<inside>[^:]*)::)?(?P<chained>.+)|(?P<direct>.+\.zip)", re.I)
+IN_USE = ExitStack()  # locks of the copies that this process reads, until it ends
+Listing = dict[str, Entry]  # the files of a data set by name
+List = Callable[[RemoteFiles, Path], Listing]  # of what is there, for a copy in a folder
+
+
+@dataclass(frozen=True)
+class LocalCopy:
+    """The address of a remote data set, and the folder or the list that was copied."""
+
+    address: str
+    root: Path
+    note: Note
+
+
+@cache
+def open_copy(address: str, limit: float) -> LocalCopy:
+    """Return the copy of a data set, brought up to date; all copies are at most `limit` GB.
+
+    The address is of a folder, a list of pairs or a zip. Raise UsageError, SegtrainError.
+    """
+    address = address.rstrip("/")
+    if archive := ARCHIVE.fullmatch(address):
+        return _unpack(archive["inside"] or "", archive["chained"] or archive["direct"], limit)
+    folder, _, name = address.rpartition("/")
+    if name.lower().endswith(LIST_SUFFIXES):
+        root, note = _update(RemoteFiles(folder), address, partial(_find_listed, name), limit)
+        return LocalCopy(address, root / name, note)
+    if name.lower().endswith(".json"):
+        raise UsageError(f"{address}: give its folder, a list of pairs, or a zip of the data set")
+    return LocalCopy(address, *_update(RemoteFiles(address), address, _find_all, limit))
+
+
+def _unpack(inside: str, archive: str, limit: float) -> LocalCopy:
+    """Return the copy of what is in a zip; one that is remote is fetched whole before."""
+    fetched = None
+    if "://" in archive:
+        folder, _, name = archive.rpartition("/")
+        files, find = RemoteFiles(folder), partial(_find_file, name)
+        root, fetched = _update(files, f"{archive} itself", find, limit)
+        file = root / name
+    else:
+        file = resolve_path(archive)
+        archive = str(file)
+        if not file.is_file():
+            raise UsageError(f"data.path {file}: no such file")
+    address = f"zip://{inside}::{archive}" if inside else archive
+    root, note = _update(RemoteFiles(f"zip://{inside}::{file}"), address, _find_all, limit)
+    stale = fetched and fetched.level == "warning"  # the server was not reached
+    return LocalCopy(address, root, fetched if fetched and stale else note)
+
+
+def _find_all(files: RemoteFiles, root: Path) -> Listing:
+    names = files.list_names()
+    if not names:
+        way = "; a web server must show it as a page of links, else give a list of pairs or a zip"
+        raise SegtrainError(f"{files.address}: no files found{way * files.is_web}")
+    sized = {name: {} if info.get("size") is None else info for name, info in names.items()}
+    entries = files.map(lambda name: files.describe(name, sized[name]), list(names), "listing")
+    for name, entry in zip(names, entries, strict=True):
+        if entry is None:
+            raise SegtrainError(f"{files.address}/{name}: listed, but not there")
+    return dict(zip(names, entries, strict=True))
+
+
+def _find_file(name: str, files: RemoteFiles, root: Path) -> Listing:
+    if entry := files.describe(name):
+        return {name: entry}
+    raise SegtrainError(f"{files.address}/{name}: no such file")
+
+
+def _find_listed(name: str, files: RemoteFiles, root: Path) -> Listing:
+    """Find the files that a list names; beside train.txt, also those of val.txt and test.txt.
+
+    Those that aren't there are reported where the copy is read.
+    """
+    listing = _find_file(name, files, root)
+    stem, suffix = os.path.splitext(name)
+    if stem.lower() in SPLIT_WORDS["train"]:
+        others = [f"{word}{suffix}" for s in ("val", "test") for word in SPLIT_WORDS[s]]
+        listing |= _describe(files, others)
+    named = set()
+    for file, entry in listing.items():
+        files.fetch(file, entry.size, root / file)
+        table = read_table(root / file, has_image_suffix, 2)
+        cells = {cell for row in table.rows for cell in row.cells if has_image_suffix(cell)}
+        paths = (cell.replace("\\", "/").removeprefix(f"{files.address}/") for cell in cells)
+        named |= {os.path.normpath(path) for path in paths}
+    return listing | _describe(files, sorted(filter(is_name, named)))
+
+
+def _describe(files: RemoteFiles, names: list[str]) -> Listing:
+    entries = files.map(files.describe, names, "listing")
+    return {name: entry for name, entry in zip(names, entries, strict=True) if entry}
+
+
+def _update(files: RemoteFiles, key: str, find: List, limit: float) -> tuple[Path, Note]:
+    """Bring the copy of a key up to date, alone among all processes; return its folder."""
+    home = cache_folder() / "remote" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    name = files.address.rpartition("/")[2].removesuffix(".zip")
+    name = re.sub(r"[^\w@.-]", "_", name).lstrip(".") or "data"
+    root = home / name
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with lock_folder(home.parent, wait=True):  # nobody evicts it meanwhile
+            root.mkdir(parents=True, exist_ok=True)
+            IN_USE.enter_context(lock_folder(home, wait=True, shared=True))
+            os.utime(home)
+        with lock_folder(root, wait=True):
+            warning, text = _synchronise(files, root, find, limit)
+        return root, Note(
+            f"data: {warning or key}{text}, in {root}", "warning" if warning else "info"
+        )
+    except OSError as error:
+        raise SegtrainError(
+            f"cannot write {root}: {error.strerror or error}; set SEGTRAIN_CACHE to a folder that "
+            "can be written"
+        ) from error
+
+
+def _synchronise(files: RemoteFiles, root: Path, find: List, limit: float) -> tuple[str, str]:
+    """Fetch what a copy lacks or has of another version, and remove what is gone.
+
+    Return a warning where the server isn't reached, and what was done.
+    """
+    old = _read_index(root.parent / INDEX)
+    try:
+        listing = find(files, root)
+    except RemoteFault as fault:
+        lacking = [name for name, entry in old.items() if not _is_there(root / name, entry)]
+        if fault.lasts or not old:
+            raise
+        if lacking:
+            raise SegtrainError(f"{fault}; its copy lacks {len(lacking)} of {len(old)} files")
+        return str(fault), "; the copy is used that was made before"
+    _remove_others(root, listing)
+    listing |= {
+        name: old[name]  # with its bytes, which the server may not say
+        for name, entry in listing.items()
+        if name in old and old[name].stamp == entry.stamp and _is_there(root / name, old[name])
+    }
+    missing = [name for name, entry in listing.items() if entry is not old.get(name)]
+    # a file of an older version stays until the new one is whole, so it isn't in the index yet
+    begun = {n: e for n, e in listing.items() if n not in missing or not (root / n).exists()}
+    most = _make_room(root, listing, limit, files.address)
+    _save_index(root, begun)
+
+    def fetch(name: str) -> Entry:
+        entry = listing[name]
+        return Entry(files.fetch(name, entry.size, root / name, most), entry.stamp)
+
+    try:
+        fetched = files.map(fetch, missing, "fetching")
+    except RemoteFault as fault:
+        raise SegtrainError(f"{fault}; what was fetched is kept for the next try") from fault
+    _save_index(root, listing | dict(zip(missing, fetched, strict=True)))
+    new = f", of which {len(missing)} are new" if missing else ""
+    return "", f": {len(listing)} files{new}"
+
+
+def _make_room(root: Path, listing: Listing, limit: float, address: str) -> int:
+    """Remove the copies that were not used for longest, as far as `limit` GB need it.
+
+    Return the bytes that each file of unknown size may have. Raise SegtrainError where too little
+    is left, for copies in use stay.
+    """
+    needed = sum(entry.size or 0 for entry in listing.values())
+    with lock_folder(root.parent.parent, wait=True):
+        homes = sorted(root.parent.parent.iterdir(), key=lambda home: home.stat().st_mtime)
+        others = {home: _measure(home) for home in homes if home != root.parent}
+        for home in list(others):
+            if sum(others.values()) + needed <= limit * GB:
+                break
+            with lock_folder(home) as locked:
+                if locked:
+                    shutil.rmtree(home)
+                    del others[home]
+    left = limit * GB - sum(others.values()) - needed
+    if left < 0:
+        beside = sum(others.values()) / GB
+        raise SegtrainError(
+            f"{address}: {len(listing):,} files of {needed / GB:.2f} GB are more than "
+            f"data.cache_gb ({limit:g}) allows"
+            + f", beside {beside:.2f} GB that are in use" * bool(others)
+            + "; raise it, or give a smaller data set"
+        )
+    free = shutil.disk_usage(root).free
+    if needed - _measure(root) > free:
+        raise SegtrainError(
+            f"{address}: {len(listing):,} files of {needed / GB:.2f} GB don't fit on the disk of "
+            f"{root}, with {free / GB:.2f} GB free; set SEGTRAIN_CACHE to another"
+        )
+    return int(left / max(1, sum(entry.size is None for entry in listing.values())))
+
+
+def _measure(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _remove_others(root: Path, listing: Listing) -> None:
+    """Remove what a copy has beyond its listing, also what a killed process was writing."""
+    for folder, _, names in os.walk(root, topdown=False):
+        for path in (Path(folder, name) for name in names):
+            if path.relative_to(root).as_posix() not in listing:
+                path.unlink()
+        if folder != str(root) and not os.listdir(folder):
+            os.rmdir(folder)
+
+
+def _is_there(file: Path, entry: Entry) -> bool:
+    try:
+        return file.stat().st_size == entry.size
+    except OSError:
+        return False
+
+
+def _read_index(file: Path) -> Listing:
+    """Return the files that a copy has, or was to have when its process was killed."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        return {n: Entry(*entry) for n, entry in json.loads(file.read_text("utf-8")).items()}
+    return {}
+
+
+def _save_index(root: Path, listing: Listing) -> None:
+    save_json(root.parent / INDEX, {name: [*entry] for name, entry in listing.items()})
