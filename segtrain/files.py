@@ -200,7 +200,8 @@ def _finish_swap(folder: Path, own: Collection[str]) -> None:
 def lock_folder(folder: Path, wait: bool = False, shared: bool = False) -> Iterator[bool | None]:
     """Lock a folder itself, so that no lock file stays; the lock ends with the process at last.
 
-    Several processes may have a shared lock at a time, with no other beside it. Yield True, False where another process has the lock, None on file systems without locks.
+    Several processes may have a shared lock at a time, and no other lock beside it. Yield True,
+    False where another process has the lock, None on file systems without locks.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)

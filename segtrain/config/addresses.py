@@ -10,7 +10,7 @@ REMOTE = re.compile(r"(https?|s3|gs|hf|zip)://|[^:]+\.zip$", re.IGNORECASE)
 # a password may hold what should have been escaped in it: after the colon is no port then
 URL = re.compile(
     r"((?:https?|s3|gs|hf)://)"
-    r"([^/?#\s]*@|[^/?#\s:]*:(?!\d+(?:[/?#\s]|$))[^\s@]*@)?"
+    r"([^/?#\s]*@|[^/?#\s:]*:(?!\d+(?:[/?#\s]|$))\S*@)?"
     r"([^?\s'\"]*)(\?[^\s'\"]*)?",
     re.IGNORECASE,
 )

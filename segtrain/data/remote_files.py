@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, unquote, urljoin
+from urllib.parse import quote, unquote, urldefrag, urljoin
 
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs
@@ -100,6 +100,7 @@ class RemoteFiles:
         self.user, self.query = find_credentials(address)
         self.stopped = Event()  # by the first fault, so that other threads don't try again
         scheme = address.partition("://")[0]
+        self.waits = () if scheme == "zip" else WAITS
         self.hint = OF_WEB if self.is_web else STORES.get(scheme, ("", "", ""))[2]
         if scheme in STORES and self.user:
             raise UsageError(f"{address}: credentials in it are not read; give {self.hint}")
@@ -158,7 +159,7 @@ class RemoteFiles:
 
     def attempt(self, name: str, action: Callable[[], Result]) -> Result:
         """Return the result of an action, tried again after faults that may pass."""
-        for wait in (*WAITS, None):
+        for wait in (*self.waits, None):
             try:
                 with self._translate(name):
                     return action()
@@ -181,7 +182,9 @@ class RemoteFiles:
         folders, seen = [""], 1
         for _ in range(DEEPEST + 1):
             pages = self.map(self._read_links, folders, "listing")
-            links = [folder + link for folder, page in zip(folders, pages) for link in page]
+            links = [
+                folder + link for folder, page in zip(folders, pages, strict=True) for link in page
+            ]
             found |= {name: {} for name in links if name[-1] != "/"}
             folders = [name for name in links if name[-1] == "/"]
             seen += len(folders)
@@ -197,7 +200,8 @@ class RemoteFiles:
 
         page = self.attempt(folder, read).decode("utf-8", "replace")
         place = f"{self.base}/{quote(folder)}"
-        links = [strip_credentials(urljoin(place, link)) for link in _Links(page).found]
+        links = [urldefrag(urljoin(place, link)).url for link in _Links(page).found]
+        links = [strip_credentials(link) for link in links]
         below = [unquote(link[len(place) :]) for link in links if link.startswith(place)]
         names = [name for name in below if name.count("/") == name.endswith("/")]
         return sorted({name for name in names if is_name(name.removesuffix("/"))})
@@ -255,9 +259,8 @@ def find_cause(error: Any) -> Any:
 
 def find_status(error: Any) -> int | None:
     """Return the HTTP status in an exception of aiohttp, gcsfs or the hub's client."""
-    found = (
-        getattr(error, "status", None),
-        getattr(error, "code", None),
-        getattr(getattr(error, "response", None), "status_code", None),
-    )
-    return next((status for status in found if isinstance(status, int)), None)
+    for holder in (error, getattr(error, "response", None)):
+        for name in ("status", "status_code", "code"):
+            if isinstance(found := getattr(holder, name, None), int):
+                return found
+    return None
