@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -65,7 +65,8 @@ def _unpack(inside: str, archive: str, limit: float) -> LocalCopy:
     fetched = None
     if "://" in archive:
         folder, _, name = archive.rpartition("/")
-        files, find = RemoteFiles(folder), partial(_find_file, name)
+        files = RemoteFiles(folder)
+        find = lambda files, root: {name: files.describe(name)}  # noqa: E731
         root, fetched = _update(files, f"{archive} itself", find, limit)
         file = root / name
     else:
@@ -84,18 +85,24 @@ def _find_all(files: RemoteFiles, root: Path) -> Listing:
     if not names:
         way = "; a web server must show it as a page of links, else give a list of pairs or a zip"
         raise SegtrainError(f"{files.address}: no files found{way * files.is_web}")
-    sized = {name: {} if info.get("size") is None else info for name, info in names.items()}
+    sized = {name: info if info.get("size") is not None else None for name, info in names.items()}
     entries = files.map(lambda name: files.describe(name, sized[name]), list(names), "listing")
-    for name, entry in zip(names, entries, strict=True):
-        if entry is None:
-            raise SegtrainError(f"{files.address}/{name}: listed, but not there")
     return dict(zip(names, entries, strict=True))
 
 
-def _find_file(name: str, files: RemoteFiles, root: Path) -> Listing:
-    if entry := files.describe(name):
-        return {name: entry}
-    raise SegtrainError(f"{files.address}/{name}: no such file")
+def _find_some(files: RemoteFiles, names: Iterable[str]) -> Listing:
+    """Find those of the files that are there."""
+
+    def describe(name: str) -> Listing:
+        try:
+            return {name: files.describe(name)}
+        except RemoteFault as fault:
+            if fault.is_missing:
+                return {}
+            raise
+
+    found = files.map(describe, sorted(names), "listing")
+    return {name: entry for part in found for name, entry in part.items()}
 
 
 def _find_listed(name: str, files: RemoteFiles, root: Path) -> Listing:
@@ -103,24 +110,19 @@ def _find_listed(name: str, files: RemoteFiles, root: Path) -> Listing:
 
     Those that aren't there are reported where the copy is read.
     """
-    listing = _find_file(name, files, root)
+    listing = {name: files.describe(name)}
     stem, suffix = os.path.splitext(name)
     if stem.lower() in SPLIT_WORDS["train"]:
-        others = [f"{word}{suffix}" for s in ("val", "test") for word in SPLIT_WORDS[s]]
-        listing |= _describe(files, others)
+        others = [word for split in ("val", "test") for word in SPLIT_WORDS[split]]
+        listing |= _find_some(files, [word + suffix for word in others])
     named = set()
     for file, entry in listing.items():
         files.fetch(file, entry.size, root / file)
         table = read_table(root / file, has_image_suffix, 2)
-        cells = {cell for row in table.rows for cell in row.cells if has_image_suffix(cell)}
-        paths = (cell.replace("\\", "/").removeprefix(f"{files.address}/") for cell in cells)
-        named |= {os.path.normpath(path) for path in paths}
-    return listing | _describe(files, sorted(filter(is_name, named)))
-
-
-def _describe(files: RemoteFiles, names: list[str]) -> Listing:
-    entries = files.map(files.describe, names, "listing")
-    return {name: entry for name, entry in zip(names, entries, strict=True) if entry}
+        cells = (cell.replace("\\", "/") for row in table.rows for cell in row.cells)
+        paths = (os.path.normpath(cell.removeprefix(f"{files.address}/")) for cell in cells)
+        named |= {path for path in paths if has_image_suffix(path) and is_name(path)}
+    return listing | _find_some(files, named)
 
 
 def _update(files: RemoteFiles, key: str, find: List, limit: float) -> tuple[Path, Note]:
@@ -162,64 +164,46 @@ def _synchronise(files: RemoteFiles, root: Path, find: List, limit: float) -> tu
         if lacking:
             raise SegtrainError(f"{fault}; its copy lacks {len(lacking)} of {len(old)} files")
         return str(fault), "; the copy is used that was made before"
+    _make_room(root, listing, limit, files.address)
     _remove_others(root, listing)
-    listing |= {
-        name: old[name]  # with its bytes, which the server may not say
+    missing = [
+        name
         for name, entry in listing.items()
-        if name in old and old[name].stamp == entry.stamp and _is_there(root / name, old[name])
-    }
-    missing = [name for name, entry in listing.items() if entry is not old.get(name)]
+        if old.get(name) != entry or not _is_there(root / name, entry)
+    ]
     # a file of an older version stays until the new one is whole, so it isn't in the index yet
     begun = {n: e for n, e in listing.items() if n not in missing or not (root / n).exists()}
-    most = _make_room(root, listing, limit, files.address)
     _save_index(root, begun)
-
-    def fetch(name: str) -> Entry:
-        entry = listing[name]
-        return Entry(files.fetch(name, entry.size, root / name, most), entry.stamp)
-
     try:
-        fetched = files.map(fetch, missing, "fetching")
+        files.map(lambda n: files.fetch(n, listing[n].size, root / n), missing, "fetching")
     except RemoteFault as fault:
         raise SegtrainError(f"{fault}; what was fetched is kept for the next try") from fault
-    _save_index(root, listing | dict(zip(missing, fetched, strict=True)))
+    _save_index(root, listing)
     new = f", of which {len(missing)} are new" if missing else ""
     return "", f": {len(listing)} files{new}"
 
 
-def _make_room(root: Path, listing: Listing, limit: float, address: str) -> int:
+def _make_room(root: Path, listing: Listing, limit: float, address: str) -> None:
     """Remove the copies that were not used for longest, as far as `limit` GB need it.
 
-    Return the bytes that each file of unknown size may have. Raise SegtrainError where too little
-    is left, for copies in use stay.
+    Raise SegtrainError where too little is left, for copies in use stay.
     """
-    needed = sum(entry.size or 0 for entry in listing.values())
+    needed = sum(entry.size for entry in listing.values())
     with lock_folder(root.parent.parent, wait=True):
         homes = sorted(root.parent.parent.iterdir(), key=lambda home: home.stat().st_mtime)
         others = {home: _measure(home) for home in homes if home != root.parent}
-        for home in list(others):
-            if sum(others.values()) + needed <= limit * GB:
-                break
-            with lock_folder(home) as locked:
-                if locked:
-                    shutil.rmtree(home)
-                    del others[home]
-    left = limit * GB - sum(others.values()) - needed
-    if left < 0:
-        beside = sum(others.values()) / GB
+        for home in homes:
+            if needed <= limit * GB < sum(others.values()) + needed and home in others:
+                with lock_folder(home) as locked:
+                    if locked:
+                        shutil.rmtree(home)
+                        del others[home]
+    if sum(others.values()) + needed > limit * GB:
+        beside = f", beside {sum(others.values()) / GB:.2f} GB in use" if others else ""
         raise SegtrainError(
             f"{address}: {len(listing):,} files of {needed / GB:.2f} GB are more than "
-            f"data.cache_gb ({limit:g}) allows"
-            + f", beside {beside:.2f} GB that are in use" * bool(others)
-            + "; raise it, or give a smaller data set"
+            f"data.cache_gb ({limit:g}) allows{beside}; raise it, or give a smaller data set"
         )
-    free = shutil.disk_usage(root).free
-    if needed - _measure(root) > free:
-        raise SegtrainError(
-            f"{address}: {len(listing):,} files of {needed / GB:.2f} GB don't fit on the disk of "
-            f"{root}, with {free / GB:.2f} GB free; set SEGTRAIN_CACHE to another"
-        )
-    return int(left / max(1, sum(entry.size is None for entry in listing.values())))
 
 
 def _measure(folder: Path) -> int:

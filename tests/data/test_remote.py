@@ -244,7 +244,7 @@ def test_credentials_are_given_again_by_the_environment(cli, server, monkeypatch
     monkeypatch.setenv(CREDENTIALS, "")  # another process
     start_anew()
     error = run_cli("fit", "--resume", run, "--epochs", 2).error
-    assert "access denied (401); credentials are never stored: SEGTRAIN_CREDENTIALS=" in error
+    assert "access denied (401); credentials are never stored: give SEGTRAIN_CREDENTIALS=" in error
     monkeypatch.setenv(CREDENTIALS, f"https://other.example/x?y {address}/")
     start_anew()
     assert run_cli("fit", "--resume", run, "--epochs", 2).code == 0
@@ -324,7 +324,7 @@ def test_a_page_that_hangs_is_a_line(server, monkeypatch):
     assert "/roads: no answer within 0.1 seconds" in refusal(f"{server.address}/roads")
 
 
-@pytest.mark.parametrize("fault, said", [("lies", "bytes arrived, and it has"), ("truncated", "")])
+@pytest.mark.parametrize("fault, said", [("lies", "bytes arrived"), ("truncated", "")])
 def test_wrong_sizes_are_a_line_and_leave_nothing(server, own_cache, fault, said):
     server.faults = lambda verb, path, _: fault if path.endswith("masks/005.png") else None
     text = refusal(f"{server.address}/roads")
@@ -338,13 +338,18 @@ def test_wrong_sizes_are_a_line_and_leave_nothing(server, own_cache, fault, said
 
 def test_an_endless_answer_is_a_line(server):
     server.faults = lambda verb, path, _: "endless" if path.endswith("1.png") else None
-    assert "more than the" in refusal(f"{server.address}/roads", limit=0.002)
+    text = refusal(f"{server.address}/roads")
+    assert "1.png: the server doesn't say how large it is" in text
+    server.faults = lambda verb, path, _: (
+        "endless" if (verb, path[-5:]) == ("GET", "1.png") else None
+    )
+    assert "1.png: more than its" in refusal(f"{server.address}/roads")
 
 
 def test_an_endless_page_is_a_line(server, monkeypatch):
     monkeypatch.setattr(remote_files, "LARGEST_PAGE", 10**6)
     server.faults = lambda *_: "endless"
-    assert "more than the 1,000,000 bytes" in refusal(f"{server.address}/roads")
+    assert "more than its 1,000,000 bytes" in refusal(f"{server.address}/roads")
 
 
 def test_a_server_that_is_not_there_is_a_line(server):
@@ -362,7 +367,16 @@ def test_no_folder_and_no_page_of_links(server, roads):
 def test_links_lead_nowhere_else(server, roads, tmp_path):
     write_pairs(tmp_path / "www" / "other", 3)
     links = ["images/", "masks/", "../other/images/", "/etc/passwd", "//h/x.png", "?C=N;O=D", "#x"]
-    links += ["http://127.0.0.1:1/x.png", "images/%2e%2e/x.png", "..%2Fother", ".git/", "a\\b", ""]
+    links += [
+        "./masks/",
+        "mailto:a@b.c",
+        "http://127.0.0.1:1/x.png",
+        "images/%2e%2e/x.png",
+        "..%2Fother",
+        ".git/",
+        "a\\b",
+        "",
+    ]
     page = "".join(f'<a href="{link}">x</a>' for link in links)
     (roads / "index.html").write_text(page)
     assert len(contents(copy_of(f"{server.address}/roads"))) == 16
@@ -461,7 +475,7 @@ def test_the_copies_are_bounded(server, roads, own_cache):
     assert [path.exists() for path in (first, second, third)] == [True, False, True]
     assert sum(map(len, contents(own_cache).values())) / 1e9 < 2.5 * one
     local_copy.open_copy(f"{server.address}/roads", 2.5 * one)  # in use, beside the boats
-    with pytest.raises(SegtrainError, match="GB that are in use; raise it"):
+    with pytest.raises(SegtrainError, match="GB in use; raise it"):
         local_copy.open_copy(f"{server.address}/cars", 2.5 * one)
 
 
@@ -568,5 +582,3 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_the_hub_has_data_sets(monkeypatch):
     assert "hf://datasets/OWNER/NAME" in refusal("hf://owner/name", UsageError)
     assert "hf://datasets/owner/name" in refusal("hf://datasets/owner/name")  # offline in tests
-    text = refusal("s3://key:word@bucket/set", UsageError)
-    assert "AWS_ACCESS_KEY_ID" in text and "key:word" not in text
