@@ -41,6 +41,9 @@ STORES = {
     "hf": ("", "HF_TOKEN, or hf auth login"),
 }
 WEB = ("", f"{CREDENTIALS}=https://USER:PASSWORD@HOST/, or --data with them")
+# file systems, until the process ends: a loader's worker is forked from it, and where one of the web
+# is collected in a fork, that waits a second for the thread that closes connections, which it lacks
+KEPT: list[Any] = []
 
 
 class Entry(NamedTuple):
@@ -117,6 +120,7 @@ class RemoteFiles:
         with self._translate(""):
             self.files, base = url_to_fs(address, **options)
         self.base = base.rstrip("/")
+        KEPT.append(self.files)
 
     def list_names(self) -> dict[str, dict[str, Any]]:
         """Return the name of each file, without hidden ones, and what the listing says of it."""

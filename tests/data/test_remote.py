@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import shutil
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 from conftest import QUICK, run_cli, write_pairs
 from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,7 @@ from segtrain.config import DataConfig
 from segtrain.config.addresses import CREDENTIALS, find_credentials, strip_credentials
 from segtrain.data import local_copy, remote_files
 from segtrain.data.layouts.locate import locate
+from segtrain.data.loading.workers import FORK
 from segtrain.errors import SegtrainError, UsageError
 
 USER, PASSWORD, SIGNATURE = "anna", "h0rse-battery", "sig=5ecret%2Fpart"
@@ -427,6 +430,7 @@ COPY = """
 import sys
 from segtrain.config import DataConfig
 from segtrain.data.layouts.locate import locate
+from segtrain.data.loading.workers import FORK
 print(locate(DataConfig(path=sys.argv[1])).root)
 """
 
@@ -582,3 +586,20 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_the_hub_has_data_sets(monkeypatch):
     assert "hf://datasets/OWNER/NAME" in refusal("hf://owner/name", UsageError)
     assert "hf://datasets/owner/name" in refusal("hf://datasets/owner/name")  # offline in tests
+
+
+def test_a_forked_worker_closes_no_connection(server, tmp_path, monkeypatch):
+    """It would wait a second for the thread that does so, which only its parent has."""
+    closed = tmp_path / "closed"
+    monkeypatch.setattr(HTTPFileSystem, "close_session", lambda *_: closed.touch())
+    gc.collect()
+    closed.unlink(missing_ok=True)
+    gc.disable()  # the parent may close them
+    try:
+        copy_of(f"{server.address}/roads")
+        worker = FORK.Process(target=gc.collect)
+        worker.start()
+        worker.join()
+    finally:
+        gc.enable()
+    assert worker.exitcode == 0 and not closed.exists()
