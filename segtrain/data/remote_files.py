@@ -41,8 +41,8 @@ STORES = {
     "hf": ("", "HF_TOKEN, or hf auth login"),
 }
 WEB = ("", f"{CREDENTIALS}=https://USER:PASSWORD@HOST/, or --data with them")
-# file systems, until the process ends: a loader's worker is forked from it, and where one of the web
-# is collected in a fork, that waits a second for the thread that closes connections, which it lacks
+# file systems, until the process ends: loaders' workers are forked from it, and where one of the
+# web is collected in a fork, it waits a second for the thread that closes connections, which it lacks
 KEPT: list[Any] = []
 
 
