@@ -21,7 +21,7 @@ from segtrain.console import Note
 from segtrain.data.layouts.folder_words import SPLIT_WORDS
 from segtrain.data.layouts.list_layout import LIST_SUFFIXES
 from segtrain.data.layouts.text_tables import has_image_suffix, read_table
-from segtrain.data.remote_files import Entry, RemoteFault, RemoteFiles, is_name
+from segtrain.data.remote_files import RemoteFault, RemoteFile, RemoteFiles, is_name
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.files import cache_folder, lock_folder, resolve_path, save_json
 
@@ -29,8 +29,8 @@ GB = 1e9
 INDEX = "index.json"  # of a copy: size and stamp of each file
 ARCHIVE = re.compile(r"zip://(?:(?P<inside>[^:]*)::)?(?P<chained>.+)|(?P<direct>.+\.zip)", re.I)
 IN_USE = ExitStack()  # locks of the copies that this process reads, until it ends
-Listing = dict[str, Entry]  # the files of a data set by name
-List = Callable[[RemoteFiles, Path], Listing]  # of what is there, for a copy in a folder
+RemoteListing = dict[str, RemoteFile]  # the files of a data set by name
+Finder = Callable[[RemoteFiles, Path], RemoteListing]  # of what is there, for a copy in a folder
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _unpack(inside: str, archive: str, limit: float) -> LocalCopy:
     return LocalCopy(address, root, fetched if fetched and stale else note)
 
 
-def _find_all(files: RemoteFiles, root: Path) -> Listing:
+def _find_all(files: RemoteFiles, root: Path) -> RemoteListing:
     names = files.list_names()
     if not names:
         way = "; a web server must show it as a page of links, else give a list of pairs or a zip"
@@ -90,10 +90,10 @@ def _find_all(files: RemoteFiles, root: Path) -> Listing:
     return dict(zip(names, entries, strict=True))
 
 
-def _find_some(files: RemoteFiles, names: Iterable[str]) -> Listing:
+def _find_some(files: RemoteFiles, names: Iterable[str]) -> RemoteListing:
     """Find those of the files that are there."""
 
-    def describe(name: str) -> Listing:
+    def describe(name: str) -> RemoteListing:
         try:
             return {name: files.describe(name)}
         except RemoteFault as fault:
@@ -105,7 +105,7 @@ def _find_some(files: RemoteFiles, names: Iterable[str]) -> Listing:
     return {name: entry for part in found for name, entry in part.items()}
 
 
-def _find_listed(name: str, files: RemoteFiles, root: Path) -> Listing:
+def _find_listed(name: str, files: RemoteFiles, root: Path) -> RemoteListing:
     """Find the files that a list names; beside train.txt, also those of val.txt and test.txt.
 
     Those that aren't there are reported where the copy is read.
@@ -125,7 +125,7 @@ def _find_listed(name: str, files: RemoteFiles, root: Path) -> Listing:
     return listing | _find_some(files, named)
 
 
-def _update(files: RemoteFiles, key: str, find: List, limit: float) -> tuple[Path, Note]:
+def _update(files: RemoteFiles, key: str, find: Finder, limit: float) -> tuple[Path, Note]:
     """Bring the copy of a key up to date, alone among all processes; return its folder."""
     home = cache_folder() / "remote" / hashlib.sha256(key.encode()).hexdigest()[:16]
     name = files.address.rpartition("/")[2].removesuffix(".zip")
@@ -149,7 +149,7 @@ def _update(files: RemoteFiles, key: str, find: List, limit: float) -> tuple[Pat
         ) from error
 
 
-def _synchronise(files: RemoteFiles, root: Path, find: List, limit: float) -> tuple[str, str]:
+def _synchronise(files: RemoteFiles, root: Path, find: Finder, limit: float) -> tuple[str, str]:
     """Fetch what a copy lacks or has of another version, and remove what is gone.
 
     Return a warning where the server isn't reached, and what was done.
@@ -183,7 +183,7 @@ def _synchronise(files: RemoteFiles, root: Path, find: List, limit: float) -> tu
     return "", f": {len(listing)} files{new}"
 
 
-def _make_room(root: Path, listing: Listing, limit: float, address: str) -> None:
+def _make_room(root: Path, listing: RemoteListing, limit: float, address: str) -> None:
     """Remove the copies that were not used for longest, as far as `limit` GB need it.
 
     Raise SegtrainError where too little is left, for copies in use stay.
@@ -210,7 +210,7 @@ def _measure(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _remove_others(root: Path, listing: Listing) -> None:
+def _remove_others(root: Path, listing: RemoteListing) -> None:
     """Remove what a copy has beyond its listing, also what a killed process was writing."""
     for folder, _, names in os.walk(root, topdown=False):
         for path in (Path(folder, name) for name in names):
@@ -220,19 +220,19 @@ def _remove_others(root: Path, listing: Listing) -> None:
             os.rmdir(folder)
 
 
-def _is_there(file: Path, entry: Entry) -> bool:
+def _is_there(file: Path, entry: RemoteFile) -> bool:
     try:
         return file.stat().st_size == entry.size
     except OSError:
         return False
 
 
-def _read_index(file: Path) -> Listing:
+def _read_index(file: Path) -> RemoteListing:
     """Return the files that a copy has, or was to have when its process was killed."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        return {n: Entry(*entry) for n, entry in json.loads(file.read_text("utf-8")).items()}
+        return {n: RemoteFile(*entry) for n, entry in json.loads(file.read_text("utf-8")).items()}
     return {}
 
 
-def _save_index(root: Path, listing: Listing) -> None:
+def _save_index(root: Path, listing: RemoteListing) -> None:
     save_json(root.parent / INDEX, {name: [*entry] for name, entry in listing.items()})

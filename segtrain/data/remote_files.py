@@ -25,7 +25,7 @@ from segtrain.data.layouts.folders import DEEPEST, MOST_FOLDERS
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.files import whole_file
 
-Item = TypeVar("Item")
+Given = TypeVar("Given")
 Result = TypeVar("Result")
 THREADS = 16
 WAITS = (0.2, 1, 3, 8)  # seconds before each further attempt
@@ -41,12 +41,12 @@ STORES = {
     "hf": ("", "HF_TOKEN, or hf auth login"),
 }
 WEB = ("", f"{CREDENTIALS}=https://USER:PASSWORD@HOST/, or --data with them")
-# file systems, until the process ends: loaders' workers are forked from it, and where one of the
-# web is collected in a fork, it waits a second for the thread that closes connections, which it lacks
+# file systems, until the process ends: loaders' workers are forked from it, and one of the web that
+# a fork collects waits a second there for the thread that closes connections, which no fork has
 KEPT: list[Any] = []
 
 
-class Entry(NamedTuple):
+class RemoteFile(NamedTuple):
     """A remote file."""
 
     size: int  # bytes
@@ -131,13 +131,13 @@ class RemoteFiles:
         names = {place.removeprefix(start): info for place, info in found.items()}
         return {name: info for name, info in names.items() if is_name(name)}
 
-    def describe(self, name: str, info: dict[str, Any] | None = None) -> Entry:
+    def describe(self, name: str, info: dict[str, Any] | None = None) -> RemoteFile:
         """Return size and stamp of a file, by what a listing or the server says of it."""
         info = info or self.attempt(name, lambda: self.files.info(self._place(name)))
         if info.get("size") is None:
             raise SegtrainError(f"{self.address}/{name}: the server doesn't say how large it is")
         said = sorted((key, value) for key, value in info.items() if key not in ("name", "url"))
-        return Entry(info["size"], hashlib.sha256(repr(said).encode()).hexdigest()[:16])
+        return RemoteFile(info["size"], hashlib.sha256(repr(said).encode()).hexdigest()[:16])
 
     def fetch(self, name: str, size: int, target: Path) -> None:
         """Write a file to `target`, if all of its bytes arrive."""
@@ -163,7 +163,7 @@ class RemoteFiles:
             return action()
 
     def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item], label: str
+        self, function: Callable[[Given], Result], items: Sequence[Given], label: str
     ) -> list[Result]:
         """Return the results of a function for the items, in order, by many threads at once."""
         with ThreadPoolExecutor(THREADS) as pool, ExitStack() as on_fault:
