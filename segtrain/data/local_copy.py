@@ -90,14 +90,14 @@ def _find_all(files: RemoteFiles, root: Path) -> RemoteListing:
     return dict(zip(names, entries, strict=True))
 
 
-def _find_some(files: RemoteFiles, names: Iterable[str]) -> RemoteListing:
-    """Find those of the files that are there."""
+def _find_some(files: RemoteFiles, names: Iterable[str], guessed: bool = False) -> RemoteListing:
+    """Find those of the files that are there; of guessed names, those that no server refuses."""
 
     def describe(name: str) -> RemoteListing:
         try:
             return {name: files.describe(name)}
         except RemoteFault as fault:
-            if fault.is_missing:
+            if fault.is_missing or guessed and fault.lasts:
                 return {}
             raise
 
@@ -114,7 +114,7 @@ def _find_listed(name: str, files: RemoteFiles, root: Path) -> RemoteListing:
     stem, suffix = os.path.splitext(name)
     if stem.lower() in SPLIT_WORDS["train"]:
         others = [word for split in ("val", "test") for word in SPLIT_WORDS[split]]
-        listing |= _find_some(files, [word + suffix for word in others])
+        listing |= _find_some(files, [word + suffix for word in others], guessed=True)
     named = set()
     for file, entry in listing.items():
         files.fetch(file, entry.size, root / file)

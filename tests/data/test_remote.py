@@ -214,6 +214,15 @@ def test_resume_and_evaluation_read_the_copy_and_the_config_has_the_address(cli,
     assert f"{server.address}/roads" in (run / "eval/val/report.html").read_text()
 
 
+def test_another_address_of_the_same_name_is_another_data_set(cli, server, roads):
+    write_pairs(roads.parent / "other/roads", 8)
+    run = fit(f"{server.address}/roads", "run", "--epochs", 1)
+    for address in (f"{server.address}/roads/", f"{server.address}/other/roads"):
+        start_anew()
+        assert run_cli("eval", run, "--device", "cpu", "--data", address).code == 0
+    assert len([*(run / "eval").iterdir()]) == 2
+
+
 def test_check_writes_the_address(cli, server):
     address = f"{server.address}/roads"
     answer = run_cli("check", address, "--write-config", "roads.yaml")
@@ -271,6 +280,11 @@ def test_an_internal_error_and_its_traceback_have_no_credentials(cli, monkeypatc
         log.unlink()
 
 
+def test_a_wrong_command_repeats_no_credentials(cli):
+    error = run_cli("fit", f"https://{USER}:{PASSWORD}@host/x?{SIGNATURE}").error
+    assert "https://host/x" in error and PASSWORD not in error and SIGNATURE not in error
+
+
 def test_a_signature_in_the_query_is_that_of_all_files(server):
     server.query = SIGNATURE
     assert len(contents(copy_of(f"{server.address}/roads?{SIGNATURE}"))) == 16
@@ -294,7 +308,9 @@ def test_credentials_are_taken_out_and_found_again(text, stripped, user, query):
     if "'" not in text:
         assert DataConfig(path=text).path == stripped
         assert find_credentials(stripped.removeprefix("zip://::")) == (user, query)
-        assert find_credentials("https://hos") == find_credentials("https://host.other") == ("", "")
+        assert find_credentials("https://host/settings") == ("", "")
+        below = find_credentials(f"{stripped.removeprefix('zip://::')}/images")
+        assert below == (user, query)
     assert strip_credentials(text) == strip_credentials(stripped) == stripped
 
 
@@ -410,6 +426,19 @@ def test_what_changes_there_changes_here(server, roads):
     assert server.gets(".png") == before + 1 + 7
 
 
+def test_another_file_of_equal_size_is_fetched_also_after_a_fault(server, roads):
+    address, file = f"{server.address}/roads", roads / "notes.txt"
+    file.write_text("old")
+    copy_of(address)
+    file.write_text("new")
+    os.utime(file, (1, 1))
+    server.faults = lambda verb, path, _: "truncated" if path.endswith("notes.txt") else None
+    refusal(address)
+    assert server.requests["GET", "/roads/notes.txt"] == 1 + 5
+    server.faults = lambda *_: None
+    assert contents(copy_of(address)) == contents(roads)
+
+
 def test_without_the_server_the_copy_is_read_and_it_says_so(cli, server):
     address = f"{server.address}/roads"
     run = fit(address, "run")
@@ -495,6 +524,8 @@ def write_lists(folder: Path) -> None:
 def test_a_list_needs_no_page_of_links(cli, server, roads):
     write_lists(roads)
     (roads / "index.html").write_text("")
+    # as S3's for what isn't there, where the folder must not be listed
+    server.faults = lambda verb, path, _: 403 if not (roads.parent / path[1:]).exists() else None
     disk = fit(roads / "train.txt", "disk")
     assert_same_run(disk, fit(f"{server.address}/roads/train.txt", "remote"))
     assert server.gets("006.png") == 0
