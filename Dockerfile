@@ -1,7 +1,7 @@
-# docker build -t segtrain .
-# docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/work" segtrain fit --data /work/data
+# docker build -t segtrain-cli .
+# docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/work" segtrain-cli fit --data /work/data
 #
-# Without a GPU: docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t segtrain .
+# Without a GPU: docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t segtrain-cli .
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX=https://pypi.org/simple
 RUN python -m venv /opt/segtrain

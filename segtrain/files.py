@@ -31,9 +31,10 @@ SHELL_PIPES = ("/dev/fd/", "/dev/stdin", "/dev/null")
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` if the block ends without an exception.
 
+    Without `sync` a power failure may leave the name empty; `sync_file` is for later then.
     The temporary name keeps the suffix, by which writers choose a format. Raise SegtrainError
     where the file can't be written (full disk, read-only folder), with `path` unchanged.
     """
@@ -43,8 +44,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         _prepare_place(path)
         yield temporary
-        with open(temporary, "rb+") as file:  # after a power failure the name must not be empty
-            os.fsync(file.fileno())
+        if sync:
+            sync_file(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise SegtrainError(f"cannot write {path}: {error.strerror or error}") from error
@@ -54,6 +55,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk. Raise OSError."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _prepare_place(path: Path) -> None:

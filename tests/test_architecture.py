@@ -116,6 +116,27 @@ def test_starting_is_instant(module):
     assert done.returncode == 0 and heavy & set(done.stdout.split()) == set()
 
 
+def test_each_verb_imports_what_it_needs():
+    """One after the other in a process, as users have it, who have no torchmetrics."""
+    never = {"albumentations", "scipy", "onnx", "onnxruntime", "openvino", "pycocotools", "jinja2"}
+    trained = {"timm", "segmentation_models_pytorch", "tensorboard", "matplotlib"}
+    must_not = {
+        "check": {"torch", "matplotlib"} | never,
+        "predict": trained | never,
+        "fit": {"matplotlib"} | never,
+        "export": {"matplotlib"} | never,
+    }
+    script = f"""
+import importlib, sys
+sys.modules["torchmetrics"] = None  # Fabric imports it where the tests have installed it
+for verb, heavy in {must_not}.items():
+    importlib.import_module(f"segtrain.commands.{{verb}}")
+    print(verb, *heavy & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == list(must_not), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "library, within, only",
     [
@@ -130,6 +151,7 @@ def test_starting_is_instant(module):
                 "data.loading.augment",
                 "data.loading.copy_paste",
                 "data.loading.transforms",
+                "data.quick",
                 "losses.border",
                 "metrics.boundary",
                 "metrics.regions",
@@ -144,6 +166,8 @@ def test_starting_is_instant(module):
                 for name in ("georeference", "raster", "tiff", "tiff_parts", "tiled_tiff")
             },
         ),
+        ("wandb", "segtrain", {"runs.tracker_process"}),
+        ("mlflow", "segtrain", {"runs.tracker_process"}),
         ("pycocotools", "segtrain", {"data.regions"}),
         ("matplotlib", "segtrain", {"render.fonts", "render.plots"}),
         ("jinja2", "segtrain", {"render.templating"}),
@@ -300,6 +324,5 @@ def test_the_files_that_the_architecture_names_exist():
     page = (ROOT.parent / "docs/architecture.md").read_text()
     named = set(re.findall(r"`([a-z_]+/[\w/]+\.(?:py|html|csv))`", page))
     assert len(named) > 30
-    to_come = {"runs/trackers.py"}
     places = (ROOT, ROOT.parent)
-    assert {n for n in named if not any((place / n).exists() for place in places)} == to_come
+    assert {n for n in named if not any((place / n).exists() for place in places)} == set()

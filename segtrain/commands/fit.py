@@ -35,6 +35,7 @@ from segtrain.runs.folder import (
     refuse_name,
     refuse_read_only,
 )
+from segtrain.runs.trackers import Tracker
 from segtrain.training.batch_size import resolve_batch_size
 from segtrain.training.loop import start_training, train
 from segtrain.training.plan import make_model, make_plan
@@ -62,6 +63,7 @@ def fit(request: FitRequest) -> Path:
     model: SegmentationModel | None = None
     config_file: Path | None = None
     with ExitStack() as until_end:
+        tracker = until_end.enter_context(Tracker(config.train if fabric.is_global_zero else None))
         if fabric.is_global_zero:
             if old_run:
                 until_end.enter_context(lock_run(old_run))
@@ -80,7 +82,7 @@ def fit(request: FitRequest) -> Path:
             with explain_limits(start.plan.memory_advice(fabric.strategy.precision.precision)):
                 # random weights will do: DDP replaces them by rank 0's
                 model = model or make_model(start.plan.config, len(start.plan.data.classes))
-                train(fabric, start, model, rank_monitor)
+                train(fabric, start, model, rank_monitor, tracker)
     return start.run
 
 
@@ -168,7 +170,8 @@ def print_dry_run(request: FitRequest) -> None:
     fabric = make_fabric(request.config.train, request.config.optim.freeze_epochs > 0)
     if not fabric.is_global_zero:
         return
-    with lock_run(request.old_run) if request.old_run else nullcontext():
+    locked = lock_run(request.old_run) if request.old_run else nullcontext()
+    with Tracker(request.config.train), locked:
         start, model = resolve_start(request, dry=True)
         plan = start.plan
         if fabric.world_size == 1:  # else its processes would have to start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,9 @@ class PredictionJob:
         wants_coco = painter.config.predict.vectors == "coco"
         self.coco = CocoFile(record.out, painter.meta.classes) if wants_coco else None
         self.summaries: dict[Path, PredictionSummary] = {}
+        self.uncounted: list[Path] = []
+        # where images of one name may lie
+        self.common = os.path.commonpath([i.root.absolute() for i in found.images] or [Path.cwd()])
 
     def list_parts(self, real_path: Path) -> list[str]:
         """Return the ends of the names of an image's outputs."""
@@ -145,8 +149,11 @@ class PredictionJob:
                 write(f"kept {self.kept}, predicted {self.predicted}{speed}")
             if self.coco:
                 self.coco.save()
-        if len(self.summaries) > 1:
+        if self.summaries and len(self.summaries) + len(self.uncounted) > 1:
             write_summaries(self.summaries, self.painter.meta.classes)
+        if self.uncounted:
+            text = f"in no table: {shorten(self.uncounted)}, taken up after an interruption"
+            write_notes([Note(f"{text}, or without data", "note")])
         if self.failures:
             raise SegtrainError(self._explain_failures())
 
@@ -161,6 +168,8 @@ class PredictionJob:
             write(f"{image.path} -> {', '.join(map(str, files))}")
         if known := self.record.summarise(name):
             self.summaries[image.path] = known
+        else:
+            self.uncounted.append(image.path)
 
     def _paint(self, image: ImageInput, name: str, digest: str, files: list[Path]) -> None:
         painted: PaintedImage | None
@@ -171,7 +180,7 @@ class PredictionJob:
             painted = self.painter.paint(image.path, files, self._plan_once)
             summary = painted.summarise(len(self.painter.meta.classes))
         if self.coco and painted:
-            below = image.path.relative_to(image.root).as_posix()
+            below = Path(os.path.relpath(image.path, self.common)).as_posix()
             self.coco.add(name, below, painted.class_ids.shape, self.painter.trace(painted))
         self.record.add(name, image.real_path, digest, files, summary)
 

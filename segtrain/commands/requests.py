@@ -40,6 +40,7 @@ from segtrain.runs.folder import (
     find_resumed_run,
     refuse_name,
 )
+from segtrain.runs.trackers import refuse_missing_tracker
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ def check_training(config: Config) -> LossSpec:
     if may_be_rank_zero():  # other hosts may not see them
         refuse_missing_weights(config.model.weights)
         refuse_missing_data(config.data.path)
+        refuse_missing_tracker(config.train.track)
     return loss
 
 

@@ -9,8 +9,8 @@ from segtrain.config.schema import (
     ModelConfig,
     OptimConfig,
     PredictConfig,
-    TrainConfig,
 )
+from segtrain.config.train import TrainConfig
 from segtrain.config.types import Section
 
 __all__ = [

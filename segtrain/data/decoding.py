@@ -88,7 +88,7 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -
             refuse_damaged_png(file)
             file.seek(place)
         raw, kind = raw_modes(image), image.format
-        decoded = _decode_quickly(image, file) or image
+        decoded = _decode_png(image, file) or image
         decoded.load()
         orientation = decoded.getexif().get(EXIF_ORIENTATION, 1)
         if upright:
@@ -98,22 +98,18 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS, upright: bool = True) -
         return decoded
 
 
-def _decode_quickly(image: ImageFile.ImageFile, file: BinaryIO) -> Image.Image | None:
-    """Return a PNG or JPEG that need not be decoded by Pillow alone; None for any other."""
+def _decode_png(image: ImageFile.ImageFile, file: BinaryIO) -> Image.Image | None:
+    """Return a PNG whose rows libdeflate decompressed; None for any other file."""
     size = os.fstat(file.fileno()).st_size
-    if max(size, 4 * math.prod(image.size)) > quick.MOST or image.format not in ("PNG", "JPEG"):
+    if image.format != "PNG" or max(size, math.prod(image.size)) > quick.MOST:
         return None
     place = file.tell()
     file.seek(0)
-    content = file.read()
+    stored = quick.store_rows(file.read())
     file.seek(place)
-    if image.format == "PNG":
-        stored = quick.store_rows(content)
-        return open_known(io.BytesIO(stored)) if stored else None
-    pixels = quick.decode_jpeg(content, image.mode)
-    if pixels is None or pixels.shape[1::-1] != image.size:
-        return None
-    decoded = Image.fromarray(pixels.squeeze(2) if image.mode == "L" else pixels)
+    if stored is None or not stored.is_plain:
+        return open_known(io.BytesIO(stored.content)) if stored else None
+    decoded = Image.fromarray(quick.decode_plain(stored.content, image.mode))
     decoded.info = dict(image.info)  # with EXIF
     return decoded
 

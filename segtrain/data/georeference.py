@@ -50,11 +50,12 @@ def read_georeference(page: TiffPage, path: Path) -> Georeference:
             tags.append((tag.code, int(tag.dtype), tag.count, handle.read(tag.valuebytecount)))
     try:
         keys = _read_keys(page)
-        epsg = keys.get(PROJECTED, keys.get(GEOGRAPHIC, USER_DEFINED))
+        code = keys.get(PROJECTED, keys.get(GEOGRAPHIC, USER_DEFINED))
         affine = _find_affine(page)
+        epsg = code if affine is not None and 0 < code < USER_DEFINED else None
         if affine is not None and keys.get(RASTER_TYPE) == PIXEL_IS_POINT:
             affine = affine @ HALF_BACK
-        return Georeference(tags, affine, epsg if 0 < epsg < USER_DEFINED else None)
+        return Georeference(tags, affine, epsg)
     except ValueError as error:
         raise SegtrainError(
             f"{path}: its georeference contradicts itself: {error}; correct the tags, or remove "
@@ -82,9 +83,10 @@ def _find_affine(page: TiffPage) -> np.ndarray | None:
     if scale is not None:
         if not scale[0, :2].all():
             raise ValueError("a pixel's size is 0 (ModelPixelScaleTag)")
-        # the second number is the height of a pixel, and rows run south
-        a, e = scale[0, 0], -scale[0, 1]
-        for column, row, _, x, y, _ in () if ties is None else ties:
+        # the second number is the height of a pixel, and rows run south: also where it is negative,
+        # and from 0 where nothing is tied, as GDAL reads it
+        a, e = scale[0, 0], -abs(scale[0, 1])
+        for column, row, _, x, y, _ in np.zeros((1, 6)) if ties is None else ties:
             affine = np.array([[a, 0, x - a * column], [0, e, y - e * row]])
             found.append(("another tie point (ModelTiepointTag)", affine))
     if matrix is not None:

@@ -134,11 +134,13 @@ class ImageReader:
             missing = header.find_missing(values)
             if missing is not None:
                 values = np.where(missing, values.dtype.type(low), values)
-        values = self._tiff_channels(header, values, path)
+        is_part = values.shape[:2] != header.shape[:2]
+        place = f"{path} (a part of it)" if is_part else path
+        values = self._tiff_channels(header, values, place)
         value_range = self.value_range
         if header.palette is not None and self.channels in (1, 3):
             if values.max() >= len(header.palette):
-                raise SegtrainError(f"{path}: index {values.max()} has no colour in its palette")
+                raise SegtrainError(f"{place}: index {values.max()} has no colour in its palette")
             values = header.palette[values[..., 0].astype(np.intp)]
         elif header.bits in (2, 4):
             values = values * np.uint8(255 // (2**header.bits - 1))
@@ -149,15 +151,17 @@ class ImageReader:
             if values.min() >= 0 and values.max() <= 65535:
                 values = values.astype(np.uint16 if values.itemsize > 1 else np.uint8)
         is_byte = values.dtype in (np.uint8, bool)
-        pixels = to_uint8(values, path, None if is_byte else value_range)
+        pixels = to_uint8(values, place, None if is_byte else value_range)
         if header.white_is_zero:
             pixels = 255 - pixels
         if self.channels in (1, 3) and pixels.shape[2] != self.channels:
             colour = Image.fromarray(pixels, "RGB" if pixels.shape[2] == 3 else "CMYK")
             pixels = pixels_of(colour.convert("L" if self.channels == 1 else "RGB"))
-        return to_uint8(pixels, path, self.byte_range) if is_byte else pixels
+        return to_uint8(pixels, place, self.byte_range) if is_byte else pixels
 
-    def _tiff_channels(self, header: TiffHeader, values: np.ndarray, path: Path) -> np.ndarray:
+    def _tiff_channels(
+        self, header: TiffHeader, values: np.ndarray, path: Path | str
+    ) -> np.ndarray:
         """Return (H,W,C) of the model's channels, or the samples of colours yet to be converted."""
         if header.is_lab and self.channels in (1, 3):
             raise SegtrainError(f"{path}: CIELAB colours; save it as RGB")
@@ -173,7 +177,7 @@ class ImageReader:
         if self.channels not in (1, 3) and len(image.getbands()) != self.channels:
             raise self._wrong_channels(path, f"{len(image.getbands())} channels ({image.mode})")
 
-    def _as_channels(self, values: np.ndarray, path: Path) -> np.ndarray:
+    def _as_channels(self, values: np.ndarray, path: Path | str) -> np.ndarray:
         """Return (H,W,C) in the file's type; channels may come first in the file."""
         shape = values.shape
         if values.ndim == 2:
@@ -187,7 +191,7 @@ class ImageReader:
             raise self._wrong_channels(path, f"an array of shape {shape}")
         return values
 
-    def _wrong_channels(self, path: Path, found: str) -> SegtrainError:
+    def _wrong_channels(self, path: Path | str, found: str) -> SegtrainError:
         return SegtrainError(
             f"{path}: {found}, but model.in_channels is {self.channels}; set it to the number of "
             "channels of the images (3 also reads grey)"
@@ -195,7 +199,7 @@ class ImageReader:
 
 
 def to_uint8(
-    values: np.ndarray, path: Path, value_range: tuple[float, float] | None = None
+    values: np.ndarray, path: Path | str, value_range: tuple[float, float] | None = None
 ) -> np.ndarray:
     """Scale values of any real type to 0..255. Raises SegtrainError where the range is unknown."""
     if value_range is None and values.dtype == np.uint8:

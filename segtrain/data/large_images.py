@@ -23,12 +23,13 @@ def cut_splits(
         split: [part for sample in samples for part in _cut(sample, windowed)]
         for split, samples in splits.items()
     }
-    areas = [sample.image for samples in cut.values() for sample in samples if sample.area]
+    areas = [s for samples in cut.values() for s in samples if s.area]
     if not areas:
         return cut, []
-    images = len(set(areas))
+    images = len({sample.image for sample in areas})
     text = f"{images} image{'s' * (images > 1)} of more than {windowed} pixels (data.windowed)"
-    return cut, [Note(f"{text}: read as {len(areas)} areas of up to {SIDE}x{SIDE}")]
+    side = min(SIDE, math.isqrt(windowed))
+    return cut, [Note(f"{text}: read as {len(areas)} areas of up to {side}x{side}")]
 
 
 def _cut(sample: Sample, windowed: int) -> Iterator[Sample]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segtrain.config.types import Colour
+from segtrain.data.areas import MaskArea
 from segtrain.data.findings import yaml_line
 from segtrain.data.indexed import Palette, resolve_indices
 from segtrain.data.mask_options import AS_STORED, MaskOptions
@@ -175,7 +176,9 @@ class MaskReader:
                 f"{source}: {LOSSY}; save masks as PNG, or take the nearest class with "
                 "data.allow_lossy_masks: true"
             )
-        if self.allow_lossy and (lossy or smooth_share(raw) > SMOOTH):
+        # an area may have hard edges only, of a mask whose others are smooth
+        is_area = isinstance(source, MaskArea)
+        if self.allow_lossy and (lossy or is_area or smooth_share(raw) > SMOOTH):
             raw = self.snap(raw)
         values = raw if raw.ndim == 2 else grey_values(raw) if not self.palette else None
         if values is None:

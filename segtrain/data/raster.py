@@ -13,7 +13,7 @@ from tifffile import TiffFile
 from segtrain.data.decoding import translate_decoding
 from segtrain.data.georeference import is_georeferenced, read_georeference
 from segtrain.data.images import ImageReader
-from segtrain.data.tiff import ALPHA, is_tiff
+from segtrain.data.tiff import ALPHA, find_transparency, is_tiff
 from segtrain.data.tiff_parts import TiffParts, moved
 from segtrain.errors import SegtrainError
 
@@ -51,7 +51,8 @@ class Raster(TiffParts):
     def __init__(self, path: Path, file: TiffFile, reader: ImageReader):
         super().__init__(path, file, reader.tiff_access)
         self.reader, self.georeference = reader, read_georeference(self.page, path)
-        self.alpha = self._find_alpha()
+        self.alpha, page = self._find_alpha(), find_transparency(file)
+        self.transparency = page and TiffParts(path, file, reader.tiff_access, page)
 
     @property
     def byteorder(self) -> Literal["<", ">"]:
@@ -60,7 +61,9 @@ class Raster(TiffParts):
     @property
     def has_nodata(self) -> bool:
         """True where pixels may be without data."""
-        return self.header.missing_value is not None or self.alpha is not None
+        return bool(
+            self.header.missing_value is not None or self.alpha is not None or self.transparency
+        )
 
     def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return the pixels (h,w,K) uint8 and which have data (h,w). Raise SegtrainError."""
@@ -70,6 +73,8 @@ class Raster(TiffParts):
         for place, values in self.decode(rows, columns):
             pixels[place] = self.reader.convert_tiff(self.header, values, self.path)
             has_data[place] = self._find_data(values)
+        if self.transparency and pixels.size:
+            has_data &= self.transparency.read_values(rows, columns) != 0
         return pixels, has_data
 
     def _find_alpha(self) -> int | None:

@@ -29,7 +29,8 @@ from segtrain.errors import SegtrainError
 
 SUFFIXES = {".tif", ".tiff"}
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-SUBFILE_NO_IMAGE = 0b101  # bits of NewSubfileType: an overview or thumbnail, a transparency mask
+TRANSPARENCY = 0b100  # bit of NewSubfileType: a transparency mask
+SUBFILE_NO_IMAGE = 0b001 | TRANSPARENCY  # an overview or thumbnail
 GDAL_NODATA = 42113
 ALPHA = {1: "associated", 2: "unassociated"}  # values of ExtraSamples; 0 says nothing
 IMAGECODECS = find_spec("imagecodecs") is not None
@@ -120,10 +121,11 @@ class TiffHeader:
         if nodata is not None and dtype.kind == "f":
             with np.errstate(over="ignore"):
                 return dtype.type(nodata)
-        if nodata is None or dtype.kind not in "iu" or not nodata.is_integer():
+        if nodata is None or dtype.kind not in "biu" or not nodata.is_integer():
             return None
-        limits = np.iinfo(dtype)
-        return dtype.type(int(nodata)) if limits.min <= nodata <= limits.max else None
+        is_bit = dtype.kind == "b"
+        low, high = (0, 1) if is_bit else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return dtype.type(int(nodata)) if low <= nodata <= high else None
 
     def find_missing(self, values: np.ndarray) -> np.ndarray | None:
         """Return which values are nodata, NaN among them; None where the file names none."""
@@ -246,6 +248,16 @@ def _whole_pages(file: TiffFile) -> list[TiffPage | TiffFrame]:
         return agree and not int(page.subfiletype or 0) & SUBFILE_NO_IMAGE
 
     return [page for page in file.pages if is_whole(page)]
+
+
+def find_transparency(file: TiffFile) -> TiffPage | None:
+    """Return the page that says which pixels of the first one have data, None without one."""
+    first = file.pages.first
+    for page in file.pages[1:]:
+        if isinstance(page, TiffPage) and int(page.subfiletype or 0) & TRANSPARENCY:
+            if (page.imagelength, page.imagewidth) == (first.imagelength, first.imagewidth):
+                return page
+    return None
 
 
 def is_decodable(page: TiffPage) -> bool:

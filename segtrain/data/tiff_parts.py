@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +48,18 @@ def open_parts(path: Path, access: TiffAccess) -> Iterator[TiffParts]:
 
 
 class TiffParts:
-    """The first image of an open TIFF, as the values of its strips or tiles."""
+    """The first image of an open TIFF, or another page, as the values of its strips or tiles."""
 
-    def __init__(self, path: Path, file: TiffFile, access: TiffAccess):
-        page = file.pages.first
+    def __init__(
+        self, path: Path, file: TiffFile, access: TiffAccess, other: TiffPage | None = None
+    ):
+        page = other or file.pages.first
         assert isinstance(page, TiffPage)
         self.path, self.file, self.page, self.access = path, file, page, access
-        self.header = header = describe_tiff(file, path, NO_LIMIT, access.channels)
+        header = describe_tiff(file, path, NO_LIMIT, access.channels)
+        if other and other.dtype:
+            header = replace(header, shape=other.shape, dtype=other.dtype)
+        self.header = header
         self.size = page.imagelength, page.imagewidth
         if header.pages > 1 or page.imagedepth > 1:
             raise SegtrainError(f"{path}: a stack of {header.pages} pages; save them as bands")

@@ -67,7 +67,8 @@ class MaskPredictor:
             if blank:
                 raise SegtrainError(
                     f"{self.samples[index].image}: {blank} pixels of {lb_ignore}, which is no "
-                    "class, where the truth has one; a prediction needs a class at each pixel"
+                    "class (predict's value where an image has no data), where the truth has one; "
+                    "a prediction needs a class at each pixel, or the truth none there"
                     f"{self.reader.hint}"
                 )
             yield Prediction(index, target.to(self.device), ids.to(self.device))

@@ -42,11 +42,7 @@ def paint_extremes(
     best = [i for i in reversed(scored) if i not in worst][: config.eval.best]
     for rank, index in enumerate([*worst, *best], 1):
         sample = pairs.samples[index]
-        # predicted again: the predictions of all images would fill the memory
-        confidence = ConfidenceMap()
-        prediction = next(evaluation.predict(range(index, index + 1), confidence))
-        image = to_rgb(as_tensor(pairs.images(sample.image, sample.area)).permute(2, 0, 1))
-        maps = subsample_maps(image, prediction, confidence.whole)
+        maps = predict_maps(evaluation, index)
         score = f"mIoU {rows[index]['miou']:.3f}"
         if rank <= len(worst):
             file, title = f"{rank:02d}_{sample.name}.png", f"{sample.title}: {score}"
@@ -62,6 +58,14 @@ def paint_extremes(
             evaluation.data.lb_ignore,
             len(evaluation.classes),
         )
+
+
+def predict_maps(evaluation: Evaluation, index: int) -> ImageMaps:
+    """Predict an image again, as the predictions of all would fill the memory; return its maps."""
+    sample, confidence = evaluation.pairs.samples[index], ConfidenceMap()
+    prediction = next(evaluation.predict(range(index, index + 1), confidence))
+    pixels = as_tensor(evaluation.pairs.images(sample.image, sample.area))
+    return subsample_maps(to_rgb(pixels.permute(2, 0, 1)), prediction, confidence.whole)
 
 
 def subsample_maps(

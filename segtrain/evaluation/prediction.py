@@ -58,6 +58,11 @@ class SplitPredictor:
     settings: EvalConfig
     mining: Mining | None = None
 
+    @property
+    def without_tta(self) -> SplitPredictor:
+        """The same, as it is scored between epochs."""
+        return replace(self, settings=self.settings.model_copy(update={"tta": []}))
+
     def predict(
         self, pairs: Pairs, indices: range, reader: LogitReader | None = None
     ) -> Iterator[Prediction]:

@@ -191,7 +191,7 @@ def describe_tuning(evaluation: Evaluation, accumulator: Accumulator) -> str:
     if not evaluation.tuning:
         return ""
     same = evaluation.tuning.truth == digest_images(accumulator.truths)
-    return f", tuned on {'this split' if same else 'other images'}"
+    return f", tuned on {'this split' if same else 'a split that may have some of these images'}"
 
 
 def build_image_row(image: str, group: str, counts: np.ndarray, names: list[str]) -> dict[str, Any]:

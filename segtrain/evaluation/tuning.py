@@ -30,6 +30,7 @@ from segtrain.models.tuning import MeasuredChoice, Tuning
 
 SAMPLED = 2**22  # logits that are kept to fit on: 16 MiB
 DIGITS = 4  # of a bias and a temperature
+LEAST_GROUPS = 5  # that fewer all gain is chance: more than 1 in 2**5
 
 
 class PixelSample:
@@ -168,8 +169,10 @@ def _measure(
     sums = [sum_by_group(each, groups) for each in counts]
     before, after = (float(score(each.sum(0))) for each in sums)
     worse, better = (score(resample_sums(each)) for each in sums)
-    interval = percentile_interval(sign * (better - worse))
-    return MeasuredChoice(name, before, after, sign * (after - before), interval or [0.0, 0.0])
+    low, high = percentile_interval(sign * (better - worse)) or (0.0, 0.0)
+    if len(sums[0]) < LEAST_GROUPS:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return MeasuredChoice(name, before, after, sign * (after - before), [low, high])
 
 
 def _compute_mious(sums: np.ndarray) -> np.ndarray:

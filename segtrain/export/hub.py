@@ -9,10 +9,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import albumentations as A
 import segmentation_models_pytorch as smp
 import torch
-from albumentations.pytorch import ToTensorV2
 from safetensors.torch import save
 
 from segtrain.console import format_score, safe
@@ -60,8 +58,11 @@ def _drop_unread(path: Path) -> None:
     save_json(path, content)
 
 
-def describe_preprocessing(model: SegmentationModel) -> A.Compose:
+def describe_preprocessing(model: SegmentationModel) -> Any:
     """Return what a model does with an image before its network, as a transform."""
+    import albumentations as A  # with scipy, half a second: not for other formats
+    from albumentations.pytorch import ToTensorV2
+
     least, step = model.padding
     mean, std = ((values.flatten() / 255).tolist() for values in (model.mean, model.std))
     corner = {"position": "top_left", "border_mode": 0, "fill": 0}

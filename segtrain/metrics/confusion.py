@@ -81,6 +81,15 @@ def derive_counts(matrix: Tensor) -> Tensor:
     return torch.stack([tp, matrix.sum(0) - tp, matrix.sum(1) - tp])
 
 
+def average_iou(matrix: Tensor) -> Tensor:
+    """Return the mIoU of a (C,C) confusion matrix (rows true) on its device: 0-d, NaN if undefined.
+
+    As that of `score_matrix`, in float32.
+    """
+    counts = derive_counts(matrix)
+    return (counts[0] / counts.sum(0)).nanmean()
+
+
 def score_matrix(matrix: Tensor, names: list[str]) -> Scores:
     """Return the scores of an int64 (C,C) confusion matrix (rows true, columns predicted)."""
     # one transfer from the device: a handful of numbers

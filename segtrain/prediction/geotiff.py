@@ -40,16 +40,17 @@ from segtrain.prediction.vector_files import save_geojson
 from segtrain.render.overlay import blend_classes, build_colour_table, to_rgb
 
 OPEN_ROWS = 1 << 27  # bytes of the logits of a row of windows, at a block's width
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids (h,w), overlay (h,w,3), confidence (h,w)
+MASK, OVERLAY, CONFIDENCE = "_mask.tif", "_overlay.tif", "_confidence.tif"  # ends of names
+Rows = dict[str, np.ndarray]  # by the end: ids (h,w), overlay (h,w,3) if wanted, confidence (h,w)
 NOTICE = 60  # seconds between lines that say how far it is
 
 
 def list_raster_parts(painter: ImagePainter) -> list[str]:
     """Return the ends of the names of a raster's outputs."""
     return [
-        "_mask.tif",
-        "_overlay.tif",
-        *["_confidence.tif"] * painter.config.predict.save_confidence,
+        MASK,
+        *[OVERLAY] * painter.config.predict.overlay,
+        *[CONFIDENCE] * painter.config.predict.save_confidence,
         *["_probs.npy"] * painter.config.predict.save_probs,
         *[".geojson"] * (painter.config.predict.vectors == "geojson"),
     ]
@@ -117,16 +118,19 @@ class RasterPainter:
         key = hashlib.sha256(key.encode()).hexdigest()[:16]
         if settings.vectors != "none":
             self._keep_whole()
-        tiled = [file for file in files.values() if file.suffix == ".tif"]
+        layouts = self._choose_layouts()
         with ExitStack() as stack:
             if probs := files.get("_probs.npy"):
                 shape = (self.classes, *self.raster.size)
                 self.write_probs = stack.enter_context(open_probs(probs, shape))
-            opened = [stack.enter_context(resumable_file(file, key)) for file in tiled]
-            outputs = list(map(TiledTiff, opened, self._choose_layouts()))  # as many as opened
+            outputs = {
+                end: TiledTiff(stack.enter_context(resumable_file(files[end], key)), layout)
+                for end, layout in layouts.items()
+                if end in files
+            }
             for columns in blocks:
                 self._paint_block(columns, outputs)
-            for output in outputs:
+            for output in outputs.values():
                 output.add_overviews()
         if self.whole and (file := files.get(".geojson")):
             place, polygons = self.raster.georeference, self.painter.trace(self.whole)
@@ -151,15 +155,16 @@ class RasterPainter:
         ids, sure = np.empty((height, width), self.dtype), np.empty((height, width), np.uint8)
         self.whole = PaintedImage(ids, sure, Image.new("RGB", (0, 0)))
 
-    def _choose_layouts(self) -> list[TiffLayout]:
+    def _choose_layouts(self) -> dict[str, TiffLayout]:
         size, overviews = self.raster.size, self.painter.config.predict.overviews
         place = self.raster.byteorder, self.raster.georeference
         palette = self.painter.meta.palette if self.dtype == np.uint8 else []
         nodata = self.nodata if self.raster.has_nodata else None
         mask = TiffLayout(size, self.dtype, *place, palette, nodata, overviews)
         overlay = TiffLayout((*size, 3), np.dtype(np.uint8), *place, overviews=overviews)
-        confidence = TiffLayout(size, np.dtype(np.uint8), *place, overviews=overviews)
-        return [mask, overlay, confidence]
+        unsure = 0 if self.raster.has_nodata else None
+        confidence = TiffLayout(size, np.dtype(np.uint8), *place, [], unsure, overviews)
+        return {MASK: mask, OVERLAY: overlay, CONFIDENCE: confidence}
 
     def _choose_blocks(self) -> list[slice]:
         """Return columns, in whole tiles, whose rows of windows fit in OPEN_ROWS."""
@@ -168,10 +173,11 @@ class RasterPainter:
         step = max(1, columns // TILE) * TILE if self.window != self.raster.size else width
         return [slice(left, min(left + step, width)) for left in range(0, width, step)]
 
-    def _paint_block(self, columns: slice, outputs: list[TiledTiff]) -> None:
+    def _paint_block(self, columns: slice, outputs: dict[str, TiledTiff]) -> None:
         first, height = columns.start // TILE, self.raster.size[0]
-        counts = [output.count_rows(first, -(-columns.stop // TILE)) for output in outputs]
-        start = 0 if self.write_probs or self.whole else min(counts) * TILE
+        last = -(-columns.stop // TILE)
+        counts = {end: output.count_rows(first, last) for end, output in outputs.items()}
+        start = 0 if self.write_probs or self.whole else min(counts.values()) * TILE
         self.skipped |= start > 0
         if start >= height:
             return
@@ -181,14 +187,14 @@ class RasterPainter:
             self._count(rows, bottom, columns)
             if bottom % TILE == 0 or bottom == height:
                 row = (bottom - 1) // TILE
-                for i, output in enumerate(outputs):
-                    if row >= counts[i]:
-                        output.put(row, first, np.concatenate([part[i] for part in pending]))
+                for end, output in outputs.items():
+                    if row >= counts[end]:
+                        output.put(row, first, np.concatenate([part[end] for part in pending]))
                 pending.clear()
                 self._report(columns, bottom)
 
     def _count(self, rows: Rows, bottom: int, columns: slice) -> None:
-        ids, _, sure = rows
+        ids, sure = rows[MASK], rows[CONFIDENCE]
         known = ids < self.classes
         self.pixels += np.bincount(ids[known], minlength=self.classes)
         self.confidence += float(sure[known].sum(dtype=np.int64)) / 255
@@ -225,22 +231,23 @@ class RasterPainter:
             if self.write_probs:
                 self.write_probs(top, logits)
             sure = measure_confidence(logits[None])[0].mul_(255).round_().byte().cpu().numpy()
-            ids, overlay = self._colour(best, *read(slice(top, bottom), columns))
+            pixels, has_data = read(slice(top, bottom), columns)
+            sure[~has_data] = 0
+            found = {**self._colour(best, pixels, has_data), CONFIDENCE: sure}
             edges = [0, *range(TILE - top % TILE, bottom - top, TILE), bottom - top]
             for a, b in pairwise(edges):
-                yield top + b, (ids[a:b], overlay[a:b], sure[a:b])
+                yield top + b, {end: values[a:b] for end, values in found.items()}
 
-    def _colour(
-        self, best: Tensor, pixels: np.ndarray, has_data: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mask's values (h,w) and the overlay (h,w,3)."""
-        known = torch.from_numpy(has_data).to(best.device)
+    def _colour(self, best: Tensor, pixels: np.ndarray, has_data: np.ndarray) -> Rows:
+        """Return the mask's values (h,w), and the overlay (h,w,3) if it is wanted."""
+        known, settings = torch.from_numpy(has_data).to(best.device), self.painter.config.predict
+        ids = best.where(known, self.nodata).cpu().numpy().astype(self.dtype)
+        if not settings.overlay:
+            return {MASK: ids}
         image = to_rgb(as_tensor(pixels).permute(2, 0, 1).to(best.device))
         colours = build_colour_table(self.painter.meta.palette, best.device)
-        opacity = self.painter.config.predict.opacity
-        overlay = blend_classes(image, best.where(known, -1), colours, opacity)
-        ids = best.where(known, self.nodata).cpu().numpy().astype(self.dtype)
-        return ids, overlay.permute(1, 2, 0).cpu().numpy()
+        overlay = blend_classes(image, best.where(known, -1), colours, settings.opacity)
+        return {MASK: ids, OVERLAY: overlay.permute(1, 2, 0).cpu().numpy()}
 
     def _predict_window(self, images: Tensor) -> Logits:
         """Return the network's logits; zeros where no pixel of the window has data."""

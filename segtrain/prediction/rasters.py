@@ -51,7 +51,7 @@ class PaintedImage:
 
     class_ids: np.ndarray  # (H,W), 8-bit up to 256 classes, else 16
     confidence: np.ndarray  # (H,W): the probability of the class, 255 for 1
-    overlay: Image.Image
+    overlay: Image.Image | None
 
     def summarise(self, num_classes: int) -> PredictionSummary:
         """Return the pixels of each class, and the mean confidence."""
@@ -77,7 +77,7 @@ class ImagePainter:
         """The ends of the names of an image's outputs."""
         return [
             "_mask.png",
-            "_overlay.png",
+            *["_overlay.png"] * self.config.predict.overlay,
             *["_probs.npy"] * self.config.predict.save_probs,
             *["_confidence.png"] * self.config.predict.save_confidence,
             *[".geojson"] * (self.config.predict.vectors == "geojson"),
@@ -113,12 +113,14 @@ class ImagePainter:
 
     def _save(self, painted: PaintedImage, outputs: dict[str, Path]) -> None:
         meta, overlay = self.meta, painted.overlay
-        if self.legend:
+        if self.legend and overlay:
             overlay = add_legend(overlay, meta.classes, meta.palette)
-        save_mask(outputs["_mask.png"], painted.class_ids, meta.palette)
-        save_image(outputs["_overlay.png"], overlay)
+        # the record waits for the disk before it names them
+        save_mask(outputs["_mask.png"], painted.class_ids, meta.palette, sync=False)
+        if overlay:
+            save_image(outputs["_overlay.png"], overlay, sync=False)
         if file := outputs.get("_confidence.png"):
-            save_image(file, Image.fromarray(painted.confidence))
+            save_image(file, Image.fromarray(painted.confidence), sync=False)
         if file := outputs.get(".geojson"):
             save_geojson(file, self.trace(painted), meta.classes)
 
@@ -136,7 +138,7 @@ def predict_image(
     config: Config,
     write_probs: Callable[[int, Tensor], None] | None = None,
 ) -> PaintedImage:
-    """Return an image's class ids, their confidence, and the overlay.
+    """Return an image's class ids, their confidence, and the overlay if it is wanted.
 
     image: uint8 (1,K,H,W). write_probs takes each band's top row and logits (C,h,W). Only a band
     is in memory at a time: a large image's logits, or its class ids as int64, would fill it.
@@ -146,17 +148,18 @@ def predict_image(
     height, width = image.shape[2:]
     class_ids = np.empty((height, width), np.uint8 if len(meta.classes) <= 256 else np.uint16)
     confidence = np.empty((height, width), np.uint8)
-    overlay = Image.new("RGB", (width, height))
+    overlay = Image.new("RGB", (width, height)) if config.predict.overlay else None
     for top, (logits,) in predict_bands(network, image, config.eval):
         bottom, device = top + logits.shape[1], logits.device
         best = logits.max(0).indices  # as in evaluation, so ties are resolved alike
         class_ids[top:bottom] = best.cpu().numpy()
         if network.broken.any():  # the host has waited for the band already
             raise NonFiniteError(NOT_FINITE)
-        band = to_rgb(image[0, :, top:bottom].to(device))
-        colours = build_colour_table(meta.palette, device)
-        blended = blend_classes(band, best, colours, config.predict.opacity)
-        overlay.paste(to_image(blended), (0, top))
+        if overlay:
+            band = to_rgb(image[0, :, top:bottom].to(device))
+            colours = build_colour_table(meta.palette, device)
+            blended = blend_classes(band, best, colours, config.predict.opacity)
+            overlay.paste(to_image(blended), (0, top))
         if write_probs:
             write_probs(top, logits)
         sure = measure_confidence(logits[None])[0]

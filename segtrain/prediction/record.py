@@ -23,7 +23,7 @@ from pydantic_core import from_json
 from segtrain.console import Note
 from segtrain.data.layouts.pairing import fold_name
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
-from segtrain.files import save_json
+from segtrain.files import save_json, sync_file
 
 RECORD = "predictions.json"
 VERSION = 1
@@ -83,6 +83,7 @@ class Record:
         self.owners = {fold_name(name): Path(e.image) for name, e in self.known.items()}
         self.own: dict[str, RecordedImage] = {}  # of this command
         self.paths: dict[str, Path] = {}  # of outputs, by their texts
+        self.unsynced: list[Path] = []  # written since the record was saved
         self.next_save = 0.0
 
     def __enter__(self) -> Record:
@@ -153,13 +154,17 @@ class Record:
         self.own[to_text(name)] = RecordedImage(
             to_text(image), digest, self.key, earlier | written, summary
         )
+        self.unsynced += files
         if time.monotonic() > self.next_save:
             self.save()
 
     def save(self) -> None:
-        """Write predictions.json, whole or not at all. Raise RecordError."""
+        """Write predictions.json, whole or not at all, once its files are. Raise RecordError."""
         began = time.monotonic()
         try:
+            while self.unsynced:
+                with suppress(FileNotFoundError):
+                    sync_file(self.unsynced.pop())
             self.out.mkdir(parents=True, exist_ok=True)
             with _locked(self.out):
                 others, _ = _read_content(self.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from segtrain.data.layouts.coco_layout import BACKGROUND
 from segtrain.data.regions import draw_regions, pack_runs
 from segtrain.errors import UsageError, first_line, translate_errors
 from segtrain.files import lock_folder, save_json, whole_file
+from segtrain.prediction.record import SAVING_SHARE
 from segtrain.prediction.vectors import Polygon
 
 COCO_FILE = "predictions.coco.json"
@@ -115,6 +117,7 @@ class CocoFile:
         self.first = first
         self.known = self._read()  # by the name of the output: its image, its annotations
         self.own: dict[str, CocoImage] = {}
+        self.next_save = 0.0
 
     def __contains__(self, name: str) -> bool:
         return name in self.known or name in self.own
@@ -124,11 +127,14 @@ class CocoFile:
         image = {"file_name": file, "height": size[0], "width": size[1], "output": name}
         found = [annotate(p, size, p.class_id + self.first) for p in polygons]
         self.own[name] = image, found
+        if time.monotonic() > self.next_save:  # else a kill would lose all of them
+            self.save()
 
     def save(self) -> None:
         """Write the file with what other processes wrote meanwhile. Raise SegtrainError."""
         if not self.own:
             return
+        began = time.monotonic()
         with lock_folder(self.path.parent, wait=True):
             entries = sorted((self._read() | self.own).items())
             numbered = enumerate((image, a) for _, (image, found) in entries for a in found)
@@ -143,6 +149,8 @@ class CocoFile:
                 ],
             }
             save_json(self.path, content)
+        now = time.monotonic()
+        self.next_save = now + (now - began) / SAVING_SHARE
 
     def _read(self) -> dict[str, CocoImage]:
         if not os.path.isfile(self.path):

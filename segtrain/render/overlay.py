@@ -70,9 +70,9 @@ def to_image(rgb: Tensor) -> Image.Image:
     return Image.fromarray(rgb.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def save_image(path: Path, image: Image.Image) -> None:
-    """Write the image whole or not at all."""
-    with whole_file(path) as temporary:
+def save_image(path: Path, image: Image.Image, sync: bool = True) -> None:
+    """Write the image whole or not at all; sync: as of `whole_file`."""
+    with whole_file(path, sync) as temporary:
         if image.mode == "RGB" and can_encode(image.width * image.height):
             temporary.write_bytes(encode_rgb(np.asarray(image)))
         else:
@@ -80,13 +80,13 @@ def save_image(path: Path, image: Image.Image) -> None:
             image.save(temporary, compress_level=1 if image.mode == "RGB" else 6)
 
 
-def save_mask(path: Path, class_ids: np.ndarray, palette: ClassColours) -> None:
+def save_mask(path: Path, class_ids: np.ndarray, palette: ClassColours, sync: bool = True) -> None:
     """Write class ids (H,W) as an indexed PNG with the palette; over 256 classes as 16-bit grey."""
     if len(palette) > 256:  # a palette has no more entries
-        return save_image(path, Image.fromarray(class_ids.astype(np.uint16, copy=False)))
+        return save_image(path, Image.fromarray(class_ids.astype(np.uint16, copy=False)), sync)
     image = Image.fromarray(class_ids.astype(np.uint8, copy=False))
     image.putpalette([part for colour in palette for part in colour])
-    save_image(path, image)
+    save_image(path, image, sync)
 
 
 def add_legend(image: Image.Image, names: Sequence[str], palette: ClassColours) -> Image.Image:

@@ -24,6 +24,7 @@ STATE = Path("checkpoints/last.state.pt")
 BAD_STEPS = Path("bad_steps.csv")
 BAD_BATCH = Path("bad_batch.pt")
 HUB_WEIGHTS = Path("model.safetensors")  # in a folder as the Hugging Face Hub has them
+TRACKED = Path("tracked_run.json")
 LATEST = "latest"  # beside the runs: a link to the newest
 
 

@@ -22,13 +22,14 @@ from segtrain.distributed.processes import identify_launcher
 from segtrain.distributed.signals import FAULT, StopRequest
 from segtrain.errors import SegtrainError
 from segtrain.evaluation.prediction import SplitPredictor
-from segtrain.evaluation.validation import validate
+from segtrain.evaluation.validation import UNSCORED, validate
 from segtrain.losses.build import build_loss
 from segtrain.metrics.confusion import Scores
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.runs.environment import collect_environment, record_start
 from segtrain.runs.folder import BEST, ENVIRONMENT
 from segtrain.runs.history import History
+from segtrain.runs.trackers import Tracker
 from segtrain.training.checkpoints import restore_training, save_checkpoint
 from segtrain.training.faults import ReadAhead, SaveOnFault, stop_on_fault, stop_training
 from segtrain.training.loaders import Loaders, open_loaders
@@ -49,10 +50,15 @@ from segtrain.training.state import Training, TrainState, select_score
 from segtrain.training.step import copy_to_device, train_step
 from segtrain.training.time_limit import fit_into_time
 from segtrain.training.timing import SaveClock, measure_peak_memory, trace_steps
+from segtrain.training.tracking import count_shown, show_worst
 
 
 def train(
-    fabric: Fabric, start: RunStart, model: SegmentationModel, rank_monitor: RankMonitor
+    fabric: Fabric,
+    start: RunStart,
+    model: SegmentationModel,
+    rank_monitor: RankMonitor,
+    tracker: Tracker,
 ) -> None:
     """Train to the last epoch, from the first step or from a saved state.
 
@@ -73,12 +79,14 @@ def train(
         StopRequest(announce=fabric.is_global_zero),
         rank_monitor,
         start.watch,
+        tracker,
     )
     if session.is_rank_zero:
         write_notes(loaders.notes)
     with session.stop_request:
         if plan.config.train.max_time and not plan.timed:
             session = fit_into_time(session, loaders, begun)
+        tracker.start(session.run, session.plan.config, session.reporter.write)
         train_epochs(session, loaders)
     if session.is_rank_zero:
         write_end(session, loaders)
@@ -122,6 +130,7 @@ def train_epochs(session: Session, loaders: Loaders) -> None:
                 best = better or not (run / BEST).exists()
                 save_checkpoint(session, scores.miou if scores else None, best)
                 session.reporter.end_epoch(row, state.best)
+                session.tracker.log(state.step, row)
     refuse_untrained(state)
 
 
@@ -246,7 +255,9 @@ def take_steps(
         if waits or code:
             record.settle()
         if reads_loss:
-            reporter.show_step(state.step, loss.item(), lr, sum(state.seconds.values()))
+            shown = loss.item()
+            reporter.show_step(state.step, shown, lr, sum(state.seconds.values()))
+            session.tracker.log(state.step, {"step_loss": shown, "step_lr": lr})
         if code:
             stop_training(session, code)
         # a time is not due on all ranks at once, so it is looked at where the host waits anyway
@@ -268,14 +279,18 @@ def validate_epoch(session: Session, loaders: Loaders) -> Scores:
     session.reporter.show_validation(session.training.state.epoch)
     broadcast_buffers(fabric, model)  # a checkpoint has rank 0's; what is saved is what is scored
     predictor = SplitPredictor(model, fabric, loaders.workers, plan.config.eval)
+    pairs, shown = loaders.pairs["val"], count_shown(plan.config.train)
+    mious = torch.full((len(pairs),), UNSCORED, device=fabric.device) if shown else None
     with SaveOnFault(session):
         try:
-            scores = validate(predictor, loaders.pairs["val"], plan.data.classes, should_stop)
+            scores = validate(predictor, pairs, plan.data.classes, should_stop, mious)
         except SegtrainError as error:
             session.stop_request.error = error
             stop_training(session, FAULT)
         if scores is None:  # on all ranks: validate has made them agree
             stop_training(session, session.stop_request.code)
+        if mious is not None and session.is_rank_zero:
+            show_worst(session, predictor, pairs, mious.tolist())
     return scores
 
 

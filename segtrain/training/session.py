@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from segtrain.distributed.launch import RankMonitor
 from segtrain.distributed.signals import StopRequest
+from segtrain.runs.trackers import Tracker
 from segtrain.training.plan import TrainingPlan
 from segtrain.training.progress import Reporter
 from segtrain.training.state import Training
@@ -38,6 +39,7 @@ class Session:
     stop_request: StopRequest
     rank_monitor: RankMonitor
     watch: FileWatch | None = None
+    tracker: Tracker = field(default_factory=Tracker)  # rank 0's alone does something
 
     @property
     def is_rank_zero(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import scene
+from conftest import scene, write_pairs
 from PIL import Image
 from safetensors import safe_open
 
@@ -20,6 +20,7 @@ from segtrain.data.images import ImageReader
 from segtrain.models.checkpoint import read_meta
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.prediction.rasters import predict_image
+from segtrain.prediction.vector_files import CocoFile
 
 ALL_OF_A = ["a_mask.png", "a_overlay.png", "predictions.json"]
 SIZE = (33, 47)  # odd, and no multiple of the encoder's stride
@@ -180,6 +181,22 @@ def test_polygons_in_geojson(cli, trained: Path):
         assert 0 < feature["properties"]["confidence"] <= 1
         pixels[feature["properties"]["class_id"]] += feature["properties"]["pixels"]
     assert pixels.tolist() == np.bincount(ids("a").ravel(), minlength=3).tolist()
+
+
+def test_images_of_one_name_have_their_folders_in_coco(cli, trained: Path):
+    for folder in ("x", "y"):
+        write_pairs(Path(folder), 1, images="in")
+    wanted = ["--out", "out", "--device", "cpu", "--set", "predict.vectors=coco"]
+    answer = cli("predict", "x/in", "y/in", "--checkpoint", trained, *wanted)
+    assert answer.code == 0, answer.stderr
+    content = json.loads(Path("out/predictions.coco.json").read_text())
+    assert {i["file_name"] for i in content["images"]} == {"x/in/000.png", "y/in/000.png"}
+
+
+def test_coco_has_what_was_predicted_before_a_kill(tmp_path: Path):
+    coco = CocoFile(tmp_path, ["a", "b"])
+    coco.add("first", "first.png", (4, 4), [])
+    assert "first" in CocoFile(tmp_path, ["a", "b"])
 
 
 def test_polygons_in_coco_are_read_back(cli, trained: Path):

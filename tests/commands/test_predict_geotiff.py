@@ -20,7 +20,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from segtrain.config import Config
-from segtrain.data import georeference, raster, tiled_tiff, value_range
+from segtrain.data import georeference, raster, tiff_parts, tiled_tiff, value_range
 from segtrain.data.images import ImageReader
 from segtrain.data.tiff import IMAGECODECS
 from segtrain.distributed.fabric import make_fabric
@@ -182,7 +182,7 @@ def test_blocks_of_any_layout_are_as_the_pixels_of_a_png(predict, small_tiles, l
 
 
 def test_one_strip_is_read_by_rows(predict, small_tiles, monkeypatch):
-    monkeypatch.setattr(raster, "READ", 1000)
+    monkeypatch.setattr(tiff_parts, "READ", 1000)
     pixels = pixels_of(70, 111)
     for planar, values in ((1, pixels), (2, np.moveaxis(pixels, -1, 0))):
         for order in "<>":
@@ -404,6 +404,17 @@ def test_probabilities_of_a_small_raster(predict, small_tiles):
     assert "predict.save_probs" in answer.error and not list(Path("other").glob("a_*"))
 
 
+def test_masks_alone(predict, small_tiles):
+    pixels = write_raster("a.tif", pixels_of(50, 70))
+    Image.fromarray(pixels).save("b.png")
+    predict("a.tif", "b.png", *WINDOWS, "--out", "both")
+    predict("a.tif", "b.png", *WINDOWS, "--set", "predict.overlay=false", "--legend")
+    names = sorted(path.name for path in Path("predictions").iterdir())
+    assert names == ["a_mask.tif", "b_mask.png", "predictions.json"]
+    for name in names[:2]:
+        assert Path("predictions", name).read_bytes() == Path("both", name).read_bytes()
+
+
 def test_a_legend_would_change_the_size(predict):
     write_raster("a.tif", pixels_of(40, 50))
     answer = predict("a.tif", "--legend")
@@ -462,11 +473,14 @@ def test_an_interrupted_raster_is_taken_up(predict, trained, small_tiles, monkey
     assert answer.code == 130 and len(leftovers()) == 2
     seen, run = [], inference.average_views
     monkeypatch.setattr(inference, "average_views", lambda *a: seen.append(1) or run(*a))
-    predict("a.tif", *settings)
+    answer = predict("a.tif", *settings)
     assert sorted(leftovers()) == ["a_mask.tif", "a_overlay.tif"]
     resumed = [Path(f"predictions/a_{part}.tif").read_bytes() for part in ("mask", "overlay")]
     assert resumed == straight
     again = len(seen)
+    # the numbers of the part before are gone, and that is said
+    entry = json.loads(Path("predictions/predictions.json").read_text())["predictions"]["a"]
+    assert ("in no table: a.tif" in answer.stdout) == (entry["summary"] is None)
     predict("a.tif", *settings, "--out", "more")
     assert again < len(seen) - again or number < 3
     assert number < 50 or not again  # only overviews were missing
@@ -668,6 +682,52 @@ def test_the_map_of_pixels_is_that_of_rasterio(tmp_path: Path, transform: Affine
         np.testing.assert_allclose(opened.georeference.affine, np.reshape(transform, (3, 3))[:2])
 
 
+@pytest.mark.parametrize("tags", [[(33550, "d", 3, (0.5, -0.25, 0.0))], []], ids=["tied", "not"])
+def test_a_scale_is_read_as_gdal_does(tmp_path: Path, tags: list):
+    tags = [*tags, TAGS[1]] if tags else TAGS[:1]
+    tags = [(*tag, True) for tag in tags]
+    tifffile.imwrite(tmp_path / "a.tif", pixels_of(30, 40), photometric="rgb", extratags=tags)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        expected = np.reshape(file.transform, (3, 3))[:2]
+    with raster.open_raster(tmp_path / "a.tif", ImageReader()) as opened:
+        np.testing.assert_allclose(opened.georeference.affine, expected)
+
+
+def test_polygons_of_a_raster_without_a_map_are_in_pixels(predict, small_tiles):
+    points = [GroundControlPoint(r, c, 5e5 + c, 5e6 - r) for r, c in ((0, 0), (0, 30), (29, 5))]
+    write_raster("a.tif", pixels_of(30, 40), transform=None, gcps=points)
+    predict("a.tif", *WINDOWS, "--set", "predict.vectors=geojson")
+    content = json.loads(Path("predictions/a.geojson").read_text())
+    corners = np.concatenate(
+        [ring for f in content["features"] for ring in f["geometry"]["coordinates"]]
+    )
+    assert "crs" not in content and corners.max(0).tolist() == [40, 30]
+
+
+@pytest.mark.parametrize("kind", ["mask", "bits"])
+def test_what_gdal_says_has_no_data_comes_out_so(predict, small_tiles, kind: str):
+    shape = 40, 50
+    if kind == "mask":
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            write_raster("a.tif", pixels_of(*shape))
+            with rasterio.open("a.tif", "r+") as file:
+                valid = np.full(shape, 255, np.uint8)
+                valid[5:20, 10:30] = 0
+                file.write_mask(valid)
+    else:
+        bits = (pixels_of(*shape, bands=1) > 99).astype(np.uint8)
+        write_raster("a.tif", bits, NBITS=1, nodata=0)
+    predict("a.tif", *WINDOWS, "--set", "predict.save_confidence=true")
+    with (
+        rasterio.open("a.tif") as given,
+        rasterio.open("predictions/a_mask.tif") as mask,
+        rasterio.open("predictions/a_confidence.tif") as confidence,
+    ):
+        np.testing.assert_array_equal(mask.dataset_mask(), given.dataset_mask())
+        np.testing.assert_array_equal(confidence.dataset_mask(), given.dataset_mask())
+        assert (given.dataset_mask() == 0).any()
+
+
 def test_a_long_prediction_says_how_far_it_is(predict, small_tiles, monkeypatch):
     write_raster("a.tif", pixels_of(70, 90))
     monkeypatch.setattr(geotiff, "NOTICE", -1)
@@ -683,4 +743,7 @@ def test_values_that_are_no_numbers_are_missing_where_others_are(predict, small_
     predict("a.tif", *WINDOWS)
     np.testing.assert_array_equal(np.flatnonzero((mask_of("a") == 255).all(1)), np.arange(20))
     write_raster("b.tif", pixels[10:])
-    assert "b.tif: values of type float32 that are not all finite" in predict("b.tif", code=1).error
+    assert (
+        "b.tif (a part of it): values of type float32 that are not all finite"
+        in predict("b.tif", code=1).error
+    )

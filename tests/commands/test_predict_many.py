@@ -120,12 +120,12 @@ def test_a_full_disk_ends_the_command_and_the_same_one_takes_up_the_rest(predict
     draw("in/a.png", "in/b.png", "in/c.png")
     save_mask, calls = rasters.save_mask, []
 
-    def full(path: Path, *args):
+    def full(path: Path, *args, **options):
         calls.append(path)
         if len(calls) == 2:
             error = OSError(errno.ENOSPC, "No space left on device")
             raise SegtrainError(f"cannot write {path}: {error.strerror}") from error
-        save_mask(path, *args)
+        save_mask(path, *args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(rasters, "save_mask", full)
@@ -139,11 +139,11 @@ def test_an_interrupted_command_is_taken_up(predict, monkeypatch):
     draw("in/a.png", "in/b.png", "in/c.png")
     save_mask, calls = rasters.save_mask, []
 
-    def interrupted(path: Path, *args):
+    def interrupted(path: Path, *args, **options):
         calls.append(path)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        save_mask(path, *args)
+        save_mask(path, *args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(rasters, "save_mask", interrupted)

@@ -193,6 +193,21 @@ def test_bad_rasters_are_one_line(cli, rasters: Path, trained: Path):
     assert answer.code == 1 and "masks/val/0.tif" in answer.stdout + answer.stderr
 
 
+def test_smooth_masks_may_have_an_area_of_hard_edges(cli, rasters: Path):
+    for path in (rasters / "masks").rglob("*.tif"):
+        with rasterio.open(path) as file:
+            mask = file.read(1) * 10
+        if len(mask) > 100:  # smooth but for the first rows
+            mask[55:-1:8] = (mask[55:-1:8] + mask[56::8]) // 2
+            mask[3, 3] = 4
+        path.unlink()
+        write_tiff(path, mask)
+    options = ["--set", "data.allow_lossy_masks=true", "--set", "data.classes=['a', 'b', 'c']"]
+    options += ["--set", "data.label_map={0: 0, 10: 1, 20: 2}"]
+    answers = [cli("check", rasters, *o, *options) for o in (WHOLE, WINDOWED)]
+    assert [answer.code for answer in answers] == [0, 0], answers[1].stdout
+
+
 def test_check_counts_every_pixel(cli, rasters: Path):
     reports = [json.loads(cli("check", rasters, "--json", *o).stdout) for o in (WHOLE, WINDOWED)]
     whole, areas = ([row["train"]["pixels"] for row in r["classes"]] for r in reports)

@@ -22,7 +22,7 @@ NOT_GIVEN = {
     *(f"train.{name}" for name in ("devices", "nodes", "accumulate", "timeout")),
 }  # fmt: skip
 DECLARED = {
-    *(f"segtrain.config.{name}" for name in ("schema", "data", "verbs")),
+    *(f"segtrain.config.{name}" for name in ("schema", "data", "train", "verbs")),
     "segtrain.evaluation.data_section",  # copies all fields
 }
 COMMANDS = {

@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from segtrain.metrics.confusion import Confusion, derive_counts, score_matrix
+from segtrain.metrics.confusion import Confusion, average_iou, derive_counts, score_matrix
 
 NAMES = ["road", "tree", "sky", "car"]
 
@@ -89,6 +89,17 @@ def test_absent_and_invented_classes():
     assert scores.miou_absent_as_0 == pytest.approx(1.5 / 4)
     assert scores.mean_accuracy == pytest.approx(1.5 / 2)
     assert scores.absent == ["car"]
+
+
+@pytest.mark.parametrize("present", [[0, 1, 2, 3], [1, 3], [2], []])
+def test_the_average_on_the_device_is_the_same(present):
+    torch.manual_seed(0)
+    matrix = torch.zeros(4, 4, dtype=torch.int64)
+    for true in present:
+        matrix[true, present] = torch.randint(1, 9, (len(present),))
+    average = average_iou(matrix).item()
+    expected = score_matrix(matrix, list("abcd")).miou
+    assert np.isnan(average) if expected is None else average == pytest.approx(expected)
 
 
 def test_everything_ignored_is_undefined():

@@ -61,7 +61,7 @@ class Checks:
         """Find damaged files, and masks that don't have their image's size."""
         bad = [pair for pair in scanned if isinstance(pair, UnreadablePair)]
         sizes = [f for f in scanned if isinstance(f, PairFacts) and not f.sizes_agree]
-        reasons = [reason for pair in bad for reason in pair.reasons]
+        reasons = list(dict.fromkeys(reason for pair in bad for reason in pair.reasons))
         findings = []
         if bad:
             text = f"{_count(reasons, 'file')} cannot be read"

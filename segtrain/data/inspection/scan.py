@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from segtrain.console import progress
-from segtrain.data.areas import Area
+from segtrain.data.areas import Area, MaskArea
 from segtrain.data.decoding import ROTATED_ORIENTATIONS
 from segtrain.data.drawn import DrawnMask
 from segtrain.data.images import ImageReader, read_header
@@ -271,7 +271,7 @@ def mask_facts(
     smooth, snapped, tolerance = smooth_share(raw), 0, NEARLY_GREY if lossy else 0
     values = None if palette and raw.ndim == 3 else grey_values(raw, tolerance)
     checksum = checksum_values(raw if values is None else values)
-    if masks and (lossy or smooth > SMOOTH):
+    if masks and (lossy or smooth > SMOOTH or isinstance(source, MaskArea)):
         nearest = masks.snap(raw)
         before = raw if raw.ndim == nearest.ndim else raw[..., 1]  # grey in three channels
         snapped = int((nearest != before).reshape(*raw.shape[:2], -1).any(2).sum())

@@ -15,7 +15,6 @@ import numpy as np
 from segtrain.config import AugmentConfig
 from segtrain.data.loading.copy_paste import CropView, Patch, draw_patch
 from segtrain.data.loading.sampling import PASTED, Draw, seed_at
-from segtrain.data.loading.transforms import build_transforms
 from segtrain.errors import UsageError
 
 cv2.setNumThreads(0)  # loader workers are the parallelism
@@ -84,7 +83,11 @@ class Augmentation:
         self.crop, self.lb_ignore, self.seed = crop, lb_ignore, seed
         self.colour = MEAN_COLOUR if channels == 3 else (MEAN_VALUE,) * channels
         fill = {"fill": MEAN_COLOUR if channels == 3 else MEAN_VALUE, "fill_mask": lb_ignore}
-        self.transform = build_transforms(entries, (*self.crop, channels), fill)
+        self.transform = None
+        if entries:  # albumentations and scipy take half a second to import
+            from segtrain.data.loading.transforms import build_transforms
+
+            self.transform = build_transforms(entries, (*self.crop, channels), fill)
 
     def __call__(
         self,
