@@ -204,10 +204,11 @@ def _finish_swap(folder: Path, own: Collection[str]) -> None:
 
 
 @contextmanager
-def lock_folder(folder: Path, wait: bool = False) -> Iterator[bool | None]:
+def lock_folder(folder: Path, wait: bool = False, shared: bool = False) -> Iterator[bool | None]:
     """Lock a folder itself, so that no lock file stays; the lock ends with the process at last.
 
-    Yield True, False where another process has the lock, None on file systems without locks.
+    Several processes may have a shared lock at a time, and no other lock beside it. Yield True,
+    False where another process has the lock, None on file systems without locks.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)
@@ -217,7 +218,8 @@ def lock_folder(folder: Path, wait: bool = False) -> Iterator[bool | None]:
     try:
         locked: bool | None = True
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(handle, kind | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             locked = False
         except OSError:

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from segtrain.cli.interrupts import INTERRUPTED, working
+from segtrain.config.addresses import strip_credentials, take_credentials
 from segtrain.console import accept_any_text, safe, write, write_lines
 from segtrain.errors import SegtrainError, Stopped
 from segtrain.version import DISTRIBUTION, __version__
@@ -27,6 +28,8 @@ class OneLineErrors(TyperGroup):
     """Command group that prints a SegtrainError or a wrong option as one line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer keeps its type private
+        sys.argv[1:] = map(take_credentials, sys.argv[1:])  # runs and reports record them
+        args = [take_credentials(arg) for arg in args]
         with _one_line("--debug" in args):
             if not args:
                 write_lines(ctx.get_help())
@@ -59,12 +62,12 @@ def _one_line(debug: bool) -> Iterator[None]:
         raise typer.Exit(1) from None
     except (SegtrainError, typer.TyperException) as error:
         if debug:
-            write_lines(traceback.format_exc(), stderr=True)
+            write_lines(_format_traceback(), stderr=True)
         _print_error(error if isinstance(error, SegtrainError) else _explain_usage(error))
         raise typer.Exit(error.exit_code) from None
     except Exception as error:
         if debug:
-            write_lines(traceback.format_exc(), stderr=True)
+            write_lines(_format_traceback(), stderr=True)
         if refusal := _explain_refusal(error):
             _print_error(refusal)
             raise typer.Exit(1) from None
@@ -114,8 +117,13 @@ def _save_traceback() -> str:
         "w", prefix="segtrain-error-", suffix=".log", delete=False, errors="backslashreplace"
     ) as file:
         lines = [f"segtrain {__version__}", " ".join(sys.argv), ""]
-        file.writelines(f"{safe(line)}\n" for line in [*lines, *traceback.format_exc().split("\n")])
+        file.writelines(f"{safe(line)}\n" for line in [*lines, *_format_traceback().split("\n")])
         return file.name
+
+
+def _format_traceback() -> str:
+    """Return the current exception's traceback, in which libraries may name a signed URL."""
+    return strip_credentials(traceback.format_exc())
 
 
 def _issue_tracker() -> str:

@@ -77,7 +77,7 @@ def build_check_report(inspection: Inspection) -> dict[str, Any]:
     sizes = Counter(f.image.size for split in inspection.facts.values() for f in split)
     mean, std = channel_moments([fact.image for fact in inspection.facts["train"]])
     return {
-        "data": str(inspection.source.root),
+        "data": inspection.source.place,
         "format": inspection.source.format,
         "layout": inspection.source.layout,
         "said": [str(note) for note in (*inspection.source.notes, *inspection.notes)],
@@ -239,14 +239,14 @@ def build_dataset_yaml(inspection: Inspection, config: Config, report: dict[str,
     source = inspection.source
     data = apply_fixes(inspection.config, inspection.findings)
     # YAML allows no control characters in comments
-    text = f"# {safe(source.root)}: {safe(source.layout)}\n"
+    text = f"# {safe(source.place)}: {safe(source.layout)}\n"
     for finding in inspection.findings:
         if finding.error:
             action = "fix by hand"
             if finding.fix or finding.choices:
                 action = "choose below" if finding.choices else "fixed below"
             text += f"# {action}: {safe(finding)}\n"
-    changed = data.model_dump(mode="json", exclude_defaults=True) | {"path": str(source.root)}
+    changed = data.model_dump(mode="json", exclude_defaults=True) | {"path": source.place}
     if not data.splits:
         changed["format"] = source.format
     if data.label_map:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.config import Config, DataConfig
+from segtrain.config.addresses import is_remote
 from segtrain.config.loading import (
     adopt_older_defaults,
     adopt_older_names,
@@ -179,7 +180,9 @@ def read_loss(config: Config) -> LossSpec:
 
 
 def refuse_missing_data(path: str | None) -> None:
-    """Raise UsageError where data.path names nothing."""
+    """Raise UsageError where data.path names nothing here; an address is asked when it is read."""
+    if path is not None and is_remote(path):
+        return
     root = resolve_path("demo" if path is None else path)
     if path not in (None, "demo") and not root.is_file():  # a list, or a COCO JSON
         refuse_missing_folder(root)

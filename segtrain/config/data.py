@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
+from segtrain.config.addresses import take_credentials
 from segtrain.config.types import Colour, Pattern, Section
 from segtrain.errors import did_you_mean
 
@@ -44,7 +45,8 @@ class DataConfig(Section):
 
     path: str | None = Field(
         None,
-        description="folder of the data set, or demo; default: data/ if it holds one, else demo",
+        description="folder of the data set, a list, an address (https://, s3://, gs://, hf://, "
+        "zip://), or demo; default: data/ if it holds one, else demo; credentials are not stored",
     )
     format: Literal[
         "auto",
@@ -174,13 +176,21 @@ class DataConfig(Section):
         "(~/.cache/segtrain); changed files are read again",
     )
     cache_gb: float = Field(
-        16, gt=0, description="size limit of the cache in GB; other pairs are decoded each time"
+        16,
+        gt=0,
+        description="size limit of the cache in GB, other pairs are decoded each time; and that of "
+        "the copies of remote data sets",
     )
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="loader processes per device; 0 loads in the training process, auto is 1 on "
         "CPU and up to 8 on a GPU",
     )
+
+    @field_validator("path")
+    @classmethod
+    def _hide_credentials(cls, path: str | None) -> str | None:
+        return path and take_credentials(path)
 
     @field_validator("value_range")
     @classmethod

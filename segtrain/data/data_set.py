@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.config import DataConfig
+from segtrain.config.addresses import is_remote
 from segtrain.config.loading import revise_section
 from segtrain.config.types import Colour
 from segtrain.console import Note
@@ -70,6 +71,12 @@ class DataSource:
     findings: list[Finding]  # of files that form no pair
     notes: tuple[Note, ...]  # what the config overrides
     class_source: ClassSource
+
+    @property
+    def place(self) -> str:
+        """The address of a remote data set, or the folder or list of any other."""
+        path = str(self.config.path)
+        return path if is_remote(path) else str(self.root)
 
     @property
     def mask_options(self) -> MaskOptions:

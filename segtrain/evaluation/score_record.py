@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from segtrain.config import Config
+from segtrain.config.addresses import is_remote
 from segtrain.config.loading import compare_configs, load_config, make_config
 from segtrain.data.findings import yaml_line
 from segtrain.errors import SegtrainError, first_line, translate_errors
@@ -132,7 +133,7 @@ def name_changes(
 def _is_same_place(own: str, path: str) -> bool:
     """Return whether a path is a run's own data set, or of its name where that is gone."""
     place = Path(own).expanduser().resolve()
-    moved = not place.exists() and place.name == Path(path).name
+    moved = not is_remote(own) and not place.exists() and place.name == Path(path).name
     return path in (own, str(place)) or moved and "demo" not in (own, path)
 
 

@@ -11,11 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 from segtrain.config import DataConfig
+from segtrain.config.addresses import is_remote
 from segtrain.console import Note
 from segtrain.data.demo import CLASSES, PALETTE, write_demo
 from segtrain.data.layouts.detect import find_layout
 from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.folders import DEEPEST
+from segtrain.data.local_copy import open_copy
 from segtrain.errors import SegtrainError
 from segtrain.files import cache_folder, resolve_path, temporary_home
 from segtrain.version import __version__
@@ -93,7 +95,7 @@ def locate(config: DataConfig) -> Location:
     """Return the folder that data.path names.
 
     The path `demo` is the embedded demo; without a path it is ./data where that holds a data set,
-    else the demo.
+    else the demo. Of a remote data set, the folder is that of its copy.
     """
     if config.path is None and not is_demo(config):
         config = config.model_copy(update={"path": str(DEFAULT_FOLDER)})
@@ -107,5 +109,9 @@ def locate(config: DataConfig) -> Location:
         }
         note = Note(f"data: {why}the embedded demo, at {root}")
         return Location(config.model_copy(update=own), root, note)
+    if is_remote(config.path):
+        copy = open_copy(config.path, config.cache_gb)
+        root = enter_single_folders(copy.root, config)
+        return Location(config.model_copy(update={"path": copy.address}), root, copy.note)
     root = enter_single_folders(resolve_path(config.path), config)
     return Location(config.model_copy(update={"path": str(root)}), root, Note(f"data: {root}"))
