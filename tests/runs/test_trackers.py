@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -240,6 +241,7 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     monkeypatch.setattr("sys.path_importer_cache", {})
     for name in ("wandb", "mlflow"):
+        monkeypatch.delitem(sys.modules, name, raising=False)  # timm imports wandb
         with pytest.raises(UsageError, match=rf"{name} is not .* 'segtrain-cli\[{name}\]'.*none"):
             refuse_missing_tracker(name)
     refuse_missing_tracker("none")
