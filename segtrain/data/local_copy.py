@@ -65,9 +65,8 @@ def _unpack(inside: str, archive: str, limit: float) -> LocalCopy:
     fetched = None
     if "://" in archive:
         folder, _, name = archive.rpartition("/")
-        files = RemoteFiles(folder)
-        find = lambda files, root: {name: files.describe(name)}  # noqa: E731
-        root, fetched = _update(files, f"{archive} itself", find, limit)
+        find = partial(_find_one, name)
+        root, fetched = _update(RemoteFiles(folder), f"{archive} itself", find, limit)
         file = root / name
     else:
         file = resolve_path(archive)
@@ -78,6 +77,10 @@ def _unpack(inside: str, archive: str, limit: float) -> LocalCopy:
     root, note = _update(RemoteFiles(f"zip://{inside}::{file}"), address, _find_all, limit)
     stale = fetched and fetched.level == "warning"  # the server was not reached
     return LocalCopy(address, root, fetched if fetched and stale else note)
+
+
+def _find_one(name: str, files: RemoteFiles, root: Path) -> RemoteListing:
+    return {name: files.describe(name)}
 
 
 def _find_all(files: RemoteFiles, root: Path) -> RemoteListing:
