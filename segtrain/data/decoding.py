@@ -22,6 +22,7 @@ from segtrain.data import quick
 from segtrain.data.formats import name_content, open_known, read_beginning
 from segtrain.errors import SegtrainError, first_line, translate_errors
 from segtrain.files import refuse_special
+from segtrain.render.png import PNG_SIGNATURE
 
 IMAGE_SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
@@ -146,7 +147,7 @@ def read_orientation(image: ImageFile.ImageFile) -> int:
 def png_has_orientation(path: Path) -> bool:
     """Return whether a PNG has a chunk that can hold an orientation, which may be its last."""
     with open(path, "rb") as file:
-        file.seek(len(quick.PNG_SIGNATURE))
+        file.seek(len(PNG_SIGNATURE))
         while len(head := file.read(8)) == 8:
             length, kind = int.from_bytes(head[:4]), head[4:]
             text = file.read(min(length, 32)) if kind in TEXT_CHUNKS else b""
@@ -236,9 +237,7 @@ def refuse_bomb(path: Path, shape: tuple[int, ...], max_pixels: int, channels: i
 
 def refuse_damaged_png(file: IO[bytes]) -> None:
     """Raise ValueError where a PNG is cut off or a chunk's checksum is wrong."""
-    file.seek(
-        len(quick.PNG_SIGNATURE)
-    )  # then chunks: length, kind, data, checksum of kind and data
+    file.seek(len(PNG_SIGNATURE))  # then chunks: length, kind, data, checksum of kind and data
     while len(head := file.read(8)) == 8:
         left, checksum = int.from_bytes(head[:4]), zlib.crc32(head[4:])
         while left and (data := file.read(min(left, CHUNK))):

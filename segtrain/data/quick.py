@@ -9,17 +9,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segtrain.render.png import PNG_SIGNATURE, Buffer, pack_chunk
+
 try:
     import deflate
 except ImportError:  # no wheel for this machine
     deflate = None  # type: ignore[assignment]
 
 MOST = 1 << 26  # bytes of pixels: those of PNG are in memory three times
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by PNG's colour type
 LAST_FILTER = 4  # of the five that a row of PNG may have
 BLOCK = 65535  # bytes of a stored block of deflate, at most
-Buffer = bytes | bytearray | memoryview
 
 
 class StoredPng(NamedTuple):
@@ -51,11 +51,11 @@ def store_rows(content: bytes) -> StoredPng | None:
     first = kinds.index(b"IDAT")
     parts: list[Buffer] = [PNG_SIGNATURE]
     for kind, data in chunks[:first]:
-        parts += _pack_chunk(kind, [data])
-    parts += _pack_chunk(b"IDAT", _store(rows))
+        parts += pack_chunk(kind, [data])
+    parts += pack_chunk(b"IDAT", _store(rows))
     for kind, data in chunks[first:]:
         if kind != b"IDAT":
-            parts += _pack_chunk(kind, [data])
+            parts += pack_chunk(kind, [data])
     ends = kinds[-2:] == [b"IDAT", b"IEND"]
     is_plain = bits == 8 and colour in (0, 2) and ends and max(rows[::row]) <= LAST_FILTER
     return StoredPng(b"".join(parts), is_plain)  # the only copy of the rows
@@ -89,12 +89,3 @@ def _store(rows: bytes | bytearray) -> list[Buffer]:
         is_last = start + BLOCK >= len(rows)
         parts += [struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF), block]
     return [*parts, struct.pack(">I", deflate.adler32(rows))]
-
-
-def _pack_chunk(kind: bytes, data: list[Buffer]) -> list[Buffer]:
-    """Return the parts of a chunk whose data are parts."""
-    checksum = deflate.crc32(kind)
-    for part in data:
-        checksum = deflate.crc32(part, checksum)
-    length = struct.pack(">I", sum(map(len, data)))
-    return [length, kind, *data, struct.pack(">I", checksum)]

@@ -1,4 +1,4 @@
-"""PNG files of photographs, compressed by libdeflate: a third of zlib's time for the same size."""
+"""PNG files of photographs, compressed by libdeflate: sooner than by zlib, and no larger."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ try:
 except ImportError:  # no wheel for this machine: Pillow writes them
     deflate = None  # type: ignore[assignment]
 
+Buffer = bytes | bytearray | memoryview
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 QUICK = 1 << 24  # pixels; a larger image would be in memory three times
 LEVEL = 1  # of 1 to 12; higher ones take longer for 2 % less
 RGB, EIGHT_BITS, UP = 2, 8, 2  # PNG's colour type, bits of a sample, and filter
@@ -30,10 +32,15 @@ def encode_rgb(pixels: np.ndarray) -> bytes:
     np.subtract(values[1:], values[:-1], out=rows[1:, 1:])  # modulo 256
     header = struct.pack(">IIBBBBB", width, height, EIGHT_BITS, RGB, 0, 0, 0)
     content = deflate.zlib_compress(rows.tobytes(), LEVEL)
-    parts = (b"IHDR", header), (b"IDAT", content), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_pack_chunk(kind, data) for kind, data in parts)
+    chunks = (b"IHDR", header), (b"IDAT", content), (b"IEND", b"")
+    parts = [part for kind, data in chunks for part in pack_chunk(kind, [data])]
+    return b"".join([PNG_SIGNATURE, *parts])
 
 
-def _pack_chunk(kind: bytes, data: bytes | bytearray) -> bytes:
-    checksum = deflate.crc32(data, deflate.crc32(kind))
-    return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)])
+def pack_chunk(kind: bytes, data: list[Buffer]) -> list[Buffer]:
+    """Return the parts of a chunk of a PNG whose data are parts."""
+    checksum = deflate.crc32(kind)
+    for part in data:
+        checksum = deflate.crc32(part, checksum)
+    length = struct.pack(">I", sum(map(len, data)))
+    return [length, kind, *data, struct.pack(">I", checksum)]
