@@ -43,8 +43,9 @@ from segtrain.data.demo import CLASSES, PALETTE, scene
 from segtrain.data.images import ImageReader
 from segtrain.data.layouts.detect import find_pairs
 from segtrain.data.loading.augment import Augmentation
+from segtrain.data.loading.batch import collate
 from segtrain.data.loading.cache import open_caches
-from segtrain.data.loading.dataset import Pairs, collate, read_batches, train_loader
+from segtrain.data.loading.dataset import Pairs, read_batches, train_loader
 from segtrain.data.loading.sampling import Draw
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample

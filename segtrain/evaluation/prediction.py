@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from segtrain.config import EvalConfig
 from segtrain.data.areas import Area
-from segtrain.data.loading.dataset import Batch, Pairs, make_image_loader, read_batches
+from segtrain.data.loading.batch import Batch
+from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches
 from segtrain.distributed.devices import advise_on_overflow, build_predictor, to_device
 from segtrain.distributed.limits import explain_limits
 from segtrain.losses.ohem import Mining

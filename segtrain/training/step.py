@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from segtrain.data.loading.dataset import Batch
+from segtrain.data.loading.batch import Batch
 from segtrain.distributed.collectives import max_over_ranks
 from segtrain.training.session import Session
 

@@ -14,7 +14,7 @@ import torch
 from conftest import Answer, run_cli, scene
 from PIL import Image
 
-from segtrain.data.loading.dataset import Batch
+from segtrain.data.loading.batch import Batch
 from segtrain.evaluation.prediction import group_by_size
 from segtrain.models.checkpoint import load_model, save_model
 

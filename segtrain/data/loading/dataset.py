@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from segtrain.console import Note
 from segtrain.data.areas import AreaPixels, MaskArea
 from segtrain.data.data_set import DataSet
 from segtrain.data.findings import MOST_SKIPPED
+from segtrain.data.loading.batch import Batch, BatchMemory, Items, TensorPair, make_batch
 from segtrain.data.loading.cache import DiskCache, RamCache, stamp_of
 from segtrain.data.loading.sampling import BatchSampler, Draw
 from segtrain.data.loading.workers import FORK, next_batches
@@ -22,17 +25,7 @@ from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, shorten
 
-TensorPair = tuple[Tensor, Tensor]
 PREFETCHED = 2  # batches that each worker prepares ahead
-
-
-class Batch(NamedTuple):
-    """Pairs of one size; `images` lie in memory as (N,H,W,C), torch's channels_last."""
-
-    images: Tensor  # uint8 (N,C,H,W); empty where no pair could be read
-    targets: Tensor  # uint8 or int16 (N,H,W): class ids and lb_ignore; likewise
-    indices: list[int]  # the sample behind each image
-    unread: dict[int, SegtrainError]  # samples that could not be read, with the reason
 
 
 class Unread(NamedTuple):
@@ -96,19 +89,18 @@ class Pairs(Dataset):
             return Unread(index, error)
         return as_tensor(image).permute(2, 0, 1), as_tensor(mask)
 
-    def __getitems__(self, keys: list[Draw | int]) -> Batch:
-        """Return the batch of these keys, as a loader requests it."""
-        items, indices, unread = [], [], {}
+    def __getitems__(self, keys: list[Draw | int]) -> Items:
+        """Return the items of the batch of these keys, as a loader requests it."""
+        items = Items([], [], {})
         for key in keys:
             for draw in self._tries(key):
                 item = self[draw]
                 if not isinstance(item, Unread):
-                    items.append(item)
-                    indices.append(_index(draw))
+                    items.pairs.append(item)
+                    items.indices.append(_index(draw))
                     break
-                unread[item.index] = item.reason
-        images, targets = collate(items) if items else (torch.empty(0), torch.empty(0))
-        return Batch(images, targets, indices, unread)
+                items.unread[item.index] = item.reason
+        return items
 
     def _tries(self, key: Draw | int) -> Iterator[Draw | int]:
         """Yield the key; in training with on_error "skip" then the next samples as substitutes.
@@ -186,16 +178,6 @@ def as_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-def collate(items: list[TensorPair]) -> tuple[Tensor, Tensor]:
-    """Return images (N,C,H,W), in memory as (N,H,W,C), and targets (N,H,W).
-
-    In a worker, both are written directly into shared memory.
-    """
-    images, targets = zip(*items, strict=True)
-    rows = default_collate([image.permute(1, 2, 0) for image in images])
-    return rows.permute(0, 3, 1, 2), default_collate(list(targets))
-
-
 def read_batches(loader: DataLoader) -> Iterator[Batch]:
     """Yield the loader's batches, without the pairs that could not be read.
 
@@ -224,11 +206,15 @@ def make_image_loader(
 
 
 def _loader(pairs: Pairs, workers: int, pin_memory: bool, **options: Any) -> DataLoader:
+    memory = None
+    if workers:
+        with suppress(OSError):  # too little address space: batches go torch's way
+            memory = BatchMemory(workers)
     return DataLoader(
         pairs,
         num_workers=workers,
         pin_memory=pin_memory,
-        collate_fn=lambda batch: batch,  # Pairs.__getitems__ has collated it
+        collate_fn=partial(make_batch, memory),
         prefetch_factor=PREFETCHED if workers else None,
         multiprocessing_context=FORK if workers else None,
         generator=torch.Generator(),  # else iter() draws from the global one, which dropout uses

@@ -15,10 +15,10 @@ from segtrain.config import AugmentConfig
 from segtrain.data.images import ImageReader
 from segtrain.data.loading import dataset
 from segtrain.data.loading.augment import Augmentation
+from segtrain.data.loading.batch import collate
 from segtrain.data.loading.cache import RamCache
 from segtrain.data.loading.dataset import (
     Pairs,
-    collate,
     make_image_loader,
     read_batches,
     train_loader,

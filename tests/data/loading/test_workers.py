@@ -230,10 +230,24 @@ def no_shared_memory(size: str, *command: str) -> subprocess.CompletedProcess | 
     return None
 
 
+NO_SLOT = "import segtrain.data.loading.batch as batch\nbatch.SLOT_BYTES = 2**20\n"
+ONCE = "for batch in read_batches(loader): pass\nprint('end')"
+
+
+def test_batches_need_no_shared_memory(tmp_path: Path):
+    folder = write_pairs(tmp_path, 6, height=480, width=400)  # a batch takes 1.5 MB
+    command = sys.executable, "-c", LOADER + ONCE, str(folder), "2", "train"
+    done = no_shared_memory("size=512k", *command)
+    if done is None:
+        pytest.skip("mounting is not allowed here")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
 @pytest.mark.parametrize("size", ["size=512k", "ro"])
 def test_too_little_shared_memory_is_named(tmp_path: Path, size: str):
-    folder = write_pairs(tmp_path, 6, height=480, width=400)  # a batch takes 1.5 MB
-    done = no_shared_memory(size, sys.executable, "-c", LOOP, str(folder), "2", "train")
+    """Where batches fit in no slot, or no process can start."""
+    folder = write_pairs(tmp_path, 6, height=480, width=400)
+    done = no_shared_memory(size, sys.executable, "-c", NO_SLOT + LOOP, str(folder), "2", "train")
     if done is None:
         pytest.skip("mounting is not allowed here")
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
