@@ -67,7 +67,7 @@ from segtrain.data.demo import scene
 from segtrain.data.images import ImageReader
 from segtrain.data.inspection.survey import survey_data_set
 from segtrain.data.layouts.pairing import ClassSource
-from segtrain.data.loading.dataset import Batch, collate
+from segtrain.data.loading.batch import Batch, collate
 from segtrain.data.loading.sampling import UNIFORM
 from segtrain.distributed.devices import resolve_device, resolve_precision
 from segtrain.distributed.fabric import make_fabric
@@ -76,7 +76,7 @@ from segtrain.distributed.signals import StopRequest
 from segtrain.losses.build import build_loss
 from segtrain.models.segmentation import SegmentationModel
 from segtrain.training.loaders import Loaders, open_loaders
-from segtrain.training.loop import start_training, train_epoch
+from segtrain.training.loop import open_reader, start_training, train_epoch
 from segtrain.training.module import TrainingModule
 from segtrain.training.optim import build_optimizer
 from segtrain.training.plan import TrainingPlan, make_model, make_plan
@@ -94,7 +94,7 @@ BATCH_SIZES = {
     "cuda": {"unet/resnet18": 16, "deeplabv3plus/resnet50": 16},
 }
 CROPS, STEPS, ROUNDS = {"cpu": 256, "cuda": 512}, {"cpu": 2, "cuda": 30}, {"cpu": 12, "cuda": 15}
-LOADING_STEPS, LOADING_ROUNDS = {"cpu": 10, "cuda": 300}, 3
+LOADING_STEPS, LOADING_ROUNDS = {"cpu": 25, "cuda": 300}, 3  # a worker's head start counts little
 OVERHEAD = 0.03  # the largest share that the loop may add to the bare step
 FROM_FILES = 0.95  # the least speed of training from files, as a share of the bare step's
 # the least speed relative to plain, by device and CPU threads
@@ -311,10 +311,13 @@ class Segtrain:
             StopRequest(),  # not entered, so without handlers
             RankMonitor(fabric, plan.config.train, None),  # of no other processes
         )
+        self.reader = open_reader(self.session, self.loaders) if data else None
 
     def turn(self) -> None:
         with redirect_stdout(io.StringIO()):
-            train_epoch(self.session, self.loaders, None)
+            # workers read on between turns; each turn on ready batches begins with the first
+            reader = self.reader or open_reader(self.session, self.loaders)
+            train_epoch(self.session, reader, None)
 
     def report(self) -> dict:
         plan, training = self.session.plan, self.session.training

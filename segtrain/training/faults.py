@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import torch
 
-from segtrain.data.loading.dataset import Batch
+from segtrain.data.loading.batch import Batch
 from segtrain.distributed.collectives import max_over_ranks
 from segtrain.distributed.launch import is_lost_peer
 from segtrain.distributed.signals import FAULT, StopRequest
@@ -44,7 +44,7 @@ class ReadAhead:
                     raise
                 self.request.error = error
                 break
-            if not step:  # the end of the epoch
+            if not step:  # the last one was read
                 break
             self.waiting.append(step)
 

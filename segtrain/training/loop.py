@@ -100,6 +100,7 @@ def train_epochs(session: Session, loaders: Loaders) -> None:
     freezes = state.epoch < optim.freeze_epochs and optim.encoder_lr > 0  # else it is for good
     if freezes:
         training.model.freeze_encoder()
+    reader = open_reader(session, loaders)
     history = trace = None
     if session.is_rank_zero:
         history = History(run, state.epoch)
@@ -113,7 +114,7 @@ def train_epochs(session: Session, loaders: Loaders) -> None:
         while state.epoch < plan.epochs and state.stale < (config.train.patience or math.inf):
             if freezes and state.epoch == optim.freeze_epochs:
                 training.model.unfreeze_encoder()
-            train_epoch(session, loaders, profile)
+            train_epoch(session, reader, profile)
             validation_start, scores = time.perf_counter(), None
             if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == plan.epochs:
                 scores = validate_epoch(session, loaders)
@@ -198,7 +199,19 @@ def write_start(
         write_notes(compare_settings(start.saved, fabric))
 
 
-def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.profile | None) -> None:
+def open_reader(session: Session, loaders: Loaders) -> ReadAhead:
+    """Return the batches of all steps that are left: workers read on while an epoch ends."""
+    fabric, plan = session.fabric, session.plan
+    loaders.sampler.start, loaders.sampler.stop = session.training.state.step, plan.total_steps
+    # on a GPU, the ranks learn of each other's faults a step later
+    ahead = 0 if fabric.world_size == 1 else 1 + (fabric.device.type == "cuda")
+    batches = read_batches(loaders.train)
+    return ReadAhead(batches, plan.config.train.accumulate, ahead, session.stop_request)
+
+
+def train_epoch(
+    session: Session, reader: ReadAhead, profile: torch.profiler.profile | None
+) -> None:
     """Run the remaining steps of the current epoch. Raise Stopped on a stop request.
 
     A fault is raised once the state is saved.
@@ -206,28 +219,22 @@ def train_epoch(session: Session, loaders: Loaders, profile: torch.profiler.prof
     fabric, plan, training = session.fabric, session.plan, session.training
     record = EpochRecord(session)
     advice = plan.memory_advice(fabric.strategy.precision.precision)
-    loaders.sampler.start = training.state.step
-    loaders.sampler.stop = (training.state.epoch + 1) * plan.steps_per_epoch
     training.module.train()  # validation left it in evaluation mode
     with SaveOnFault(session, record.recover), explain_limits(advice):
-        take_steps(session, loaders, record, profile)
+        take_steps(session, reader, record, profile)
 
 
 def take_steps(
     session: Session,
-    loaders: Loaders,
+    reader: ReadAhead,
     record: EpochRecord,
     profile: torch.profiler.profile | None,
 ) -> None:
-    """Take the steps that the loader's sampler has."""
+    """Take the steps up to the end of the epoch."""
     fabric, plan, training = session.fabric, session.plan, session.training
     config, state, reporter = plan.config, training.state, session.reporter
-    timer, clock, end = record.timer, SaveClock(config.train.checkpoint_every), loaders.sampler.stop
-    # on a GPU, the ranks learn of each other's faults a step later
-    ahead = 0 if fabric.world_size == 1 else 1 + (fabric.device.type == "cuda")
-    reader = ReadAhead(
-        read_batches(loaders.train), config.train.accumulate, ahead, session.stop_request
-    )
+    timer, clock = record.timer, SaveClock(config.train.checkpoint_every)
+    end = (state.epoch + 1) * plan.steps_per_epoch
     if state.step < end:
         reader.fill()
     stop_on_fault(session)

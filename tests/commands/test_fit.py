@@ -18,6 +18,7 @@ from conftest import ANY_NETWORK, QUICK, RESNET18, run_cli, scene, write_pairs
 from PIL import Image
 from same_run import assert_same_run, rows_of, weights_of
 
+from segtrain.data.loading.dataset import read_batches
 from segtrain.losses.kernels.paths import PATHS_TAKEN
 from segtrain.runs.folder import lock_run
 
@@ -76,6 +77,21 @@ def test_workers_change_nothing(cli, trained: Path):
     config = trained / "config.yaml"
     assert cli("fit", "--config", config, "--workers", "2", "--name", "two").code == 0
     assert_same_run(trained, Path("runs/two"))
+
+
+@pytest.mark.parametrize("options", [[], ["--set", "train.max_time=1h"]], ids=["plain", "timed"])
+def test_batches_are_read_on_across_epochs(cli, pairs: Path, monkeypatch, options):
+    """One pass of the loader: at the end of an epoch its workers have the next batches ready."""
+    opened = []
+
+    def read(loader):
+        opened.append((loader.batch_sampler.start, loader.batch_sampler.stop))
+        return read_batches(loader)
+
+    monkeypatch.setattr("segtrain.training.loop.read_batches", read)
+    steps = ["--epochs", "3", "--set", "train.steps_per_epoch=2"]
+    assert cli("fit", "--data", pairs, *QUICK, *steps, *options).code == 0
+    assert opened == [(0, 6)]
 
 
 # every part of the state: moving counts, average, sgd's momentum, records of the observed steps

@@ -91,7 +91,7 @@ def test_a_signal_before_training_ends_it(
 def test_a_killed_loader_worker_is_told_and_the_run_can_finish(
     zygote: Zygote, straight: Straight, tmp_path: Path
 ):
-    stop = Aim("forward", 6, BEFORE, signal=signal.SIGSTOP)
+    stop = Aim("forward", 2, BEFORE, signal=signal.SIGSTOP)
     child = straight.fit(zygote, tmp_path, "--workers", 2, aims=[stop], code=LOOK_OFTEN)
     child.wait_stopped()
     workers = child.workers()
