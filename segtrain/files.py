@@ -2,12 +2,11 @@
 
 import csv
 import errno
-import fcntl
+import getpass
 import hashlib
 import io
 import json
 import os
-import pwd
 import re
 import shutil
 import stat
@@ -19,8 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
+
 from segtrain.console import UNSAFE, escape_character
 from segtrain.errors import SegtrainError, UsageError, first_line
+from segtrain.locks import lock_path
 
 # what a spreadsheet takes for a formula, also behind the quote that keeps it from doing so
 FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
@@ -85,37 +87,23 @@ def resumable_file(path: Path, key: str) -> Iterator[BinaryIO]:
             for other in path.parent.glob(f".partial-{name}-*"):
                 if other != temporary:
                     other.unlink(missing_ok=True)
-            file = stack.enter_context(open(temporary, "rb+", opener=_open_or_create))
-            if not _try_lock(file):
+            temporary.touch()
+            if stack.enter_context(lock_path(temporary)) is False:
                 raise SegtrainError(f"cannot write {path}: another process is writing it")
             stack.callback(_remove_unless_interrupted, temporary)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
+            with open(temporary, "rb+") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)  # closed: Windows moves no open file
         except OSError as error:
             raise SegtrainError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _open_or_create(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o666)
 
 
 def _remove_unless_interrupted(path: Path) -> None:
     if not isinstance(sys.exception(), KeyboardInterrupt):
         with suppress(OSError):
             path.unlink(missing_ok=True)
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    """Return whether no other process has locked a file, or its file system has no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def refuse_special(path: Path) -> None:
@@ -144,14 +132,14 @@ def whole_folder(folder: Path, own: Collection[str]) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as writing:
-            with lock_folder(folder.parent, wait=True):
+            with lock_path(folder.parent, wait=True):
                 remove_leftovers(folder.parent)
                 _finish_swap(folder, own)
                 shutil.rmtree(temporary, ignore_errors=True)  # where file systems have no locks
                 temporary.mkdir()
-                writing.enter_context(lock_folder(temporary))  # else it looks like a leftover
+                writing.enter_context(lock_path(temporary))  # else it looks like a leftover
             yield temporary
-            with lock_folder(folder.parent, wait=True):
+            with lock_path(folder.parent, wait=True):
                 _finish_swap(folder, own)
                 try:
                     if folder.exists():
@@ -176,7 +164,7 @@ def save_together(folder: Path, texts: dict[str, str]) -> None:
     paths = [folder / name for name in texts]
     with suppress(OSError):  # else `whole_file` says why
         folder.mkdir(parents=True, exist_ok=True)
-    with lock_folder(folder, wait=True), ExitStack() as files:
+    with lock_path(folder, wait=True), ExitStack() as files:
         for path, text in zip(paths, texts.values(), strict=True):
             temporary = files.enter_context(whole_file(path))
             temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
@@ -203,32 +191,6 @@ def _finish_swap(folder: Path, own: Collection[str]) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-@contextmanager
-def lock_folder(folder: Path, wait: bool = False, shared: bool = False) -> Iterator[bool | None]:
-    """Lock a folder itself, so that no lock file stays; the lock ends with the process at last.
-
-    Several processes may have a shared lock at a time, and no other lock beside it. Yield True,
-    False where another process has the lock, None on file systems without locks.
-    """
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield None
-        return
-    try:
-        locked: bool | None = True
-        try:
-            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            fcntl.flock(handle, kind | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            locked = False
-        except OSError:
-            locked = None
-        yield locked
-    finally:
-        os.close(handle)
-
-
 # of a file: bytes, times of the last change of its content and of its status in ns, and inode
 FileStamp = tuple[int, int, int, int]
 
@@ -253,10 +215,10 @@ def remove_leftovers(folder: Path) -> None:
         if not writer:
             continue
         if leftover.is_dir():
-            with lock_folder(leftover) as locked:
+            with lock_path(leftover) as locked:
                 if locked:
                     shutil.rmtree(leftover, ignore_errors=True)
-        elif not Path(f"/proc/{writer[1]}").exists():
+        elif not psutil.pid_exists(int(writer[1])):
             with suppress(OSError):
                 leftover.unlink()
 
@@ -357,9 +319,11 @@ def provide_home() -> None:
         for name, folder in {"MPLCONFIGDIR": "matplotlib", "TRITON_CACHE_DIR": "triton"}.items():
             os.environ.setdefault(name, str(cache_folder() / folder))
     try:
-        pwd.getpwuid(os.getuid())
-    except KeyError:  # of which torch makes the name of a folder
-        os.environ.setdefault("USER", f"user-{os.getuid()}")
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # of which torch makes the name of a folder
+        os.environ["USER"] = "user"
+        if sys.platform != "win32":
+            os.environ["USER"] += f"-{os.getuid()}"
 
 
 def temporary_home() -> Path:
@@ -367,6 +331,8 @@ def temporary_home() -> Path:
 
     A folder in /tmp may be another user's trap: only one that nobody else can write is taken.
     """
+    if sys.platform == "win32":  # each user has temporary files of their own
+        return Path(tempfile.gettempdir()) / "segtrain"
     with suppress(OSError):
         folder = Path(tempfile.gettempdir()) / f"segtrain-{os.getuid()}"
         with suppress(FileExistsError):

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from segtrain.console import safe
 from segtrain.errors import SegtrainError
 from segtrain.files import (
-    lock_folder,
     read_csv,
     save_bytes,
     save_csv,
@@ -24,6 +23,7 @@ from segtrain.files import (
     whole_file,
     whole_folder,
 )
+from segtrain.locks import lock_path
 
 
 def test_writes_a_file_and_its_folders(tmp_path: Path):
@@ -230,7 +230,7 @@ def test_a_kill_at_any_moment_leaves_all_old_or_all_new(tmp_path: Path):
 
 def test_what_another_process_is_writing_is_no_leftover(tmp_path: Path):
     (tmp_path / ".tmp-1-val").mkdir()
-    with lock_folder(tmp_path / ".tmp-1-val") as locked:
+    with lock_path(tmp_path / ".tmp-1-val") as locked:
         assert locked
         write_both(tmp_path / "val", "new")
         assert (tmp_path / ".tmp-1-val").exists()

@@ -23,7 +23,8 @@ from segtrain.data.layouts.list_layout import LIST_SUFFIXES
 from segtrain.data.layouts.text_tables import has_image_suffix, read_table
 from segtrain.data.remote_files import RemoteFault, RemoteFile, RemoteFiles, is_name
 from segtrain.errors import SegtrainError, UsageError
-from segtrain.files import cache_folder, lock_folder, resolve_path, save_json
+from segtrain.files import cache_folder, resolve_path, save_json
+from segtrain.locks import lock_path
 
 GB = 1e9
 INDEX = "index.json"  # of a copy: size and stamp of each file
@@ -136,11 +137,11 @@ def _update(files: RemoteFiles, key: str, find: Finder, limit: float) -> tuple[P
     root = home / name
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        with lock_folder(home.parent, wait=True):  # nobody evicts it meanwhile
+        with lock_path(home.parent, wait=True):  # nobody evicts it meanwhile
             root.mkdir(parents=True, exist_ok=True)
-            IN_USE.enter_context(lock_folder(home, wait=True, shared=True))
+            IN_USE.enter_context(lock_path(home, wait=True, shared=True))
             os.utime(home)
-        with lock_folder(root, wait=True):
+        with lock_path(root, wait=True):
             warning, text = _synchronise(files, root, find, limit)
         return root, Note(
             f"data: {warning or key}{text}, in {root}", "warning" if warning else "info"
@@ -192,12 +193,12 @@ def _make_room(root: Path, listing: RemoteListing, limit: float, address: str) -
     Raise SegtrainError where too little is left, for copies in use stay.
     """
     needed = sum(entry.size for entry in listing.values())
-    with lock_folder(root.parent.parent, wait=True):
+    with lock_path(root.parent.parent, wait=True):
         homes = sorted(root.parent.parent.iterdir(), key=lambda home: home.stat().st_mtime)
         others = {home: _measure(home) for home in homes if home != root.parent}
         for home in homes:
             if needed <= limit * GB < sum(others.values()) + needed and home in others:
-                with lock_folder(home) as locked:
+                with lock_path(home) as locked:
                     if locked:
                         shutil.rmtree(home)
                         del others[home]

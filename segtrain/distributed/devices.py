@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -58,8 +59,7 @@ def keep_freed_memory() -> None:
 
     That takes up to a tenth of a step on a CPU. Other C libraries are not changed.
     """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         # M_MMAP_THRESHOLD: smaller blocks come from the heap; some versions refuse more than 32 MiB
         libc.mallopt(-3, 1 << 30) or libc.mallopt(-3, 1 << 25)
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: keep the end of the heap

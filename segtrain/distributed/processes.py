@@ -5,7 +5,11 @@ import json
 import os
 import signal
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 PARENT = "SEGTRAIN_PARENT"  # PID of the parent: rank 0 of another rank, a sweep of a training
 GATHERING = 30 * 60  # seconds that ranks wait for each other at the start: rank 0 reads the data
@@ -13,16 +17,23 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when `parent`, which started it, ends in any way.
+    """Have this process killed when `parent`, which started it, ends in any way.
 
-    Linux only; elsewhere it does nothing. The kernel watches the thread of `parent` that started
-    this process, so that thread must last.
+    By Linux's kernel, which watches the thread of `parent` that started this process, so that
+    thread must last; elsewhere by a thread of this process.
     """
     if sys.platform != "linux":
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_after(parent: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(parent).wait()
+    os._exit(1)
 
 
 def end_with_launcher() -> None:
@@ -44,16 +55,17 @@ def read_stat(pid: int) -> list[str]:
 def describe_exit(code: int) -> str:
     """Return how a process ended, for an exit code other than 0 as subprocess gives it."""
     if code < 0:
-        memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-        return f"was killed ({_name_signal(-code)}{memory})"
-    if code > 128:
-        return f"was stopped ({_name_signal(code - 128)})"
+        name = name_signal(-code) or f"signal {-code}"
+        memory = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"was killed ({name}{memory})"
+    if name := name_signal(code - 128):
+        return f"was stopped ({name})"
     return f"ended with exit code {code}: see its error above"
 
 
-def _name_signal(number: int) -> str:
-    known = {sign.value: sign.name for sign in signal.Signals}
-    return known.get(number, f"signal {number}")
+def name_signal(number: int) -> str:
+    """Return the name of a signal on this system, or ''."""
+    return next((sign.name for sign in signal.Signals if sign == number), "")
 
 
 def count_restarts() -> int:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from segtrain.console import write_unbuffered
 from segtrain.errors import SegtrainError
 
 # Ctrl-C in a terminal; a scheduler's request to end; SLURM's warning before its time limit
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
+NAMES = "SIGINT", "SIGTERM", "SIGUSR1"
+SIGNALS = tuple(signal.Signals[name] for name in NAMES if name in signal.Signals.__members__)
 
 FAULT = 1000  # the code of a stop request for a fault; above all signals
+
+
+@contextmanager
+def block_signals() -> Iterator[None]:
+    """Hold SIGNALS back from this thread, and for good from processes that it starts meanwhile."""
+    if sys.platform == "win32":  # it has no such thing
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopRequest:

@@ -16,7 +16,8 @@ from segtrain.config import Config
 from segtrain.config.loading import adopt_older_defaults, load_config
 from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.evaluation.score_record import SCORED, ScoreRecord, find_outdated, read_record
-from segtrain.files import lock_folder, read_csv
+from segtrain.files import read_csv
+from segtrain.locks import lock_path
 from segtrain.models.exported import hash_content, is_exported, refuse_pt2
 from segtrain.runs.folder import BEST, CONFIG, ENVIRONMENT
 
@@ -120,7 +121,7 @@ def read_scored_run(path: Path, split: str) -> ScoredRun:
             f"{first_line(error)}); run: {command}"
         )
 
-    with translate_errors(explain, UsageError), lock_folder(folder.parent, wait=True):
+    with translate_errors(explain, UsageError), lock_path(folder.parent, wait=True):
         metrics = json.loads((folder / SCORES).read_text(encoding="utf-8"))
         record = read_record(metrics)
         classes = [row["name"] for row in metrics["classes"]]

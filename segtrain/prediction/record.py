@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from segtrain.console import Note
 from segtrain.data.layouts.pairing import fold_name
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
 from segtrain.files import save_json, sync_file
+from segtrain.locks import lock_path
 
 RECORD = "predictions.json"
 VERSION = 1
@@ -166,7 +166,7 @@ class Record:
                 with suppress(FileNotFoundError):
                     sync_file(self.unsynced.pop())
             self.out.mkdir(parents=True, exist_ok=True)
-            with _locked(self.out):
+            with lock_path(self.out, wait=True):
                 others, _ = _read_content(self.out)
                 entries = others.predictions | self.own
                 entries = {name: entry for name, entry in entries.items() if entry.files}
@@ -229,18 +229,6 @@ def _read_content(folder: Path) -> tuple[RecordContent, str]:
     if not is_ours:
         raise UsageError(f"{file}: not written by segtrain predict; take another --out")
     return empty, f"a record of another version ({str(content['version'])[:20]})"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process saves the folder's record, where the file system has locks."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def hash_file(path: Path) -> str:

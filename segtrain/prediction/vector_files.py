@@ -15,7 +15,8 @@ import numpy as np
 from segtrain.data.layouts.coco_layout import BACKGROUND
 from segtrain.data.regions import draw_regions, pack_runs
 from segtrain.errors import UsageError, first_line, translate_errors
-from segtrain.files import lock_folder, save_json, whole_file
+from segtrain.files import save_json, whole_file
+from segtrain.locks import lock_path
 from segtrain.prediction.record import SAVING_SHARE
 from segtrain.prediction.vectors import Polygon
 
@@ -135,7 +136,7 @@ class CocoFile:
         if not self.own:
             return
         began = time.monotonic()
-        with lock_folder(self.path.parent, wait=True):
+        with lock_path(self.path.parent, wait=True):
             entries = sorted((self._read() | self.own).items())
             numbered = enumerate((image, a) for _, (image, found) in entries for a in found)
             ids = {name: number for number, (name, _) in enumerate(entries, 1)}

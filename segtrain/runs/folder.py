@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 from segtrain.config import Config
 from segtrain.config.loading import save_config
 from segtrain.errors import SegtrainError, UsageError, shorten
-from segtrain.files import lock_folder
+from segtrain.locks import lock_path
 
 CONFIG = Path("config.yaml")
 ENVIRONMENT = Path("environment.json")
@@ -71,9 +72,14 @@ def refuse_read_only(folder: Path) -> None:
     """Raise SegtrainError where nothing can be written in a folder, or it can't be made."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
-        read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
-        reason = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        reason = os.strerror(errno.EROFS if _is_read_only(existing) else errno.EACCES)
         raise SegtrainError(f"cannot write in {existing}: {reason}; take another --out")
+
+
+def _is_read_only(folder: Path) -> bool:
+    if sys.platform == "win32":  # all that Python knows is whether a file may be written
+        return False
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def create_run(run: Path, config: Config) -> Path:
@@ -97,7 +103,7 @@ def lock_run(run: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends. File systems without locks are tolerated.
     """
-    with lock_folder(run) as locked:
+    with lock_path(run) as locked:
         if locked is False:
             raise UsageError(f"{run}: another process is training it")
         yield
@@ -131,7 +137,7 @@ def find_run(target: str, out: Path) -> Path:
 
     A plain name is a run in `out` where there is one, whatever the current folder holds.
     """
-    plain = os.sep not in target and target not in ("", os.curdir, os.pardir)
+    plain = not {os.sep, os.altsep} & {*target} and target not in ("", os.curdir, os.pardir)
     return out / target if plain and os.path.isdir(out / target) else Path(target)
 
 

@@ -17,7 +17,8 @@ from segtrain.config import Config
 from segtrain.config.differences import LOSS, SEED, format_field, name_fields
 from segtrain.config.loading import compare_configs, load_config, make_config
 from segtrain.errors import SegtrainError, UsageError, translate_errors
-from segtrain.files import lock_folder, save_json
+from segtrain.files import save_json
+from segtrain.locks import lock_path
 from segtrain.losses.spec import parse_loss
 from segtrain.runs.folder import CONFIG, safe_name
 
@@ -156,7 +157,7 @@ def save_sweep_record(out: Path, runs: Mapping[str, Config]) -> None:
     """
     with suppress(OSError):  # else `save_json` says why
         out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(out, wait=True):
+    with lock_path(out, wait=True):
         record = read_sweep_record(out) or SweepRecord(next(iter(runs.values())))
         changed = {
             name: {key: new for key, (_, new) in compare_configs(record.base, config).items()}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from segtrain.config import Config, LossConfig, OptimConfig
 from segtrain.console import Note, note_choice
@@ -205,7 +206,7 @@ def resolve_crop(config: Config, median_size: tuple[int, int]) -> tuple[int, int
     train = config.train
     count = max(1, train.images_per_step // (train.devices * train.nodes * train.accumulate))
     needed = count * height * width * BYTES_PER_PIXEL / 1e9
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    memory = psutil.virtual_memory().total / 1e9
     if needed > memory:
         raise UsageError(
             f"augment.crop: {count} crops of {height}x{width} take over {needed:,.0f} GB, and this "

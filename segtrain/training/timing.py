@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import resource
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from segtrain.config.types import parse_duration
@@ -66,7 +67,12 @@ def measure_peak_memory(device: torch.device) -> int:
     """Return the peak memory so far in bytes: of this process on the GPU, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # of Unix
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class SaveClock:

@@ -34,7 +34,7 @@ from segtrain.config import DataConfig
 from segtrain.config.addresses import CREDENTIALS, find_credentials, strip_credentials
 from segtrain.data import local_copy, remote_files
 from segtrain.data.layouts.locate import locate
-from segtrain.data.loading.workers import FORK
+from segtrain.data.loading.workers import CONTEXT
 from segtrain.errors import SegtrainError, UsageError
 
 USER, PASSWORD, SIGNATURE = "anna", "h0rse-battery", "sig=5ecret%2Fpart"
@@ -459,7 +459,7 @@ COPY = """
 import sys
 from segtrain.config import DataConfig
 from segtrain.data.layouts.locate import locate
-from segtrain.data.loading.workers import FORK
+from segtrain.data.loading.workers import CONTEXT
 print(locate(DataConfig(path=sys.argv[1])).root)
 """
 
@@ -630,7 +630,7 @@ def test_a_forked_worker_closes_no_connection(server, tmp_path, monkeypatch):
     gc.disable()  # the parent may close them
     try:
         copy_of(f"{server.address}/roads")
-        worker = FORK.Process(target=gc.collect)
+        worker = CONTEXT.Process(target=gc.collect)
         worker.start()
         worker.join()
     finally:

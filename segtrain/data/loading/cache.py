@@ -17,14 +17,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
+import psutil
+import torch
+from torch import Tensor
 
 from segtrain.console import Note, write
 from segtrain.data.data_set import DataSet
 from segtrain.data.images import ImageReader
-from segtrain.data.loading.workers import FORK
+from segtrain.data.loading.workers import CONTEXT, FORKS
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import first_line
@@ -52,7 +56,7 @@ def stamp_of(sample: Sample) -> PairStamp | None:
 
 
 class RamCache:
-    """Pairs in memory that this process shares with the workers it forks, filled as they are read.
+    """Pairs in memory that this process shares with its workers, filled as they are read.
 
     The first pairs that fit into `quota` bytes have a slot; others are decoded each time, as are
     those that change after they were stored. A slot is written once, so arrays read from it stay
@@ -66,10 +70,23 @@ class RamCache:
         self.slots = int(np.searchsorted(ends, quota, side="right"))
         self.starts = np.concatenate([[0], ends[: self.slots]])
         self.nbytes = int(self.starts[-1])
-        self.bytes = _shared(self.nbytes, np.uint8)
-        self.stamps = _shared(self.slots * 2, np.int64).reshape(-1, 2)
-        self.state = _shared(self.slots, np.uint8)
-        self.lock = FORK.Lock()
+        self.memory = [
+            _share_zeros(count) for count in (self.nbytes, STAMP.size * self.slots, self.slots)
+        ]
+        self.lock = CONTEXT.Lock()
+        self._view()
+
+    def _view(self) -> None:
+        self.bytes, stamps, self.state = (memory.numpy() for memory in self.memory)
+        self.stamps = stamps.view(np.int64).reshape(-1, 2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without arrays: a spawned worker makes its own on the same memory."""
+        return {k: v for k, v in vars(self).items() if k not in ("bytes", "stamps", "state")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._view()
 
     def get(self, index: int, stamp: PairStamp) -> Pair | None:
         """Return the pair, read-only and without a copy."""
@@ -213,7 +230,7 @@ def _open_on_disk(data: DataSet, sizes: dict[str, list[ImageSize]], processes: i
     folder = cache_folder() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()  # raises where nothing can be written
-    quota = FORK.Value("q", 0)
+    quota = CONTEXT.Value("q", 0)
     caches = {s: DiskCache(data.splits[s], data.images, data.masks, folder, quota) for s in sizes}
     wanted = {}
     for split, cache in caches.items():
@@ -260,10 +277,14 @@ def _split(memory: np.ndarray, size: ImageSize, channels: int, mask_dtype: np.dt
     return memory[end : end + pixels * channels].reshape(*size, channels), mask
 
 
-def _shared(count: int, dtype: type) -> np.ndarray:
-    """Return zeros in memory that forked workers share, without using /dev/shm."""
-    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
-    return np.frombuffer(memory, dtype, count)
+def _share_zeros(count: int) -> Tensor:
+    """Return zeros (count,) in uint8 that workers share: forked ones without using /dev/shm."""
+    if FORKS:
+        return torch.from_numpy(np.frombuffer(mmap.mmap(-1, max(1, count)), np.uint8, count))
+    try:
+        return torch.zeros(count, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        raise OSError(first_line(error)) from error
 
 
 def _format_gb(sizes: Iterable[int]) -> str:
@@ -272,10 +293,7 @@ def _format_gb(sizes: Iterable[int]) -> str:
 
 def free_memory() -> float:
     """Return the bytes available without swapping, by the kernel and a container's limit."""
-    free = float("inf")
-    with suppress(OSError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(s.split()[1]) * 1024 for s in lines if s.startswith("MemAvailable:"))
+    free = float(psutil.virtual_memory().available)
     with suppress(OSError, ValueError):  # no limit reads "max"
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())

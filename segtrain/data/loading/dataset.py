@@ -20,7 +20,7 @@ from segtrain.data.findings import MOST_SKIPPED
 from segtrain.data.loading.batch import Batch, BatchMemory, Items, TensorPair, make_batch
 from segtrain.data.loading.cache import DiskCache, RamCache, stamp_of
 from segtrain.data.loading.sampling import BatchSampler, Draw
-from segtrain.data.loading.workers import FORK, next_batches
+from segtrain.data.loading.workers import CONTEXT, FORKS, next_batches
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, shorten
@@ -207,7 +207,7 @@ def make_image_loader(
 
 def _loader(pairs: Pairs, workers: int, pin_memory: bool, **options: Any) -> DataLoader:
     memory = None
-    if workers:
+    if workers and FORKS:
         with suppress(OSError):  # too little address space: batches go torch's way
             memory = BatchMemory(workers)
     return DataLoader(
@@ -216,7 +216,7 @@ def _loader(pairs: Pairs, workers: int, pin_memory: bool, **options: Any) -> Dat
         pin_memory=pin_memory,
         collate_fn=partial(make_batch, memory),
         prefetch_factor=PREFETCHED if workers else None,
-        multiprocessing_context=FORK if workers else None,
+        multiprocessing_context=CONTEXT if workers else None,
         generator=torch.Generator(),  # else iter() draws from the global one, which dropout uses
         **options,
     )

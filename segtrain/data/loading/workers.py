@@ -7,19 +7,34 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from torch.utils.data import DataLoader
 
-from segtrain.distributed.processes import die_with_parent
+from segtrain.distributed.processes import die_with_parent, name_signal
+from segtrain.distributed.signals import block_signals
 from segtrain.errors import SegtrainError, first_line
+
+# a fork is quick and shares memory; a spawned process imports everything anew. But macOS's own
+# libraries do not survive a fork, and Windows has none
+START_METHOD = os.environ.get("SEGTRAIN_START_METHOD", "fork")
+if sys.platform == "linux" and START_METHOD == "fork":
+    from multiprocessing.context import ForkContext as Context
+    from multiprocessing.context import ForkProcess as Process
+
+    FORKS = True
+else:
+    from multiprocessing.context import SpawnContext as Context  # type: ignore[assignment, unused-ignore]
+    from multiprocessing.context import SpawnProcess as Process  # type: ignore[assignment, unused-ignore]
+
+    FORKS = False
 
 # what torch raises where a worker has died, or gets no shared memory
 WORKER_ERRORS = (RuntimeError, OSError, EOFError, MemoryError)
@@ -28,25 +43,23 @@ NO_SHARED_MEMORY = ("shared memory", "unable to mmap", "Bus error")
 SECONDS_TO_DIE = 5  # a worker's pipes break before it has an exit code
 
 
-class Worker(ForkProcess):
+class Worker(Process):
     """A process that dies with its parent, and that ignores the signals which stop a run.
 
     SLURM, torchrun and Ctrl-C signal all processes of a run at once. The parent then finishes its
-    step, for which it needs batches, and saves. So a worker is forked with those signals blocked:
+    step, for which it needs batches, and saves. So a worker starts with those signals blocked:
     neither the parent's handlers nor torch's ever run in it.
     """
 
     def start(self) -> None:
         self.parent = os.getpid()
         STARTED.add(self)
-        stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
-        try:
+        with block_signals():
             super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def run(self) -> None:
+        if sys.platform == "win32":
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         die_with_parent(self.parent)
         super().run()
 
@@ -54,13 +67,13 @@ class Worker(ForkProcess):
         self.kill()  # a stuck worker ignores SIGTERM
 
 
-class Forking(ForkContext):
-    """The context that forks such workers, which then share a cache in memory."""
+class Workers(Context):
+    """The context that starts such workers."""
 
     Process = Worker
 
 
-FORK = Forking()
+CONTEXT = Workers()
 STARTED: WeakSet[Worker] = WeakSet()
 # the latest workers of each loader
 WORKERS: WeakKeyDictionary[DataLoader, list[Worker]] = WeakKeyDictionary()
@@ -89,26 +102,36 @@ def next_batches(loader: DataLoader) -> Iterator[Any]:
 
 
 def _start(loader: DataLoader) -> Iterator[Any]:
-    """Return iter(loader), without the SIGCHLD handler that torch installs.
-
-    That handler raises wherever the main thread is, say while writing a checkpoint. Without it, the
-    death of a worker is detected within 5 seconds, when its batch is waited for.
-    """
+    """Return iter(loader). Raise SegtrainError where no worker can start."""
     try:
-        FORK.Lock()  # without /dev/shm this fails cleanly, unlike torch's iterator
+        CONTEXT.Lock()  # without /dev/shm this fails cleanly, unlike torch's iterator
     except OSError as error:
         event = f"loader workers cannot start ({first_line(error)})"
         raise _worker_error(loader, event, True) from error
-    handler = signal.getsignal(signal.SIGCHLD)
     try:
-        with _translate_deaths(loader):
+        with _translate_deaths(loader), _keep_handler():
             before = set(STARTED)
             batches = iter(loader)
         if started := [worker for worker in STARTED if worker not in before]:
             WORKERS[loader] = started  # else those of the previous pass are used
         return batches
-    except OSError as error:  # no process could be forked
+    except OSError as error:  # no process could be started
         raise _worker_error(loader, f"loader workers cannot start ({first_line(error)})") from error
+
+
+@contextmanager
+def _keep_handler() -> Iterator[None]:
+    """Remove the SIGCHLD handler that torch installs, where the system has that signal.
+
+    It raises wherever the main thread is, say while writing a checkpoint. Without it, the death of
+    a worker is detected within 5 seconds, when its batch is waited for.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
     finally:
         if threading.current_thread() is threading.main_thread():  # others can't set a handler
             signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
@@ -125,9 +148,10 @@ def _translate_deaths(loader: DataLoader) -> Iterator[None]:
         code = exit_code(workers, 0 if isinstance(error, RuntimeError) else SECONDS_TO_DIE)
         text = str(error)
         # writing to a full /dev/shm is a bus error
-        shared = code == -signal.SIGBUS or any(sign in text for sign in NO_SHARED_MEMORY)
-        if code is not None and code < 0:
-            event = f"a loader worker was killed ({signal.Signals(-code).name})"
+        killed = name_signal(-code) if code is not None and code < 0 else ""
+        shared = killed == "SIGBUS" or any(sign in text for sign in NO_SHARED_MEMORY)
+        if killed:
+            event = f"a loader worker was killed ({killed})"
         elif code is not None or "exited unexpectedly" in text or isinstance(error, BROKEN_PIPES):
             event = f"a loader worker ended (exit code {code or 'unknown'})"
         elif shared or isinstance(error, MemoryError):

@@ -20,7 +20,7 @@ from running import ENVIRONMENT, Running, alive, children, wait_for
 from segtrain.data.images import ImageReader
 from segtrain.data.loading.dataset import Pairs, read_batches, train_loader
 from segtrain.data.loading.sampling import Draw
-from segtrain.data.loading.workers import FORK
+from segtrain.data.loading.workers import CONTEXT
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 
@@ -147,7 +147,7 @@ def test_a_stuck_worker_is_ended_by_its_parent():
         os.write(write, b"now")
         ctypes.PyDLL(None).sleep(60)
 
-    worker = FORK.Process(target=hold_the_interpreter, daemon=True)
+    worker = CONTEXT.Process(target=hold_the_interpreter, daemon=True)
     worker.start()
     os.read(read, 1)
     worker.terminate()
