@@ -15,15 +15,9 @@ from hypothesis import strategies as st
 
 from segtrain.console import safe
 from segtrain.errors import SegtrainError
-from segtrain.files import (
-    read_csv,
-    save_bytes,
-    save_csv,
-    save_text,
-    whole_file,
-    whole_folder,
-)
-from segtrain.locks import lock_path
+from segtrain.files.locks import lock_path
+from segtrain.files.tables import read_csv, save_csv
+from segtrain.files.whole import save_bytes, save_text, whole_file, whole_folder
 
 
 def test_writes_a_file_and_its_folders(tmp_path: Path):
@@ -169,7 +163,7 @@ def test_a_folder_that_fails_is_as_it_was(tmp_path: Path):
 KILLS = """
 import json, os, shutil, signal, sys
 from pathlib import Path
-from segtrain.files import save_text, save_together, whole_folder
+from segtrain.files.whole import save_text, save_together, whole_folder
 
 def write(text):
     with whole_folder(Path("val"), {"scores", "page"}) as folder:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import write_pairs
 
-from segtrain import files
 from segtrain.data.layouts.locate import demo_folder
 from segtrain.errors import UsageError
-from segtrain.files import cache_folder, provide_home, resolve_path, temporary_home
+from segtrain.files import places
+from segtrain.files.places import cache_folder, provide_home, resolve_path, temporary_home
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         # also unset again what provide_home sets
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    files._private_folder.cache_clear()
+    places._private_folder.cache_clear()
     yield tmp_path / "tmp"
-    if files._private_folder.cache_info().currsize:
-        files._private_folder().cleanup()
-    files._private_folder.cache_clear()
+    if places._private_folder.cache_info().currsize:
+        places._private_folder().cleanup()
+    places._private_folder.cache_clear()
 
 
 def test_libraries_find_a_home_and_a_user(homeless: Path):
@@ -47,7 +47,7 @@ def test_libraries_find_a_home_and_a_user(homeless: Path):
 @pytest.mark.parametrize("home", ["/nonexistent", "/dev/null", "/proc"])
 def test_a_home_that_is_none(homeless: Path, monkeypatch, home: str):
     monkeypatch.setenv("HOME", home)
-    monkeypatch.setattr(files.os, "access", lambda path, mode: not str(path).startswith("/proc"))
+    monkeypatch.setattr(places.os, "access", lambda path, mode: not str(path).startswith("/proc"))
     provide_home()
     assert str(homeless) in str(cache_folder())
     place = "MPLCONFIGDIR" if home == "/proc" else "HOME"  # what is in a home to read stays found
@@ -79,7 +79,7 @@ def test_a_folder_that_others_can_write_is_not_taken(homeless: Path, monkeypatch
         folder.chmod(0o777 if trap == "open to all" else 0o700)
     if trap == "another user's":
         uid = os.getuid()
-        monkeypatch.setattr(files.os, "getuid", lambda: uid + 1)
+        monkeypatch.setattr(places.os, "getuid", lambda: uid + 1)
         folder.rename(homeless / f"segtrain-{uid + 1}")
     taken = temporary_home()
     assert taken.parent == homeless and taken.name.startswith("segtrain-")

@@ -16,7 +16,7 @@ from segtrain.cli.prediction import predict
 from segtrain.cli.training import BareResume, fit, sweep
 from segtrain.cli.tuning import tune
 from segtrain.console import accept_any_text, write
-from segtrain.files import provide_home
+from segtrain.files.places import provide_home
 from segtrain.version import __version__
 
 app = typer.Typer(

@@ -25,7 +25,7 @@ from segtrain.data.findings import Finding, apply_fixes, list_choices, merge_fix
 from segtrain.data.inspection.scan import ImageFacts
 from segtrain.data.inspection.survey import Inspection, Survey, inspect_data_set
 from segtrain.errors import UsageError
-from segtrain.files import save_text
+from segtrain.files.whole import save_text
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_PLACES = 3  # files that the page names for each finding; --json has all

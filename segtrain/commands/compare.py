@@ -9,7 +9,7 @@ from segtrain.console import write, write_json, write_rows, write_table
 from segtrain.errors import SegtrainError, UsageError
 from segtrain.evaluation.comparison import build_comparison
 from segtrain.evaluation.scored_runs import find_scores, read_scored_run, refuse_other_data
-from segtrain.files import format_json, save_together
+from segtrain.files.whole import format_json, save_together
 from segtrain.render.comparison_page import (
     FEW_GROUPS,
     format_interval,

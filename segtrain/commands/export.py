@@ -34,7 +34,7 @@ from segtrain.export.formats import (
 from segtrain.export.graph import OPSET, has_one_size
 from segtrain.export.hub import HUB_FILES, MODEL_CARD, is_edited, load_hub, write_hub
 from segtrain.export.proof import Proof, ProofImages, check_outputs, compare_sizes, prove
-from segtrain.files import remove_leftovers, save_text, whole_file, whole_folder
+from segtrain.files.whole import remove_leftovers, save_text, whole_file, whole_folder
 from segtrain.models.checkpoint import KEY, Meta, format_meta, load_model
 from segtrain.models.exported import CARD, SUFFIXES, hash_content, is_exported, load_package
 from segtrain.models.hub import push_hub

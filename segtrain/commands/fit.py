@@ -19,7 +19,7 @@ from segtrain.distributed.fabric import make_fabric, name_precision
 from segtrain.distributed.launch import launch_ranks
 from segtrain.distributed.limits import explain_limits
 from segtrain.errors import SegtrainError
-from segtrain.files import remove_leftovers
+from segtrain.files.whole import remove_leftovers
 from segtrain.losses.build import load_networks
 from segtrain.losses.spec import LossSpec
 from segtrain.models.pretrained import load_weights

@@ -26,7 +26,7 @@ from segtrain.data.layouts.locate import is_demo
 from segtrain.distributed.processes import is_restart_of, may_be_rank_zero
 from segtrain.errors import UsageError, did_you_mean
 from segtrain.evaluation.data_section import reset_files
-from segtrain.files import resolve_path
+from segtrain.files.places import resolve_path
 from segtrain.losses.spec import LossSpec, parse_loss
 from segtrain.models.checkpoint import Meta, read_meta
 from segtrain.models.exported import OUTPUTS, is_exported, read_exported, refuse_pt2

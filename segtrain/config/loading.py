@@ -14,7 +14,7 @@ from segtrain.config.types import Section
 from segtrain.config.yaml_text import dump_yaml
 from segtrain.console import Note
 from segtrain.errors import UsageError
-from segtrain.files import save_text
+from segtrain.files.whole import save_text
 from segtrain.losses.spec import parse_loss
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from segtrain.errors import UsageError, translate_errors
-from segtrain.files import refuse_special
+from segtrain.files.whole import refuse_special
 
 LINE_BREAK = re.compile("[\n\r\x85\u2028\u2029]")
 LONGEST_TEXT = 4_000_000  # characters; PyYAML reads about 100,000 a second

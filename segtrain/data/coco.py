@@ -14,7 +14,7 @@ from segtrain.data.drawn import DrawnMask
 from segtrain.data.panoptic import PanopticMask
 from segtrain.data.regions import LARGEST_VALUE, Region, RegionMask, Shape, pack_polygons
 from segtrain.errors import SegtrainError, first_line, translate_errors
-from segtrain.files import refuse_special
+from segtrain.files.whole import refuse_special
 
 # what other JSON files are, by a key of their objects
 OTHERS = {

@@ -21,7 +21,7 @@ from segtrain.config import DataConfig
 from segtrain.data import quick
 from segtrain.data.formats import name_content, open_known, read_beginning
 from segtrain.errors import SegtrainError, first_line, translate_errors
-from segtrain.files import refuse_special
+from segtrain.files.whole import refuse_special
 from segtrain.render.png import PNG_SIGNATURE
 
 IMAGE_SUFFIXES = {

@@ -23,8 +23,9 @@ from segtrain.data.layouts.list_layout import LIST_SUFFIXES
 from segtrain.data.layouts.text_tables import has_image_suffix, read_table
 from segtrain.data.remote_files import RemoteFault, RemoteFile, RemoteFiles, is_name
 from segtrain.errors import SegtrainError, UsageError
-from segtrain.files import cache_folder, resolve_path, save_json
-from segtrain.locks import lock_path
+from segtrain.files.locks import lock_path
+from segtrain.files.places import cache_folder, resolve_path
+from segtrain.files.whole import save_json
 
 GB = 1e9
 INDEX = "index.json"  # of a copy: size and stamp of each file

@@ -23,7 +23,7 @@ from segtrain.config.addresses import CREDENTIALS, find_credentials, strip_crede
 from segtrain.console import progress
 from segtrain.data.layouts.folders import DEEPEST, MOST_FOLDERS
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
-from segtrain.files import whole_file
+from segtrain.files.whole import whole_file
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")

@@ -18,7 +18,8 @@ from segtrain.evaluation.accumulator import Accumulator
 from segtrain.evaluation.evaluation import Evaluation
 from segtrain.evaluation.pictures import HARD, WORST, paint_extremes
 from segtrain.evaluation.score_record import SCORED, digest_images
-from segtrain.files import read_csv, save_csv, save_json, whole_folder
+from segtrain.files.tables import read_csv, save_csv
+from segtrain.files.whole import save_json, whole_folder
 from segtrain.metrics import bootstrap, calibration
 from segtrain.metrics.confusion import Scores, score_counts, score_matrix
 from segtrain.render.plots import save_confusion

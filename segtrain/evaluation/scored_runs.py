@@ -16,8 +16,8 @@ from segtrain.config import Config
 from segtrain.config.loading import adopt_older_defaults, load_config
 from segtrain.errors import SegtrainError, UsageError, first_line, shorten, translate_errors
 from segtrain.evaluation.score_record import SCORED, ScoreRecord, find_outdated, read_record
-from segtrain.files import read_csv
-from segtrain.locks import lock_path
+from segtrain.files.locks import lock_path
+from segtrain.files.tables import read_csv
 from segtrain.models.exported import hash_content, is_exported, refuse_pt2
 from segtrain.runs.folder import BEST, CONFIG, ENVIRONMENT
 

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from segtrain.console import format_score, safe
 from segtrain.errors import first_line, translate_errors
 from segtrain.export.formats import Network, Write, surround
-from segtrain.files import save_bytes, save_json, save_text
+from segtrain.files.whole import save_bytes, save_json, save_text
 from segtrain.models.checkpoint import Meta
 from segtrain.models.exported import CARD
 from segtrain.models.segmentation import SegmentationModel, create_network

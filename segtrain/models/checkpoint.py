@@ -23,7 +23,7 @@ from segtrain.config import Config
 from segtrain.config.loading import load_config, make_config
 from segtrain.config.types import LARGEST_OVERLAP, SMALLEST_WINDOW, Colour
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
-from segtrain.files import save_bytes
+from segtrain.files.whole import save_bytes
 from segtrain.models.hub import fetch_hub
 from segtrain.models.names import EXPORTED, FOLDER_FILES
 from segtrain.models.stored_weights import hash_stored_weights

@@ -21,7 +21,7 @@ from segtrain.data.tiled_tiff import TILE, TiffLayout, TiledTiff
 from segtrain.distributed.devices import advise_on_overflow
 from segtrain.distributed.limits import explain_limits
 from segtrain.errors import SegtrainError
-from segtrain.files import resumable_file
+from segtrain.files.whole import resumable_file
 from segtrain.metrics.calibration import measure_confidence
 from segtrain.models.inference import (
     NOT_FINITE,

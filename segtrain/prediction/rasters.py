@@ -17,7 +17,7 @@ from segtrain.data.images import ImageReader
 from segtrain.data.loading.dataset import as_tensor
 from segtrain.distributed.devices import advise_on_overflow, to_device
 from segtrain.distributed.limits import explain_limits
-from segtrain.files import whole_file
+from segtrain.files.whole import whole_file
 from segtrain.metrics.calibration import measure_confidence
 from segtrain.models.checkpoint import Meta
 from segtrain.models.inference import (

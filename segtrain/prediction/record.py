@@ -22,8 +22,8 @@ from pydantic_core import from_json
 from segtrain.console import Note
 from segtrain.data.layouts.pairing import fold_name
 from segtrain.errors import SegtrainError, UsageError, first_line, translate_errors
-from segtrain.files import save_json, sync_file
-from segtrain.locks import lock_path
+from segtrain.files.locks import lock_path
+from segtrain.files.whole import save_json, sync_file
 
 RECORD = "predictions.json"
 VERSION = 1

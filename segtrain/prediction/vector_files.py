@@ -15,8 +15,8 @@ import numpy as np
 from segtrain.data.layouts.coco_layout import BACKGROUND
 from segtrain.data.regions import draw_regions, pack_runs
 from segtrain.errors import UsageError, first_line, translate_errors
-from segtrain.files import save_json, whole_file
-from segtrain.locks import lock_path
+from segtrain.files.locks import lock_path
+from segtrain.files.whole import save_json, whole_file
 from segtrain.prediction.record import SAVING_SHARE
 from segtrain.prediction.vectors import Polygon
 

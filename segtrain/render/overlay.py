@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from segtrain.files import whole_file
+from segtrain.files.whole import whole_file
 from segtrain.render.fonts import fit_text, label_classes
 from segtrain.render.png import can_encode, encode_rgb
 

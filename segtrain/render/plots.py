@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.cells import cell_len
 from torch import Tensor
 
-from segtrain.files import whole_file
+from segtrain.files.whole import whole_file
 from segtrain.render.fonts import find_font, label_classes, make_drawable
 
 MAX_WITH_NUMBERS = 25  # classes; with more the numbers in the cells overlap

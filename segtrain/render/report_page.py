@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from segtrain.console import safe, show_names
-from segtrain.files import save_text
+from segtrain.files.whole import save_text
 from segtrain.render.overlay import ClassColours
 from segtrain.render.plots import draw_reliability, draw_training_charts
 from segtrain.render.templating import LONGEST_NAME, render_page

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from segtrain.errors import first_line, translate_errors
-from segtrain.files import save_json
+from segtrain.files.whole import save_json
 from segtrain.version import __version__
 
 PACKAGES = (

@@ -14,7 +14,7 @@ from pathlib import Path
 from segtrain.config import Config
 from segtrain.config.loading import save_config
 from segtrain.errors import SegtrainError, UsageError, shorten
-from segtrain.locks import lock_path
+from segtrain.files.locks import lock_path
 
 CONFIG = Path("config.yaml")
 ENVIRONMENT = Path("environment.json")

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from segtrain.console import Note
 from segtrain.errors import SegtrainError
-from segtrain.files import save_csv
+from segtrain.files.tables import save_csv
 from segtrain.runs.folder import HISTORY
 
 THREAD_SECONDS = 5.0  # to wait for a failed writer thread to end

@@ -17,8 +17,8 @@ from segtrain.config import Config
 from segtrain.config.differences import LOSS, SEED, format_field, name_fields
 from segtrain.config.loading import compare_configs, load_config, make_config
 from segtrain.errors import SegtrainError, UsageError, translate_errors
-from segtrain.files import save_json
-from segtrain.locks import lock_path
+from segtrain.files.locks import lock_path
+from segtrain.files.whole import save_json
 from segtrain.losses.spec import parse_loss
 from segtrain.runs.folder import CONFIG, safe_name
 

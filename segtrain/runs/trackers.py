@@ -16,7 +16,7 @@ from PIL.Image import Image
 from segtrain.config import Config, TrainConfig
 from segtrain.console import Note, format_duration, write
 from segtrain.errors import SegtrainError, Stopped, UsageError, first_line, translate_errors
-from segtrain.files import save_json
+from segtrain.files.whole import save_json
 from segtrain.runs.folder import BEST, TRACKED
 from segtrain.runs.tracker_process import WAIT_SECONDS, Answer, Call, serve_calls
 from segtrain.version import DISTRIBUTION

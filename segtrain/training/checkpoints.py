@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from segtrain.config import Config
 from segtrain.config.loading import save_config, to_yaml
 from segtrain.errors import SegtrainError, first_line, translate_errors
-from segtrain.files import save_bytes
+from segtrain.files.whole import save_bytes
 from segtrain.models.checkpoint import Meta, read_meta, save_model, save_state
 from segtrain.runs.environment import device_name, package_versions
 from segtrain.runs.folder import BEST, CONFIG, LAST, STATE

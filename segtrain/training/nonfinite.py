@@ -14,7 +14,7 @@ from torch import Tensor
 from segtrain.data.loading.sampling import seed_at
 from segtrain.distributed.collectives import max_over_ranks
 from segtrain.errors import TrainingEnded, shorten
-from segtrain.files import save_csv
+from segtrain.files.tables import save_csv
 from segtrain.losses.build import Loss
 from segtrain.models.checkpoint import save_state
 from segtrain.runs.folder import BAD_BATCH, BAD_STEPS

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from segtrain.config.types import parse_duration
-from segtrain.files import whole_file
+from segtrain.files.whole import whole_file
 
 
 class StepTimer:

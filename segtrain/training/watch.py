@@ -13,7 +13,7 @@ from segtrain.data.inspection.scan import map_on_all_cores, mask_facts
 from segtrain.data.inspection.survey import Survey
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError, shorten
-from segtrain.files import stamp_files
+from segtrain.files.whole import stamp_files
 
 THREADS = 16  # disks of a network answer many at once; others take as long as with one
 CHUNK = 500  # files that a thread looks at in turn

@@ -25,7 +25,7 @@ from segtrain.data.images import ImageReader
 from segtrain.data.tiff import IMAGECODECS
 from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError
-from segtrain.files import resumable_file
+from segtrain.files.whole import resumable_file
 from segtrain.models import inference
 from segtrain.models.checkpoint import read_meta
 from segtrain.prediction import geotiff

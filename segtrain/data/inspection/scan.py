@@ -40,7 +40,8 @@ from segtrain.data.masks import (
 from segtrain.data.sample import Sample
 from segtrain.data.stored_masks import read_mask
 from segtrain.errors import SegtrainError
-from segtrain.files import FileStamp, cache_folder, save_text, stamp_files
+from segtrain.files.places import cache_folder
+from segtrain.files.whole import FileStamp, save_text, stamp_files
 
 FACTS_VERSION = 7  # of the saved facts; raise it when they are computed differently
 SLIGHTLY_SMOOTH = 0.02  # smooth_share of masks whose flat areas are counted

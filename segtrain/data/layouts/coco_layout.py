@@ -23,7 +23,7 @@ from segtrain.data.layouts.pairing import (
 from segtrain.data.panoptic import PanopticMask
 from segtrain.data.regions import LARGEST_VALUE, RegionMask
 from segtrain.errors import SegtrainError, shorten
-from segtrain.files import refuse_special
+from segtrain.files.whole import refuse_special
 
 SPLIT_IN_NAME = re.compile(
     r"(?:^|[^a-z])(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(test)(?:ing)?)(?![a-z])"

@@ -19,7 +19,7 @@ from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.folders import DEEPEST
 from segtrain.data.local_copy import open_copy
 from segtrain.errors import SegtrainError
-from segtrain.files import cache_folder, resolve_path, temporary_home
+from segtrain.files.places import cache_folder, resolve_path, temporary_home
 from segtrain.version import __version__
 
 DEFAULT_FOLDER = Path("data")

@@ -14,7 +14,7 @@ from pathlib import Path
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.layouts.folder_words import SPLIT_OF
 from segtrain.errors import SegtrainError, UsageError, shorten
-from segtrain.files import refuse_special
+from segtrain.files.whole import refuse_special
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # by name, the likelier first; none: each line is one cell

@@ -32,7 +32,8 @@ from segtrain.data.loading.workers import CONTEXT, FORKS
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 from segtrain.errors import first_line
-from segtrain.files import cache_folder, stamp_files
+from segtrain.files.places import cache_folder
+from segtrain.files.whole import stamp_files
 from segtrain.version import __version__
 
 Pair = tuple[np.ndarray, np.ndarray]

@@ -36,7 +36,7 @@ from segtrain.data.masks import MaskReader, smooth_share
 from segtrain.data.regions import RegionMask
 from segtrain.data.sample import Sample
 from segtrain.errors import SegtrainError
-from segtrain.files import stamp_files
+from segtrain.files.whole import stamp_files
 
 CAMVID_TRAIN = [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877,
                 405385, 184967, 2503995]  # fmt: skip

@@ -1,33 +1,23 @@
-"""Files and folders written whole or not at all: text, bytes, JSON, CSV; home and cache folders."""
+"""Files and folders written whole or not at all: text, bytes, JSON."""
 
-import csv
 import errno
-import getpass
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
 
-from segtrain.console import UNSAFE, escape_character
-from segtrain.errors import SegtrainError, UsageError, first_line
-from segtrain.locks import lock_path
+from segtrain.errors import SegtrainError
+from segtrain.files.locks import lock_path
 
-# what a spreadsheet takes for a formula, also behind the quote that keeps it from doing so
-FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
-ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))")
-CACHE = Path(".cache/segtrain")  # in a home folder
 TEMPORARY = re.compile(r"\.tmp-(\d+)-")  # and the process that writes it
 SHELL_PIPES = ("/dev/fd/", "/dev/stdin", "/dev/null")
 
@@ -242,117 +232,3 @@ def save_json(path: Path, content: Any) -> None:
 def format_json(content: Any) -> str:
     """Return the text of a JSON file. Raise ValueError for NaN and infinities."""
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
-
-
-def save_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a CSV file with the columns of all rows; None and missing values are empty fields.
-
-    Texts are written as `quote_cell` does, for terminals and spreadsheets; `read_csv` undoes it.
-    """
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(quote_cell, names))
-    writer.writerows([quote_cell(row.get(name)) for name in names] for row in rows)
-    save_text(path, text.getvalue())
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a file that `save_csv` wrote; empty fields are ''."""
-    with open(path, encoding="utf-8", newline="") as file:
-        names, *rows = ([unquote_cell(cell) for cell in row] for row in csv.reader(file) if row)
-    return [dict(zip(names, row, strict=True)) for row in rows]
-
-
-def quote_cell(cell: Any) -> Any:
-    r"""Return a cell as it is written: control characters of a text as \xNN or \uNNNN.
-
-    A text that a spreadsheet would run as a formula starts with a single quote.
-    """
-    if not isinstance(cell, str):
-        return cell
-    # a backslash of the text's own that reads as an escape is escaped itself
-    text = ESCAPE.sub(lambda match: rf"\x5c{match[0][1:]}", cell)
-    text = UNSAFE.sub(lambda match: escape_character(match[0]), text)
-    return f"'{text}" if FORMULA.match(text) else text
-
-
-def unquote_cell(text: str) -> str:
-    """Return the text of which `quote_cell` made this one."""
-    text = text[1:] if text.startswith("'") and FORMULA.match(text) else text
-    return ESCAPE.sub(lambda match: chr(int(match[match.lastindex or 0], 16)), text)
-
-
-def resolve_path(text: str) -> Path:
-    """Return a user's path without ~ and links. Raise UsageError for what can't be a path."""
-    if not text:  # as of a shell's variable that isn't set
-        raise UsageError("an empty path was given: ''")
-    try:
-        return Path(text).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # no home, a ring of links, a null byte
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise UsageError(f"{text}: {reason}") from error
-
-
-def cache_folder() -> Path:
-    """Return $SEGTRAIN_CACHE, else ~/.cache/segtrain, or a temporary folder where that can't be.
-
-    Users may delete it at any time.
-    """
-    if place := os.environ.get("SEGTRAIN_CACHE"):
-        return Path(place)
-    folder = Path(os.path.expanduser("~"), CACHE)
-    if folder.is_absolute() and _can_hold_files(folder):
-        return folder
-    return temporary_home() / CACHE
-
-
-def provide_home() -> None:
-    """Give libraries a home folder, and a user's name, in a process that has none.
-
-    A home that is only read keeps what is in it; matplotlib and Triton write elsewhere.
-    """
-    home = Path(os.path.expanduser("~"))
-    if not home.is_absolute() or not os.path.isdir(home):
-        os.environ["HOME"] = str(temporary_home())
-    elif not os.access(home, os.W_OK):
-        for name, folder in {"MPLCONFIGDIR": "matplotlib", "TRITON_CACHE_DIR": "triton"}.items():
-            os.environ.setdefault(name, str(cache_folder() / folder))
-    try:
-        getpass.getuser()
-    except (KeyError, OSError, ImportError):  # of which torch makes the name of a folder
-        os.environ["USER"] = "user"
-        if sys.platform != "win32":
-            os.environ["USER"] += f"-{os.getuid()}"
-
-
-def temporary_home() -> Path:
-    """Return this user's folder among temporary files, or one of this process alone.
-
-    A folder in /tmp may be another user's trap: only one that nobody else can write is taken.
-    """
-    if sys.platform == "win32":  # each user has temporary files of their own
-        return Path(tempfile.gettempdir()) / "segtrain"
-    with suppress(OSError):
-        folder = Path(tempfile.gettempdir()) / f"segtrain-{os.getuid()}"
-        with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        status = folder.lstat()
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
-            if not status.st_mode & 0o022 and os.access(folder, os.W_OK):
-                return folder
-        return Path(_private_folder().name)
-    return Path(os.devnull) / "segtrain"  # no place at all: nothing is stored
-
-
-@cache
-def _private_folder() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="segtrain-")  # until the process ends
-
-
-def _can_hold_files(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
