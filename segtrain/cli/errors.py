@@ -114,7 +114,12 @@ def _print_error(message: object) -> None:
 def _save_traceback() -> str:
     """Write the current exception to a new file; return its path."""
     with tempfile.NamedTemporaryFile(
-        "w", prefix="segtrain-error-", suffix=".log", delete=False, errors="backslashreplace"
+        "w",
+        encoding="utf-8",
+        errors="backslashreplace",
+        prefix="segtrain-error-",
+        suffix=".log",
+        delete=False,
     ) as file:
         lines = [f"segtrain {__version__}", " ".join(sys.argv), ""]
         file.writelines(f"{safe(line)}\n" for line in [*lines, *_format_traceback().split("\n")])

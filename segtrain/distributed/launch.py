@@ -226,7 +226,7 @@ def is_lost_peer(error: RuntimeError) -> bool:
 
 def limit_exit_time() -> None:
     """End Python within GRACE_SECONDS of its exit, where backends may wait for a dead process."""
-    nowhere = open(os.devnull, "w")
+    nowhere = open(os.devnull, "wb")
     atexit.register(faulthandler.dump_traceback_later, GRACE_SECONDS, exit=True, file=nowhere)
 
 

@@ -47,7 +47,12 @@ def end_with_launcher() -> None:
 def read_stat(pid: int) -> list[str]:
     """Return the fields of Linux's /proc/PID/stat from the state on; [] without such a process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except OSError:
         return []
 
