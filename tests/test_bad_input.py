@@ -15,6 +15,8 @@ from conftest import QUICK, RESNET18, Answer, write_pairs
 from PIL import Image
 from safetensors.torch import save_file
 
+from segtrain.distributed.devices import has_mps
+
 SET = Path("set")  # in the test's own folder
 
 
@@ -246,6 +248,17 @@ def test_wrong_options(cli, pairs: Path, case: str):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_cuda_without_a_gpu(cli, pairs: Path):
     refused(fit(cli, "--device", "cuda"), 2, "train.device", "no GPU", "--device cpu")
+
+
+@pytest.mark.skipif(has_mps(), reason="has the GPU of a Mac")
+def test_mps_without_a_mac(cli, pairs: Path):
+    line = ["train.device: mps", "torch sees no GPU", "a Mac", "--device cpu"]
+    refused(fit(cli, "--device", "mps", "--name", "r"), 2, *line)
+    assert not Path("runs").exists()
+    assert fit(cli, "--name", "r").code == 0
+    for verb in (["eval"], ["tune"], ["predict", "set/images"]):
+        refused(cli(*verb, "--device", "mps"), 2, *line)
+    refused(fit(cli, "--resume", "r", "--epochs", "2", "--device", "mps"), 2, *line)
 
 
 def test_a_batch_of_one_image_trains_unet(cli, pairs: Path):

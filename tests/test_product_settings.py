@@ -85,3 +85,18 @@ def test_a_setting_of_the_user_is_left_alone(monkeypatch, variable):
     before = dict(os.environ)
     __main__.set_environment()
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    "platform, given, expected",
+    [("darwin", None, "1"), ("darwin", "0", "0"), ("linux", None, None), ("win32", None, None)],
+)
+def test_a_mac_computes_on_its_cpu_what_its_gpu_lacks(monkeypatch, platform, given, expected):
+    for each in __main__.ENVIRONMENT:  # which the call may set
+        monkeypatch.setenv(each, "ours")
+    monkeypatch.setenv(__main__.FALLBACK, given or "")
+    if given is None:
+        monkeypatch.delenv(__main__.FALLBACK)
+    monkeypatch.setattr(sys, "platform", platform)
+    __main__.set_environment()
+    assert os.environ.get(__main__.FALLBACK) == expected

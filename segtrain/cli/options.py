@@ -39,7 +39,7 @@ Sets = Annotated[
         metavar="KEY.PATH=VALUE",
     ),
 ]
-Device = Annotated[TextOption, field("train.device", metavar="auto|cpu|cuda")]
+Device = Annotated[TextOption, field("train.device", metavar="auto|cpu|cuda|mps")]
 Workers = Annotated[TextOption, field("data.workers", metavar="auto|N")]
 RunOrCheckpoint = typer.Argument(
     help="folder of a run, or a checkpoint [default: the best of the latest run]",

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.text import Text
 
 from segtrain.commands.requests import MasksRequest, NetworkRequest
@@ -26,6 +25,7 @@ from segtrain.console import (
 from segtrain.data.inspection.survey import open_data_set
 from segtrain.data.loading.dataset import Pairs, worker_count
 from segtrain.data.masks import MaskReader
+from segtrain.distributed.devices import choose_layout
 from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError, shorten
 from segtrain.evaluation.accumulator import Accumulator
@@ -76,10 +76,10 @@ def prepare_network(
     pairs = Pairs.of(data, split)
     write_notes(data.notes, stderr=as_json)  # stdout is for the JSON alone
     # as `predict` has it: another memory format rounds differently
-    model = model.to(fabric.device).to(memory_format=torch.channels_last)
+    model = model.to(fabric.device).to(memory_format=choose_layout(fabric.device))
     spec = parse_loss(config.loss.expression, config.loss.thresh, config.loss.n_min_factor)
     mined = build_mining(spec, len(meta.classes), data.lb_ignore) if mining else None
-    workers = worker_count(config.data.workers, fabric.device.type == "cuda", 1)
+    workers = worker_count(config.data.workers, fabric.device.type != "cpu", 1)
     predictor = SplitPredictor(model, fabric, workers, config.eval, mined)
     run = find_run_of(checkpoint)
     return Evaluation(

@@ -8,14 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from segtrain.commands.requests import NetworkRequest
 from segtrain.console import Note, format_score, progress, write, write_notes
 from segtrain.data.images import ImageReader
 from segtrain.data.raster import is_raster
 from segtrain.data.value_range import match_value_range
-from segtrain.distributed.devices import build_predictor
+from segtrain.distributed.devices import build_predictor, choose_layout
 from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError, shorten
 from segtrain.models.checkpoint import Meta
@@ -44,7 +42,7 @@ def predict(found: FoundImages, request: NetworkRequest, out: Path, legend: bool
     model, meta, weights = load_network(request.checkpoint, request.config.predict.tuned)
     config = request.config
     fabric = make_fabric(config.train)
-    model = model.to(fabric.device).to(memory_format=torch.channels_last)
+    model = model.to(fabric.device).to(memory_format=choose_layout(fabric.device))
     reader = ImageReader.of(config.data, config.model.in_channels)
     if request.other_data.value_range is None:  # the command names none
         home = str(meta.config.data.path)

@@ -212,8 +212,10 @@ def request_network(checkpoint: Path, sets: list[str], flags: dict[str, Any]) ->
     """
     fixed: dict[str, Any] = {}
     if is_exported(checkpoint):
-        if flags.get("train.device") == "cuda":
-            raise UsageError(f"--device cuda: {checkpoint} is computed on the CPU; leave it out")
+        if (device := flags.get("train.device")) in ("cuda", "mps"):
+            raise UsageError(
+                f"--device {device}: {checkpoint} is computed on the CPU; leave it out"
+            )
         meta, _ = read_exported(checkpoint)
         fixed = {"train.device": "cpu", "train.precision": "32"}
     else:

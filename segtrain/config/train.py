@@ -48,8 +48,9 @@ class TrainConfig(Section):
         description="decay of an exponential moving average of the weights, such as 0.999; the "
         "average is validated and saved instead of the weights; 0 is off",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto, cpu or cuda; auto is cuda if there is a GPU"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto",
+        description="auto, cpu, cuda or mps (the GPU of a Mac); auto is a GPU if there is one",
     )
     devices: int = Field(1, ge=1, description="devices (GPUs) per host, one process each")
     nodes: int = Field(1, ge=1, description="hosts of a distributed training")
@@ -62,15 +63,15 @@ class TrainConfig(Section):
     precision: Literal["auto", "32", "bf16", "fp16"] = Field(
         "auto",
         description="mixed precision: auto, 32 (off), bf16 or fp16; auto is bf16 on a GPU or CPU "
-        "that computes it in hardware, fp16 on any other GPU, 32 on any other CPU; a resumed run "
-        "keeps its own",
+        "that computes it in hardware, fp16 on any other GPU, 32 on mps and any other CPU; a "
+        "resumed run keeps its own",
     )
     channels_last: bool = Field(
-        True, description="channels-last memory format of images and weights"
+        True, description="channels-last memory format of images and weights, except on mps"
     )
     compile: OnOffAuto = Field(
         "auto",
-        description="torch.compile of the network; auto is on for a GPU and at least 2,000 steps",
+        description="torch.compile of the network; auto is on for cuda and at least 2,000 steps",
     )
     deterministic: bool = Field(
         False, description="make runs on a GPU repeatable to the last bit, at a lower speed"

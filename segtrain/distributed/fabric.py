@@ -62,10 +62,15 @@ def make_fabric(train: TrainConfig, changing: bool = False) -> Fabric:
             f"train.devices: {train.devices} is more than the {torch.cuda.device_count()} GPU(s) "
             "of this host"
         )
-    if device == "cuda":
-        set_deterministic(train.deterministic)
-    else:
+    if device == "mps" and train.devices * train.nodes > 1:  # torch has no collectives for it
+        raise UsageError(
+            f"train.devices: mps is one GPU, but --devices {train.devices} --nodes {train.nodes} "
+            "were given; leave them out, or use --device cpu"
+        )
+    if device == "cpu":
         keep_freed_memory()
+    else:
+        set_deterministic(train.deterministic)
     try:
         return Fabric(
             accelerator=device,

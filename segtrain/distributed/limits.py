@@ -10,8 +10,14 @@ import torch
 from segtrain.errors import SegtrainError, first_line
 from segtrain.private import is_compiler_error
 
-# torch raises a plain RuntimeError for the memory of a CPU, cuBLAS and cuDNN
-NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "ALLOC_FAILED")
+# torch raises a plain RuntimeError for the memory of a CPU, MPS, cuBLAS and cuDNN
+NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "MPS backend out of memory",
+    "ALLOC_FAILED",
+)
 NOT_DETERMINISTIC = "does not have a deterministic implementation"
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from segtrain.evaluation.prediction import Prediction
+from segtrain.losses.kernels.plain import double_device
 from segtrain.metrics.boundary import count_boundaries
 from segtrain.metrics.calibration import Calibration
 from segtrain.metrics.confusion import Confusion, derive_counts
@@ -61,7 +62,8 @@ class Accumulator:
         self.calibration_before = Calibration(device=device)
         self.boundary = np.zeros((2, num_classes), np.int64)
         self.regions = np.zeros((num_classes, 3, 2), np.int64)
-        self.kept = torch.zeros(num_classes, dtype=torch.float64, device=device)
+        home = double_device(torch.device(device))
+        self.kept = torch.zeros(num_classes, dtype=torch.float64, device=home)
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.image_counts: dict[int, np.ndarray] = {}  # (3,C) of each image: tp, fp, fn
         self.truths: dict[int, int] = {}  # checksum of each image
@@ -100,6 +102,10 @@ class Accumulator:
         matrix = self.confusion.update(prediction.class_ids, prediction.target)
         if prediction.kept is not None:
             self.kept += sum_by_class(prediction.kept, prediction.target, self.num_classes)
+        if (
+            prediction.target.device.type == "mps"
+        ):  # threads would crash in it (pytorch issue 197805)
+            prediction, matrix = prediction.to_host(), matrix.cpu()
         self._waiting_pixels += prediction.target.numel()
         self._waiting.append(self._threads.submit(self._count, prediction, matrix))
         while len(self._waiting) > MAX_WAITING_IMAGES or self._waiting_pixels > MAX_WAITING_PIXELS:
@@ -162,6 +168,7 @@ def sum_by_class(kept: Tensor, target: Tensor, num_classes: int) -> Tensor:
 
     kept: (H,W), 0..1, and 0 at ignored pixels; target: (H,W) class ids and lb_ignore.
     """
+    kept, target = (values.to(double_device(values.device)) for values in (kept, target))
     classes = target.long().where(kept > 0, num_classes)
     sums = torch.zeros(num_classes + 1, dtype=torch.float64, device=classes.device)
     sums.scatter_add_(0, classes.flatten(), kept.double().flatten())

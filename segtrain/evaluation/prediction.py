@@ -44,6 +44,10 @@ class Prediction:
     class_ids: Tensor  # (H,W), in the same dtype
     kept: Tensor | None = None  # (H,W), 0..1: how far a mining loss keeps each pixel
 
+    def to_host(self) -> Prediction:
+        """Return the same on the host, without what a mining loss keeps."""
+        return Prediction(self.index, self.target.cpu(), self.class_ids.cpu())
+
 
 @dataclass(frozen=True)
 class SplitPredictor:

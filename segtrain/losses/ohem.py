@@ -14,6 +14,7 @@ from segtrain.losses.argument_types import make_arguments
 from segtrain.losses.base import PixelLoss, Term, TermResult, weighted_mean
 from segtrain.losses.class_weights import ClassWeights
 from segtrain.losses.cross_entropy import inner_loss
+from segtrain.losses.kernels.plain import double_device
 from segtrain.losses.pixel_arguments import OhemArguments, TopKArguments
 from segtrain.losses.pixel_pass import Pixels
 from segtrain.losses.selection import select_hardest
@@ -144,4 +145,5 @@ class TopK(Mining):
         if isinstance(self.k, int):
             return n_valid.clamp(max=self.k)
         # float32 has no exact counts above 2**24
-        return (n_valid.double() * self.k).round().long()
+        count = n_valid.to(double_device(n_valid.device)).double()
+        return (count * self.k).round().long().to(n_valid.device)

@@ -74,7 +74,7 @@ class Pixels:
         """Return (N,count): the sum of a map (N,H,W) over the valid pixels of each id."""
         if self.path == "triton":
             return _TritonClassSums.apply(values, ids.where(self.valid, -1), -1, count)
-        if values.is_cuda:  # scatter_add of floats has no fixed order there
+        if values.device.type != "cpu":  # scatter_add of floats has no fixed order on a GPU
             each = torch.arange(count, device=values.device).view(1, -1, 1, 1)
             masked = values.where(self.valid, 0).unsqueeze(1)
             return masked.where(ids.unsqueeze(1) == each, 0).sum((2, 3))

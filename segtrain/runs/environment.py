@@ -58,6 +58,8 @@ def package_versions() -> dict[str, str | None]:
 
 def device_name(device: torch.device) -> str:
     """Return the model of the GPU or CPU."""
+    if device.type == "mps":
+        return torch.backends.mps.get_name()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 

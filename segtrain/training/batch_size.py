@@ -12,7 +12,7 @@ import torch
 from segtrain.config import Config
 from segtrain.console import write
 from segtrain.data.inspection.survey import Survey
-from segtrain.distributed.devices import resolve_device
+from segtrain.distributed.devices import choose_layout, resolve_device
 from segtrain.distributed.fabric import make_lone_fabric
 from segtrain.distributed.launch import RankMonitor
 from segtrain.distributed.limits import is_out_of_memory
@@ -33,18 +33,20 @@ TRIED_STEPS = 2  # in the second one the optimizer has its state
 def resolve_batch_size(config: Config, loss: LossSpec, survey: Survey) -> Config:
     """Return the config with a number for train.batch_size: auto, and print it.
 
-    Raise UsageError on a CPU, and SegtrainError where not one image a device fits.
+    Raise UsageError on a CPU and on MPS, and SegtrainError where not one image a device fits.
     """
     train, images = config.train, len(survey.data_set.splits["train"])
     if train.batch_size != "auto":
         return config
     parts = train.devices * train.nodes * train.accumulate
     most = max(1, images // parts)
-    if resolve_device(train.device) == "cpu":
+    device = resolve_device(train.device)
+    if device != "cuda":  # the GPU of a Mac has the memory of all programs
         number = parts * min(max(2, ON_CPU // parts), most)  # a batch norm may need two
         raise UsageError(
-            "train.batch_size: auto fills the memory of a GPU, and this training is on a CPU; give "
-            f"a number, such as --batch-size {number}"
+            "train.batch_size: auto fills the memory of a GPU, and this training is on "
+            f"{'a CPU' if device == 'cpu' else device}; give a number, such as --batch-size "
+            f"{number}"
         )
     plan = make_plan(_with_batch_size(config, parts * min(2, most)), loss, survey)
     size = parts * find_largest(Trial(plan).fits, most)
@@ -97,8 +99,7 @@ class Trial:
         data = torch.randint(
             256, (images, channels, *plan.crop), dtype=torch.uint8, device=fabric.device
         )
-        if train.channels_last:
-            data = data.to(memory_format=torch.channels_last)
+        data = data.to(memory_format=choose_layout(fabric.device, train.channels_last))
         target = torch.randint(
             len(plan.data.classes), (images, *plan.crop), dtype=torch.int16, device=fabric.device
         )

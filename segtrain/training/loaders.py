@@ -28,8 +28,8 @@ class Loaders:
 def open_loaders(plan: TrainingPlan, fabric: Fabric) -> Loaders:
     """Open the loaders of this rank."""
     config, train = plan.config, plan.config.train
-    on_gpu = fabric.device.type == "cuda"
-    workers = worker_count(config.data.workers, on_gpu, train.devices)
+    device = fabric.device.type
+    workers = worker_count(config.data.workers, device != "cpu", train.devices)
     # each rank of this host has its own caches, and they share data.cache_gb
     caches = open_caches(plan.data, plan.image_sizes, train.devices)
     augmentations = {"train": make_augmentation(config, plan.crop), "val": None}
@@ -40,5 +40,5 @@ def open_loaders(plan: TrainingPlan, fabric: Fabric) -> Loaders:
     shards = Shards(fabric.global_rank, fabric.world_size, train.accumulate)
     count = len(pairs["train"])
     sampler = BatchSampler(count, train.images_per_step, train.seed, plan.by_class, shards)
-    loader = train_loader(pairs["train"], sampler, workers, on_gpu)
+    loader = train_loader(pairs["train"], sampler, workers, pin_memory=device == "cuda")
     return Loaders(loader, sampler, pairs, workers, caches.notes)

@@ -15,6 +15,7 @@ from segtrain.console import format_score, write, write_notes
 from segtrain.data.loading.dataset import read_batches
 from segtrain.data.loading.sampling import seed_at
 from segtrain.distributed.collectives import broadcast_buffers
+from segtrain.distributed.devices import choose_layout
 from segtrain.distributed.fabric import check_batch_norm, describe_precision, name_precision
 from segtrain.distributed.launch import RankMonitor
 from segtrain.distributed.limits import explain_limits
@@ -154,8 +155,7 @@ def start_training(
     if fabric.world_size > 1 and fabric.device.type == "cuda" and config.train.sync_bn:
         model.synchronise_bn()  # torch has it for GPUs only
     module = TrainingModule(model, loss, compilation.enabled).to(fabric.device)
-    if config.train.channels_last:
-        module = module.to(memory_format=torch.channels_last)
+    module = module.to(memory_format=choose_layout(fabric.device, config.train.channels_last))
     # only now: its state is laid out like the parameters, on their device
     optimizer = build_optimizer(model, loss, config.optim)
     module, optimizer = fabric.setup(module, optimizer)

@@ -33,7 +33,7 @@ class StepOutcome(NamedTuple):
 
 
 class OutcomeReader:
-    """Copies outcomes to the host; a GPU's are read a step later, so that it never waits."""
+    """Copies outcomes to the host; CUDA's are read a step later, so that it never waits."""
 
     def __init__(self, device: torch.device):
         self.on_gpu = device.type == "cuda"
@@ -50,7 +50,7 @@ class OutcomeReader:
         self.pending.append((step, outcome, event))
 
     def read(self, wait: bool = False) -> Iterator[StepOutcome]:
-        """Yield the outcomes not read yet; on a GPU all but the latest, unless `wait` is set."""
+        """Yield the outcomes not read yet; on CUDA all but the latest, unless `wait` is set."""
         while len(self.pending) > (self.on_gpu and not wait):
             step, outcome, event = self.pending.popleft()
             if event:

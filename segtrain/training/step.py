@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segtrain.data.loading.batch import Batch
 from segtrain.distributed.collectives import max_over_ranks
+from segtrain.distributed.devices import choose_layout, copy_to
 from segtrain.training.session import Session
 
 MicroBatch = tuple[Tensor, Tensor]  # images and target, on the device
@@ -19,10 +20,10 @@ def copy_to_device(
     fabric: Fabric, batches: Iterable[Batch], channels_last: bool
 ) -> Iterator[MicroBatch]:
     """Copy batches to the device as they are requested; pinned memory is copied without waiting."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    layout = choose_layout(fabric.device, channels_last)
     for batch in batches:
-        images = batch.images.to(fabric.device, non_blocking=True, memory_format=memory_format)
-        yield images, batch.targets.to(fabric.device, non_blocking=True)
+        images = copy_to(fabric.device, batch.images, layout)
+        yield images, copy_to(fabric.device, batch.targets)
 
 
 def train_step(

@@ -187,8 +187,8 @@ def time_validation(session: Session, loaders: Loaders) -> float:
         session.rank_monitor.check()
         over = bool(ends) and (len(ends) == MEASURED_IMAGES or ends[-1] - start > longest)
         if not over:
-            if fabric.device.type == "cuda":
-                torch.cuda.synchronize(fabric.device)
+            if fabric.device.type != "cpu":
+                torch.accelerator.synchronize(fabric.device)
             ends.append(time.monotonic())
         return over or bool(request.code)
 

@@ -19,7 +19,8 @@ from segtrain.files.whole import whole_file
 class StepTimer:
     """Timer of the phases of a step: adds the time between marks to `seconds`, by phase.
 
-    On a GPU it is the device's own time, waiting included, and a mark does not wait.
+    On CUDA it is the device's own time, waiting included, and a mark does not wait. On MPS it is
+    the host's, which waits for the device in the last phase.
     """
 
     def __init__(self, device: torch.device, seconds: dict[str, float]):
@@ -38,7 +39,7 @@ class StepTimer:
         self.marks.append((phase, now))
 
     def settle(self) -> None:
-        """Add the time of all marks to `seconds`; on a GPU, wait for the last one."""
+        """Add the time of all marks to `seconds`; on CUDA, wait for the last one."""
         if self.on_gpu:
             self.marks[-1][1].synchronize()
         for (_, start), (phase, end) in pairwise(self.marks):
@@ -64,9 +65,14 @@ def trace_steps(run: Path, device: torch.device) -> torch.profiler.profile:
 
 
 def measure_peak_memory(device: torch.device) -> int:
-    """Return the peak memory so far in bytes: of this process on the GPU, or of the process."""
+    """Return the peak memory so far in bytes: of this process on the GPU, or of the process.
+
+    On MPS it is what Metal holds now: freed memory is kept for later tensors.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     import resource  # of Unix

@@ -318,8 +318,11 @@ def test_files_of_others_are_refused(cli, run: Path):
     for name in ("foreign.onnx", "text.onnx"):
         answer = cli("eval", name)
         assert answer.code == 1 and name in answer.error
-    answer = cli("predict", "x.png", "--checkpoint", run / "export/run.onnx", "--device", "cuda")
-    assert answer.code == 2
+    for device in ("cuda", "mps"):
+        answer = cli(
+            "predict", "x.png", "--checkpoint", run / "export/run.onnx", "--device", device
+        )
+        assert answer.code == 2 and f"--device {device}" in answer.error
 
 
 def test_without_proof_the_card_says_so(cli, run: Path, monkeypatch):

@@ -23,8 +23,9 @@ def test_a_network_that_cannot_be_compiled_is_one_sentence():
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
         MemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5 GB, max allowed: 6.80 GB)."),
     ],
-    ids=["cuda", "cpu", "python"],
+    ids=["cuda", "cpu", "python", "mps"],
 )
 def test_out_of_memory_is_one_sentence_with_advice(error):
     with pytest.raises(SegtrainError, match="^out of memory: use less$"):

@@ -127,3 +127,12 @@ def test_on_a_cpu_it_names_a_number_that_works(cli, pairs: Path, options: str, n
     assert f"such as --batch-size {number}" in refused.error and not Path("runs").exists()
     given = cli("fit", *AUTO, *options.split(), "--batch-size", number, "--dry-run")
     assert given.code == 0, given.stderr
+
+
+def test_on_a_mac_it_names_a_number_too(cli, pairs: Path, monkeypatch):
+    """Its GPU has the memory of all programs."""
+    write_pairs(pairs, 20)
+    monkeypatch.setattr(batch_size, "resolve_device", lambda requested: "mps")
+    refused = cli("fit", *AUTO, "--name", "r")
+    assert refused.code == 2 and "this training is on mps; give a number" in refused.error
+    assert "such as --batch-size 8" in refused.error and not Path("runs").exists()

@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from segtrain.losses.kernels.plain import double_device
+
 BLOCK = 64  # rows or columns: so few read a narrow band of low-resolution cells only
 
 
@@ -81,13 +83,14 @@ def interpolation(
     device: torch.device | None = None,
 ) -> Tensor:
     """Return (pixels, cells): bilinear weights along one side, those of torch's interpolate."""
-    position = torch.arange(pixels, dtype=torch.float64, device=device)
+    home = device and double_device(device)
+    position = torch.arange(pixels, dtype=torch.float64, device=home)
     if align_corners:
         position = position * ((cells - 1) / max(1, pixels - 1))
     else:
         position = ((position + 0.5) * (cells / pixels) - 0.5).clamp(0, cells - 1)
-    distance = position.unsqueeze(1) - torch.arange(cells, device=device)
-    return (1 - distance.abs()).clamp(min=0).to(dtype)  # a hat around each cell
+    distance = position.unsqueeze(1) - torch.arange(cells, device=home)
+    return (1 - distance.abs()).clamp(min=0).to(device, dtype)  # a hat around each cell
 
 
 def seen_cells(valid: Tensor, height: int, width: int, align_corners: bool) -> Tensor:

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def double_device(device: torch.device) -> torch.device:
+    """Return where values of a device are computed in float64: the host for MPS, which has none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def full_precision(logits: Tensor) -> Tensor:
     """Return logits in float32, or float64 as they are."""
     return logits if logits.dtype == torch.float64 else logits.float()
