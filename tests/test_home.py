@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ntpath
 import os
 import stat
 import tempfile
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 
 import pytest
 from conftest import write_pairs
@@ -13,7 +15,14 @@ from conftest import write_pairs
 from segtrain.data.layouts.locate import demo_folder
 from segtrain.errors import UsageError
 from segtrain.files import places
-from segtrain.files.places import cache_folder, provide_home, resolve_path, temporary_home
+from segtrain.files.places import (
+    cache_folder,
+    common_folder,
+    provide_home,
+    relative_path,
+    resolve_path,
+    temporary_home,
+)
 
 
 @pytest.fixture
@@ -112,3 +121,34 @@ def test_paths_that_cannot_be(homeless: Path, monkeypatch, tmp_path: Path, cli, 
         assert text in str(error)
     answer = cli("check", text)
     assert answer.code in (1, 2) and text[:50].split("\0")[0] in answer.error
+
+
+@pytest.mark.parametrize(
+    "path, start, name",
+    [
+        ("C:\\data\\images\\a b.png", "C:\\data", "images/a b.png"),
+        ("c:/data/images/a.png", "C:\\DATA\\images", "a.png"),
+        ("C:\\data\\a.png", "C:\\data\\images", "../a.png"),
+        ("D:\\a.png", "C:\\data", "D:/a.png"),
+        ("\\\\server\\share\\a.png", "C:\\data", "//server/share/a.png"),
+    ],
+)
+def test_paths_of_windows_are_named_as_everywhere(path: str, start: str, name: str, monkeypatch):
+    windows = SimpleNamespace(path=ntpath, sep="\\", fspath=os.fspath)
+    monkeypatch.setattr(places, "os", windows)
+    assert places.relative_path(path, start) == name
+
+
+def test_a_path_is_relative_as_the_system_has_it():
+    assert relative_path("/data/images/a\\b.png", "/data") == "images/a\\b.png"
+    assert relative_path(Path("/data/a.png"), Path("/data/b")) == "../a.png"
+    assert common_folder(iter([Path("/a/b/c"), Path("/a/b/d")])) == Path("/a/b")
+
+
+def test_paths_of_several_drives_have_no_common_folder(monkeypatch):
+    windows = SimpleNamespace(path=ntpath)
+    monkeypatch.setattr(places, "os", windows)
+    found = [PureWindowsPath("C:\\data\\a"), PureWindowsPath("D:\\data\\a")]
+    monkeypatch.setattr(places, "Path", PureWindowsPath)
+    assert places.common_folder(found) == found[0]
+    assert places.common_folder([found[0], found[0].with_name("b")]) == found[0].parent

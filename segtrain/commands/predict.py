@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from segtrain.data.value_range import match_value_range
 from segtrain.distributed.devices import build_predictor, choose_layout
 from segtrain.distributed.fabric import make_fabric
 from segtrain.errors import SegtrainError, shorten
+from segtrain.files.places import common_folder, relative_path
 from segtrain.models.checkpoint import Meta
 from segtrain.models.inference import NonFiniteError, defer_upsampling
 from segtrain.models.runtimes import load_network
@@ -119,7 +119,7 @@ class PredictionJob:
         self.summaries: dict[Path, PredictionSummary] = {}
         self.uncounted: list[Path] = []
         # where images of one name may lie
-        self.common = os.path.commonpath([i.root.absolute() for i in found.images] or [Path.cwd()])
+        self.common = common_folder([i.root.absolute() for i in found.images] or [Path.cwd()])
 
     def list_parts(self, real_path: Path) -> list[str]:
         """Return the ends of the names of an image's outputs."""
@@ -178,7 +178,7 @@ class PredictionJob:
             painted = self.painter.paint(image.path, files, self._plan_once)
             summary = painted.summarise(len(self.painter.meta.classes))
         if self.coco and painted:
-            below = Path(os.path.relpath(image.path, self.common)).as_posix()
+            below = relative_path(image.path, self.common)
             self.coco.add(name, below, painted.class_ids.shape, self.painter.trace(painted))
         self.record.add(name, image.real_path, digest, files, summary)
 

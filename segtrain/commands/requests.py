@@ -35,9 +35,9 @@ from segtrain.models.names import check_names, refuse_missing_weights, take_name
 from segtrain.runs.folder import (
     CONFIG,
     ENVIRONMENT,
-    LATEST,
     find_checkpoint,
     find_resumed_run,
+    read_latest,
     refuse_name,
 )
 from segtrain.runs.trackers import refuse_missing_tracker
@@ -103,7 +103,7 @@ class MasksRequest:
 
 def request_fit(options: FitOptions) -> FitRequest:
     """Resolve the options of a training. Raise UsageError."""
-    earlier = options.out / (options.name or LATEST)
+    earlier = options.out / options.name if options.name else read_latest(options.out)
     if not options.resume and is_restart_of(earlier / ENVIRONMENT):
         options = replace(options, resume=str(earlier.resolve()), name=None)
     if options.resume and options.name:

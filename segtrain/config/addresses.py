@@ -6,7 +6,7 @@ import os
 import re
 
 CREDENTIALS = "SEGTRAIN_CREDENTIALS"  # addresses with their credentials, between blanks
-REMOTE = re.compile(r"(https?|s3|gs|hf|zip)://|[^:]+\.zip$", re.IGNORECASE)
+REMOTE = re.compile(r"(https?|s3|gs|hf|zip)://|([a-z]:[\\/])?[^:]+\.zip$", re.IGNORECASE)
 # a password may hold what should have been escaped in it: after the colon is no port then
 URL = re.compile(
     r"((?:https?|s3|gs|hf)://)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections import Counter
@@ -10,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtrain.errors import UsageError
+from segtrain.files.places import common_folder, relative_path
 
 
 def name_images(paths: Sequence[Path]) -> list[str]:
     """Return a name for each image: its path below the folder that all have in common."""
-    common = os.path.commonpath([path.parent for path in paths])
-    return [path.relative_to(common).as_posix() for path in paths]
+    common = common_folder(path.parent for path in paths)
+    return [relative_path(path, common) for path in paths]
 
 
 def group_images(paths: Sequence[Path], pattern: str, root: Path) -> list[str]:
@@ -25,7 +25,7 @@ def group_images(paths: Sequence[Path], pattern: str, root: Path) -> list[str]:
     first that matched. Raises UsageError without a match.
     """
     matches = [
-        re.search(pattern, name) or re.search(pattern, Path(os.path.relpath(path, root)).as_posix())
+        re.search(pattern, name) or re.search(pattern, relative_path(path, root))
         for name, path in zip(name_images(paths), paths, strict=True)
     ]
     unmatched = [path for path, match in zip(paths, matches, strict=True) if match is None]

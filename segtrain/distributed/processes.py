@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +33,10 @@ def die_with_parent(parent: int) -> None:
 
 def _end_after(parent: int) -> None:
     with suppress(psutil.NoSuchProcess):
-        psutil.Process(parent).wait()
+        process = psutil.Process(parent)
+        # a child of Unix gets another parent; Windows keeps the number, whoever has it then
+        while os.getppid() == parent and process.is_running():
+            time.sleep(0.2)
     os._exit(1)
 
 

@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,24 @@ def resolve_path(text: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # no home, a ring of links, a null byte
         reason = error.strerror if isinstance(error, OSError) else first_line(error)
         raise UsageError(f"{text}: {reason}") from error
+
+
+def relative_path(path: Path | str, start: Path | str) -> str:
+    """Return a path from `start` on, with / on every system; the whole path from another drive."""
+    try:
+        path = os.path.relpath(path, start)
+    except ValueError:
+        path = os.path.abspath(path)
+    return os.fspath(path).replace(os.sep, "/")
+
+
+def common_folder(paths: Iterable[Path]) -> Path:
+    """Return the folder that all absolute paths have in common; of several drives, the first's."""
+    known = list(paths)
+    try:
+        return Path(os.path.commonpath(known))
+    except ValueError:
+        return known[0]
 
 
 def cache_folder() -> Path:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from segtrain.config import Config
 from segtrain.config.loading import save_config
 from segtrain.errors import SegtrainError, UsageError, shorten
 from segtrain.files.locks import lock_path
+from segtrain.files.whole import save_text
 
 CONFIG = Path("config.yaml")
 ENVIRONMENT = Path("environment.json")
@@ -110,7 +111,7 @@ def lock_run(run: Path) -> Iterator[None]:
 
 
 def point_latest(run: Path) -> None:
-    """Make OUT/latest a link to the run. File systems without links are tolerated."""
+    """Make OUT/latest a link to the run, or a file with its name where there are no links."""
     link = run.parent / LATEST
     temporary = run.parent / f".{LATEST}-{os.getpid()}"
     try:  # replaced at once: a link is never missing while a run starts
@@ -118,18 +119,26 @@ def point_latest(run: Path) -> None:
         os.replace(temporary, link)
     except OSError:
         temporary.unlink(missing_ok=True)
+        with suppress(SegtrainError):  # say the disk is full
+            save_text(link, run.name)
+
+
+def read_latest(out: Path) -> Path:
+    """Return the run that a file OUT/latest names, else that path, which may be a link."""
+    link = out / LATEST
+    return out / link.read_text(encoding="utf-8") if link.is_file() else link
 
 
 def find_latest_run(out: Path) -> Path:
     """Return the run that OUT/latest points to. Raise UsageError where there is none."""
-    if not (out / LATEST).is_dir():
+    if not read_latest(out).is_dir():
         runs = [file.parent.name for file in sorted(out.glob(f"*/{CONFIG}"))]
         if runs:
             raise UsageError(f"{out / LATEST} points to no run; name one of {shorten(runs, 8)}")
         raise UsageError(
             f"no run in {out}; train one with 'segtrain fit', or name a run or checkpoint"
         )
-    return (out / LATEST).resolve()
+    return read_latest(out).resolve()
 
 
 def find_run(target: str, out: Path) -> Path:
@@ -138,7 +147,10 @@ def find_run(target: str, out: Path) -> Path:
     A plain name is a run in `out` where there is one, whatever the current folder holds.
     """
     plain = not {os.sep, os.altsep} & {*target} and target not in ("", os.curdir, os.pardir)
-    return out / target if plain and os.path.isdir(out / target) else Path(target)
+    if plain and (os.path.isdir(out / target) or target == LATEST):
+        return read_latest(out) if target == LATEST else out / target
+    path = Path(target)
+    return read_latest(path.parent) if path.name == LATEST else path
 
 
 def find_checkpoint(target: str | None, out: Path) -> Path:

@@ -255,6 +255,27 @@ def test_a_run_is_resumed_by_any_name(cli, straight: Path, how: list[str]):
     assert Path("runs/latest").resolve() == copy.resolve()
 
 
+def test_without_links_latest_is_a_file(cli, pairs: Path, monkeypatch):
+    """As on Windows, on USB sticks and in mounted cloud drives."""
+
+    def refuse(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    for name in ("old", "new"):
+        assert cli("fit", "--data", pairs, *QUICK, "--name", name).code == 0
+    latest = Path("runs/latest")
+    assert latest.is_file() and latest.read_text() == "new"
+    for named in ([], ["latest"], ["runs/latest"]):
+        scored = cli("eval", *named)
+        assert scored.code == 0 and "runs/new" in scored.stdout, scored.stderr
+        assert "finished" in cli("fit", "--resume", *named).stdout
+    assert cli("predict", pairs / "images/000.png").code == 0
+    shutil.rmtree("runs/new")
+    lost = cli("eval")
+    assert lost.code == 2 and "latest" in lost.error and "old" in lost.error
+
+
 def test_a_run_without_a_checkpoint_starts_again(cli, straight: Path):
     copy = shutil.copytree(straight, Path("runs/r"))
     for file in (copy / "checkpoints").iterdir():

@@ -31,7 +31,7 @@ from running import wait_for
 from same_run import assert_same_run
 
 from segtrain.config import DataConfig
-from segtrain.config.addresses import CREDENTIALS, find_credentials, strip_credentials
+from segtrain.config.addresses import CREDENTIALS, find_credentials, is_remote, strip_credentials
 from segtrain.data import local_copy, remote_files
 from segtrain.data.layouts.locate import locate
 from segtrain.data.loading.workers import CONTEXT
@@ -636,3 +636,16 @@ def test_a_forked_worker_closes_no_connection(server, tmp_path, monkeypatch):
     finally:
         gc.enable()
     assert worker.exitcode == 0 and not closed.exists()
+
+
+@pytest.mark.parametrize(
+    "path, remote",
+    [
+        ("https://host/a", True), ("S3://bucket/a", True), ("zip://a", True), ("a/b.zip", True),
+        ("C:\\data\\a.zip", True), ("c:/data/a.ZIP", True), ("C:\\data", False), ("d:/data", False),
+        ("a:b/c.zip", False), ("data", False),
+    ],
+)  # fmt: skip
+def test_what_is_copied_before_it_is_read(path: str, remote: bool):
+    """Addresses and zips; a drive of Windows is no scheme."""
+    assert is_remote(path) is remote

@@ -139,6 +139,8 @@ def test_other_errors_pass_and_the_environment_comes_back():
 
 
 CHILD = """
+import psutil, sys
+sys.platform = "{platform}"  # another one than Linux has no such signal
 from segtrain.distributed.processes import end_with_launcher
 end_with_launcher()
 print(1, flush=True)
@@ -151,11 +153,12 @@ subprocess.run([sys.executable, "-c", {child!r}])
 """
 
 
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
 @pytest.mark.parametrize(
     "variable, value", [("SEGTRAIN_PARENT", "str(os.getpid())"), ("TORCHELASTIC_RUN_ID", "'none'")]
 )
-def test_a_rank_ends_with_its_launcher(variable: str, value: str):
-    code = PARENT.format(variable=variable, value=value, child=CHILD)
+def test_a_rank_ends_with_its_launcher(variable: str, value: str, platform: str):
+    code = PARENT.format(variable=variable, value=value, child=CHILD.format(platform=platform))
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as parent:
@@ -167,7 +170,8 @@ def test_a_rank_ends_with_its_launcher(variable: str, value: str):
 
 def test_a_rank_whose_launcher_had_ended_ends_too():
     variables = os.environ | {"SEGTRAIN_PARENT": "1"}
-    done = subprocess.run([sys.executable, "-c", CHILD], env=variables, timeout=20)
+    code = CHILD.format(platform="linux")
+    done = subprocess.run([sys.executable, "-c", code], env=variables, timeout=20)
     assert done.returncode == -signal.SIGKILL
 
 

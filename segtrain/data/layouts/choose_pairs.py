@@ -26,6 +26,7 @@ from segtrain.data.layouts.name_ends import cut_ends
 from segtrain.data.layouts.pair_finder import Candidate, find_candidates, splits_line
 from segtrain.data.layouts.pairing import ClassSource, Group, Listing, drop_zeros
 from segtrain.errors import SegtrainError, shorten
+from segtrain.files.places import relative_path
 
 MOST_LINES = 4  # that a message offers
 CLEAR = 0.5  # share of the best candidate's pairs that makes another one its rival
@@ -227,7 +228,7 @@ def list_class_masks(
     for core, mask in masks.items():  # by their files, which findings can name
         split = core.split("/")[0] if found.keyed else found.splits[0]
         if split in groups:
-            groups[split].append(([], [os.path.relpath(path, root) for path in mask.files]))
+            groups[split].append(([], [relative_path(path, root) for path in mask.files]))
     layout = ", ".join(describe_split(split) for split in found.split_configs().values())
     layout += (
         f"; one mask a class ({', '.join(classes)}), merged: background is class 0, pixels of "

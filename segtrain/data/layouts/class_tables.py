@@ -18,6 +18,7 @@ from segtrain.data.layouts.folder_words import read_name
 from segtrain.data.layouts.pairing import ClassSource, Listing
 from segtrain.data.layouts.published import PUBLISHED
 from segtrain.errors import SegtrainError, shorten
+from segtrain.files.places import relative_path
 
 # files that tools write; each stands for a table, and one that can't be read is a note
 TOOLS = re.compile(
@@ -121,7 +122,7 @@ def find_class_tables(
         except SegtrainError as error:
             unread += [str(error).replace(f"{root}{os.sep}", "")] * bool(TOOLS.fullmatch(file.name))
             continue
-        table = ClassTable(os.path.relpath(file, root), tuple(rows))
+        table = ClassTable(relative_path(file, root), tuple(rows))
         alike = next((i for i, known in enumerate(tables) if known.agrees(table)), None)
         if alike is None:
             tables.append(table)

@@ -23,6 +23,7 @@ from segtrain.data.layouts.pairing import (
 from segtrain.data.panoptic import PanopticMask
 from segtrain.data.regions import LARGEST_VALUE, RegionMask
 from segtrain.errors import SegtrainError, shorten
+from segtrain.files.places import relative_path
 from segtrain.files.whole import refuse_special
 
 SPLIT_IN_NAME = re.compile(
@@ -71,7 +72,7 @@ def find_loose_coco(config: DataConfig, root: Path) -> Listing | None:
     files, unread = split_jsons(root, found)
     if not found or "train" in files:
         return list_coco(config, root, files, unread) if files else None
-    jsons = [os.path.relpath(file, root) for file in found]
+    jsons = [relative_path(file, root) for file in found]
     raise SegtrainError(
         f"{root}: which COCO JSON is for training? found {shorten(jsons, 8)}; name it with "
         f"data.splits: {{train: {{coco: {jsons[0]}, images: ...}}}}"
@@ -156,9 +157,9 @@ def list_coco(config: DataConfig, root: Path, files: Jsons, unread: Sequence[Pat
     cocos = {split: read_coco(file) for split, (file, _) in files.items()}
     listing = Listing({}, "")
     for split, coco in cocos.items():
-        listing.findings += _list_notes(split, coco, os.path.relpath(coco.file, root))
+        listing.findings += _list_notes(split, coco, relative_path(coco.file, root))
     for file in unread:
-        text = f"{os.path.relpath(file, root)} is not read: its name tells no split"
+        text = f"{relative_path(file, root)} is not read: its name tells no split"
         listing.findings.append(Finding("unread", False, text))
     labelled = {split: coco for split, coco in cocos.items() if coco.is_labelled}
     if not labelled or "train" in cocos.keys() - labelled.keys():
@@ -186,7 +187,7 @@ def list_coco(config: DataConfig, root: Path, files: Jsons, unread: Sequence[Pat
         missing = sum(fault[0] == "missing" for fault in faults.values())
         if missing == len(coco.images) > 0:
             _refuse_images_above(root, coco, split)
-        named.append(f"{os.path.relpath(coco.file, root)} + {os.path.relpath(find.folder, root)}")
+        named.append(f"{relative_path(coco.file, root)} + {relative_path(find.folder, root)}")
     listing.layout = ", ".join(named) + (
         "; panoptic masks, pixels without a segment are ignored"
         if True in panoptic
@@ -272,7 +273,7 @@ def _pair_images(
     config: DataConfig, root: Path, coco: Coco, find: ImageFinder, background: int
 ) -> tuple[list[Group], dict[str, Fault]]:
     """Return the images and masks of a JSON, sorted by name, and faults by path."""
-    source, prefixes = os.path.relpath(coco.file, root), root_prefixes(root)
+    source, prefixes = relative_path(coco.file, root), root_prefixes(root)
     beside = [coco.file.with_suffix(""), coco.file.parent]
     pngs = [str(mask.png) for _, mask in coco.images if isinstance(mask, PanopticMask)]
     find_png = ImageFinder(root, pngs, beside)

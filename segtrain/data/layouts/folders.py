@@ -10,6 +10,7 @@ from pathlib import Path
 from segtrain.data.decoding import SUFFIXES
 from segtrain.data.layouts.pairing import drop_zeros
 from segtrain.errors import SegtrainError, UsageError, shorten
+from segtrain.files.places import relative_path
 
 ONE_FILE = "A mask is one file with the class of each pixel"
 Files = dict[str, list[str]]  # paths relative to root, by the name that pairs them
@@ -148,7 +149,7 @@ def _list_side(root: Path, side: Side, other: Side, named: Collection[str]) -> F
     shared = os.path.normpath(side.folder) == os.path.normpath(other.folder)
     for folder, starred in side.find_folders(root):
         for path, names in walk_folder(root, folder, named):
-            below = os.path.normpath(os.path.join(starred, os.path.relpath(path, folder)))
+            below = os.path.normpath(os.path.join(starred, relative_path(path, folder)))
             prefix = "" if below == "." else f"{below}/"
             for name in names:
                 core = side.cut(name)

@@ -15,6 +15,7 @@ from segtrain.data.layouts.lists import is_name_list, names_pairs, read_name_lis
 from segtrain.data.layouts.pairing import Group, Listing, files_by_stem
 from segtrain.data.layouts.run_length_tables import is_run_table, list_run_lengths
 from segtrain.errors import UsageError, shorten
+from segtrain.files.places import relative_path
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list", ".jsonl")
 LIST_FOLDERS = (
@@ -89,7 +90,7 @@ def by_split(files: Collection[Path], root: Path) -> dict[str, Path]:
 
 
 def _split_of(file: Path, root: Path) -> str | None:
-    return read_name(os.path.relpath(file.with_suffix(""), root)).split
+    return read_name(relative_path(file.with_suffix(""), root)).split
 
 
 def find_lists(config: DataConfig, root: Path) -> Listing | None:
@@ -120,7 +121,7 @@ def _find_lists(config: DataConfig, root: Path, existing: bool) -> Listing | Non
         if not known and len(tables) != 1:
             return None
         named = {"train": (known or tables)[0]}
-    splits = {name: SplitConfig(list=os.path.relpath(file, root)) for name, file in named.items()}
+    splits = {name: SplitConfig(list=relative_path(file, root)) for name, file in named.items()}
     listing = find_splits(config.model_copy(update={"splits": splits}), root)
     return _count_unlisted(listing, root)
 
@@ -185,7 +186,7 @@ def divide_by_lists(listing: Listing, root: Path) -> Listing:
     if unread:
         several = not {*unread}.isdisjoint(lists)
         why = "several for a split; choose with data.splits" if several else "no names of pairs"
-        names = shorten(os.path.relpath(file, root) for file in unread)
+        names = shorten(relative_path(file, root) for file in unread)
         listing.layout += f" ({names} not read: {why})"
     if not named:
         return listing
@@ -209,7 +210,7 @@ def divide_by_lists(listing: Listing, root: Path) -> Listing:
         divided = {"train": rest} | divided
         rest = []
     listing.groups = divided
-    notes = [f"{os.path.relpath(f, root)}{f' ({r.note})' * bool(r.note)}" for f, r in read.items()]
+    notes = [f"{relative_path(f, root)}{f' ({r.note})' * bool(r.note)}" for f, r in read.items()]
     listing.layout += f", divided by {', '.join(notes)}"
     if rest:
         listing.layout += f"; {len(rest)} that no list names left out"

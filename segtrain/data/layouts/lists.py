@@ -25,6 +25,7 @@ from segtrain.data.layouts.text_tables import (
     read_table,
 )
 from segtrain.errors import SegtrainError
+from segtrain.files.places import relative_path
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif")  # of files that can hardly be masks
 NAME_HEADER = re.compile(  # of a column of names: ImageId, file_name, or pandas' index
@@ -74,7 +75,7 @@ def read_pairs(file: Path, root: Path, allow_outside: bool) -> ListedPairs:
         raise _no_pair(table, table.rows[0])
     image, mask, columns_note = _assign_columns(table, finder, files, header)
     by_split, split_note = divide_rows(table, header, rows, (image, mask))
-    prefixes, source = root_prefixes(root), os.path.relpath(file, root)
+    prefixes, source = root_prefixes(root), relative_path(file, root)
     faults: dict[str, Fault] = {}
     groups: dict[str, list[Group]] = {}
     for split, of_split in by_split.items():
@@ -193,7 +194,7 @@ def _no_pair(table: Table, row: TableRow) -> SegtrainError:
 def _locate(path: str, is_mask: bool, finder: FileFinder, file: Path) -> str | None:
     found = finder.find_all(path)
     if len(found) > 1:  # the same name in several folders: words say which holds the masks
-        folders = {whole: os.path.relpath(os.path.dirname(whole), finder.root) for whole in found}
+        folders = {whole: relative_path(os.path.dirname(whole), finder.root) for whole in found}
         found = [whole for whole in found if read_name(folders[whole]).is_mask == is_mask]
         if len(found) != 1:
             raise SegtrainError(
@@ -235,7 +236,7 @@ def read_name_list(
         if not known:
             unlabelled.append(split)
         if known or split in ("", "train"):
-            faults |= dict.fromkeys(unknown, ("missing", os.path.relpath(file, root), "pair"))
+            faults |= dict.fromkeys(unknown, ("missing", relative_path(file, root), "pair"))
     kept, left_out = _leave_out(found, unlabelled)
     notes = filter(None, (note, table.coding, left_out))
     return ListedPairs(kept, faults, "; ".join(notes))

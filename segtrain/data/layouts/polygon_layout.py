@@ -19,6 +19,7 @@ from segtrain.data.layouts.folders import Files, walk_folder
 from segtrain.data.layouts.pairing import Group, Listing
 from segtrain.data.polygons import BACKGROUND, IGNORED, YoloMask, is_yolo, read_labelme
 from segtrain.errors import SegtrainError, UsageError, shorten
+from segtrain.files.places import relative_path
 
 TOOLS = {".json": "labelme", ".txt": "YOLO"}
 PROBED = 20  # files of a folder whose content is looked at
@@ -86,7 +87,7 @@ def list_named_polygons(config: DataConfig, root: Path) -> Listing:
         )
         suffix = max(TOOLS, key=kinds.__getitem__)
         for folder in below[0]:
-            other = os.path.normpath(os.path.join(labels, os.path.relpath(folder, images)))
+            other = os.path.normpath(os.path.join(labels, relative_path(folder, images)))
             if other in tree:
                 splits.setdefault(name, []).append(PolygonFolders(folder, other, suffix))
     return list_polygons(config, root, splits, tree)
@@ -314,5 +315,5 @@ def read_names(root: Path, folders: Sequence[str]) -> tuple[list[str] | None, st
                     i if row.value is None else row.value: row.name for i, row in enumerate(rows)
                 }
                 whole = [names.get(i, str(i)) for i in range(max(names) + 1)]
-                return whole, os.path.relpath(file, root)
+                return whole, relative_path(file, root)
     return None, ""

@@ -21,6 +21,7 @@ from segtrain.data.layouts.pairing import (
     group_by_stem,
 )
 from segtrain.data.masks import class_palette
+from segtrain.files.places import relative_path
 
 PUBLISHED = {
     "voc": "Pascal VOC",
@@ -99,7 +100,7 @@ def find_voc(config: DataConfig, root: Path) -> Listing | None:
     if found is None:
         return None
     home, folder = found
-    base = "" if home == root else os.path.relpath(home, root)
+    base = "" if home == root else relative_path(home, root)
     sides = (Side(os.path.join(base, "JPEGImages")), Side(os.path.join(base, folder)))
     images, masks = list_sides(root, *sides, ())
     lists = _find_voc_lists(home / "ImageSets" / "Segmentation")

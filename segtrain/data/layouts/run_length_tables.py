@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from segtrain.data.layouts.pairing import Fault, Group, Listing
 from segtrain.data.layouts.text_tables import Table, divide_rows, read_table, read_text
 from segtrain.data.run_lengths import RUNS, RunLengthMask, Runs, read_runs
 from segtrain.errors import SegtrainError, shorten
+from segtrain.files.places import relative_path
 
 RUN_TABLE = re.compile(  # a header, or a row
     r"(?i)^[^\n]*(?:encoded_?pixels|\brle\b|_rle|rle_)"
@@ -84,7 +84,7 @@ def list_run_lengths(config: DataConfig, root: Path, files: Mapping[str, Path]) 
     for name, file in files.items():
         by_split, note = read_run_table(file, index)
         found += [(split or name, file, runs) for split, runs in by_split.items()]
-        layout.append(os.path.relpath(file, root) + (f" ({note})" if note else ""))
+        layout.append(relative_path(file, root) + (f" ({note})" if note else ""))
     rows = [row for _, _, images in found for runs in images.values() for row in runs]
     # in the order of their names, numbers by value
     labels = sorted({row.label for row in rows}, key=lambda x: (len(x) * x.isdigit() or np.inf, x))
@@ -99,7 +99,7 @@ def list_run_lengths(config: DataConfig, root: Path, files: Mapping[str, Path]) 
         for name, runs in images.items():
             path = index.find(name, split)
             if path is None:
-                faults[name] = ("missing", os.path.relpath(file, root), "image")
+                faults[name] = ("missing", relative_path(file, root), "image")
             image = root / (path or name)
             tables = tuple(files.values())
             mask = RunLengthMask(file, name, image, runs, ids, tables, first, across, upright)
