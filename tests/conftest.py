@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import subprocess
@@ -45,6 +46,16 @@ TINY = ["--encoder", "tu-test_byobnet", "--set"]
 TINY += ["model.options={encoder_depth: 3, decoder_channels: [8, 8, 4]}"]
 RESNET18 = [*ANY_NETWORK, "--set", "model.options={decoder_channels: [8, 8, 8, 8, 8]}"]
 QUICK = ANY_NETWORK + TINY
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Keep the garbage collector from visiting all tests and modules again and again."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @dataclass

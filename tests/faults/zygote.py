@@ -51,6 +51,7 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import gc
 import importlib
 import io
 import json
@@ -260,6 +261,7 @@ def serve() -> None:
         importlib.import_module(module)
     threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
     assert threads == 1, f"{threads} threads run: a fork would hold one of them"
+    gc.freeze()  # no child needs to visit what is imported
     os.write(replies, b"0\n")
     children: dict[int, str] = {}
     try:
