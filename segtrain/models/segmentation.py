@@ -32,6 +32,7 @@ from segtrain.models.trial import (
     find_unreached,
 )
 from segtrain.models.tuning import Tuning
+from segtrain.models.undrawn import Undrawn
 from segtrain.models.upsampling import UpsampledLogits, upsample, upsample_later
 
 STRIDE = 32  # of decoders; DPT's has it where the encoder's is less
@@ -216,7 +217,7 @@ def shape_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
     """
     key = name_structure(config), num_classes
     if key not in SHAPES:
-        with torch.device("meta"):
+        with torch.device("meta"), Undrawn():
             model = build_model(config, num_classes)
         if len(SHAPES) == SHAPES_KEPT:
             del SHAPES[next(iter(SHAPES))]
@@ -228,7 +229,7 @@ def try_model(config: ModelConfig, num_classes: int) -> SegmentationModel | None
     """Return a model without weights, which takes no memory; None where it can't be built."""
     for device in ("meta", "cpu"):  # a few can't be built on the first
         try:
-            with translate_errors(first_line), catch_warnings(), torch.device(device):
+            with translate_errors(first_line), catch_warnings(), torch.device(device), Undrawn():
                 simplefilter("ignore")
                 return assemble_model(config, num_classes)
         except SegtrainError as error:
