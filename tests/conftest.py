@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import subprocess
+import sys
 
 os.environ.update(
     OMP_NUM_THREADS="1",  # one core for each of the test processes
@@ -81,6 +82,8 @@ def run_cli(*args: object) -> Answer:
     from segtrain.cli.app import app
 
     result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    if workers := sys.modules.get("segtrain.data.loading.workers"):
+        workers.kill_workers()  # as at a process's end; else torch waits 5 s for each, some day
     return Answer(result.exit_code, result.stdout, result.stderr)
 
 
