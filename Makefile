@@ -30,7 +30,7 @@ demo: install
 	@echo "checkpoint: $$(readlink -f runs/latest)/checkpoints/best.safetensors"
 
 test: .venv/.installed-tests
-	$(BIN)/python -m pytest -n 2
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 2
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff check .

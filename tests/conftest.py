@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import subprocess
+import sys
 
 os.environ.update(
     OMP_NUM_THREADS="1",  # one core for each of the test processes
@@ -47,6 +49,16 @@ RESNET18 = [*ANY_NETWORK, "--set", "model.options={decoder_channels: [8, 8, 8, 8
 QUICK = ANY_NETWORK + TINY
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Keep the garbage collector from visiting all tests and modules again and again."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
+
+
 @dataclass
 class Answer:
     """Result of a command: exit code and output."""
@@ -70,6 +82,8 @@ def run_cli(*args: object) -> Answer:
     from segtrain.cli.app import app
 
     result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    if workers := sys.modules.get("segtrain.data.loading.workers"):
+        workers.kill_workers()  # as at a process's end; else torch waits 5 s for each, some day
     return Answer(result.exit_code, result.stdout, result.stderr)
 
 

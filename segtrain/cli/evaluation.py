@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segtrain.cli.interrupts import importing
+from segtrain.cli.imports import importing
 from segtrain.cli.options import Device, Out, RunOrCheckpoint, Sets, TextOption, Workers, option
 from segtrain.config.verbs import check_settings
 from segtrain.console import write_notes

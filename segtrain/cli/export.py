@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from segtrain.cli.interrupts import importing
+from segtrain.cli.imports import importing
 from segtrain.cli.options import RunOrCheckpoint, Sets, TextOption, option
 from segtrain.config.verbs import check_settings
 from segtrain.console import write_notes

@@ -48,11 +48,6 @@ class Interrupts:
             error = error.__cause__ or error.__context__
 
 
-def importing() -> Interrupts:
-    """Return the context of a verb's imports, while there is nothing to clean up."""
-    return Interrupts(raising=False)
-
-
 def working() -> Interrupts:
     """Return the context of a verb, which cleans up after KeyboardInterrupt."""
     return Interrupts(raising=True)

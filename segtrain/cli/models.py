@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segtrain.cli.interrupts import importing
+from segtrain.cli.imports import importing
 from segtrain.cli.options import TextOption
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from typer.core import TyperCommand
 
-from segtrain.cli.interrupts import importing
+from segtrain.cli.imports import importing
 from segtrain.cli.options import (
     ConfigFile,
     Device,

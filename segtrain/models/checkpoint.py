@@ -139,6 +139,7 @@ def load_model(
     """
     from segtrain.models.segmentation import build_model
     from segtrain.models.sizes import refuse_misfit
+    from segtrain.models.undrawn import Undrawn
 
     path = Path(fetch_hub(str(path)))
     if path.suffix in EXPORTED:
@@ -148,7 +149,8 @@ def load_model(
     meta, weights = read_checkpoint(path)
     refuse_misfit(path, meta.config.model, len(meta.classes), weights)
     try:
-        model = build_model(meta.config.model, len(meta.classes))
+        with Undrawn():
+            model = build_model(meta.config.model, len(meta.classes))
     except UsageError as error:  # the config is the file's, not the command's
         raise SegtrainError(f"{path}: {error}") from error
 

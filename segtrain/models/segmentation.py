@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cache
 from warnings import catch_warnings, simplefilter
 
 import segmentation_models_pytorch as smp
@@ -22,14 +23,24 @@ from segtrain.models.encoders import (
     refuse_wrong_options,
 )
 from segtrain.models.names import UNIVERSAL, unknown_architecture, unknown_encoder
-from segtrain.models.trial import Padding, copy_shapes, find_error, find_padding, find_unreached
+from segtrain.models.trial import (
+    Padding,
+    ShapeTrials,
+    copy_shapes,
+    find_error,
+    find_padding,
+    find_unreached,
+)
 from segtrain.models.tuning import Tuning
+from segtrain.models.undrawn import Undrawn
 from segtrain.models.upsampling import UpsampledLogits, upsample, upsample_later
 
 STRIDE = 32  # of decoders; DPT's has it where the encoder's is less
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of uint8 RGB
 IMAGENET_STD = (58.395, 57.12, 57.375)
 ANY_MEAN, ANY_STD = 127.5, 63.75  # of other channels than RGB: 0..255 becomes -2..2
+SHAPES: dict[tuple[str, int], SegmentationModel] = {}  # by structure and classes: shape_model
+SHAPES_KEPT = 8
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -57,7 +68,7 @@ class SegmentationModel(nn.Module):
         freeze_bn: bool = False,
     ):
         super().__init__()
-        self.network, self.freeze_bn = network, freeze_bn
+        self.network, self.freeze_bn, self.trials = network, freeze_bn, ShapeTrials()
         self.upsampling, self.align_corners = take_upsampling(network)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
@@ -114,22 +125,28 @@ class SegmentationModel(nn.Module):
 
         Such are an encoder's stages below those that the decoder reads. They stay in the module.
         """
-        network, least = copy_shapes(self.network).train(), self.padding.least
-        # two images: batch norm may need two values a channel
-        names = find_unreached(network, (2, self.mean.shape[1], least, least))
-        for name in names:
+        if self.trials.unreached is None:
+            network, least = copy_shapes(self.network).train(), self.padding.least
+            # two images: batch norm may need two values a channel
+            shape = (2, self.mean.shape[1], least, least)
+            self.trials.unreached = find_unreached(network, shape)
+        for name in self.trials.unreached:
             self.network.get_parameter(name).requires_grad_(False)
-        self.unreached = frozenset(f"network.{name}" for name in names)
+        self.unreached = frozenset(f"network.{name}" for name in self.trials.unreached)
 
     def find_size_error(
         self, sizes: Iterable[tuple[int, int]]
     ) -> tuple[tuple[int, int], str] | None:
         """Return the first of the sizes (height, width) that the network can't take, and why."""
-        network, channels = copy_shapes(self.network).eval(), self.mean.shape[1]
-        padded = {tuple(map(self.padding.pad, size)): size for size in sizes}
-        for (height, width), size in padded.items():
-            if error := find_error(network, (height, width), channels, self.upsampling):
-                return size, error
+        errors, channels = self.trials.size_errors, self.mean.shape[1]
+        padded = {(self.padding.pad(h), self.padding.pad(w)): (h, w) for h, w in sizes}
+        if padded.keys() - errors.keys():
+            network = copy_shapes(self.network).eval()
+        for size, given in padded.items():
+            if size not in errors:
+                errors[size] = find_error(network, size, channels, self.upsampling)
+            if error := errors[size]:
+                return given, error
         return None
 
     def can_train_on_one(self, size: tuple[int, int]) -> bool:
@@ -193,11 +210,26 @@ def build_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
         return assemble_model(config, num_classes)
 
 
+def shape_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
+    """Return the model on the meta device; all callers share one, and change nothing of it.
+
+    Raise UsageError if its parts don't fit, and for the few encoders that can't be built there.
+    """
+    key = name_structure(config), num_classes
+    if key not in SHAPES:
+        with torch.device("meta"), Undrawn():
+            model = build_model(config, num_classes)
+        if len(SHAPES) == SHAPES_KEPT:
+            del SHAPES[next(iter(SHAPES))]
+        SHAPES[key] = model
+    return SHAPES[key]
+
+
 def try_model(config: ModelConfig, num_classes: int) -> SegmentationModel | None:
     """Return a model without weights, which takes no memory; None where it can't be built."""
     for device in ("meta", "cpu"):  # a few can't be built on the first
         try:
-            with translate_errors(first_line), catch_warnings(), torch.device(device):
+            with translate_errors(first_line), catch_warnings(), torch.device(device), Undrawn():
                 simplefilter("ignore")
                 return assemble_model(config, num_classes)
         except SegtrainError as error:
@@ -225,7 +257,24 @@ def assemble_model(config: ModelConfig, num_classes: int) -> SegmentationModel:
     mean = config.mean or (IMAGENET_MEAN if rgb else [ANY_MEAN] * config.in_channels)
     std = config.std or (IMAGENET_STD if rgb else [ANY_STD] * config.in_channels)
     model = SegmentationModel(network, mean, std, config.freeze_bn)
-    stride = math.lcm(STRIDE, network.encoder.output_stride)
-    trial = copy_shapes(network).eval()
-    model.padding = find_padding(trial, config.in_channels, stride, model.upsampling)
+    model.trials = share_trials(name_structure(config), num_classes)
+    if model.trials.padding is None:
+        stride = math.lcm(STRIDE, network.encoder.output_stride)
+        trial = copy_shapes(network).eval()
+        padding = find_padding(trial, config.in_channels, stride, model.upsampling)
+        model.trials.padding = padding
+        model.trials.size_errors[padding.least, padding.least] = None
+    model.padding = model.trials.padding
     return model
+
+
+def name_structure(config: ModelConfig) -> str:
+    """Return a text that differs between networks of other modules or sizes of tensors."""
+    options = config.options, config.encoder_options
+    return repr((config.arch, config.encoder, config.in_channels, *options))
+
+
+@cache
+def share_trials(structure: str, num_classes: int) -> ShapeTrials:
+    """Return the one ShapeTrials of all networks of a structure in this process."""
+    return ShapeTrials()

@@ -7,12 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from segtrain.config import ModelConfig
 from segtrain.errors import SegtrainError, UsageError, shorten
-from segtrain.models.segmentation import build_model
+from segtrain.models.segmentation import shape_model
 
 ALWAYS = 256  # numbers up to this one build no large network
 
@@ -31,8 +30,8 @@ def refuse_misfit(
     numbers = [config.in_channels, num_classes, *_list_numbers(options)]
     if max(numbers) > max(ALWAYS, largest):
         raise error(f"no tensor has the size {max(numbers)} that its config names")
-    with suppress(UsageError), torch.device("meta"):  # which a few encoders can't be built on
-        expected = build_model(config, num_classes).state_dict()
+    with suppress(UsageError):  # of the few encoders that can't be built on the meta device
+        expected = shape_model(config, num_classes).state_dict()
         if other := sorted(expected.keys() ^ weights.keys()):
             raise error(f"{len(other)} tensors are missing or unknown ({shorten(other)})")
         for name, tensor in expected.items():

@@ -7,6 +7,7 @@ the parameters that its output depends on, are known before it is trained.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
@@ -28,6 +29,15 @@ class Padding(NamedTuple):
     def pad(self, side: int) -> int:
         """Return the side that an image's side is padded to."""
         return max(self.least, -(-side // self.step) * self.step)
+
+
+@dataclass
+class ShapeTrials:
+    """Results of trials of networks of the same modules and shapes, kept to be made once."""
+
+    padding: Padding | None = None
+    unreached: set[str] | None = None
+    size_errors: dict[tuple[int, int], str | None] = field(default_factory=dict)  # (height, width)
 
 
 def copy_shapes(module: M) -> M:

@@ -28,7 +28,7 @@ from segtrain.losses.spec import LossSpec
 from segtrain.models.encoders import explain_port, refuse_other_outputs
 from segtrain.models.imagenet import locate_imagenet
 from segtrain.models.inference import advise_on_size, list_input_sizes
-from segtrain.models.segmentation import SegmentationModel, build_model
+from segtrain.models.segmentation import SegmentationModel, build_model, shape_model
 
 CROPS_COUNTED = 256  # to estimate how often a sampler draws each class
 MASKS_OF = "masks of "  # begins what the fingerprint has of the masks of a split
@@ -333,7 +333,11 @@ def refuse_sizes(
     They are the crops, and what validation makes of images of `val_sizes`, (height, width) each.
     """
     # the network itself is tried: each architecture has its own limits
-    model = make_model(config, num_classes)
+    refuse_other_outputs(config.model)
+    try:
+        model = shape_model(config.model, num_classes)
+    except UsageError:  # raised again, unless the encoder can only be built with values
+        model = build_model(config.model, num_classes)
     network = f"{config.model.arch} on {config.model.encoder}"
     if refused := model.find_size_error([crop]):
         (height, width), reason = refused
@@ -348,7 +352,9 @@ def refuse_sizes(
             f"{advise_on_size(model.padding.least)}"
         )
     parts = config.train.devices * config.train.nodes * config.train.accumulate
-    if config.train.images_per_step == parts and not model.can_train_on_one(crop):
+    if config.train.images_per_step != parts:
+        return
+    if not make_model(config, num_classes).can_train_on_one(crop):
         raise UsageError(
             f"train.batch_size: {config.model.arch} can't train on one image at a time (its batch "
             f"norm needs two values a channel); use --batch-size {2 * parts} or more, or "

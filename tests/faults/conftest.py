@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from conftest import write_pairs
 
-from faults.runs import Straight, run_in
+from faults.runs import TRY_NETWORK, Straight, run_in
 from faults.zygote import Zygote
 
 
@@ -24,6 +24,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Straig
     assert child.wait() == 0, child.stderr
     straight.seconds = time.monotonic() - start
     straight.events = child.events()
+    zygote.prepare(TRY_NETWORK.format(config=str(straight.run / "config.yaml")))
     return straight
 
 

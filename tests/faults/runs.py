@@ -26,6 +26,17 @@ for setting in (
 ):
     FIT += ["--set", setting]
 NAME = "tiny"
+# the trials of its network, in the process that forks the others
+TRY_NETWORK = """
+from pathlib import Path
+import torch
+from segtrain.config.loading import load_config
+from segtrain.training.plan import make_model, refuse_sizes
+config = load_config(Path({config!r}))
+refuse_sizes(config, (32, 32), [(48, 40)], num_classes=3)
+with torch.random.fork_rng():
+    make_model(config, num_classes=3)
+"""
 
 
 @dataclass

@@ -51,6 +51,7 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import gc
 import importlib
 import io
 import json
@@ -258,8 +259,7 @@ def serve() -> None:
     replies = os.dup(1)
     for module in IMPORTS:
         importlib.import_module(module)
-    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
-    assert threads == 1, f"{threads} threads run: a fork would hold one of them"
+    _prepare("")
     os.write(replies, b"0\n")
     children: dict[int, str] = {}
     try:
@@ -276,6 +276,10 @@ def serve() -> None:
                 if not line:
                     return
                 request = json.loads(line)
+                if "prepare" in request:
+                    _prepare(request["prepare"])
+                    os.write(replies, b"0\n")
+                    continue
                 pid = os.fork()
                 if not pid:
                     os.close(replies)
@@ -288,6 +292,14 @@ def serve() -> None:
         for pid in children:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
+
+
+def _prepare(code: str) -> None:
+    """Run Python, and see to it that this process can be forked."""
+    exec(code, {})
+    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+    assert threads == 1, f"{threads} threads run: a fork would hold one of them"
+    gc.freeze()  # no child needs to visit what is there
 
 
 def _read_line() -> bytes:
@@ -531,6 +543,12 @@ class Zygote:
         line = self.process.stdout.readline()
         assert line, (self.home / "zygote.log").read_text()
         return int(line)
+
+    def prepare(self, code: str) -> None:
+        """Run Python in the process that forks: what it keeps, later children have."""
+        self.process.stdin.write(json.dumps({"prepare": code}).encode() + b"\n")
+        self.process.stdin.flush()
+        self._pid()
 
     def start(
         self,

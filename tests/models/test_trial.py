@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig
-from segtrain.models.segmentation import build_model
+from segtrain.models.segmentation import SegmentationModel, build_model, shape_model
 from segtrain.models.trial import Padding, copy_shapes, find_error, find_padding, find_unreached
 
 
@@ -103,3 +104,39 @@ def test_a_parameter_is_reached_through_others():
     network[1].spare = nn.Parameter(torch.ones(2))
     del network.other
     assert find_unreached(copy_shapes(network), (1, 3, 8, 8)) == {"1.spare"}
+
+
+def test_networks_of_one_structure_are_tried_once(monkeypatch: pytest.MonkeyPatch):
+    forward, tried = smp.Unet.forward, []
+
+    def count(network: smp.Unet, images: Tensor) -> Tensor:
+        tried.append(images.shape)
+        return forward(network, images)
+
+    def try_all(model: SegmentationModel) -> tuple:
+        model.freeze_unreached()
+        return model.padding, model.unreached, model.find_size_error([(5, 7), (70, 40)])
+
+    monkeypatch.setattr(smp.Unet, "forward", count)
+    config = ModelConfig(encoder="tu-test_byobnet", options={"decoder_channels": [6] * 5})
+    found = try_all(build_model(config, 3))
+    assert len(tried) == 3, "the padding, what is reached, and 96x64; 32x32 is the padding's"
+    plain = config.model_copy(update={"mean": [1, 2, 3], "freeze_bn": True, "weights": "none"})
+    assert found == try_all(build_model(plain, 3)) == try_all(build_model(config, 3))
+    assert shape_model(config, 3).padding == found[0] and len(tried) == 3
+    other = config.model_copy(update={"encoder_options": {"drop_rate": 0.5}})
+    for fields, classes in ((config, 4), (other, 3)):
+        tried.clear()
+        try_all(build_model(fields, classes))
+        assert len(tried) == 3
+
+
+def test_the_shapes_of_a_network_are_built_once_and_have_no_values():
+    config = ModelConfig(encoder="tu-test_byobnet", options={"decoder_channels": [4] * 5})
+    shapes = shape_model(config, 3)
+    assert all(tensor.is_meta for tensor in shapes.state_dict().values())
+    assert shape_model(config, 3) is shapes is not shape_model(config, 2)
+    own = build_model(config, 3).state_dict()
+    assert {name: t.shape for name, t in own.items()} == {
+        name: t.shape for name, t in shapes.state_dict().items()
+    }
