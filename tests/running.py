@@ -14,14 +14,24 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TM
 
 
 def children(pid: int) -> list[int]:
-    """Return the child processes of a process that have not been waited for."""
+    """Return the child processes of a process that have not been waited for.
+
+    Without multiprocessing's own, which tracks what spawned processes share.
+    """
     pids = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
             pids += [int(child) for child in (task / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         pass  # it ended meanwhile
-    return pids
+    return [child for child in pids if b"resource_tracker" not in _command(child)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def ranks(pid: int) -> dict[int, int]:

@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import ANY_NETWORK, QUICK, RESNET18, run_cli, scene, write_pairs
 from PIL import Image
+from running import Running
 from same_run import assert_same_run, rows_of, weights_of
 
 from segtrain.data.loading.dataset import read_batches
@@ -77,6 +78,16 @@ def test_workers_change_nothing(cli, trained: Path):
     config = trained / "config.yaml"
     assert cli("fit", "--config", config, "--workers", "2", "--name", "two").code == 0
     assert_same_run(trained, Path("runs/two"))
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_spawned_workers_change_nothing(trained: Path, cache: str):
+    """As on macOS and Windows, where no process is forked."""
+    options = ["--workers", 1, "--set", f"data.cache={cache}", "--name", cache]
+    command = "-m", "segtrain", "fit", "--config", trained / "config.yaml", *options
+    with Running(Path.cwd(), *command, SEGTRAIN_START_METHOD="spawn") as run:
+        assert run.wait() == 0, run.err.read_text()
+    assert_same_run(trained, Path("runs", cache))
 
 
 @pytest.mark.parametrize("options", [[], ["--set", "train.max_time=1h"]], ids=["plain", "timed"])

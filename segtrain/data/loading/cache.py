@@ -140,7 +140,7 @@ class DiskCache:
         # versions: another one may decode to other pixels; readers by value: pickles of equal ones
         # differ once one was broadcast
         readers = repr((__version__, PIL.__version__, images, masks))
-        self.readers = hashlib.sha256(FORMAT + readers.encode())
+        self.readers = FORMAT + readers.encode()
 
     def get(self, index: int, stamp: PairStamp) -> Pair | None:
         key = self.key(index, stamp)
@@ -181,7 +181,7 @@ class DiskCache:
         if sample.mask_in_memory:
             stamp = self.opened.setdefault(index, stamp)
         files = [os.path.abspath(file) for file in (sample.image, *sample.mask_files)]
-        key = self.readers.copy()
+        key = hashlib.sha256(self.readers)
         key.update("\0".join([*files, str(sample.mask_source), *map(str, stamp)]).encode())
         return key.digest()
 

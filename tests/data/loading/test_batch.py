@@ -16,7 +16,10 @@ from segtrain.data.loading import batch as module
 from segtrain.data.loading.batch import SLOTS, BatchMemory
 from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches, train_loader
 from segtrain.data.loading.sampling import Draw
+from segtrain.data.loading.workers import FORKS
 from segtrain.data.masks import MaskReader
+
+pytestmark = pytest.mark.skipif(not FORKS, reason="only forked workers share this memory")
 
 
 def of_pairs(folder: Path, batches: int, workers: int):

@@ -20,6 +20,7 @@ from segtrain.data.images import ImageReader
 from segtrain.data.loading import cache as caching
 from segtrain.data.loading.cache import open_caches
 from segtrain.data.loading.dataset import Pairs, make_image_loader, read_batches
+from segtrain.data.loading.workers import FORKS
 from segtrain.data.masks import MaskReader
 from segtrain.data.regions import RegionMask
 from segtrain.data.sample import Sample
@@ -468,6 +469,7 @@ def test_a_disk_that_fills_up_ends_the_caching_with_one_line(
     assert len(lines) == 1 and "data.cache" in lines[0] and "No space left" in lines[0]
 
 
+@pytest.mark.skipif(not FORKS, reason="a spawned worker knows nothing of the full disk")
 def test_workers_on_a_full_disk_report_it_once(
     pairs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ):

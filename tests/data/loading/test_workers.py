@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import re
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import crops
 import pytest
 from conftest import QUICK, write_pairs
 from running import ENVIRONMENT, Running, alive, children, wait_for
@@ -20,15 +20,17 @@ from running import ENVIRONMENT, Running, alive, children, wait_for
 from segtrain.data.images import ImageReader
 from segtrain.data.loading.dataset import Pairs, read_batches, train_loader
 from segtrain.data.loading.sampling import Draw
-from segtrain.data.loading.workers import CONTEXT
+from segtrain.data.loading.workers import CONTEXT, FORKS
 from segtrain.data.masks import MaskReader
 from segtrain.data.sample import Sample
 
 # a loader of six pairs, over and over; argv: folder, workers, then any of pinned, train
-LOADER = """
+LOADER = f"""
 import sys
+sys.path.append({str(Path(crops.__file__).parent)!r})
 from itertools import cycle, islice
 from pathlib import Path
+import crops
 from segtrain.data.loading.dataset import Pairs, read_batches, make_image_loader, train_loader
 from segtrain.data.sample import Sample
 from segtrain.data.images import ImageReader
@@ -38,7 +40,7 @@ from segtrain.errors import SegtrainError
 
 folder, workers, *how = Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
 samples = [Sample(i, folder / "masks" / i.name) for i in sorted((folder / "images").iterdir())]
-augmentation = (lambda image, mask, draw: (image, mask)) if "train" in how else None
+augmentation = crops.unchanged if "train" in how else None
 pairs = Pairs(samples * 100, ImageReader(), MaskReader(3), augmentation)
 if augmentation:
     draws = [[Draw(0, 2 * step), Draw(0, 2 * step + 1)] for step in range(300)]
@@ -110,7 +112,7 @@ def test_workers_ignore_signals_to_the_run(pairs: Path, sent: signal.Signals):
     image = pairs / "images/000.png"
     found = Pairs(
         [Sample(image, pairs / "masks/000.png")] * 80, ImageReader(), MaskReader(3),
-        lambda image, mask, draw: (image, mask),
+        crops.unchanged,
     )  # fmt: skip
     loader = train_loader(found, [[Draw(0, index)] for index in range(80)], 2)
     others = multiprocessing.active_children()
@@ -139,41 +141,28 @@ def test_workers_ignore_signals_to_the_run(pairs: Path, sent: signal.Signals):
         os.close(write)
 
 
-def test_a_stuck_worker_is_ended_by_its_parent():
+def test_a_stuck_worker_is_ended_by_its_parent(tmp_path: Path):
     """SIGTERM, as torch sends it, ends a worker whose interpreter can't run a Python handler."""
-    read, write = os.pipe()
-
-    def hold_the_interpreter() -> None:
-        os.write(write, b"now")
-        ctypes.PyDLL(None).sleep(60)
-
-    worker = CONTEXT.Process(target=hold_the_interpreter, daemon=True)
+    begun = tmp_path / "begun"
+    worker = CONTEXT.Process(target=crops.hold_the_interpreter, args=(str(begun),), daemon=True)
     worker.start()
-    os.read(read, 1)
+    wait_for(begun.exists)
     worker.terminate()
     worker.join(5)
     assert not worker.is_alive()
-    os.close(read)
-    os.close(write)
 
 
 # stops where a signal asks for it, some batches later; the worker with draw 54 is stuck for ever
 RUN = (
     LOADER
     + """
-import ctypes, signal, time
+import signal, time
 from itertools import count
 stop, left = [], 10
 for number in signal.SIGTERM, signal.SIGINT, signal.SIGUSR1:
     signal.signal(number, lambda number, frame: stop.append(number))
 if "stuck" in how:
-    def hold(image, mask, draw):
-        if draw.index == 54:
-            time.sleep(0.5)  # the batches before it are sent by a thread
-            Path("stuck").touch()
-            ctypes.PyDLL(None).sleep(600)
-        return image, mask
-    pairs.augmentation = hold
+    pairs.augmentation = crops.stuck
 for epoch in count():
     for seen, batch in enumerate(read_batches(loader)):
         if seen == 25:
@@ -234,6 +223,7 @@ NO_SLOT = "import segtrain.data.loading.batch as batch\nbatch.SLOT_BYTES = 2**20
 ONCE = "for batch in read_batches(loader): pass\nprint('end')"
 
 
+@pytest.mark.skipif(not FORKS, reason="only forked workers share other memory")
 def test_batches_need_no_shared_memory(tmp_path: Path):
     folder = write_pairs(tmp_path, 6, height=480, width=400)  # a batch takes 1.5 MB
     command = sys.executable, "-c", LOADER + ONCE, str(folder), "2", "train"
@@ -258,7 +248,7 @@ def test_too_little_shared_memory_is_named(tmp_path: Path, size: str):
 
 def test_a_segtrain_error_in_a_worker_passes_unchanged(pairs: Path, tmp_path: Path):
     """Only deaths are translated: a bug keeps its traceback."""
-    script = LOOP.replace("(image, mask))", "(image, mask.nonsense))")
+    script = LOOP.replace("crops.unchanged", "crops.faulty")
     with Running(tmp_path, "-c", script, pairs, 2, "train") as run:
         assert run.wait(90) == 1
         assert "AttributeError" in run.err.read_text() and "nonsense" in run.err.read_text()
