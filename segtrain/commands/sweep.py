@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segtrain.commands.sweep_jobs import SCORES, Job, SweepOptions, list_jobs
 from segtrain.console import write
+from segtrain.distributed.devices import resolve_device
 from segtrain.distributed.processes import PARENT, describe_exit
 from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped
@@ -21,12 +22,15 @@ POLL_SECONDS = 0.5  # between two looks at a process and at signals
 def sweep(options: SweepOptions, seeds: int, out: Path, dry_run: bool) -> None:
     """Train and evaluate what is not done yet, and compare all runs in `out`.
 
-    With dry_run, print the commands instead, and write no file.
+    With dry_run, print the commands instead, and write no file. Raise UsageError for a device that
+    this machine lacks.
     """
     jobs = list_jobs(options, seeds, out)
     if dry_run:
         print_commands(jobs, options)
         return
+    for job in jobs:  # a dry run may be for another machine
+        resolve_device(job.config.train.device)
     save_sweep_record(out, {job.run.name: job.config for job in jobs})
     failures = []
     for number, job in enumerate(jobs, 1):

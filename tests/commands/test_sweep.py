@@ -248,6 +248,18 @@ def test_wrong_losses_cost_no_training(started: list, tmp_path: Path, loss: str,
 # --dry-run
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_starts_nothing(
+    started: list, tmp_path: Path, device, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    prepare(tmp_path)
+    refused = run_cli(*SWEEP[:-1], device)
+    assert refused.code == 2 and device in refused.error and "--device cpu" in refused.error
+    assert not started and not Path("runs").exists()
+    assert run_cli(*SWEEP[:-1], device, "--dry-run").code == 0  # for another machine
+
+
 def test_dry_run_prints_commands_that_a_shell_can_run(started: list, tmp_path: Path):
     """They may be jobs on a cluster; the same command then finds all done, and compares."""
     (tmp_path / "set").rename(tmp_path / "my set")
