@@ -10,7 +10,6 @@ from pathlib import Path
 
 from segtrain.commands.sweep_jobs import SCORES, Job, SweepOptions, list_jobs
 from segtrain.console import write
-from segtrain.distributed.devices import resolve_device
 from segtrain.distributed.processes import PARENT, describe_exit
 from segtrain.distributed.signals import SIGNALS, StopRequest
 from segtrain.errors import SegtrainError, Stopped
@@ -30,7 +29,10 @@ def sweep(options: SweepOptions, seeds: int, out: Path, dry_run: bool) -> None:
         print_commands(jobs, options)
         return
     for job in jobs:  # a dry run may be for another machine
-        resolve_device(job.config.train.device)
+        if job.config.train.device not in ("auto", "cpu"):
+            from segtrain.distributed.devices import resolve_device  # of torch, which takes seconds
+
+            resolve_device(job.config.train.device)
     save_sweep_record(out, {job.run.name: job.config for job in jobs})
     failures = []
     for number, job in enumerate(jobs, 1):

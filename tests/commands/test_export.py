@@ -318,6 +318,7 @@ def test_files_of_others_are_refused(cli, run: Path):
     for name in ("foreign.onnx", "text.onnx"):
         answer = cli("eval", name)
         assert answer.code == 1 and name in answer.error
+    Path("x.png").touch()
     for device in ("cuda", "mps"):
         answer = cli(
             "predict", "x.png", "--checkpoint", run / "export/run.onnx", "--device", device

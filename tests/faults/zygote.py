@@ -504,7 +504,9 @@ class Child:
 
     def workers(self) -> list[int]:
         """PIDs of its children: loader workers, or the ranks that it started."""
-        return [pid for pid, (parent, _) in processes().items() if parent == self.pid]
+        found = [pid for pid, (parent, _) in processes().items() if parent == self.pid]
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
+        return [pid for pid in found if b"resource_tracker" not in commands[pid]]  # of spawned ones
 
     def left(self) -> list[int]:
         """PIDs of the live processes of its group."""

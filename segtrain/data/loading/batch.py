@@ -49,11 +49,12 @@ class BatchMemory:
 
     def __init__(self, workers: int):
         """Reserve the address space. Raise OSError where the system limits that."""
-        self.number, self.workers = next(NUMBERS), workers
+        self.number = next(NUMBERS)
         # not in /dev/shm, which is small in containers
-        memory = np.frombuffer(mmap.mmap(-1, workers * SLOTS * (SLOT_BYTES + 1)), np.uint8)
-        self.taken = memory[: workers * SLOTS]
-        self.slots = memory[workers * SLOTS :].reshape(-1, SLOT_BYTES)
+        count = workers * SLOTS
+        memory = np.frombuffer(mmap.mmap(-1, count * (SLOT_BYTES + 1)), np.uint8)
+        self.slots = memory[:-count].reshape(count, SLOT_BYTES)
+        self.taken = memory[-count:]
         MEMORIES[self.number] = self
 
     def take(self, nbytes: int) -> int | None:
@@ -97,24 +98,26 @@ class StoredBatch(NamedTuple):
     def __reduce__(self) -> tuple[Any, ...]:
         return open_batch, tuple(self)
 
-    @property
-    def ends(self) -> tuple[int, int, int]:
-        """The ends of the images' bytes, of the padding after them, and of the targets'."""
-        end = math.prod(self.size)
-        start = -(-end // ALIGNED) * ALIGNED
-        return end, start, start + math.prod(self.size[:3]) * self.dtype.itemsize
 
-    def cut(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images (N,H,W,C) and targets (N,H,W) in the bytes of a slot."""
-        end, start, last = self.ends
-        return memory[:end].view(self.size), memory[start:last].view(self.dtype).view(self.size[:3])
+def measure_slot(size: tuple[int, ...], dtype: torch.dtype) -> tuple[int, int, int]:
+    """Return where in a slot the images' bytes end, the targets' start, and those end."""
+    end = math.prod(size)
+    start = -(-end // ALIGNED) * ALIGNED
+    return end, start, start + math.prod(size[:3]) * dtype.itemsize
 
 
-def open_batch(*fields: Any) -> Batch:
-    """Return the batch that a worker has stored."""
-    stored = StoredBatch(*fields)
-    images, targets = stored.cut(MEMORIES[stored.memory].open(stored.slot, own=True))
-    return Batch(images.permute(0, 3, 1, 2), targets, stored.indices, stored.unread)
+def cut_slot(slot: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return images (N,H,W,C) and targets (N,H,W) of that type in the bytes of a slot."""
+    end, start, last = measure_slot(size, dtype)
+    return slot[:end].view(size), slot[start:last].view(dtype).view(size[:3])
+
+
+def open_batch(
+    memory: int, slot: int, size: tuple[int, ...], dtype: torch.dtype, *rest: Any
+) -> Batch:
+    """Return the batch that a worker has stored; `rest` are its indices and what is unread."""
+    images, targets = cut_slot(MEMORIES[memory].open(slot, own=True), size, dtype)
+    return Batch(images.permute(0, 3, 1, 2), targets, *rest)
 
 
 def collate(pairs: list[TensorPair]) -> tuple[Tensor, Tensor]:
@@ -133,11 +136,11 @@ def make_batch(memory: BatchMemory | None, items: Items) -> Batch | StoredBatch:
     if not pairs:
         return Batch(torch.empty(0), torch.empty(0), indices, unread)
     (channels, height, width), dtype = pairs[0][0].shape, pairs[0][1].dtype
-    stored = StoredBatch(0, 0, (len(pairs), height, width, channels), dtype, indices, unread)
-    slot = memory.take(stored.ends[-1]) if memory else None
+    size = len(pairs), height, width, channels
+    slot = memory.take(measure_slot(size, dtype)[-1]) if memory else None
     if memory is None or slot is None:
         return Batch(*collate(pairs), indices, unread)
-    images, targets = stored.cut(memory.open(slot, own=False))
+    images, targets = cut_slot(memory.open(slot, own=False), size, dtype)
     torch.stack([image.permute(1, 2, 0) for image, _ in pairs], out=images)
     torch.stack([target for _, target in pairs], out=targets)
-    return stored._replace(memory=memory.number, slot=slot)
+    return StoredBatch(memory.number, slot, size, dtype, indices, unread)
