@@ -87,6 +87,8 @@ def accept_any_text() -> None:
     warnings.filterwarnings(
         "ignore", category=UserWarning, module=r"(matplotlib|segtrain\.render)\b"
     )
+    # the number of loader workers is the user's choice
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
 
 
 @contextmanager

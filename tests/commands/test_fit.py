@@ -80,6 +80,12 @@ def test_workers_change_nothing(cli, trained: Path):
     assert_same_run(trained, Path("runs/two"))
 
 
+def test_more_workers_than_cores_are_the_users_choice(cli, pairs: Path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    fitted = cli("fit", "--data", pairs, *QUICK, "--workers", "3", "--epochs", "1")
+    assert fitted.code == 0 and "DataLoader" not in fitted.stderr
+
+
 @pytest.mark.parametrize("cache", ["ram", "disk"])
 def test_spawned_workers_change_nothing(trained: Path, cache: str):
     """As on macOS and Windows, where no process is forked."""
