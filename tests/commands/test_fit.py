@@ -81,7 +81,7 @@ def test_workers_change_nothing(cli, trained: Path):
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
-def test_spawned_workers_change_nothing(trained: Path, cache: str):
+def test_spawned_workers_change_nothing(cli, trained: Path, cache: str):
     """As on macOS and Windows, where no process is forked."""
     options = ["--workers", 1, "--set", f"data.cache={cache}", "--name", cache]
     command = "-m", "segtrain", "fit", "--config", trained / "config.yaml", *options
