@@ -46,9 +46,14 @@ def safe_name(loss: str) -> str:
     return "".join(c if c.isalnum() or c in "+.-" else "_" for c in loss.replace(" ", ""))
 
 
+def is_plain(name: str) -> bool:
+    """Return whether a text is the plain name of a folder, and not the one of the latest run."""
+    return Path(name).name == name and name not in ("", ".", "..", LATEST)
+
+
 def refuse_name(out: Path, name: str) -> None:
     """Raise UsageError where OUT/NAME exists or can't be a run's folder; nothing is written."""
-    if name in (".", "..", LATEST) or Path(name).name != name:
+    if not is_plain(name):
         raise UsageError(f"--name {name}: expected a plain folder name other than {LATEST}")
     run = out / name
     for path in (run, temporary_run(run)):  # the latter has the longer name
@@ -126,19 +131,23 @@ def point_latest(run: Path) -> None:
 def read_latest(out: Path) -> Path:
     """Return the run that a file OUT/latest names, else that path, which may be a link."""
     link = out / LATEST
-    return out / link.read_text(encoding="utf-8") if link.is_file() else link
+    with suppress(OSError, UnicodeError):  # no file, or another program's
+        name = link.read_text(encoding="utf-8").strip()
+        if is_plain(name) and name.isprintable():
+            return out / name
+    return link
 
 
 def find_latest_run(out: Path) -> Path:
     """Return the run that OUT/latest points to. Raise UsageError where there is none."""
-    if not read_latest(out).is_dir():
+    if not os.path.isdir(run := read_latest(out)):  # False as well for a name that is too long
         runs = [file.parent.name for file in sorted(out.glob(f"*/{CONFIG}"))]
         if runs:
             raise UsageError(f"{out / LATEST} points to no run; name one of {shorten(runs, 8)}")
         raise UsageError(
             f"no run in {out}; train one with 'segtrain fit', or name a run or checkpoint"
         )
-    return read_latest(out).resolve()
+    return run.resolve()
 
 
 def find_run(target: str, out: Path) -> Path:
@@ -147,8 +156,10 @@ def find_run(target: str, out: Path) -> Path:
     A plain name is a run in `out` where there is one, whatever the current folder holds.
     """
     plain = not {os.sep, os.altsep} & {*target} and target not in ("", os.curdir, os.pardir)
-    if plain and (os.path.isdir(out / target) or target == LATEST):
-        return read_latest(out) if target == LATEST else out / target
+    if target == LATEST:
+        return find_latest_run(out)
+    if plain and os.path.isdir(out / target):
+        return out / target
     path = Path(target)
     return read_latest(path.parent) if path.name == LATEST else path
 

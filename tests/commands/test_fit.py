@@ -87,7 +87,7 @@ def test_more_workers_than_cores_are_the_users_choice(cli, pairs: Path, monkeypa
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
-def test_spawned_workers_change_nothing(trained: Path, cache: str):
+def test_spawned_workers_change_nothing(cli, trained: Path, cache: str):
     """As on macOS and Windows, where no process is forked."""
     options = ["--workers", 1, "--set", f"data.cache={cache}", "--name", cache]
     command = "-m", "segtrain", "fit", "--config", trained / "config.yaml", *options
@@ -291,6 +291,25 @@ def test_without_links_latest_is_a_file(cli, pairs: Path, monkeypatch):
     shutil.rmtree("runs/new")
     lost = cli("eval")
     assert lost.code == 2 and "latest" in lost.error and "old" in lost.error
+
+
+DAMAGED = [b"", b"old/../..", b"..", b"latest", b"\xff\xfe", b"a\0b", b"old\nnew", b"x" * 5000]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_file_latest_that_names_no_run(cli, trained: Path, content: bytes):
+    shutil.copytree(trained, "runs/old")
+    latest = Path("runs/latest")
+    latest.write_bytes(content)
+    for command in (["eval"], ["eval", "latest"], ["fit", "--resume", "latest"]):
+        refused = cli(*command)
+        assert refused.code == 2
+        assert refused.error == "error: runs/latest points to no run; name one of old"
+    assert cli("eval", latest).error.startswith("error: ")
+    again = cli("fit", "--config", trained / "config.yaml", "--name", "new", "--dry-run")
+    assert again.code == 0, again.stderr
+    latest.write_bytes(b"old\r\n")  # as an editor of Windows saves it
+    assert cli("fit", "--resume", "latest", "--dry-run").code == 0
 
 
 def test_a_run_without_a_checkpoint_starts_again(cli, straight: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import weakref
 from itertools import count
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class BatchMemory:
 
     def __init__(self, workers: int):
         """Reserve the address space. Raise OSError where the system limits that."""
-        self.number = next(NUMBERS)
+        self.number, self.reader = next(NUMBERS), os.getpid()
         # not in /dev/shm, which is small in containers
         count = workers * SLOTS
         memory = np.frombuffer(mmap.mmap(-1, count * (SLOT_BYTES + 1)), np.uint8)
@@ -78,8 +79,9 @@ class BatchMemory:
         return torch.from_numpy(memory)  # keeps that array
 
     def release(self, slot: int) -> None:
-        """Mark a slot as free."""
-        self.taken[slot] = 0
+        """Mark a slot as free; a forked process that drops its copy of a batch does not."""
+        if os.getpid() == self.reader:
+            self.taken[slot] = 0
 
 
 MEMORIES: weakref.WeakValueDictionary[int, BatchMemory] = weakref.WeakValueDictionary()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import mmap
+import os
 import random
 from pathlib import Path
 
@@ -71,6 +72,21 @@ def test_a_batch_in_use_is_never_written_over(pairs: Path, seed: int):
             assert corner[:, 0, 0].tolist() == [number_then, (number_then + 1) % 6, 0]
             assert torch.equal(rest, targets[:, 1:])
     assert number == 119 and taken == SLOTS
+
+
+def test_a_forked_process_frees_no_slot(pairs: Path):
+    """Workers of another loader inherit the batches in use, and may collect them as garbage."""
+    loader = of_pairs(pairs, 2, 1)
+    batches = read_batches(loader)
+    batch, _ = next(batches), next(batches)  # the generator keeps the latest one
+    if not (child := os.fork()):
+        del batch
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert memory_of(loader).taken[0]
+    del batch
+    assert not memory_of(loader).taken[0]
 
 
 @pytest.mark.usefixtures("no_copies")
