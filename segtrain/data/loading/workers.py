@@ -20,11 +20,13 @@ from torch.utils.data import DataLoader
 
 from segtrain.distributed.processes import die_with_parent, name_signal
 from segtrain.distributed.signals import block_signals
-from segtrain.errors import SegtrainError, first_line
+from segtrain.errors import SegtrainError, UsageError, first_line
 
 # a fork is quick and shares memory; a spawned process imports everything anew. But macOS's own
 # libraries do not survive a fork, and Windows has none
-START_METHOD = os.environ.get("SEGTRAIN_START_METHOD", "fork")
+START_METHOD = os.environ.get("SEGTRAIN_START_METHOD") or "fork"
+if START_METHOD not in ("fork", "spawn"):
+    raise UsageError(f"SEGTRAIN_START_METHOD={START_METHOD}: expected fork or spawn")
 if sys.platform == "linux" and START_METHOD == "fork":
     from multiprocessing.context import ForkContext as Context
     from multiprocessing.context import ForkProcess as Process

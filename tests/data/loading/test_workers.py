@@ -63,6 +63,14 @@ except SegtrainError as error:
 )
 
 
+def test_a_wrong_start_method_is_a_line(pairs: Path, tmp_path: Path):
+    command = "-m", "segtrain", "fit", "--data", pairs, *QUICK, "--name", "r"
+    with Running(tmp_path, *command, SEGTRAIN_START_METHOD="forkserver") as run:
+        assert run.wait() == 2
+    line = "error: SEGTRAIN_START_METHOD=forkserver: expected fork or spawn"
+    assert run.errors == [line] and not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGBUS])
 @pytest.mark.parametrize("how", [(), ("train", "pinned")], ids=["evaluation", "training"])
 def test_a_killed_worker_ends_the_run_in_one_sentence(pairs: Path, tmp_path: Path, sent, how):
