@@ -51,14 +51,10 @@ def end_with_launcher() -> None:
 def read_stat(pid: int) -> list[str]:
     """Return the fields of Linux's /proc/PID/stat from the state on; [] without such a process."""
     try:
-        return (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
+    return text.rpartition(")")[2].split()
 
 
 def describe_exit(code: int) -> str:
